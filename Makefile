@@ -1,0 +1,35 @@
+# Everything happens in .venv, which is made on first use: PYTHON names the interpreter (>= 3.11).
+PYTHON ?= python3
+PRESET ?= small
+OUT ?= runs/quickstart
+BIN := .venv/bin
+
+.PHONY: quickstart test lint format types clean
+
+# The stamp is newer than what it was made from, so a changed pin installs again.
+.venv/installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "Python 3.11 or newer is needed: make PYTHON=python3.12 ..." >&2; exit 1; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+quickstart: .venv/installed
+	$(BIN)/python -m experiments.quickstart --preset=$(PRESET) --out=$(OUT)
+
+test: .venv/installed
+	$(BIN)/python -m pytest
+
+lint: .venv/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: .venv/installed
+	$(BIN)/mypy
+
+format: .venv/installed
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf .venv build *.egg-info .mypy_cache .pytest_cache .ruff_cache

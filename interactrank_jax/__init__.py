@@ -1,0 +1,1 @@
+"""Pre-ranking models in JAX: from a search log to scored candidates."""

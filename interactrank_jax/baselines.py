@@ -1,0 +1,114 @@
+"""Scorers that are not trained: BM25 on the text, and one cross feature alone.
+
+They give the same [R, I] or [R, C] scores as a model and go through the same evaluation.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from interactrank_jax.errors import InputError, did_you_mean
+
+# Words of one character too: 'size 8' and 'vitamin c' are searched for.
+_TOKENIZATION: dict[str, Any] = {
+    "lower": True,
+    "token_pattern": r"(?u)\b\w+\b",
+    "stopwords": [],
+    "show_progress": False,
+}
+
+
+class BM25:
+    """Okapi BM25 in Lucene's variant (k1 = 1.5, b = 0.75), through the bm25s library.
+
+    Words are lower-cased runs of letters and digits; no stemming, no stop words. Deterministic.
+    """
+
+    def __init__(self, item_texts: Sequence[str | None]):
+        """Indexes the corpus.
+
+        Args:
+          item_texts: [I] text of each item, None or '' for an item without any. Column i of the
+            scores is item i: hand in the item store's order, and no score loses its item.
+
+        Raises:
+          InputError: bm25s is not installed, or there is no item.
+        """
+        try:
+            import bm25s
+        except ImportError as error:
+            raise InputError(
+                "BM25 needs the package bm25s, which is not installed. Install it with "
+                "`pip install interactrank-jax[data]`."
+            ) from error
+        if not len(item_texts):
+            raise InputError("item_texts is empty. Expected the text of each item of the corpus.")
+        self._items = len(item_texts)
+        self._tokenize = bm25s.tokenize
+        corpus = self._tokenize([text or "" for text in item_texts], **_TOKENIZATION)
+        self._vocabulary: dict[str, int] = corpus.vocab
+        self._index = bm25s.BM25()
+        if self._vocabulary:
+            self._index.index(corpus, show_progress=False)
+
+    def scores(self, query_texts: Sequence[str | None]) -> np.ndarray:
+        """Scores the whole corpus for each query; tile the queries to bound memory.
+
+        For the candidates of a slate, index the result: scores[row, item].
+
+        Args:
+          query_texts: [R]. Words that no item has are ignored; without any other word all scores
+            are 0.
+
+        Returns:
+          [R, I] float32, at least 0.
+        """
+        texts = [text or "" for text in query_texts]
+        words = self._tokenize(texts, return_ids=False, **_TOKENIZATION)
+        scores = np.zeros((len(query_texts), self._items), np.float32)
+        for row, query in enumerate(words):
+            known = [self._vocabulary[word] for word in query if word in self._vocabulary]
+            if known:
+                scores[row] = self._index.get_scores_from_ids(known)
+        return scores
+
+
+def iqp_column(names: Sequence[str], name: str = "") -> int:
+    """Returns the column of the cross feature that the IQP baseline ranks by.
+
+    Args:
+      names: [K] names of the cross features, 'kind:action:window_days[:segment]'.
+      name: the one to use. Default: the click share of the longest window, unsegmented.
+
+    Raises:
+      InputError: there is no such feature.
+    """
+    if name:
+        if name not in names:
+            raise InputError(f"no cross feature named '{name}'.{did_you_mean(name, names)}")
+        return list(names).index(name)
+    windows = {}
+    for column, feature in enumerate(names):
+        match feature.split(":"):
+            case ["share", "click", days]:
+                windows[int(days)] = column
+    if not windows:
+        raise InputError(
+            "no cross feature 'share:click:DAYS' to rank by. Name one of: "
+            f"{', '.join(names) if names else 'none (the examples have no cross features)'}."
+        )
+    return windows[max(windows)]
+
+
+def iqp_scores(cross: np.ndarray, column: int) -> np.ndarray:
+    """Scores by one cross feature alone: what history knows, with no model.
+
+    Args:
+      cross: [..., K] cross features.
+      column: which one; see `iqp_column`.
+
+    Returns:
+      [...] scores.
+    """
+    return cross[..., column]

@@ -1,0 +1,294 @@
+"""The command line: flags and dispatch, nothing else.
+
+Each station imports what it needs when it runs, so that training and scoring do not import the
+data-preparation packages, nor `--help` jax.
+"""
+
+import dataclasses
+import logging
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+from ml_collections import config_flags
+
+from interactrank_jax.errors import InputError, did_you_mean
+
+REQUIRED = object()
+
+
+@dataclasses.dataclass(frozen=True)
+class Command:
+    """A subcommand.
+
+    Attributes:
+      run: takes the parsed flags.
+      summary: one line.
+      example: a whole command line.
+      flags: name -> (default, help); the default's type is the flag's, REQUIRED a string's.
+      config: None, or whether `--config` must be given.
+    """
+
+    run: Callable[[Any], None]
+    summary: str
+    example: str
+    flags: dict[str, tuple[Any, str]]
+    config: bool | None = None
+
+    def usage(self, name: str) -> str:
+        """Returns what the command expects, and an example."""
+        lines = [f"interactrank {name}: {self.summary}", ""]
+        if self.config is not None:
+            what = "" if self.config else " (only with --baseline)"
+            lines.append(
+                f"  --config       FILE[:ARGUMENT]; override a field: --config.a.b=...{what}"
+            )
+        for flag, (default, help_text) in self.flags.items():
+            suffix = "" if default is REQUIRED or default == "" else f" (default {default})"
+            lines.append(f"  --{flag:<12} {help_text}{suffix}")
+        return "\n".join([*lines, "", f"Example: {self.example}"])
+
+
+def _simulate(args: Any) -> None:
+    from interactrank_jax.data.simulate import simulate
+
+    _report(f"log in {args.out}", simulate(args.preset, args.seed, args.out))
+
+
+def _convert(args: Any) -> None:
+    if args.format != "movielens":
+        raise InputError(f"--format={args.format}." + did_you_mean(args.format, ["movielens"]))
+    from interactrank_jax.data.movielens import convert
+
+    _report(f"log in {args.out}", convert(args.source, args.out))
+
+
+def _prepare(args: Any) -> None:
+    from interactrank_jax.data.prepare import prepare
+
+    metadata = prepare(
+        args.config.data, args.log, args.out, extend=args.extend or None, progress=logging.info
+    )
+    sizes = {
+        name: f"{split.requests:,} requests, {split.candidates:,} candidates"
+        for name, split in metadata.splits.items()
+    }
+    _report(f"examples in {args.out}", sizes)
+
+
+def _leaks(args: Any) -> None:
+    from interactrank_jax.data.leaks import check
+
+    _report("no leak found", check(args.config.data, args.log))
+
+
+def _train(args: Any) -> None:
+    from interactrank_jax.train import train
+
+    _report(f"run in {args.workdir}", train(args.config, args.examples, args.workdir))
+
+
+def _evaluate(args: Any) -> None:
+    from interactrank_jax import evaluate
+
+    if args.baseline:
+        if args.config is None:
+            raise InputError("--baseline needs --config, for the label and the evaluation.")
+        result = evaluate.evaluate_baseline(args.baseline, args.config, args.examples, args.split)
+    elif args.workdir:
+        result = evaluate.evaluate(args.workdir, args.examples, args.split)
+    else:
+        raise InputError("give --workdir=RUN, or --baseline=bm25 with --config.")
+    print(evaluate.table([result]))
+
+
+def _index(args: Any) -> None:
+    from interactrank_jax.scoring.index import build_index
+
+    metadata = build_index(args.workdir, args.examples, args.out)
+    _report(f"index in {args.out}", {key: metadata[key] for key in ("items", "model_checksum")})
+
+
+def _score(args: Any) -> None:
+    from interactrank_jax.scoring.score import score
+
+    summary = score(
+        args.workdir,
+        args.index,
+        args.examples,
+        args.out,
+        split=args.split,
+        k=args.k,
+        candidates=args.candidates,
+    )
+    _report(f"scores in {args.out}/scores.parquet", summary)
+
+
+_EXAMPLES = (REQUIRED, "directory that `prepare` wrote")
+_WORKDIR = (REQUIRED, "run directory")
+_CONFIG = "--config=configs/interactrank.py"
+
+COMMANDS: dict[str, Command] = {
+    "simulate": Command(
+        _simulate,
+        "simulates a search log with a known truth.",
+        "interactrank simulate --preset=small --seed=0 --out=runs/log",
+        {
+            "preset": ("small", "size: tiny, small, medium or large"),
+            "seed": (0, "the same seed gives the same bytes"),
+            "out": (REQUIRED, "new directory for the log"),
+        },
+    ),
+    "convert": Command(
+        _convert,
+        "converts a public data set to a log.",
+        "interactrank convert --format=movielens --source=ml-100k --out=runs/log",
+        {
+            "format": (REQUIRED, "movielens"),
+            "source": (REQUIRED, "directory of the data set, as its owner packs it"),
+            "out": (REQUIRED, "new directory for the log"),
+        },
+    ),
+    "prepare": Command(
+        _prepare,
+        "turns a log into examples.",
+        f"interactrank prepare {_CONFIG} --log=runs/log --out=runs/examples",
+        {
+            "log": (REQUIRED, "directory of the log"),
+            "out": (REQUIRED, "new directory for the examples"),
+            "extend": ("", "examples whose vocabularies and statistics to keep"),
+        },
+        config=True,
+    ),
+    "leaks": Command(
+        _leaks,
+        "checks that no feature of a log's examples knows its own label or the future.",
+        f"interactrank leaks {_CONFIG} --log=runs/log",
+        {"log": (REQUIRED, "directory of the log")},
+        config=True,
+    ),
+    "train": Command(
+        _train,
+        "trains a model, or resumes the run in the workdir.",
+        f"interactrank train {_CONFIG} --examples=runs/examples --workdir=runs/interactrank",
+        {"examples": _EXAMPLES, "workdir": _WORKDIR},
+        config=True,
+    ),
+    "evaluate": Command(
+        _evaluate,
+        "evaluates a run, or a baseline, on a split.",
+        "interactrank evaluate --workdir=runs/interactrank --examples=runs/examples --split=test",
+        {
+            "workdir": ("", "run directory"),
+            "examples": _EXAMPLES,
+            "split": ("test", "train, validation or test"),
+            "baseline": ("", "bm25 or iqp, instead of a run"),
+        },
+        config=False,
+    ),
+    "index": Command(
+        _index,
+        "encodes every item with a run's best model.",
+        "interactrank index --workdir=runs/interactrank --examples=runs/examples --out=runs/index",
+        {"workdir": _WORKDIR, "examples": _EXAMPLES, "out": (REQUIRED, "new directory")},
+    ),
+    "score": Command(
+        _score,
+        "writes the best items of each request.",
+        "interactrank score --workdir=runs/interactrank --index=runs/index "
+        "--examples=runs/examples --split=test --k=100 --candidates=corpus --out=runs/scores",
+        {
+            "workdir": _WORKDIR,
+            "index": (REQUIRED, "directory that `index` wrote"),
+            "examples": _EXAMPLES,
+            "out": (REQUIRED, "new directory"),
+            "split": ("test", "whose requests"),
+            "k": (100, "items kept per request"),
+            "candidates": ("slate", "slate (those of the log) or corpus (every item)"),
+        },
+    ),
+}
+
+
+def main(argv: Sequence[str]) -> int:
+    """Runs `interactrank ARGV...`; returns the exit status."""
+    if not argv or argv[0] in ("-h", "--help", "help"):
+        lines = [f"  {name:<10} {command.summary}" for name, command in COMMANDS.items()]
+        print("interactrank COMMAND --flags\n\n" + "\n".join(lines))
+        print("\n`interactrank COMMAND --help` shows a command's flags and an example.")
+        return 0 if argv else 2
+    name, *rest = argv
+    if name not in COMMANDS:
+        return _fail(f"no command '{name}'." + did_you_mean(name, COMMANDS))
+    command = COMMANDS[name]
+    if {"-h", "--help"} & set(rest):
+        print(command.usage(name))
+        return 0
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    logging.getLogger("absl").setLevel(logging.WARNING)
+    try:
+        command.run(_parse(command, name, rest))
+    except InputError as error:
+        return _fail(str(error))
+    except FloatingPointError as error:
+        return _fail(str(error), status=3)
+    except KeyboardInterrupt as error:
+        return _fail(str(error) or "interrupted; nothing half-written was left.", status=130)
+    return 0
+
+
+def _parse(command: Command, name: str, argv: Sequence[str]) -> flags.FlagValues:
+    values = flags.FlagValues()
+    for flag, (default, help_text) in command.flags.items():
+        if isinstance(default, int):
+            flags.DEFINE_integer(flag, default, help_text, flag_values=values)
+        else:
+            text = None if default is REQUIRED else default
+            flags.DEFINE_string(flag, text, help_text, flag_values=values)
+    if command.config is not None:
+        for argument in argv:
+            if argument.startswith("--config="):
+                path = Path(argument.removeprefix("--config=").partition(":")[0])
+                if not path.is_file():
+                    raise InputError(f"--config={path} does not exist.\nExample: {command.example}")
+                # So that a config can import its neighbours, wherever the command is run.
+                sys.path.insert(0, str(path.resolve().parent.parent))
+        config_flags.DEFINE_config_file("config", None, flag_values=values)
+    saved, sys.argv = sys.argv, ["interactrank", *argv]  # config_flags reads overrides from there
+    try:
+        unparsed = values(sys.argv)[1:]
+    except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{error}\n\n{command.usage(name)}") from error
+    finally:
+        sys.argv = saved
+    missing = [
+        flag
+        for flag, (default, _) in command.flags.items()
+        if default is REQUIRED and values[flag].value is None
+    ]
+    if command.config and values.config is None:
+        missing.insert(0, "config")
+    if missing or unparsed:
+        problem = f"missing --{', --'.join(missing)}" if missing else f"unexpected {unparsed}"
+        raise InputError(f"{problem}\n\n{command.usage(name)}")
+    return values
+
+
+def _report(title: str, figures: dict[str, Any]) -> None:
+    print(title)
+    for name, value in figures.items():
+        print(f"  {name}: {value:,}" if isinstance(value, int) else f"  {name}: {value}")
+
+
+def _fail(message: str, status: int = 2) -> int:
+    print(f"interactrank: {message}", file=sys.stderr)
+    return status
+
+
+def run() -> None:
+    """Entry point of the console script."""
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,61 @@
+"""Configs: from a file with an argument, compared, checked, and written as JSON."""
+
+import importlib.util
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from interactrank_jax.errors import InputError, did_you_mean
+from interactrank_jax.models.embeddings import Inputs
+
+
+def load(spec: str) -> ConfigDict:
+    """Returns the config of `FILE[:argument]`, as `--config` takes it.
+
+    Raises:
+      InputError: no such file, or an argument it does not know.
+    """
+    name, _, argument = spec.partition(":")
+    path = Path(name)
+    if not path.is_file():
+        raise InputError(f"--config={name} does not exist. Example: configs/interactrank.py:search")
+    module_spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert module_spec is not None
+    assert module_spec.loader is not None
+    module = importlib.util.module_from_spec(module_spec)
+    module_spec.loader.exec_module(module)
+    return module.get_config(argument) if argument else module.get_config()
+
+
+def to_json(config: ConfigDict) -> dict[str, Any]:
+    """Returns plain dictionaries and lists, resolved."""
+    return json.loads(config.to_json_best_effort())
+
+
+def difference(saved: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "config") -> str:
+    """Returns the first fields that differ, `config.a.b was 1, is 2`, or '' if none does."""
+    found = []
+    for key in sorted({*saved, *now}):
+        name = f"{prefix}.{key}"
+        old, new = saved.get(key), now.get(key)
+        if isinstance(old, Mapping) and isinstance(new, Mapping):
+            inner = difference(old, new, name)
+            if inner:
+                found.append(inner)
+        elif old != new:
+            found.append(f"{name} was {old}, is {new}")
+    return "; ".join(found[:3])
+
+
+def check_sequence_features(config: ConfigDict, inputs: Inputs) -> None:
+    """Raises InputError if the histories are to be made of features that items do not have."""
+    known = [feature.name for feature in inputs.item]
+    for name in config.model.sequence.features:
+        if name not in known:
+            raise InputError(
+                f"config.model.sequence.features names '{name}', which items do not have."
+                + did_you_mean(name, known)
+            )

@@ -1,0 +1,296 @@
+"""What `prepare` leaves on disk and everything after it reads: the contract between the two.
+
+    EXAMPLES/
+      metadata.json                 a `Metadata`
+      train|validation|test/        blocks of examples (`blocks.py`)
+      items/*.npy                   the item store: one row per item, row 0 is padding
+      items/ids.parquet             original item id of each row
+      vocabulary/*.parquet          original value and row, per embedding table
+      cross/SPLIT/*.npy             ragged cross features of the evaluation splits (`SparseCross`)
+      raw/SPLIT.parquet             the requests as they came, one row per `request_index`
+      raw/items.parquet             the items as they came, one row per store row (row 0 is null)
+
+This module imports neither the log code nor ibis or duckdb.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from interactrank_jax import files
+from interactrank_jax.data import blocks
+from interactrank_jax.errors import InputError, did_you_mean
+
+FORMAT_VERSION = 1
+PADDING = 0  # in every id column: row 0 of a table or of the item store
+
+REQUEST_ENTITIES = ("user", "request")
+
+
+@dataclasses.dataclass(frozen=True)
+class Feature:
+    """One input feature as a model sees it.
+
+    Attributes:
+      name: its name in the log.
+      entity: 'user', 'request' or 'item'.
+      kind: 'categorical' (ids), 'text' (padded token ids), 'numeric' or 'embedding' (floats).
+      table: embedding table its ids point into ('' for floats).
+      width: number of values per entity: 1, tokens of a text, dimensions of an embedding.
+    """
+
+    name: str
+    entity: str
+    kind: str
+    table: str = ""
+    width: int = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class NumericStatistics:
+    """Training-split statistics of one numeric feature, for the normaliser."""
+
+    minimum: float
+    maximum: float
+    mean: float
+    std: float
+    log_mean: float  # of log1p(x - minimum)
+    log_std: float
+
+
+@dataclasses.dataclass(frozen=True)
+class CrossStatistics:
+    """Training-split statistics of one cross feature.
+
+    Attributes:
+      coverage: share of candidates whose value is not zero.
+      rms: root mean square over those; 1 where there are none.
+    """
+
+    coverage: float
+    rms: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Split:
+    """Sizes and files of one split.
+
+    Attributes:
+      examples: padded slates.
+      requests: distinct requests; a request with more candidates than a slate has several examples.
+      candidates: impressions, padding left out.
+      actions: number of candidates by pattern of their actions, e.g. {'1000': 5} for the first
+        action alone. From it any label's class counts follow exactly.
+      files: name and number of blocks, in order.
+    """
+
+    examples: int
+    requests: int
+    candidates: int
+    actions: dict[str, int]
+    files: list[tuple[str, int]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Metadata:
+    """Everything about the examples that is not an array.
+
+    Attributes:
+      actions: names, in the order of the `actions` column.
+      features: inputs besides ids; 'numeric' ones of requests are stacked in `request_numeric`,
+        those of items in the store's `numeric`, in this order.
+      cross: names of the cross features, in the order of the `cross` column.
+      tables: rows of each embedding table, padding (row 0) and out-of-vocabulary rows included.
+      out_of_vocabulary: number of hashed out-of-vocabulary rows, rows 1.. of each id table.
+      slate, history_length, query_history_length: padded lengths C, L, Lq.
+      timeless: no feature is as of anything; values from labels are out of fold.
+      candidate_columns: which optional columns exist: 'propensity', 'stage', 'teacher_score'.
+      digest: hash of the log and of the preparation's config.
+      extends: digest of the examples whose vocabularies these continue, or ''.
+    """
+
+    format_version: int
+    actions: tuple[str, ...]
+    features: tuple[Feature, ...]
+    cross: tuple[str, ...]
+    tables: dict[str, int]
+    out_of_vocabulary: int
+    slate: int
+    history_length: int
+    query_history_length: int
+    timeless: bool
+    candidate_columns: tuple[str, ...]
+    numeric_statistics: dict[str, NumericStatistics]
+    cross_statistics: dict[str, CrossStatistics]
+    splits: dict[str, Split]
+    log_statistics: dict[str, Any]
+    config: dict[str, Any]
+    digest: str
+    extends: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns plain dictionaries and lists."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> "Metadata":
+        """Builds it back from `to_json`."""
+        kwargs = dict(value)
+        kwargs["features"] = tuple(Feature(**feature) for feature in value["features"])
+        for name in ("actions", "cross", "candidate_columns"):
+            kwargs[name] = tuple(value[name])
+        for name, kind in (
+            ("numeric_statistics", NumericStatistics),
+            ("cross_statistics", CrossStatistics),
+            ("splits", Split),
+        ):
+            kwargs[name] = {key: kind(**item) for key, item in value[name].items()}
+        return cls(**kwargs)
+
+    def select(self, entities: Sequence[str], kind: str | None = None) -> tuple[Feature, ...]:
+        """Returns the features of some entities, in order, optionally of one kind."""
+        return tuple(
+            feature
+            for feature in self.features
+            if feature.entity in entities and kind in (None, feature.kind)
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class SparseCross:
+    """Cross features of whole requests, beyond their slates: ragged, sorted by item.
+
+    Requests with the same query, day and segments share one group.
+
+    Attributes:
+      group: `[requests]` group of each request_index.
+      indptr: `[groups + 1]`; entries of group g are `indptr[g]:indptr[g + 1]`.
+      item: `[entries]` store row, ascending within a group.
+      value: `[entries, K]` float32; an item that is absent has zeros.
+    """
+
+    group: np.ndarray
+    indptr: np.ndarray
+    item: np.ndarray
+    value: np.ndarray
+
+    def padded(self, request_index: np.ndarray, num_items: int) -> tuple[np.ndarray, np.ndarray]:
+        """Returns items `[R, M]` and values `[R, M, K]`, padded with item `num_items`.
+
+        M is the power of two that holds the longest list, so that few shapes are compiled.
+        """
+        groups = self.group[request_index]
+        lengths = self.indptr[groups + 1] - self.indptr[groups]
+        width = 1 << int(max(lengths.max(initial=1), 1) - 1).bit_length()
+        column = np.arange(width)
+        inside = column < lengths[:, None]
+        index = np.where(inside, self.indptr[groups][:, None] + column, 0)
+        if not len(self.item):
+            shape = (len(groups), width)
+            return np.full(shape, num_items, np.int32), np.zeros(
+                (*shape, self.value.shape[1]), np.float32
+            )
+        items = np.where(inside, self.item[index], num_items).astype(np.int32)
+        values = np.where(inside[..., None], self.value[index], 0).astype(np.float32)
+        return items, values
+
+
+class Examples:
+    """A directory of examples, opened.
+
+    Raises:
+      InputError: no examples there, or written by another version of the format.
+    """
+
+    def __init__(self, path: files.PathLike):
+        self.path = Path(path)
+        file = self.path / "metadata.json"
+        if not file.exists():
+            raise InputError(
+                f"{self.path} holds no examples (no metadata.json). Expected the --out of "
+                f"`interactrank prepare`."
+            )
+        value = files.read_json(file)
+        found = value.get("format_version") if isinstance(value, dict) else None
+        if found != FORMAT_VERSION:
+            raise InputError(
+                f"{file}: format_version is {found}, this release reads {FORMAT_VERSION}. "
+                f"Prepare the examples again."
+            )
+        try:
+            self.metadata = Metadata.from_json(value)
+        except (KeyError, TypeError) as error:
+            raise InputError(f"{file} is incomplete ({error}): prepare again.") from error
+
+    def split(self, name: str) -> Split:
+        """Returns a split's sizes.
+
+        Raises:
+          InputError: no such split.
+        """
+        if name not in self.metadata.splits:
+            raise InputError(
+                f"no split '{name}' in {self.path}." + did_you_mean(name, self.metadata.splits)
+            )
+        return self.metadata.splits[name]
+
+    def block_files(self, split: str) -> list[Path]:
+        """Returns the paths of a split's block files, in order."""
+        return [self.path / split / name for name, _ in self.split(split).files]
+
+    def blocks(
+        self, split: str, names: Sequence[str] | None = None
+    ) -> Iterator[dict[str, np.ndarray]]:
+        """Yields a split's blocks in order, every example once."""
+        return blocks.read_blocks(self.block_files(split), names)
+
+    @functools.cached_property
+    def items(self) -> dict[str, np.ndarray]:
+        """The item store: `id` `[I]` (embedding row), `count` `[I]` (training impressions),
+
+        `numeric` `[I, Fn]`, and per feature `[I]` (categorical) or `[I, width]`.
+        """
+        names = ["id", "count", "numeric"] + [
+            feature.name for feature in self.metadata.select(("item",)) if feature.kind != "numeric"
+        ]
+        return {name: self._load(f"items/{name}.npy") for name in names}
+
+    @property
+    def num_items(self) -> int:
+        """Rows of the item store, the padding row included."""
+        return len(self.items["id"])
+
+    @functools.cached_property
+    def item_ids(self) -> np.ndarray:
+        """Original item id of each store row (object array; None for padding)."""
+        table = pq.read_table(self.path / "items" / "ids.parquet")
+        return table["item_id"].to_numpy(zero_copy_only=False)
+
+    def sparse_cross(self, split: str) -> SparseCross:
+        """Returns the cross features of an evaluation split's requests."""
+        return SparseCross(
+            *(
+                self._load(f"cross/{split}/{field.name}.npy")
+                for field in dataclasses.fields(SparseCross)
+            )
+        )
+
+    def raw_requests(self, split: str):
+        """Returns the requests as they came (pyarrow table), one row per request_index."""
+        return pq.read_table(self.path / "raw" / f"{split}.parquet")
+
+    def raw_items(self):
+        """Returns the items as they came (pyarrow table), one row per store row."""
+        return pq.read_table(self.path / "raw" / "items.parquet")
+
+    def _load(self, name: str) -> np.ndarray:
+        file = self.path / name
+        try:
+            return np.load(file, mmap_mode="r", allow_pickle=False)
+        except (OSError, ValueError) as error:
+            raise InputError(f"{file} is absent or damaged ({error}): prepare again.") from error

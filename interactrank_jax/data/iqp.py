@@ -1,0 +1,443 @@
+"""Cross features: what the past says about this query and this item (InteractRank's ItemQueryPerf).
+
+    IQP_{w,s,a}(q, p) = C_{w,s,a}(q, p) / C_{w,s,a}(q)          (InteractRank, section "IQP")
+
+A count as of day(t) covers the days d with  day(t) - lag - window < d <= day(t) - lag,  lag >= 1,
+so no engagement of the request's own day is ever in it. Timeless data has no days: a training row
+gets the counts over the training rows of other folds, an evaluation row those over all.
+
+Counting is done by Ibis expressions only, on the embedded DuckDB or any backend with range windows:
+`period_counts` sums engagements per key and day (or fold); `windowed` and `out_of_fold` turn those
+into the counts at given probes. Keys with the item make the numerator, the same keys without it the
+denominator of a share. Values come from integer counts in one place (`CrossFeatures.values`), so
+that those of a slate and those of the corpus are the same bits.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+import ibis
+import ibis.expr.types as ir
+import numpy as np
+import pyarrow as pa
+
+from interactrank_jax.data.dense import IMPRESSION, Engagements, group_ids
+from interactrank_jax.data.examples import SparseCross
+from interactrank_jax.data.schema import IMPLICIT_ACTION, Schema
+from interactrank_jax.errors import InputError, did_you_mean
+
+KINDS = ("share", "item_share", "rate", "item_rate")
+_GRAMMAR = (
+    "Expected kind:action:window_days or kind:action:window_days:segment, "
+    "such as 'share:click:30' or 'share:click:365:country'."
+)
+# Probes in one query to the backend: bounds memory without costing speed.
+PROBES_AT_ONCE = 4_000_000
+
+
+@dataclasses.dataclass(frozen=True)
+class CrossSpec:
+    """One cross feature, parsed.
+
+    Attributes:
+      name: as in the config.
+      kind: one of `KINDS`.
+      action: name of the action counted in the numerator.
+      window: days.
+      segment: categorical feature within which both counts are taken, or ''.
+    """
+
+    name: str
+    kind: str
+    action: str
+    window: int
+    segment: str = ""
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """Columns that must match, apart from the item."""
+        query = () if self.kind.startswith("item_") else ("query",)
+        return (*query, self.segment) if self.segment else query
+
+    @property
+    def is_rate(self) -> bool:
+        """Whether it compares an action with impressions, rather than items with each other."""
+        return self.kind.endswith("rate")
+
+    @property
+    def count_keys(self) -> tuple[str, ...]:
+        """Columns that the numerator is counted by."""
+        return (*self.keys, "item")
+
+    @property
+    def total_keys(self) -> tuple[str, ...]:
+        """Columns that the denominator is counted by: a rate looks at one item alone."""
+        return self.count_keys if self.is_rate else self.keys
+
+    @property
+    def total_action(self) -> str:
+        """Name of the action counted in the denominator."""
+        return IMPLICIT_ACTION if self.is_rate else self.action
+
+
+def parse_specs(names: Sequence[str], schema: Schema) -> tuple[CrossSpec, ...]:
+    """Parses `config.cross.features` against the log's schema.
+
+    Raises:
+      InputError: not the grammar, a name used twice, or an unknown kind, action or segment.
+    """
+    segments = [feature.name for feature in schema.select(("user", "request"), "categorical")]
+    specs: list[CrossSpec] = []
+    for name in names:
+        parts = str(name).split(":")
+        where = f"config.cross.features: '{name}'"
+        if len(parts) not in (3, 4) or not parts[2].isdecimal() or not int(parts[2]):
+            raise InputError(f"{where} is malformed. {_GRAMMAR}")
+        spec = CrossSpec(name, parts[0], parts[1], int(parts[2]), *parts[3:])
+        actions = (*schema.actions, IMPLICIT_ACTION)
+        for what, value, known in (
+            ("kind", spec.kind, KINDS),
+            ("action", spec.action, actions),
+            ("segment", spec.segment or None, segments),
+        ):
+            if value is not None and value not in known:
+                raise InputError(f"{where} has {what} '{value}'." + did_you_mean(value, known))
+        if spec.is_rate and spec.action == IMPLICIT_ACTION:
+            raise InputError(f"{where}: the rate of impressions is 1. Name another action.")
+        if spec in specs:
+            raise InputError(f"{where} is listed twice. Remove one.")
+        specs.append(spec)
+    return tuple(specs)
+
+
+def check_lag(lag_days: int) -> int:
+    """Returns `lag_days`, checked.
+
+    Raises:
+      InputError: below 1, so that counts would include the request's own day, and its outcome.
+    """
+    if lag_days < 1:
+        raise InputError(
+            f"config.cross.lag_days is {lag_days}. Expected at least 1 (day): with less, cross "
+            f"features would count what happened after the request, its own outcome included."
+        )
+    return int(lag_days)
+
+
+# --- Ibis expressions ----------------------------------------------------------------------------
+
+
+def frame(window: int, lag_days: int) -> tuple[int, int]:
+    """Returns how many days before the request's day a window starts and ends, both included."""
+    return lag_days + window - 1, lag_days
+
+
+def period_counts(
+    engagements: ir.Table, keys: Sequence[str], actions: Mapping[str, int]
+) -> ir.Table:
+    """Counts engagements per key and period.
+
+    Args:
+      engagements: columns `action`, `period` and the keys; a key below 0 is unknown, and its row
+        counts for nothing that needs the key.
+      keys: columns to count by; may be empty.
+      actions: code of each action to count.
+
+    Returns:
+      Columns keys, `period` and one count per action.
+    """
+    rows = engagements.filter(
+        [engagements.action.isin(list(actions.values())), *(engagements[key] >= 0 for key in keys)]
+    )
+    return rows.group_by([*keys, "period"]).aggregate(
+        **{name: (rows.action == code).sum().cast("int64") for name, code in actions.items()}
+    )
+
+
+def _at_probes(
+    counts: ir.Table, probes: ir.Table, keys: Sequence[str], actions: Sequence[str]
+) -> ir.Table:
+    """Adds probes to counts as rows with zero counts, so that a window can end at them."""
+    if keys:
+        counts = counts.semi_join(probes.select(list(keys)).distinct(), list(keys))
+    columns = [*keys, "period", "probe", *actions]
+    zeros = {name: ibis.literal(0, "int64") for name in actions}
+    rows = ibis.union(
+        counts.mutate(probe=ibis.literal(None, "int64")).select(columns),
+        probes.mutate(**zeros).select(columns),
+    )
+    return rows.group_by([*keys, "period"]).aggregate(
+        probe=rows.probe.max(), **{name: rows[name].sum().cast("int64") for name in actions}
+    )
+
+
+def windowed(
+    counts: ir.Table,
+    probes: ir.Table,
+    keys: Sequence[str],
+    windows: Sequence[tuple[str, int]],
+    lag_days: int,
+) -> ir.Table:
+    """Sums daily counts over the days that a request may use.
+
+    Args:
+      counts: from `period_counts`, periods being days.
+      probes: columns keys, `period` and `probe` (an id), each key and day once.
+      keys: columns to match.
+      windows: pairs of action and days.
+      lag_days: the last day used is so many before the probe's.
+
+    Returns:
+      Columns `probe` and `<action>_<days>`, one row per probe.
+    """
+    rows = _at_probes(counts, probes, keys, sorted({action for action, _ in windows}))
+    sums = {
+        f"{action}_{days}": rows[action]
+        .sum()
+        .over(
+            ibis.range_window(
+                preceding=frame(days, lag_days), group_by=list(keys) or None, order_by="period"
+            )
+        )
+        .fill_null(0)
+        .cast("int64")
+        for action, days in windows
+    }
+    rows = rows.mutate(**sums)
+    return rows.filter(rows.probe.notnull()).select(["probe", *sums])
+
+
+def out_of_fold(
+    counts: ir.Table, probes: ir.Table, keys: Sequence[str], windows: Sequence[tuple[str, int]]
+) -> ir.Table:
+    """Sums counts over all folds but the probe's own; arguments and columns as for `windowed`."""
+    rows = _at_probes(counts, probes, keys, sorted({action for action, _ in windows}))
+    everything = ibis.window(group_by=list(keys) or None)
+    sums = {
+        f"{action}_{days}": (rows[action].sum().over(everything) - rows[action]).cast("int64")
+        for action, days in windows
+    }
+    rows = rows.mutate(**sums)
+    return rows.filter(rows.probe.notnull()).select(["probe", *sums])
+
+
+def items_by_key(counts: ir.Table, keys: Sequence[str]) -> ir.Table:
+    """Returns the items that were ever counted, with the first period of each, per key."""
+    return counts.group_by([*keys, "item"]).aggregate(first=counts.period.min())
+
+
+def items_of_groups(
+    groups: ir.Table, items: ir.Table, keys: Sequence[str], lag_days: int | None
+) -> ir.Table:
+    """Pairs each group (columns `group`, `period` and keys) with the items it may have values for.
+
+    Returns:
+      Columns `group` and `item`.
+    """
+    pairs = groups.join(items, list(keys)) if keys else groups.cross_join(items)
+    if lag_days is not None:
+        pairs = pairs.filter(pairs["first"] <= pairs.period - lag_days)
+    return pairs.select("group", "item")
+
+
+# --- Values --------------------------------------------------------------------------------------
+
+
+class CrossFeatures:
+    """The K cross features of any request and item.
+
+    Args:
+      specs: which.
+      engagements: actions, and impressions where a spec counts them.
+      period: `[E]` day of arrival of each engagement; its fold where timeless.
+      actions: names of the actions, in the order of their codes.
+      lag_days: None where the data is timeless.
+      prior: added to every denominator.
+      mean_rates: `[folds + 1, A]` mean rate of each action over what each fold may use in training,
+        the last row over all of it; `[1, A]` where there is time.
+      backend: where expressions run.
+    """
+
+    def __init__(
+        self,
+        specs: Sequence[CrossSpec],
+        engagements: Engagements,
+        period: np.ndarray,
+        *,
+        actions: Sequence[str],
+        lag_days: int | None,
+        prior: float,
+        mean_rates: np.ndarray,
+        backend: ibis.BaseBackend,
+    ):
+        if prior <= 0:
+            raise InputError(
+                f"config.cross.prior is {prior}. Expected a positive number: it keeps a share of "
+                f"one out of one from counting as certain."
+            )
+        self.specs = tuple(specs)
+        self._lag_days, self._prior, self._backend = lag_days, prior, backend
+        self._mean_rates = dict(zip(actions, mean_rates.T, strict=True))
+        self._segments = sorted({spec.segment for spec in specs} - {""})
+        codes = {**{name: code for code, name in enumerate(actions)}, IMPLICIT_ACTION: IMPRESSION}
+        table = ibis.memtable(
+            pa.table(
+                {
+                    "query": engagements.query,
+                    "item": engagements.item,
+                    "period": period.astype(np.int32),
+                    "action": engagements.action,
+                    **{name: engagements.segments[name] for name in self._segments},
+                }
+            )
+        )
+        self._windows: dict[tuple[str, ...], list[tuple[str, int]]] = {}
+        for spec in specs:
+            for keys, action in (
+                (spec.count_keys, spec.action),
+                (spec.total_keys, spec.total_action),
+            ):
+                windows = self._windows.setdefault(keys, [])
+                if (action, spec.window) not in windows:
+                    windows.append((action, spec.window))
+        self._counts = {
+            keys: self._materialize(
+                period_counts(table, keys, {action: codes[action] for action, _ in windows})
+            )
+            for keys, windows in self._windows.items()
+        }
+
+    def counts(
+        self,
+        query: np.ndarray,
+        item: np.ndarray,
+        period: np.ndarray,
+        segments: Mapping[str, np.ndarray],
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Returns numerator and denominator counts of N rows, int32 `[N, K]` each.
+
+        Args:
+          query: `[N]` query positions.
+          item: `[N]` item store rows.
+          period: `[N]` day of the request; its fold where timeless (-1 in evaluation).
+          segments: codes `[N]` of the segment features used.
+        """
+        columns = {"query": query, "item": item, **segments}
+        shape = (len(query), len(self.specs))
+        numerator, denominator = np.zeros(shape, np.int32), np.zeros(shape, np.int32)
+        for keys, windows in self._windows.items():
+            chosen = {key: columns[key] for key in keys}
+            group, first = group_ids((*chosen.values(), period))
+            probes = pa.table(
+                {key: column[first] for key, column in chosen.items()}
+                | {"period": period[first].astype(np.int32), "probe": np.arange(len(first))}
+            )
+            found = self._at(keys, ibis.memtable(probes), windows)
+            order = np.argsort(found["probe"].to_numpy())
+            if len(order) != len(first):
+                raise AssertionError(f"{len(first)} probes, {len(order)} results")
+            for k, spec in enumerate(self.specs):
+                if keys == spec.count_keys:
+                    value = found[f"{spec.action}_{spec.window}"].to_numpy()
+                    numerator[:, k] = value[order][group]
+                if keys == spec.total_keys:
+                    value = found[f"{spec.total_action}_{spec.window}"].to_numpy()
+                    denominator[:, k] = value[order][group]
+        return numerator, denominator
+
+    def values(
+        self, numerator: np.ndarray, denominator: np.ndarray, period: np.ndarray
+    ) -> np.ndarray:
+        """Returns the values that go with `counts`, float32 `[N, K]`; never seen is exactly 0.
+
+        share: c / (C + prior). rate: (c - m i) / (i + prior), i impressions, m the mean rate.
+        """
+        result = np.zeros(numerator.shape, np.float32)
+        for k, spec in enumerate(self.specs):
+            value = numerator[:, k].astype(np.float64)
+            if spec.is_rate:
+                mean = self._mean_rates[spec.action][period if self._lag_days is None else -1]
+                value -= mean * denominator[:, k]
+            result[:, k] = value / (denominator[:, k] + self._prior)
+        return result
+
+    def sparse(
+        self, query: np.ndarray, period: np.ndarray, segments: Mapping[str, np.ndarray]
+    ) -> SparseCross:
+        """Returns, for R requests, every item that has any value; arguments as for `counts`.
+
+        An item_share or item_rate has a value for nearly every item: lists are then as long as the
+        corpus.
+        """
+        request_group, first = group_ids((query, period, *segments.values()))
+        query, period = query[first], period[first].astype(np.int32)
+        segments = {name: codes[first] for name, codes in segments.items()}
+        catalogues = self._catalogues()
+        sizes = np.zeros(len(first), np.int64)
+        for keys, catalogue in catalogues.items():
+            if keys:
+                per_query = np.bincount(catalogue["query"], minlength=query.max(initial=0) + 1)
+                sizes += per_query[query]
+            else:
+                sizes += len(catalogue)
+        chunk = np.cumsum(sizes) // PROBES_AT_ONCE
+        parts = []
+        for number in np.unique(chunk):
+            rows = np.flatnonzero(chunk == number)
+            groups = ibis.memtable(
+                pa.table({"group": rows, "query": query[rows], "period": period[rows]})
+            )
+            pairs = [
+                items_of_groups(groups, ibis.memtable(items), keys, self._lag_days)
+                for keys, items in catalogues.items()
+            ]
+            found = (
+                self._backend.to_pyarrow(ibis.union(*pairs, distinct=True))
+                if len(pairs) > 1
+                else self._backend.to_pyarrow(pairs[0])
+            )
+            group, item = found["group"].to_numpy(), found["item"].to_numpy()
+            order = np.lexsort((item, group))
+            group, item = group[order], item[order]
+            numerator, denominator = self.counts(
+                query[group],
+                item,
+                period[group],
+                {name: codes[group] for name, codes in segments.items()},
+            )
+            value = self.values(numerator, denominator, period[group])
+            kept = value.any(axis=1)
+            parts.append((group[kept], item[kept], value[kept]))
+        none = (np.zeros(0, np.int64), np.zeros(0, np.int32), np.zeros((0, len(self.specs))))
+        group, item, value = (np.concatenate(column) for column in zip(none, *parts, strict=True))
+        indptr = np.zeros(len(first) + 1, np.int64)
+        np.cumsum(np.bincount(group, minlength=len(first)), out=indptr[1:])
+        return SparseCross(
+            request_group.astype(np.int32), indptr, item.astype(np.int32), value.astype(np.float32)
+        )
+
+    def _catalogues(self) -> dict[tuple[str, ...], pa.Table]:
+        """Returns the items with any past, by query and, if a spec looks at items alone, at all."""
+        result: dict[tuple[str, ...], list[ir.Table]] = {}
+        for keys, counts in self._counts.items():
+            if "item" in keys:
+                by = ("query",) if "query" in keys else ()
+                part = ibis.memtable(counts).select([*by, "item", "period"])
+                result.setdefault(by, []).append(part)
+        return {
+            by: self._materialize(
+                items_by_key(ibis.union(*parts) if len(parts) > 1 else parts[0], by)
+            )
+            for by, parts in result.items()
+        }
+
+    def _at(
+        self, keys: Sequence[str], probes: ir.Table, windows: Sequence[tuple[str, int]]
+    ) -> pa.Table:
+        counts = ibis.memtable(self._counts[tuple(keys)])
+        if self._lag_days is None:
+            return self._materialize(out_of_fold(counts, probes, keys, windows))
+        return self._materialize(windowed(counts, probes, keys, windows, self._lag_days))
+
+    def _materialize(self, expression: ir.Table) -> pa.Table:
+        return self._backend.to_pyarrow(expression)

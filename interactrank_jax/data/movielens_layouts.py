@@ -1,0 +1,206 @@
+"""The layouts in which MovieLens comes, read into columns of strings."""
+
+import dataclasses
+import fnmatch
+import functools
+import io
+import re
+import zipfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from interactrank_jax import files
+from interactrank_jax.errors import InputError, did_you_mean
+
+# The flags at the end of each line of u.item, in their order.
+_GENRES_100K = (
+    *("unknown", "Action", "Adventure", "Animation", "Children's", "Comedy", "Crime"),
+    *("Documentary", "Drama", "Fantasy", "Film-Noir", "Horror", "Musical", "Mystery"),
+    *("Romance", "Sci-Fi", "Thriller", "War", "Western"),
+)
+
+Columns = dict[str, list[str]]
+
+
+class Folder:
+    """Text files in a directory (plain, `.xz`, `.zip`), or in an archive as downloaded."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self._archive: zipfile.ZipFile | None = None
+        if path.is_dir():
+            found = [file.name for file in path.iterdir()]
+            self.names = {re.sub(r"\.(xz|zip)$", "", name): name for name in sorted(found)}
+        elif path.is_file() and zipfile.is_zipfile(path):
+            self._archive = zipfile.ZipFile(path)
+            members = [name for name in self._archive.namelist() if not name.endswith("/")]
+            self.names = {Path(name).name: name for name in members}
+        else:
+            raise InputError(
+                f"{path} is neither a directory nor a zip archive. Expected {_expected()}."
+            )
+
+    def lines(self, name: str, encoding: str) -> list[str]:
+        """Returns the lines of a file, without line ends and empty lines."""
+        text: io.TextIOBase
+        if self._archive is not None:
+            text = io.TextIOWrapper(self._archive.open(self.names[name]), encoding=encoding)
+        else:
+            text = files.open_text(self.path / name, encoding)
+        try:
+            with text:
+                lines = [line for line in text.read().split("\n") if line.strip()]
+        except UnicodeDecodeError as error:
+            raise InputError(f"{self.path}/{name} is not {encoding} text ({error}).") from error
+        if not lines:
+            raise InputError(f"{self.path}/{name} is empty.")
+        return lines
+
+    def rows(
+        self, name: str, separator: str, columns: Sequence[str], encoding: str = "utf-8"
+    ) -> Columns:
+        """Returns the first columns of a separated file without a header, by the names given."""
+        return self._split(name, self.lines(name, encoding), separator, columns, 1)
+
+    def _split(
+        self, name: str, lines: list[str], separator: str, columns: Sequence[str], first: int
+    ) -> Columns:
+        split = [line.rstrip("\r").split(separator) for line in lines]
+        width = len(columns)
+        for number, row in enumerate(split, first):
+            if len(row) < width:
+                raise InputError(
+                    f"{self.path}/{name}, line {number}: {len(row)} columns separated by "
+                    f"{separator!r}. Expected {width} ({', '.join(columns)}), found "
+                    f"{lines[number - first]!r}: was the file truncated?"
+                )
+        return {column: [row[k] for row in split] for k, column in enumerate(columns)}
+
+    def table(self, name: str, wanted: dict[str, str]) -> Columns:
+        """Returns columns of a tab-separated file with a header, renamed as `wanted` says."""
+        header, *lines = self.lines(name, "utf-8")
+        present = [column.split(":")[0] for column in header.rstrip("\r").split("\t")]
+        for column in wanted:
+            if column not in present:
+                raise InputError(
+                    f"{self.path}/{name}: column '{column}' is missing."
+                    + did_you_mean(column, present)
+                )
+        rows = self._split(name, lines, "\t", present, 2)
+        return {ours: rows[theirs] for theirs, ours in wanted.items()}
+
+
+def _atomic(folder: Folder) -> tuple[Columns, Columns, Columns]:
+    stem = next(name for name in folder.names if name.endswith(".inter")).removesuffix(".inter")
+    ratings = folder.table(
+        f"{stem}.inter",
+        {"user_id": "user", "item_id": "item", "rating": "rating", "timestamp": "time"},
+    )
+    items = folder.table(
+        f"{stem}.item",
+        {"item_id": "item", "movie_title": "title", "release_year": "year", "class": "genres"},
+    )
+    users = folder.table(
+        f"{stem}.user",
+        {
+            "user_id": "user",
+            "age": "age",
+            "gender": "gender",
+            "occupation": "occupation",
+            "zip_code": "zip",
+        },
+    )
+    return ratings, items, users
+
+
+def _original_100k(folder: Folder) -> tuple[Columns, Columns, Columns]:
+    ratings = folder.rows("u.data", "\t", ("user", "item", "rating", "time"))
+    head = ("item", "title", "released", "video", "url")
+    items = folder.rows("u.item", "|", (*head, *_GENRES_100K), "latin-1")
+    flags = zip(*(items[genre] for genre in _GENRES_100K), strict=True)
+    genres = [
+        " ".join(genre for genre, flag in zip(_GENRES_100K, row, strict=True) if flag == "1")
+        for row in flags
+    ]
+    # Release dates read 01-Jan-1995: the year is what a title without one falls back to.
+    years = [date[-4:] for date in items["released"]]
+    users = folder.rows("u.user", "|", ("user", "age", "gender", "occupation", "zip"))
+    return (
+        ratings,
+        {"item": items["item"], "title": items["title"], "year": years, "genres": genres},
+        users,
+    )
+
+
+def _original_1m(folder: Folder, name: str = "ratings.dat") -> tuple[Columns, Columns, Columns]:
+    columns = ("user", "item", "rating", "time")
+    if name not in folder.names:
+        name = "ratings.dat"
+    timed = folder.lines(name, "latin-1")[0].count("::") >= 3
+    ratings = folder.rows(name, "::", columns if timed else columns[:3], "latin-1")
+    items = folder.rows("movies.dat", "::", ("item", "title", "genres"), "latin-1")
+    items["genres"] = [genres.replace("|", " ") for genres in items["genres"]]
+    items["year"] = [""] * len(items["title"])  # the title has it
+    users = folder.rows("users.dat", "::", ("user", "gender", "age", "occupation", "zip"))
+    return ratings, items, users
+
+
+@dataclasses.dataclass(frozen=True)
+class Variant:
+    """A layout: file names it is known by (any one of the first), and how it is read."""
+
+    ratings: tuple[str, ...]
+    others: tuple[str, ...]
+    read: Callable[[Folder], tuple[Columns, Columns, Columns]]
+
+
+VARIANTS = {
+    "atomic": Variant(("*.inter",), ("*.item", "*.user"), _atomic),
+    "100k": Variant(("u.data",), ("u.item", "u.user"), _original_100k),
+    "1m": Variant(("ratings.dat",), ("movies.dat", "users.dat"), _original_1m),
+    "1m-timeless": Variant(
+        ("ratings.notime.dat", "ratings.dat"),
+        ("movies.dat", "users.dat"),
+        functools.partial(_original_1m, name="ratings.notime.dat"),
+    ),
+}
+
+
+def _expected() -> str:
+    layouts = "; ".join(
+        f"{name}: {' or '.join(variant.ratings)}, {', '.join(variant.others)}"
+        for name, variant in VARIANTS.items()
+    )
+    return f"MovieLens in one of the layouts ({layouts}), each file plain, .xz or .zip"
+
+
+def detect(folder: Folder, variant: str | None) -> str:
+    """Returns the layout whose files are all there; a log with time is preferred.
+
+    Raises:
+      InputError: unknown variant, its files are not all there, or several layouts fit.
+    """
+    if variant is not None and variant not in VARIANTS:
+        raise InputError(f"no MovieLens variant '{variant}'." + did_you_mean(variant, VARIANTS))
+
+    def present(pattern: str) -> bool:
+        return bool(fnmatch.filter(folder.names, pattern))
+
+    complete = [
+        name
+        for name, layout in VARIANTS.items()
+        if any(map(present, layout.ratings)) and all(map(present, layout.others))
+    ]
+    if "1m" in complete:
+        complete = [name for name in complete if name != "1m-timeless" or variant == name]
+    if variant is not None:
+        complete = [name for name in complete if name == variant]
+    if not complete:
+        found = ", ".join(sorted(folder.names)[:8]) or "nothing"
+        raise InputError(f"{folder.path} holds {found}. Expected {_expected()}.")
+    if len(complete) > 1:
+        raise InputError(
+            f"{folder.path} holds several layouts ({', '.join(complete)}): choose one as the "
+            f"variant."
+        )
+    return complete[0]

@@ -1,0 +1,300 @@
+"""The preparation station: from a log to examples, top to bottom.
+
+    open and validate -> dense ids -> splits and folds -> vocabularies and item store ->
+    histories -> cross features -> blocks, ragged cross features, raw rows, metadata
+
+Everything goes into a directory beside `out`, which is renamed when it is whole.
+"""
+
+import dataclasses
+import json
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import ibis
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from interactrank_jax import files
+from interactrank_jax.data import dense, features, history, iqp, schema, splits
+from interactrank_jax.data.assemble import Assembly, action_patterns
+from interactrank_jax.data.blocks import BlockWriter
+from interactrank_jax.data.examples import (
+    FORMAT_VERSION,
+    REQUEST_ENTITIES,
+    CrossStatistics,
+    Examples,
+    Metadata,
+    NumericStatistics,
+    SparseCross,
+    Split,
+)
+from interactrank_jax.data.vocabulary import as_values
+from interactrank_jax.errors import InputError
+
+MEMORY_LIMIT = "4GB"  # of DuckDB, which spills to disk beyond it
+
+
+def prepare(
+    config: Any,
+    log_path: files.PathLike,
+    out: files.PathLike,
+    extend: files.PathLike | None = None,
+    progress: Callable[[str], None] = lambda phase: None,
+) -> Metadata:
+    """Turns a log into examples.
+
+    Args:
+      config: the `data` part of a config.
+      log_path: directory of the log (see `data/schema.py`).
+      out: directory to write, new or empty.
+      extend: older examples whose vocabularies, item store rows and statistics are kept; new ids
+        and items are appended, so that a model trained on those can go on with these.
+      progress: called with the name of each phase as it begins.
+
+    Returns:
+      What `metadata.json` holds.
+
+    Raises:
+      InputError: the log, the config or `extend` does not hold, a split is empty, or nothing was
+        ever engaged with in training.
+    """
+    progress("validate")
+    log = schema.open_log(log_path)
+    plan = splits.make_plan(config, log)
+    old = Examples(extend) if extend is not None else None
+    log_statistics = schema.validate(log)
+    actions = log.schema.actions
+
+    with files.new_directory(out) as directory, tempfile.TemporaryDirectory() as scratch:
+        progress("read")
+        raw_items = features.item_table(dense.read_table(log, "items"), log.schema, old)
+        item_ids = as_values(raw_items["item_id"])
+        requests = dense.read_requests(log, plan.segments, plan.timeless)
+        impressions = dense.read_impressions(log, requests, item_ids)
+        split = splits.assign_splits(plan, requests, impressions, config.seed)
+        fold = splits.assign_folds(plan, split, config.seed)
+        train = np.flatnonzero(split == 0)
+        # Timeless: training rows alone count. With time: all do, each as of the request.
+        countable = train if plan.timeless else np.arange(len(split))
+        if log.has_events and not plan.timeless:
+            engagements = dense.engagements_from_events(log, requests, item_ids)
+        else:
+            engagements = dense.engagements_from_impressions(impressions, requests, fold, countable)
+        slates = {
+            name: splits.make_slates(impressions, np.flatnonzero(split == index), plan.slate)
+            for index, name in enumerate(splits.SPLITS)
+        }
+
+        progress("features")
+        encoder = features.Encoder(config, old)
+        seen = np.bincount(slates["train"].request, minlength=len(requests.user))
+        seen_items = np.bincount(impressions.item[train], minlength=len(item_ids))
+        user_row, query_row = (
+            encoder.ids(name, values, np.bincount(codes, seen, len(values)))[codes]
+            for name, values, codes in (
+                ("user", requests.users, requests.user),
+                ("query", requests.queries, requests.query),
+            )
+        )
+        item_row = np.append(np.int32(0), encoder.ids("item", item_ids.slice(1), seen_items[1:]))
+        encoded = {
+            "request": encoder.encode(log.schema.select(REQUEST_ENTITIES), requests.table, seen),
+            "item": encoder.encode(
+                log.schema.select(("item",)), raw_items.slice(1), seen_items[1:]
+            ),
+        }
+        described = features.describe(log.schema.features, encoded)
+        described += history.rate_names(actions, plan.rates)
+        features.write_items(directory, raw_items, item_row, seen_items, encoded["item"])
+        for name, vocabulary in encoder.vocabularies.items():
+            vocabulary.save(directory / "vocabulary" / f"{name}.parquet")
+
+        progress("histories")
+        user_history = history.UserHistory(
+            engagements,
+            users=len(requests.users),
+            actions=plan.history_actions,
+            num_actions=len(actions),
+            length=config.history.length,
+            delay_s=plan.delay_s,
+            folds=plan.folds,
+            seed=config.seed,
+        )
+        query_history = history.QueryHistory(
+            engagements,
+            actions=plan.query_history_actions,
+            length=config.query_history.length,
+            lag_days=plan.lag_days,
+        )
+        train_end = requests.timestamp[slates["train"].distinct[-1]]
+        shares = history.mean_shares(engagements, train_end, len(actions), plan.folds)
+
+        progress("cross features")
+        counted = engagements
+        if plan.counts_impressions:
+            shown = dense.impressions_as_engagements(impressions, requests, fold, countable)
+            counted = dense.concatenate(engagements, shown)
+        shown_in_train = train[impressions.shown[train]]
+        cross = iqp.CrossFeatures(
+            plan.cross,
+            counted,
+            counted.fold if plan.timeless else dense.day(counted.time),
+            actions=actions,
+            lag_days=plan.lag_days,
+            prior=config.cross.prior,
+            mean_rates=history.mean_over_visible(
+                impressions.actions[shown_in_train], fold[shown_in_train], plan.folds
+            ),
+            backend=ibis.duckdb.connect(temp_directory=scratch, memory_limit=MEMORY_LIMIT),
+        )
+
+        day = dense.day(requests.timestamp)
+        period = fold if plan.timeless else day[impressions.request]
+        sizes: dict[str, Split] = {}
+        for name, part in slates.items():
+            progress(f"write {name}")
+            first = part.rows[part.start]  # of each example; all its rows share user and fold
+            of_row = impressions.request[part.rows]
+            user_counts = user_history.counts(
+                requests.user[part.request], requests.timestamp[part.request], fold[first]
+            )
+            rates = history.rate_features(user_counts, plan.rates, shares[fold[first]])
+            numeric = np.concatenate([encoded["request"].numeric[part.request], rates], axis=1)
+            numerator, denominator = cross.counts(
+                requests.query[of_row],
+                impressions.item[part.rows],
+                period[part.rows],
+                {key: codes[of_row] for key, codes in requests.segments.items()},
+            )
+            values = cross.values(numerator, denominator, period[part.rows])
+
+            def past(examples: np.ndarray, part=part, first=first) -> history.History:
+                request = part.request[examples]
+                return user_history.last(
+                    requests.user[request], requests.timestamp[request], fold[first[examples]]
+                )
+
+            assembly = Assembly(
+                slates=part,
+                width=plan.slate,
+                per_request={"user": user_row, "query": query_row}
+                | {f"request/{key}": value for key, value in encoded["request"].columns.items()},
+                per_example={
+                    "request_index": part.request_index,
+                    "request_numeric": numeric,
+                    "query_history_item": query_history.top(
+                        requests.query[part.request], period[first]
+                    ),
+                },
+                per_candidate={
+                    "item": impressions.item[part.rows],
+                    "position": impressions.position[part.rows],
+                    "actions": impressions.actions[part.rows],
+                    "cross": values,
+                    "cross_count": numerator,
+                    "cross_total": denominator,
+                }
+                | {key: value[part.rows] for key, value in impressions.optional.items()},
+                past=past,
+            )
+            order = np.arange(len(part.start))
+            if name == "train":
+                order = splits.training_order(len(order), config.seed)
+                numeric_statistics = features.all_numeric_statistics(
+                    described, numeric, encoded["item"].numeric, seen_items[1:]
+                )
+                cross_statistics = {
+                    spec.name: features.cross_statistics(values[:, k])
+                    for k, spec in enumerate(plan.cross)
+                }
+            else:
+                write_sparse_cross(
+                    directory / "cross" / name,
+                    cross.sparse(
+                        requests.query[part.distinct],
+                        np.full(len(part.distinct), history.NO_FOLD)
+                        if plan.timeless
+                        else day[part.distinct],
+                        {key: codes[part.distinct] for key, codes in requests.segments.items()},
+                    ),
+                )
+            with BlockWriter(directory / name) as writer:
+                for block in assembly.blocks(order, config.block_size):
+                    writer.write(block)
+            pq.write_table(
+                requests.table.take(pa.array(part.distinct)), directory / "raw" / f"{name}.parquet"
+            )
+            sizes[name] = Split(
+                examples=len(order),
+                requests=len(part.distinct),
+                candidates=len(part.rows),
+                actions=action_patterns(impressions.actions[part.rows]),
+                files=writer.files,
+            )
+
+        progress("metadata")
+        config_json = plain(config)
+        metadata = Metadata(
+            format_version=FORMAT_VERSION,
+            actions=tuple(actions),
+            features=described,
+            cross=tuple(spec.name for spec in plan.cross),
+            tables=encoder.tables(),
+            out_of_vocabulary=int(config.vocabulary.out_of_vocabulary),
+            slate=plan.slate,
+            history_length=int(config.history.length),
+            query_history_length=int(config.query_history.length),
+            timeless=plan.timeless,
+            candidate_columns=tuple(impressions.optional),
+            numeric_statistics=numeric_statistics,
+            cross_statistics=cross_statistics,
+            splits=sizes,
+            log_statistics=log_statistics,
+            config=config_json,
+            digest=files.digest([log_digest(log), config_json, old and old.metadata.digest]),
+        )
+        if old is not None:
+            metadata = keep_statistics(metadata, old)
+        files.write_json(directory / "metadata.json", metadata.to_json())
+    return metadata
+
+
+def write_sparse_cross(directory: Path, sparse: SparseCross) -> None:
+    """Writes the arrays that `Examples.sparse_cross` reads."""
+    directory.mkdir(parents=True)
+    for field in dataclasses.fields(SparseCross):
+        np.save(directory / f"{field.name}.npy", getattr(sparse, field.name))
+
+
+def keep_statistics(metadata: Metadata, old: Examples) -> Metadata:
+    """Returns the metadata with the statistics of the examples that were extended.
+
+    Raises:
+      InputError: inputs differ, so that no model fits both.
+    """
+    for name in ("actions", "features", "cross"):
+        was, now = getattr(old.metadata, name), getattr(metadata, name)
+        if was != now:
+            raise InputError(
+                f"--extend={old.path}: {name} differ. Those examples have {was}, this log and "
+                f"config give {now}. Prepare with the same schema and config.data, or without "
+                f"--extend."
+            )
+    numeric: dict[str, NumericStatistics] = old.metadata.numeric_statistics
+    cross: dict[str, CrossStatistics] = old.metadata.cross_statistics
+    return dataclasses.replace(metadata, numeric_statistics=numeric, cross_statistics=cross)
+
+
+def log_digest(log: schema.Log) -> dict[str, str]:
+    """Returns the SHA-256 of each file of a log."""
+    paths = [log.path / "schema.json", *(p for name in schema.TABLES for p in log.files(name))]
+    return {str(path.relative_to(log.path)): files.file_digest(path) for path in paths}
+
+
+def plain(config: Any) -> dict[str, Any]:
+    """Returns a config as JSON has it: dictionaries, lists, numbers and strings."""
+    return json.loads(json.dumps(config.to_dict(), default=list))

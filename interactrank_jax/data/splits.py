@@ -1,0 +1,214 @@
+"""The preparation's plan: its config checked against the log, splits, folds and slates."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from interactrank_jax.data import history, iqp
+from interactrank_jax.data.dense import Impressions, Requests
+from interactrank_jax.data.schema import Log
+from interactrank_jax.errors import InputError, did_you_mean
+
+SPLITS = ("train", "validation", "test")
+MOST_FOLDS = 100
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What `config.data` asks for, checked.
+
+    Attributes:
+      timeless: nothing is as of anything; labels are counted out of fold.
+      fractions: of the splits.
+      folds: number of folds where timeless, else 0.
+      slate: candidates of an example: 1 where impressions are split at random.
+      delay_s, lag_days: None where timeless.
+      history_actions, query_history_actions, rates: indices of actions.
+      cross: the cross features.
+    """
+
+    timeless: bool
+    fractions: tuple[float, ...]
+    folds: int
+    slate: int
+    delay_s: int | None
+    lag_days: int | None
+    history_actions: tuple[int, ...]
+    query_history_actions: tuple[int, ...]
+    rates: tuple[int, ...]
+    cross: tuple[iqp.CrossSpec, ...]
+
+    @property
+    def segments(self) -> tuple[str, ...]:
+        """Categorical features that cross features are segmented by."""
+        return tuple(sorted({spec.segment for spec in self.cross} - {""}))
+
+    @property
+    def counts_impressions(self) -> bool:
+        """Whether a cross feature counts impressions."""
+        return any(iqp.IMPLICIT_ACTION in (spec.action, spec.total_action) for spec in self.cross)
+
+
+def make_plan(config: Any, log: Log) -> Plan:
+    """Checks `config.data` against the schema of a log.
+
+    Raises:
+      InputError: a value out of range, an unknown action or segment, or a time split of a log
+        without time.
+    """
+    actions = log.schema.actions
+    kind = config.split.kind
+    if kind not in ("time", "random"):
+        raise InputError(
+            f"config.split.kind is '{kind}'." + did_you_mean(str(kind), ("time", "random"))
+        )
+    if kind == "time" and log.schema.timeless:
+        raise InputError(
+            f"config.split.kind is 'time', but {log.path} is timeless: its requests have no "
+            f"timestamp. Set config.data.split.kind='random'."
+        )
+    timeless = kind == "random"
+    fractions = tuple(float(value) for value in config.split.fractions)
+    if len(fractions) != 3 or min(fractions) <= 0 or abs(sum(fractions) - 1) > 1e-6:
+        raise InputError(
+            f"config.split.fractions is {fractions}. Expected three positive numbers that sum to "
+            f"1, such as (0.8, 0.1, 0.1)."
+        )
+    for name, value, least in (
+        ("slate", config.slate, 1),
+        ("block_size", config.block_size, 1),
+        ("history.length", config.history.length, 1),
+        ("query_history.length", config.query_history.length, 1),
+        ("folds", config.folds, 2 if timeless else 0),
+        ("text.buckets", config.text.buckets, 1),
+        ("text.max_tokens", config.text.max_tokens, 1),
+        ("text.ngram", config.text.ngram, 1),
+        ("vocabulary.out_of_vocabulary", config.vocabulary.out_of_vocabulary, 1),
+    ):
+        if value < least:
+            raise InputError(f"config.{name} is {value}. Expected at least {least}.")
+
+    if timeless and config.folds > MOST_FOLDS:
+        raise InputError(
+            f"config.folds is {config.folds}. Expected at most {MOST_FOLDS}: more folds than that "
+            f"come close to leave-one-out, which gives labels away."
+        )
+
+    def indices(field: str, names: Sequence[str]) -> tuple[int, ...]:
+        for name in names:
+            if name not in actions:
+                raise InputError(
+                    f"config.{field} names action '{name}'." + did_you_mean(name, actions)
+                )
+        return tuple(actions.index(name) for name in names)
+
+    return Plan(
+        timeless=timeless,
+        fractions=fractions,
+        folds=int(config.folds) if timeless else 0,
+        slate=1 if timeless else int(config.slate),
+        delay_s=None if timeless else history.check_delay(config.history.delay_s),
+        lag_days=None if timeless else iqp.check_lag(config.cross.lag_days),
+        history_actions=indices("history.actions", config.history.actions),
+        query_history_actions=indices("query_history.actions", config.query_history.actions),
+        rates=indices("history.rates", config.history.rates),
+        cross=iqp.parse_specs(config.cross.features, log.schema),
+    )
+
+
+def assign_splits(
+    plan: Plan, requests: Requests, impressions: Impressions, seed: int
+) -> np.ndarray:
+    """Returns the split of each impression, int8 `[M]`, an index into `SPLITS`.
+
+    By time: the requests that have impressions, in order of time; requests of one second stay
+    together. At random: impressions, seeded.
+
+    Raises:
+      InputError: a split is empty, or no action at all happened in training.
+    """
+    bounds = np.cumsum(plan.fractions)[:2]
+    if plan.timeless:
+        total = len(impressions.item)
+        rank = np.random.default_rng([seed, 2]).permutation(total)
+        split = np.searchsorted(np.round(bounds * total), rank, side="right")
+    else:
+        times = requests.timestamp[np.unique(impressions.request)]  # ascending, as requests are
+        first = np.minimum(np.round(bounds * len(times)).astype(int), len(times) - 1)
+        split = np.searchsorted(times[first], requests.timestamp[impressions.request], side="right")
+    sizes = np.bincount(split, minlength=3)
+    if not sizes.all():
+        raise InputError(
+            f"the {SPLITS[int(np.argmin(sizes))]} split is empty: {len(split):,} impressions of "
+            f"{len(np.unique(impressions.request)):,} requests were split by "
+            f"{'chance' if plan.timeless else 'time'} at fractions {plan.fractions}. Use a larger "
+            f"log or other config.split.fractions."
+        )
+    if not impressions.actions[split == 0].any():
+        raise InputError(
+            f"no positive label in training: none of its {sizes[0]:,} impressions has any action. "
+            f"Are the action columns of the impressions filled in?"
+        )
+    return split.astype(np.int8)
+
+
+def assign_folds(plan: Plan, split: np.ndarray, seed: int) -> np.ndarray:
+    """Returns the fold of each impression, int8 `[M]`: of equal size, seeded.
+
+    `history.NO_FOLD` for evaluation rows, and for all rows where there is time.
+    """
+    fold = np.full(len(split), history.NO_FOLD, np.int8)
+    if plan.timeless:
+        train = np.flatnonzero(split == 0)
+        shuffled = np.random.default_rng([seed, 3]).permutation(len(train))
+        fold[train] = shuffled % plan.folds
+    return fold
+
+
+def training_order(examples: int, seed: int) -> np.ndarray:
+    """Returns the order in which training examples are written, `[E]`: permuted once, seeded."""
+    return np.random.default_rng([seed, 4]).permutation(examples)
+
+
+@dataclasses.dataclass(frozen=True)
+class Slates:
+    """The examples of one split: runs of impressions of one request.
+
+    Attributes:
+      rows: `[M]` the split's impressions.
+      start, length: `[E]` example e holds `rows[start[e]:start[e] + length[e]]`.
+      request: `[E]` row of `Requests`.
+      distinct: `[R]` the requests, ascending.
+    """
+
+    rows: np.ndarray
+    start: np.ndarray
+    length: np.ndarray
+    request: np.ndarray
+    distinct: np.ndarray
+
+    @property
+    def request_index(self) -> np.ndarray:
+        """`[E]` position of each example's request in `distinct`."""
+        return np.searchsorted(self.distinct, self.request)
+
+
+def make_slates(impressions: Impressions, rows: np.ndarray, slate: int) -> Slates:
+    """Cuts each request's impressions, best position first, into slates of up to `slate`.
+
+    Args:
+      impressions: the impressions, by request.
+      rows: positions of those in the split, ascending.
+      slate: C.
+    """
+    distinct, first, sizes = np.unique(
+        impressions.request[rows], return_index=True, return_counts=True
+    )
+    parts = -(-sizes // slate)
+    owner = np.repeat(np.arange(len(distinct)), parts)
+    number = np.arange(len(owner)) - np.repeat(np.cumsum(parts) - parts, parts)
+    start = first[owner] + number * slate
+    length = np.minimum(slate, sizes[owner] - number * slate)
+    return Slates(rows, start, length, distinct[owner], distinct)

@@ -1,0 +1,342 @@
+"""Checks of a whole log before any work starts, as Ibis expressions on the embedded DuckDB.
+
+Each table is read about twice: once for the row-wise checks (all of them in one pass) and once for
+ids (duplicates, rows that refer to nothing). An error names table, column, row count and the first
+offending row in the order of the table's ids.
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import ibis
+import pyarrow as pa
+
+from interactrank_jax.errors import InputError, did_you_mean
+
+if TYPE_CHECKING:
+    from interactrank_jax.data.schema import Log
+
+# 1990-01-01 and 2100-01-01 in UTC seconds: older or later logs are far likelier to be a wrong unit.
+EARLIEST, LATEST = 631_152_000, 4_102_444_800
+STAGES = ("shown", "retrieved", "random")
+KEYS = {
+    "items": ("item_id",),
+    "requests": ("request_id",),
+    "impressions": ("request_id", "item_id"),
+    "events": ("event_id",),
+}
+
+_Predicate = Callable[[pa.DataType], bool]
+
+
+def _is_string(kind: pa.DataType) -> bool:
+    return pa.types.is_string(kind) or pa.types.is_large_string(kind)
+
+
+def _is_list(kind: pa.DataType) -> bool:
+    nested = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
+    return any(test(kind) for test in nested) and pa.types.is_floating(kind.value_type)
+
+
+_TYPES: dict[str, tuple[str, _Predicate]] = {
+    "id": ("a string or an integer", lambda t: _is_string(t) or pa.types.is_integer(t)),
+    "integer": ("an integer", pa.types.is_integer),
+    "number": ("a number", lambda t: pa.types.is_integer(t) or pa.types.is_floating(t)),
+    "string": ("a string", _is_string),
+    "binary": ("a boolean, or an integer 0 or 1", lambda t: _is_flag(t)),
+    "categorical": (
+        "a string, an integer or a boolean",
+        lambda t: _is_string(t) or _is_flag(t),
+    ),
+    "numeric": ("a number", lambda t: pa.types.is_integer(t) or pa.types.is_floating(t)),
+    "text": ("a string", _is_string),
+    "embedding": ("a list of floats", _is_list),
+}
+
+
+def _is_flag(kind: pa.DataType) -> bool:
+    return pa.types.is_boolean(kind) or pa.types.is_integer(kind)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Check:
+    """A row-wise check: rows where `bad` holds are wrong.
+
+    `expected` says what should be there and what to do; `remark` may add, from the example's
+    value, what went wrong.
+    """
+
+    column: str
+    bad: ibis.expr.types.BooleanValue
+    expected: str
+    remark: Callable[[Any], str] = lambda value: ""
+
+
+def validate(log: "Log") -> dict[str, Any]:
+    """Checks a log against its schema and against itself.
+
+    Returns:
+      Row counts per table (`items`, `requests`, `impressions`, `events`), `users`, `queries`,
+      `actions` (impressions with each action), `duplicate_events` (rows whose event_id came
+      before: dropped by every reader, not an error) and, in a log with time, `first_timestamp` and
+      `last_timestamp` of the requests.
+
+    Raises:
+      InputError: the first thing found wrong.
+    """
+    if log.schema.timeless and log.has_events:
+        raise InputError(
+            f"{log.path}: a timeless log cannot hold events, which have times. Set "
+            f'"timeless": false and give requests a timestamp, or remove events.'
+        )
+    tables = [name for name in KEYS if name != "events" or log.has_events]
+    expected = {name: _columns(log, name) for name in tables}
+    for name in tables:
+        _check_columns(log, name, expected[name])
+    _check_id_types(log, tables)
+    totals = {name: _check_rows(log, name, expected[name]) for name in tables}
+    for name in tables[:3]:
+        _check_unique(log, name, totals[name]["rows"])
+    for name, column, target in (
+        ("impressions", "item_id", "items"),
+        ("impressions", "request_id", "requests"),
+        ("events", "item_id", "items"),
+    ):
+        if name in tables:
+            _check_known(log, name, column, target)
+    return _summary(log, totals)
+
+
+def _columns(log: "Log", name: str) -> dict[str, str]:
+    """Returns the columns a table is checked for, by the name of their type in `_TYPES`."""
+    schema = log.schema
+    present = log.columns(name)
+    if name == "items":
+        columns = {"item_id": "id"}
+        columns |= {feature.name: feature.kind for feature in schema.select(("item",))}
+    elif name == "requests":
+        columns = {"request_id": "id", "user_id": "id", "query_id": "id"}
+        if not schema.timeless:
+            columns["timestamp"] = "integer"
+        columns |= {feature.name: feature.kind for feature in schema.select(("user", "request"))}
+    elif name == "impressions":
+        columns = {"request_id": "id", "item_id": "id", "position": "integer"}
+        columns |= dict.fromkeys(schema.actions, "binary")
+        optional = {"propensity": "number", "stage": "string", "teacher_score": "number"}
+        columns |= {key: kind for key, kind in optional.items() if key in present}
+    else:
+        columns = dict.fromkeys(("event_id", "user_id", "query_id", "item_id"), "id")
+        columns |= {"action": "string", "event_time": "integer", "arrival_time": "integer"}
+        columns |= {
+            feature.name: feature.kind
+            for feature in schema.select(("user", "request"), "categorical")
+            if feature.name in present
+        }
+    return columns
+
+
+def _check_columns(log: "Log", name: str, expected: dict[str, str]) -> None:
+    for part, path in enumerate(log.files(name)):
+        present = log.columns(name, part)
+        for column, kind in expected.items():
+            if column not in present:
+                raise InputError(
+                    f"{name} ({path}): column '{column}' is missing."
+                    + did_you_mean(column, present)
+                )
+            words, fits = _TYPES[kind]
+            nulls = pa.types.is_null(present[column]) and (name, column) == ("events", "query_id")
+            if not fits(present[column]) and not nulls:
+                raise InputError(
+                    f"{name} ({path}): column '{column}' has type {present[column]}. Expected "
+                    f"{words}: convert it."
+                )
+
+
+def _check_id_types(log: "Log", tables: list[str]) -> None:
+    """An id is a string everywhere or an integer everywhere: '7' never meets 7."""
+    for column in ("item_id", "request_id", "user_id", "query_id"):
+        found = {
+            name: kind
+            for name in tables
+            if not pa.types.is_null(kind := log.columns(name).get(column, pa.null()))
+        }
+        if len({_is_string(kind) for kind in found.values()}) > 1:
+            kinds = ", ".join(f"{kind} in {name}" for name, kind in found.items())
+            raise InputError(
+                f"column '{column}' is {kinds}. Expected strings everywhere or integers "
+                f"everywhere: convert one of them."
+            )
+
+
+def _row_checks(
+    table: ibis.Table, name: str, expected: dict[str, str], log: "Log"
+) -> Iterator[_Check]:
+    types = log.columns(name)
+    for column, kind in expected.items():
+        value = table[column]
+        if (name, column) != ("events", "query_id"):
+            remedy = "drop these rows" if kind == "id" else "fill them in, or drop these rows"
+            yield _Check(column, value.isnull(), f"a value in every row: {remedy}")
+        if pa.types.is_floating(types[column]):
+            yield _Check(
+                column, value.isnan() | value.isinf(), "finite numbers: fill in what is missing"
+            )
+        if kind == "embedding":
+            broken = value.filter(lambda x: x.isnull() | x.isnan() | x.isinf()).length() > 0
+            yield _Check(column, broken, "finite numbers in every embedding: fill them in")
+        if kind == "binary" and not pa.types.is_boolean(types[column]):
+            yield _Check(column, ~value.isin([0, 1]), "0 or 1: was this action done, or not")
+        if column in ("timestamp", "event_time", "arrival_time"):
+            yield _Check(
+                column,
+                ~value.between(EARLIEST, LATEST),
+                "UTC seconds between 1990 and 2100",
+                _wrong_unit,
+            )
+    if name == "impressions":
+        yield _Check("position", table.position < 0, "positions from 0 upwards")
+    if "propensity" in expected:
+        outside = (table.propensity <= 0) | (table.propensity > 1)
+        yield _Check("propensity", outside, "a probability above 0, at most 1")
+    if "stage" in expected:
+        yield _Check("stage", ~table.stage.isin(STAGES), f"one of {', '.join(STAGES)}")
+    if name == "events":
+        actions = log.schema.actions
+        yield _Check(
+            "action",
+            ~table.action.isin(actions),
+            f"an action the schema declares ({', '.join(actions)}): declare it, or drop the rows",
+        )
+        yield _Check(
+            "arrival_time",
+            table.arrival_time < table.event_time,
+            "arrival at or after the event: are the two columns swapped, or two clocks mixed?",
+        )
+
+
+def _wrong_unit(value: int) -> str:
+    for name, per_second in (
+        ("milliseconds", 10**3),
+        ("microseconds", 10**6),
+        ("nanoseconds", 10**9),
+    ):
+        if EARLIEST <= value // per_second <= LATEST:
+            return f" These look like {name}: divide by {per_second}."
+    return ""
+
+
+def _check_rows(log: "Log", name: str, expected: dict[str, str]) -> dict[str, Any]:
+    """Runs a table's row-wise checks in one pass; returns `rows` and what `_summary` needs."""
+    table = log.table(name)
+    checks = list(_row_checks(table, name, expected, log))
+    aggregates: dict[str, Any] = {"rows": table.count()}
+    aggregates |= {f"bad_{i}": check.bad.sum() for i, check in enumerate(checks)}
+    embeddings = [column for column, kind in expected.items() if kind == "embedding"]
+    for column in embeddings:
+        aggregates[f"min_{column}"] = table[column].length().min()
+        aggregates[f"max_{column}"] = table[column].length().max()
+    if name == "impressions":
+        for action in log.schema.actions:
+            aggregates[f"action_{action}"] = table[action].cast("int64").sum()
+    elif name == "requests":
+        aggregates |= {"users": table.user_id.nunique(), "queries": table.query_id.nunique()}
+        if not log.schema.timeless:
+            aggregates |= {"first": table.timestamp.min(), "last": table.timestamp.max()}
+    elif name == "events":
+        aggregates["ids"] = table.event_id.nunique()
+    totals = table.aggregate(**aggregates).to_pyarrow().to_pylist()[0]
+    if not totals["rows"]:
+        remedy = (
+            "remove it, and histories come from the impressions" if name == "events" else "add rows"
+        )
+        raise InputError(f"{name} ({log.path}): the table is empty. Expected rows: {remedy}.")
+    for i, check in enumerate(checks):
+        if totals[f"bad_{i}"]:
+            example = _example(table, check.bad, name, check.column)
+            raise InputError(
+                f"{name}: column '{check.column}' is wrong in {totals[f'bad_{i}']:,} of "
+                f"{totals['rows']:,} rows, for example {_show(example)}. Expected "
+                f"{check.expected}.{check.remark(example[check.column])}"
+            )
+    for column in embeddings:
+        low, high = totals[f"min_{column}"], totals[f"max_{column}"]
+        if low != high or not low:
+            odd = table[column].length() < max(high, 1)
+            count = odd.sum().to_pyarrow().as_py()
+            example = _example(table, odd, name, column)
+            raise InputError(
+                f"{name}: column '{column}' has lists of {low} to {high} numbers, {count:,} of "
+                f"{totals['rows']:,} rows are too short, for example {_show(example)}. "
+                f"Expected one width, at least 1, in every row."
+            )
+    return totals
+
+
+def _example(
+    table: ibis.Table, bad: ibis.expr.types.BooleanValue, name: str, column: str
+) -> dict[str, Any]:
+    """Returns keys and `column` of the first bad row in the order of the keys (nulls last).
+
+    Bad rows are sorted to the front rather than filtered: DuckDB skips Parquet row groups by their
+    minimum and maximum, which leave NaN out, so that a filter for NaN can find nothing.
+    """
+    keys = list(KEYS[name])
+    order = [ibis.ifelse(bad, 0, 1), *(table[key] for key in keys)]
+    first = table.order_by(order).limit(1).select(list(dict.fromkeys([*keys, column])))
+    return first.to_pyarrow().to_pylist()[0]
+
+
+def _show(row: dict[str, Any]) -> str:
+    return ", ".join(f"{key}={_short(value)}" for key, value in row.items())
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def _check_unique(log: "Log", name: str, rows: int) -> None:
+    table, keys = log.table(name), list(KEYS[name])
+    # DISTINCT first, grouping only on failure: in a sound log one cheap aggregate is all it takes.
+    distinct = table.select(keys).distinct().count().to_pyarrow().as_py()
+    if distinct == rows:
+        return
+    counts = table.group_by(keys).aggregate(copies=ibis._.count())
+    repeated = counts.filter(counts.copies > 1)
+    row = repeated.order_by(keys).limit(1).to_pyarrow().to_pylist()[0]
+    raise InputError(
+        f"{name}: column {' and '.join(repr(key) for key in keys)} repeats: {rows - distinct:,} of "
+        f"{rows:,} rows are duplicates, for example {_show(row)}. Expected each "
+        f"{'pair' if len(keys) > 1 else 'id'} once: keep one row of each."
+    )
+
+
+def _check_known(log: "Log", name: str, column: str, target: str) -> None:
+    table, known = log.table(name), log.table(target)
+    unknown = table.anti_join(known, column)
+    count = unknown.count().to_pyarrow().as_py()
+    if count:
+        rows = table.count().to_pyarrow().as_py()
+        example = _example(unknown, ibis.literal(True), name, column)
+        raise InputError(
+            f"{name}: column '{column}' is unknown to {target} in {count:,} of {rows:,} rows, for "
+            f"example {_show(example)}. Expected ids of the {target} table: add them there, or "
+            f"drop these rows."
+        )
+
+
+def _summary(log: "Log", totals: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    summary: dict[str, Any] = {name: total["rows"] for name, total in totals.items()}
+    events = totals.get("events", {"rows": 0, "ids": 0})
+    summary["events"] = events["rows"]
+    summary["duplicate_events"] = events["rows"] - events["ids"]
+    summary |= {name: totals["requests"][name] for name in ("users", "queries")}
+    summary["actions"] = {
+        name: totals["impressions"][f"action_{name}"] for name in log.schema.actions
+    }
+    if not log.schema.timeless:
+        summary["first_timestamp"] = totals["requests"]["first"]
+        summary["last_timestamp"] = totals["requests"]["last"]
+    return summary

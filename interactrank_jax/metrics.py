@@ -1,0 +1,542 @@
+"""Exact metrics of ranked scores, and their uncertainty over requests.
+
+All functions take flat NumPy arrays, one entry per candidate, in any order; the rows of one request
+are those that share a value of `request`. A metric that is undefined on its rows (no positive, or
+one class only where two are needed) is NaN. Writing NaN as JSON is left to the caller.
+
+Ties. In a ranked list (hit, NDCG, MRR, recall) a tie is broken AGAINST the model: a negative comes
+before a positive of the same score, so a scorer that says nothing earns nothing. The two AUCs are
+probabilities of a pair being in order and count a tie as one half, as scikit-learn does.
+
+Uncertainty. Candidates of one request are not independent, requests are: intervals resample whole
+requests. A resample is a vector of multiplicities, one per request, so every metric is prepared
+(sorted, grouped) once and a replicate costs a weighted sum.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from interactrank_jax.errors import InputError, did_you_mean
+
+# Multiplicity of each request [R], in the order of sorted request values -> the metric's value.
+Statistic = Callable[[np.ndarray], float]
+
+METRICS = (
+    "roc_auc",
+    "pr_auc",
+    "logloss",
+    "request_auc",
+    "hit_at_1",
+    "hit_at_3",
+    "hit_at_10",
+    "ndcg_at_10",
+    "mrr",
+)
+
+
+class PairedDifference(NamedTuple):
+    """A metric of scorer A minus that of scorer B on the same requests, with its interval."""
+
+    difference: float
+    low: float
+    high: float
+
+
+# --- over rows --------------------------------------------------------------------------------
+
+
+def roc_auc(scores: ArrayLike, labels: ArrayLike, weights: ArrayLike | None = None) -> float:
+    """Probability that a positive outscores a negative; a tie counts one half.
+
+    Args:
+      scores: [n] anything ordered, infinities included.
+      labels: [n] 0 or 1.
+      weights: [n], not negative. A weight of 2 is the row given twice, 0 is the row left out.
+
+    Returns:
+      The area in [0, 1]; NaN unless both classes have weight.
+
+    Raises:
+      InputError: lengths differ, a score is NaN, a label is not 0 or 1, a weight is negative.
+    """
+    curve = _Curve(*_scored(scores, labels))
+    return curve.roc_auc(_weights(weights, curve.order.size))
+
+
+def pr_auc(scores: ArrayLike, labels: ArrayLike, weights: ArrayLike | None = None) -> float:
+    """Average precision: precision at each distinct score, weighted by the recall it adds.
+
+    This is scikit-learn's `average_precision_score` (a step function, nothing interpolated).
+    Arguments and errors as for `roc_auc`. NaN where there is no positive; 1 where all are.
+    """
+    curve = _Curve(*_scored(scores, labels))
+    return curve.average_precision(_weights(weights, curve.order.size))
+
+
+def logloss(logits: ArrayLike, labels: ArrayLike, weights: ArrayLike | None = None) -> float:
+    """Mean negative log likelihood in nats, of probabilities sigmoid(logits).
+
+    Computed from the logits, so a confident prediction is never rounded to 0 or 1.
+    Arguments and errors as for `roc_auc`. NaN where there is no row of positive weight.
+    """
+    logits, labels = _scored(logits, labels)
+    weights = _weights(weights, labels.size)
+    return _ratio(weights @ _row_logloss(logits, labels), weights.sum())
+
+
+class _Curve:
+    """Rows ordered by falling score, once; any weighting of them then costs two running sums."""
+
+    def __init__(self, scores: np.ndarray, labels: np.ndarray):
+        self.order = np.argsort(scores)[::-1]
+        self.labels = labels[self.order]
+        self.edges = _edges(scores[self.order])
+
+    def roc_auc(self, weights: np.ndarray) -> float:
+        """Area by trapezoids; `weights` [n] in the order the rows were given."""
+        true, false = self._cumulative(weights)
+        area = np.diff(false) @ (true[1:] + true[:-1]) / 2
+        return _ratio(area, true[-1] * false[-1])
+
+    def average_precision(self, weights: np.ndarray) -> float:
+        """Sum of precision times added recall; `weights` [n] in the order the rows were given."""
+        true, false = self._cumulative(weights)
+        predicted = true + false
+        precision = np.divide(true, predicted, out=np.zeros_like(true), where=predicted > 0)
+        return _ratio(np.diff(true) @ precision[1:], true[-1])
+
+    def _cumulative(self, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Weight of the positives and negatives at or above each distinct score, from 0."""
+        weights = weights[self.order]
+        true, false = np.zeros((2, weights.size + 1))
+        np.cumsum(weights * self.labels, out=true[1:])
+        np.cumsum(weights * (1 - self.labels), out=false[1:])
+        return true[self.edges], false[self.edges]
+
+
+# --- over requests ----------------------------------------------------------------------------
+
+
+class Rankings:
+    """Rows grouped by request and ranked by score, once; every per-request metric reads this.
+
+    Each method returns [R] values aligned with `requests`, NaN where the request leaves the metric
+    undefined. 1 million rows are grouped and ranked in a fraction of a second: one sort, no loop.
+
+    Attributes:
+      requests: [R] the distinct values of `request`, sorted.
+      code: [n] index into `requests` of each row, in the order the rows were given.
+    """
+
+    def __init__(self, request: ArrayLike, scores: ArrayLike, labels: ArrayLike):
+        """Ranks the rows.
+
+        Args:
+          request: [n] integers; rows of one request need not be neighbours.
+          scores: [n]; higher ranks first.
+          labels: [n] 0 or 1.
+
+        Raises:
+          InputError: lengths differ, a score is NaN, a label is not 0 or 1.
+        """
+        scores, labels = _scored(scores, labels)
+        request = _flat("request", request, labels.size)
+        # Last key first: by request, then falling score, then negatives before positives.
+        order = np.lexsort((labels, -scores, request))
+        request, self._scores, self._labels = request[order], scores[order], labels[order]
+        edges = _edges(request)
+        self._starts, sizes = edges[:-1], np.diff(edges)
+        self.requests = request[self._starts]
+        self._row_request = np.repeat(np.arange(sizes.size), sizes)
+        self._rank = 1 + np.arange(order.size) - np.repeat(self._starts, sizes)
+        self._positives = _segment_sum(self._labels.astype(np.int64), self._starts)
+        self._negatives = sizes - self._positives
+        self.code = np.empty(order.size, np.int64)
+        self.code[order] = self._row_request
+
+    def auc(self) -> np.ndarray:
+        """ROC-AUC within each request, ties one half; NaN unless it has both classes."""
+        edges = _edges(self._row_request, self._scores)
+        groups, sizes = edges[:-1], np.diff(edges)  # rows of one request and one score
+        positives = _segment_sum(self._labels.astype(np.int64), groups)
+        negatives = sizes - positives
+        # Negatives of the request that rank after the group: all of its negatives, less those
+        # through the group (a running sum over all rows, counted from the request's start).
+        request = self._row_request[groups]
+        before_request = np.cumsum(self._negatives) - self._negatives
+        through = np.cumsum(negatives) - before_request[request]
+        won = positives * (self._negatives[request] - through + negatives / 2)
+        first_group = np.searchsorted(groups, self._starts)
+        return self._divide(_segment_sum(won, first_group), self._positives * self._negatives)
+
+    def hit_at_k(self, k: int) -> np.ndarray:
+        """1 if a positive is among the first k, else 0; NaN without a positive."""
+        found = _segment_sum(self._labels * (self._rank <= k), self._starts) > 0
+        return self._divide(found.astype(float), self._positives > 0)
+
+    def ndcg_at_k(self, k: int) -> np.ndarray:
+        """DCG of the first k, gain 1 and discount 1/log2(1 + rank), over the best one possible."""
+        gains = self._labels * (self._rank <= k) / np.log2(1.0 + self._rank)
+        ideal = np.concatenate([[0.0], np.cumsum(1 / np.log2(np.arange(2.0, k + 2)))])
+        best = ideal[np.minimum(self._positives, k)]
+        return self._divide(_segment_sum(gains, self._starts), best)
+
+    def reciprocal_rank(self) -> np.ndarray:
+        """1 / rank of the first positive, the whole request ranked; NaN without a positive."""
+        if not self._starts.size:
+            return np.zeros(0)
+        first = np.maximum.reduceat(self._labels / self._rank, self._starts)
+        return self._divide(first, self._positives > 0)
+
+    @staticmethod
+    def _divide(value: np.ndarray, by: np.ndarray) -> np.ndarray:
+        return np.divide(value, by, out=np.full(value.shape, np.nan), where=by > 0)
+
+
+def request_auc(request: ArrayLike, scores: ArrayLike, labels: ArrayLike) -> float:
+    """Mean over requests with both classes of the ROC-AUC within the request, ties one half."""
+    return _nan_mean(Rankings(request, scores, labels).auc())
+
+
+def hit_at_k(request: ArrayLike, scores: ArrayLike, labels: ArrayLike, k: int) -> float:
+    """Share of the requests with a positive that have one among their first k.
+
+    A request of at most k candidates hits whatever the scores. Ties go against the model.
+    """
+    return _nan_mean(Rankings(request, scores, labels).hit_at_k(k))
+
+
+def ndcg_at_k(request: ArrayLike, scores: ArrayLike, labels: ArrayLike, k: int) -> float:
+    """Mean NDCG@k over requests with a positive (binary gains). Ties go against the model."""
+    return _nan_mean(Rankings(request, scores, labels).ndcg_at_k(k))
+
+
+def mrr(request: ArrayLike, scores: ArrayLike, labels: ArrayLike) -> float:
+    """Mean over requests with a positive of 1 / its rank. Ties go against the model."""
+    return _nan_mean(Rankings(request, scores, labels).reciprocal_rank())
+
+
+def corpus_recall_by_request(ranks: ArrayLike, request: ArrayLike, k: int) -> np.ndarray:
+    """Recall@k of each request that has a relevant item, [R], in the order of request values.
+
+    Args:
+      ranks: [n] one per relevant (request, item): its rank in the whole corpus, counted from 1 and
+        with ties against the model, that is 1 + the number of other items scored at least as high.
+      request: [n] integers, the request of each.
+      k: size of the list.
+
+    Returns:
+      [R] (relevant items with rank <= k) / (relevant items). A request with more than k relevant
+      items cannot reach 1.
+    """
+    ranks = np.asarray(ranks)
+    request = _flat("request", request, ranks.size)
+    if ranks.size and ranks.min() < 1:
+        raise InputError(f"ranks are counted from 1. Found {ranks.min()}.")
+    _, code, relevant = np.unique(request, return_inverse=True, return_counts=True)
+    return np.bincount(code, weights=ranks <= k, minlength=relevant.size) / relevant
+
+
+def corpus_recall(ranks: ArrayLike, request: ArrayLike, k: int) -> float:
+    """Mean Recall@k over the requests that have a relevant item; see `corpus_recall_by_request`."""
+    return _nan_mean(corpus_recall_by_request(ranks, request, k))
+
+
+# --- calibration ------------------------------------------------------------------------------
+
+
+def prior_correction(positive_weight: float, negative_weight: float) -> float:
+    """Logit offset that class-dependent weighting and sampling put into a trained model.
+
+    With weight w+ on positives and w- on negatives, the cross entropy at a point where the true
+    probability is p is minimal at p' = w+ p / (w+ p + w- (1 - p)), so logit(p') = logit(p) +
+    log(w+ / w-). SUBTRACT the returned offset from the model's logits to estimate logit(p).
+
+    Args:
+      positive_weight: mean training weight of a positive row, over all rows there were before
+        sampling: a row kept with probability s and then given weight w counts s * w.
+      negative_weight: the same of the negatives. Where weights differ within a class the offset is
+        the average one.
+
+    Raises:
+      InputError: a weight is not a positive number.
+    """
+    if not (0 < positive_weight < np.inf and 0 < negative_weight < np.inf):
+        raise InputError(
+            "mean weights of both classes must be positive and finite. Found "
+            f"{positive_weight} on positives and {negative_weight} on negatives."
+        )
+    return float(np.log(positive_weight / negative_weight))
+
+
+def expected_calibration_error(
+    probabilities: ArrayLike, labels: ArrayLike, bins: int = 20
+) -> float:
+    """Mean |predicted - observed| over bins of equal mass, weighted by the rows in each.
+
+    Rows of one probability share a bin, the one their middle falls into: the value does not depend
+    on the order of the rows, and a constant prediction is one bin.
+
+    Args:
+      probabilities: [n] in [0, 1].
+      labels: [n] 0 or 1.
+      bins: number of bins.
+    """
+    probabilities, labels = _scored(probabilities, labels)
+    order = np.argsort(probabilities)
+    edges = _edges(probabilities[order])
+    middle = (edges[1:] + edges[:-1]) / 2
+    bin_of_group = np.floor(bins * middle / max(order.size, 1)).astype(np.int64)
+    bin_of_row = np.repeat(bin_of_group, np.diff(edges))
+    excess = probabilities[order].astype(float) - labels[order]
+    return _ratio(np.abs(np.bincount(bin_of_row, weights=excess)).sum(), order.size)
+
+
+def predicted_over_observed(probabilities: ArrayLike, labels: ArrayLike) -> float:
+    """Expected positives over counted ones: 1 is calibrated on average; NaN without a positive."""
+    probabilities, labels = _scored(probabilities, labels)
+    return _ratio(probabilities.sum(dtype=float), labels.sum())
+
+
+# --- all at once, and their uncertainty -------------------------------------------------------
+
+
+def statistics(
+    request: ArrayLike, scores: ArrayLike, labels: ArrayLike, logits: ArrayLike | None = None
+) -> tuple[dict[str, Statistic], int]:
+    """Prepares every metric of `METRICS` for resampling.
+
+    Returns:
+      (name -> function of the multiplicities [R] of the requests, number of requests R).
+    """
+    scores, labels = _scored(scores, labels)
+    rankings = Rankings(request, scores, labels)
+    curve, code, requests = _Curve(scores, labels), rankings.code, rankings.requests.size
+    rows = np.bincount(code, minlength=requests)
+    if logits is None:
+        losses = np.full(requests, np.nan)
+    else:
+        loss = _row_logloss(_scored(logits, labels)[0], labels)
+        losses = np.bincount(code, weights=loss, minlength=requests)
+    return {
+        "roc_auc": lambda multiplicity: curve.roc_auc(multiplicity[code]),
+        "pr_auc": lambda multiplicity: curve.average_precision(multiplicity[code]),
+        "logloss": lambda multiplicity: _ratio(multiplicity @ losses, multiplicity @ rows),
+        "request_auc": _mean_statistic(rankings.auc()),
+        "hit_at_1": _mean_statistic(rankings.hit_at_k(1)),
+        "hit_at_3": _mean_statistic(rankings.hit_at_k(3)),
+        "hit_at_10": _mean_statistic(rankings.hit_at_k(10)),
+        "ndcg_at_10": _mean_statistic(rankings.ndcg_at_k(10)),
+        "mrr": _mean_statistic(rankings.reciprocal_rank()),
+    }, requests
+
+
+def evaluate_all(
+    request: ArrayLike, scores: ArrayLike, labels: ArrayLike, logits: ArrayLike | None = None
+) -> dict[str, float]:
+    """Returns every metric of `METRICS`, each equal to the function of its name.
+
+    Args:
+      request: [n] integers.
+      scores: [n] the ranked score.
+      labels: [n] 0 or 1.
+      logits: [n] for the log loss alone (the scores themselves, or after the prior correction).
+        Without them `logloss` is NaN: a score such as BM25's is no logit.
+
+    Raises:
+      InputError: lengths differ, a score is NaN, a label is not 0 or 1.
+    """
+    prepared, requests = statistics(request, scores, labels, logits)
+    once = np.ones(requests)
+    return {name: statistic(once) for name, statistic in prepared.items()}
+
+
+def intervals(
+    request: ArrayLike,
+    scores: ArrayLike,
+    labels: ArrayLike,
+    logits: ArrayLike | None = None,
+    *,
+    replicates: int = 200,
+    level: float = 0.95,
+    seed: int = 0,
+) -> dict[str, tuple[float, float]]:
+    """Returns (low, high) of every metric of `METRICS`; see `evaluate_all` and `bootstrap`."""
+    prepared, requests = statistics(request, scores, labels, logits)
+    return bootstrap(prepared, requests, replicates=replicates, level=level, seed=seed)
+
+
+def mean_interval(
+    values: ArrayLike, *, replicates: int = 200, level: float = 0.95, seed: int = 0
+) -> tuple[float, float]:
+    """Returns (low, high) of the mean of per-request values [R], NaN ones left out."""
+    values = np.asarray(values, float)
+    return bootstrap(
+        {"mean": _mean_statistic(values)},
+        values.size,
+        replicates=replicates,
+        level=level,
+        seed=seed,
+    )["mean"]
+
+
+def paired_bootstrap(
+    request: ArrayLike,
+    scores_a: ArrayLike,
+    scores_b: ArrayLike,
+    labels: ArrayLike,
+    metric: str,
+    *,
+    replicates: int = 200,
+    level: float = 0.95,
+    seed: int = 0,
+) -> PairedDifference:
+    """Difference of one metric, A - B, resampling the same requests for both.
+
+    What makes a request hard is hard for both scorers and cancels, so this interval is much
+    narrower than the two of `intervals` suggest. For `logloss` the scores are read as logits.
+
+    Args:
+      request: [n] integers.
+      scores_a: [n] scores of A.
+      scores_b: [n] scores of B, for the same rows.
+      labels: [n] 0 or 1.
+      metric: one of `METRICS`.
+      replicates: number of resamples.
+      level: probability the interval is meant to cover.
+      seed: of the resampling.
+
+    Raises:
+      InputError: an unknown metric, or rows as in `evaluate_all`.
+    """
+    if metric not in METRICS:
+        raise InputError(f"no metric named '{metric}'.{did_you_mean(metric, METRICS)}")
+    of_a, requests = statistics(request, scores_a, labels, scores_a)
+    of_b, _ = statistics(request, scores_b, labels, scores_b)
+
+    def difference(multiplicity: np.ndarray) -> float:
+        return of_a[metric](multiplicity) - of_b[metric](multiplicity)
+
+    low, high = bootstrap(
+        {metric: difference}, requests, replicates=replicates, level=level, seed=seed
+    )[metric]
+    return PairedDifference(difference(np.ones(requests)), low, high)
+
+
+def bootstrap(
+    prepared: Mapping[str, Statistic],
+    requests: int,
+    *,
+    replicates: int = 200,
+    level: float = 0.95,
+    seed: int = 0,
+) -> dict[str, tuple[float, float]]:
+    """Percentile intervals over resampled requests (Efron 1979), the same resamples for all.
+
+    Args:
+      prepared: name -> function of the multiplicities [R] of the requests.
+      requests: R.
+      replicates: number of resamples.
+      level: probability the interval is meant to cover.
+      seed: of the resampling; equal seeds give equal intervals.
+
+    Returns:
+      name -> (low, high). Resamples on which the metric is undefined are left out; (NaN, NaN) if
+      it is on all of them.
+    """
+    generator = np.random.default_rng(seed)
+    values = np.full((replicates, len(prepared)), np.nan)
+    for replicate in range(replicates if requests else 0):
+        drawn = generator.integers(requests, size=requests)
+        multiplicity = np.bincount(drawn, minlength=requests).astype(float)
+        values[replicate] = [statistic(multiplicity) for statistic in prepared.values()]
+    tails = [(1 - level) / 2, (1 + level) / 2]
+    result = {}
+    for name, column in zip(prepared, values.T, strict=True):
+        defined = column[~np.isnan(column)]
+        low, high = np.quantile(defined, tails) if defined.size else (np.nan, np.nan)
+        result[name] = (float(low), float(high))
+    return result
+
+
+# --- shared -----------------------------------------------------------------------------------
+
+
+def _mean_statistic(values: np.ndarray) -> Statistic:
+    defined = ~np.isnan(values)
+    filled = np.where(defined, values, 0.0)
+    return lambda multiplicity: _ratio(multiplicity @ filled, multiplicity @ defined)
+
+
+def _nan_mean(values: np.ndarray) -> float:
+    return _mean_statistic(values)(np.ones(values.size))
+
+
+def _ratio(numerator: float | np.ndarray, denominator: float | np.ndarray) -> float:
+    return float(numerator / denominator) if denominator > 0 else float("nan")
+
+
+def _row_logloss(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    return np.logaddexp(0.0, np.where(labels > 0, -1.0, 1.0) * logits.astype(np.float64))
+
+
+def _edges(*keys: np.ndarray) -> np.ndarray:
+    """Boundaries of the runs of equal rows, ends included: run i is [edges[i], edges[i + 1])."""
+    size = keys[0].size
+    if not size:
+        return np.zeros(1, np.int64)
+    changes = np.logical_or.reduce([key[1:] != key[:-1] for key in keys])
+    return np.concatenate([[0], np.flatnonzero(changes) + 1, [size]])
+
+
+def _segment_sum(values: np.ndarray, starts: np.ndarray) -> np.ndarray:
+    """Sums of the segments that begin at `starts` (every segment non-empty)."""
+    return np.add.reduceat(values, starts) if starts.size else values[:0]
+
+
+def _flat(name: str, values: ArrayLike, size: int) -> np.ndarray:
+    array = np.asarray(values)
+    if array.shape != (size,):
+        raise InputError(
+            f"{name} has shape {array.shape}. Expected one entry per row: ({size},). "
+            "Flatten [requests, candidates] arrays and leave padding out first."
+        )
+    return array
+
+
+def _scored(scores: ArrayLike, labels: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+    """Checks and returns (scores as floats [n], labels as float64 0/1 [n])."""
+    labels = np.asarray(labels)
+    labels = _flat("labels", labels, labels.size)
+    scores = _flat("scores", scores, labels.size)
+    if not np.issubdtype(scores.dtype, np.floating):
+        scores = scores.astype(np.float64)
+    nan = np.isnan(scores)
+    if nan.any():
+        raise InputError(
+            f"scores: {nan.sum()} of {nan.size} are NaN, the first at row {nan.argmax()}. A NaN "
+            "cannot be ranked: find the model input or parameter that is not finite."
+        )
+    other = (labels != 0) & (labels != 1)
+    if other.any():
+        raise InputError(
+            f"labels: {other.sum()} of {other.size} are neither 0 nor 1, for example "
+            f"{labels[other.argmax()]} at row {other.argmax()}."
+        )
+    return scores, labels.astype(np.float64)
+
+
+def _weights(weights: ArrayLike | None, size: int) -> np.ndarray:
+    if weights is None:
+        return np.ones(size)
+    array = _flat("weights", weights, size).astype(np.float64)
+    if not (array >= 0).all():
+        bad = ~(array >= 0)
+        raise InputError(
+            f"weights: {bad.sum()} of {size} are negative or NaN, for example "
+            f"{array[bad.argmax()]} at row {bad.argmax()}."
+        )
+    return array

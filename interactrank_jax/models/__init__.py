@@ -1,0 +1,1 @@
+"""The models: every one is a `PreRanker` (see `preranker.py`)."""

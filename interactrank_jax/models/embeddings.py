@@ -1,0 +1,333 @@
+"""Embedding tables live outside the modules: look up, differentiate the rows, update the rows.
+
+In: integer ids of a batch and the item store. Out: the embedded `RequestInput` and `ItemInput` that
+every model takes. Training, evaluation and indexing all pass through `embed`.
+
+The tables are never inputs of the differentiated function, only the rows that a batch touches; so
+the cost of a step does not grow with the table.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+
+from interactrank_jax.data.examples import PADDING, Feature, Metadata, NumericStatistics
+
+Array = jax.Array
+Batch = Mapping[str, Array]
+Tables = Mapping[str, Array]
+
+USER, QUERY, ITEM = "user_id", "query_id", "item_id"  # names of the id features
+
+
+class Inputs(NamedTuple):
+    """What a model must know of its inputs before it sees one; hashable.
+
+    Attributes:
+      request, item: features of each side that are embedded or given as vectors, in order.
+      request_numeric, item_numeric: statistics of the stacked numeric features.
+      cross: names of the cross features.
+      cross_scale: root mean square of each one's non-zero training values.
+      heads: names of the heads.
+      actions: number of actions (of history events).
+      history_length, query_history_length: L, Lq.
+    """
+
+    request: tuple[Feature, ...]
+    item: tuple[Feature, ...]
+    request_numeric: tuple[NumericStatistics, ...]
+    item_numeric: tuple[NumericStatistics, ...]
+    cross: tuple[str, ...]
+    cross_scale: tuple[float, ...]
+    heads: tuple[str, ...]
+    actions: int
+    history_length: int
+    query_history_length: int
+
+    @classmethod
+    def from_metadata(cls, metadata: Metadata, heads: Sequence[str]) -> "Inputs":
+        """Reads them off prepared examples."""
+        request_side, item_side = ("user", "request"), ("item",)
+
+        def vectors(entities, ids):
+            features = metadata.select(entities)
+            return ids + tuple(feature for feature in features if feature.kind != "numeric")
+
+        def statistics(entities):
+            features = metadata.select(entities, "numeric")
+            return tuple(metadata.numeric_statistics[feature.name] for feature in features)
+
+        return cls(
+            request=vectors(
+                request_side,
+                (
+                    Feature(USER, "user", "categorical", "user"),
+                    Feature(QUERY, "request", "categorical", "query"),
+                ),
+            ),
+            item=vectors(item_side, (Feature(ITEM, "item", "categorical", "item"),)),
+            request_numeric=statistics(request_side),
+            item_numeric=statistics(item_side),
+            cross=metadata.cross,
+            cross_scale=tuple(metadata.cross_statistics[name].rms for name in metadata.cross),
+            heads=tuple(heads),
+            actions=len(metadata.actions),
+            history_length=metadata.history_length,
+            query_history_length=metadata.query_history_length,
+        )
+
+
+@struct.dataclass
+class ItemInput:
+    """Items, embedded. `features`: name -> `[..., d]`; `numeric`: `[..., Fn]` raw values."""
+
+    features: dict[str, Array]
+    numeric: Array
+
+
+@struct.dataclass
+class SequenceInput:
+    """Items in a sequence: `items` `[R, L, D]`, `action` and `age` (hours) and `mask` `[R, L]`."""
+
+    items: Array
+    action: Array
+    age: Array
+    mask: Array
+
+
+@struct.dataclass
+class RequestInput:
+    """Requests, embedded. `features`: name -> `[R, d]`; `numeric`: `[R, Fn]` raw values."""
+
+    features: dict[str, Array]
+    numeric: Array
+    history: SequenceInput
+    query_history: SequenceInput
+
+
+@dataclasses.dataclass(frozen=True)
+class Slot:
+    """Ids to be looked up: `ids` `[...]`, or `[..., T]` to be averaged where `pooled`."""
+
+    table: str
+    ids: Array
+    pooled: bool = False
+
+
+class Rows(NamedTuple):
+    """The distinct rows a batch touches in one table.
+
+    Attributes:
+      ids: `[U]` row numbers, ascending; unused places hold the table's length.
+      touched: `[U]` bool, false for unused places and for the padding row.
+      values: `[U, d]`.
+    """
+
+    ids: Array
+    touched: Array
+    values: Array
+
+
+def item_store(items: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Returns the arrays of `Examples.items` that are looked up on device, in 32 bits."""
+    return {
+        name: np.asarray(value, np.float32 if value.dtype.kind == "f" else np.int32)
+        for name, value in items.items()
+    }
+
+
+def init_tables(key: Array, sizes: Mapping[str, int], dim: int, scale: float) -> dict[str, Array]:
+    """Returns normal(0, scale) tables `[rows, dim]` with a zero padding row."""
+    tables = {}
+    for index, (name, rows) in enumerate(sorted(sizes.items())):
+        table = scale * jax.random.normal(jax.random.fold_in(key, index), (rows, dim))
+        tables[name] = table.at[PADDING].set(0.0)
+    return tables
+
+
+def request_slots(batch: Batch, store: Batch, inputs: Inputs, sequence: Sequence[str]):
+    """Returns the slots of a batch's requests; `sequence` names the item features of histories."""
+    slots = {}
+    for feature in inputs.request:
+        if feature.kind != "embedding":
+            column = {USER: "user", QUERY: "query"}.get(feature.name, f"request/{feature.name}")
+            slots[f"request/{feature.name}"] = Slot(
+                feature.table, batch[column], pooled=feature.kind == "text"
+            )
+    history = [feature for feature in inputs.item if feature.name in sequence]
+    for role in ("history", "query_history"):
+        slots |= _item_slots(store, batch[f"{role}_item"], history, role)
+    return slots
+
+
+def item_slots(store: Batch, items: Array, inputs: Inputs) -> dict[str, Slot]:
+    """Returns the slots of items given as store rows `[...]`."""
+    return _item_slots(store, items, inputs.item, "item")
+
+
+def _item_slots(store: Batch, items: Array, features: Sequence[Feature], role: str):
+    slots = {}
+    for feature in features:
+        if feature.kind != "embedding":
+            column = "id" if feature.name == ITEM else feature.name
+            slots[f"{role}/{feature.name}"] = Slot(
+                feature.table, store[column][items], pooled=feature.kind == "text"
+            )
+    return slots
+
+
+def unique_rows(tables: Tables, slots: Mapping[str, Slot]) -> tuple[dict[str, Rows], dict]:
+    """Gathers each row that a batch needs once.
+
+    Returns:
+      rows by table, and for each slot the places of its ids among those rows. A table no longer
+      than the batch's ids is taken whole: that is cheaper than sorting.
+    """
+    by_table: dict[str, list[str]] = {}
+    for name, slot in slots.items():
+        by_table.setdefault(slot.table, []).append(name)
+    rows, index = {}, {}
+    for table, names in sorted(by_table.items()):
+        ids = jnp.concatenate([slots[name].ids.reshape(-1) for name in names])
+        size = tables[table].shape[0]
+        if size <= ids.shape[0]:
+            touched = jnp.zeros(size, bool).at[ids].set(True).at[PADDING].set(False)
+            rows[table] = Rows(jnp.arange(size, dtype=jnp.int32), touched, tables[table])
+            place = ids
+        else:
+            distinct, place = distinct_ids(ids, size)
+            touched = (distinct != PADDING) & (distinct < size)
+            rows[table] = Rows(
+                distinct, touched, tables[table].at[distinct].get(mode="fill", fill_value=0.0)
+            )
+        start = 0
+        for name in names:
+            shape = slots[name].ids.shape
+            count = int(np.prod(shape))
+            index[name] = place[start : start + count].reshape(shape)
+            start += count
+    return rows, index
+
+
+def distinct_ids(ids: Array, size: int) -> tuple[Array, Array]:
+    """Returns the distinct ids, ascending and filled up with `size`, and each id's place there."""
+    count = ids.shape[0]
+    ordered, origin = jax.lax.sort((ids, jnp.arange(count, dtype=jnp.int32)), num_keys=1)
+    is_first = jnp.concatenate([jnp.ones(1, bool), ordered[1:] != ordered[:-1]])
+    rank = jnp.cumsum(is_first.astype(jnp.int32)) - 1
+    place = jnp.zeros(count, jnp.int32).at[origin].set(rank, unique_indices=True)
+    distinct = jnp.full(count, size, ids.dtype).at[rank].set(ordered)
+    return distinct, place
+
+
+def embed(
+    values: Tables, slots: Mapping[str, Slot], index: Mapping[str, Array] | None = None
+) -> dict[str, Array]:
+    """Looks up every slot: `[..., d]`; padding gives zeros, pooled slots their masked mean.
+
+    Args:
+      values: rows by table: whole tables, or the gathered rows of `unique_rows`.
+      slots: what to look up.
+      index: places among `values`; absent, the ids themselves (whole tables).
+    """
+    embedded = {}
+    for name, slot in slots.items():
+        place = slot.ids if index is None else index[name]
+        present = (slot.ids != PADDING).astype(jnp.float32)[..., None]
+        vectors = values[slot.table][place] * present
+        if slot.pooled:
+            vectors = vectors.sum(-2) / jnp.maximum(present.sum(-2), 1.0)
+        embedded[name] = vectors
+    return embedded
+
+
+def item_input(embedded: Mapping[str, Array], store: Batch, items: Array, inputs: Inputs):
+    """Assembles the `ItemInput` of store rows `[...]` from embedded slots."""
+    return ItemInput(
+        features={
+            feature.name: store[feature.name][items]
+            if feature.kind == "embedding"
+            else embedded[f"item/{feature.name}"]
+            for feature in inputs.item
+        },
+        numeric=store["numeric"][items],
+    )
+
+
+def request_input(embedded: Mapping[str, Array], batch: Batch, store: Batch, inputs: Inputs):
+    """Assembles the `RequestInput` of a batch from embedded slots."""
+
+    def sequence(role: str, action: Array, age: Array) -> SequenceInput:
+        rows = batch[f"{role}_item"]
+        parts = []
+        for feature in inputs.item:
+            key = f"{role}/{feature.name}"
+            if key in embedded:
+                parts.append(embedded[key])
+        return SequenceInput(
+            items=jnp.concatenate(parts, -1), action=action, age=age, mask=rows != PADDING
+        )
+
+    zeros = jnp.zeros_like(batch["query_history_item"])
+    return RequestInput(
+        features={
+            feature.name: batch[f"request/{feature.name}"]
+            if feature.kind == "embedding"
+            else embedded[f"request/{feature.name}"]
+            for feature in inputs.request
+        },
+        numeric=batch["request_numeric"],
+        history=sequence("history", batch["history_action"], batch["history_age"]),
+        query_history=sequence("query_history", zeros, zeros.astype(jnp.float32)),
+    )
+
+
+def embed_requests(tables: Tables, batch: Batch, store: Batch, inputs: Inputs, sequence):
+    """Returns the `RequestInput` of a batch, from whole tables (evaluation, scoring)."""
+    slots = request_slots(batch, store, inputs, sequence)
+    return request_input(embed(tables, slots), batch, store, inputs)
+
+
+def embed_items(tables: Tables, items: Array, store: Batch, inputs: Inputs) -> ItemInput:
+    """Returns the `ItemInput` of store rows `[...]`, from whole tables (evaluation, indexing)."""
+    return item_input(embed(tables, item_slots(store, items, inputs)), store, items, inputs)
+
+
+def zero_inputs(inputs: Inputs, dim: int, sequence: Sequence[str]) -> dict[str, Any]:
+    """Returns inputs of one request and one item, all zero, to initialise a model with."""
+
+    def features(specs):
+        return {
+            feature.name: jnp.zeros((1, feature.width if feature.kind == "embedding" else dim))
+            for feature in specs
+        }
+
+    width = dim * sum(feature.name in sequence for feature in inputs.item)
+
+    def history(length):
+        zeros = jnp.zeros((1, length))
+        return SequenceInput(
+            items=jnp.zeros((1, length, width)),
+            action=zeros.astype(jnp.int32),
+            age=zeros,
+            mask=zeros.astype(bool),
+        )
+
+    items = ItemInput(
+        features=features(inputs.item), numeric=jnp.zeros((1, len(inputs.item_numeric)))
+    )
+    return {
+        "request": RequestInput(
+            features=features(inputs.request),
+            numeric=jnp.zeros((1, len(inputs.request_numeric))),
+            history=history(inputs.history_length),
+            query_history=history(inputs.query_history_length),
+        ),
+        "items": jax.tree.map(lambda value: value[:, None], items),
+        "cross": jnp.zeros((1, 1, len(inputs.cross))),
+    }

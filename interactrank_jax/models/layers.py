@@ -1,0 +1,120 @@
+"""Small functional layers shared by the towers."""
+
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+
+from interactrank_jax.data.examples import NumericStatistics
+
+Array = jax.Array
+
+
+def l2_normalize(x: Array, epsilon: float = 1e-12) -> Array:
+    """Scales `[..., d]` to unit length; zero stays zero, with a finite gradient."""
+    return x * jax.lax.rsqrt(jnp.maximum(jnp.sum(x * x, -1, keepdims=True), epsilon))
+
+
+def along_last(vector: Array | np.ndarray, like: Array) -> Array:
+    """Returns `[F]` as `[1, ..., F]`, to be broadcast against `like` `[..., F]` on purpose."""
+    return jnp.reshape(vector, (1,) * (like.ndim - 1) + (-1,))
+
+
+class NumericNormalizer(nn.Module):
+    """A learned mixture of three views of each numeric feature (InteractRank, towers).
+
+    After clipping to the training range: the value scaled to [0, 1], log1p of its distance from
+    the minimum (standardised), and the gaussian-normalised value; mixed by a softmax per feature.
+
+    Attributes:
+      statistics: one entry per feature, from the training split.
+    """
+
+    statistics: tuple[NumericStatistics, ...]
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """Maps raw `[..., F]` to normalised `[..., F]`."""
+
+        def column(name: str) -> Array:
+            values = [getattr(entry, name) for entry in self.statistics]
+            return along_last(np.array(values, np.float32), x)
+
+        def spread(value: Array) -> Array:
+            return jnp.where(value > 0, value, 1.0)
+
+        minimum, maximum = column("minimum"), column("maximum")
+        x = jnp.clip(x, minimum, maximum)
+        views = jnp.stack(
+            [
+                (x - minimum) / spread(maximum - minimum),
+                (jnp.log1p(x - minimum) - column("log_mean")) / spread(column("log_std")),
+                (x - column("mean")) / spread(column("std")),
+            ],
+            -1,
+        )
+        mixture = self.param("mixture", nn.initializers.zeros, (len(self.statistics), 3))
+        return jnp.einsum("...fv,fv->...f", views, jax.nn.softmax(mixture, -1))
+
+
+class MaskBlock(nn.Module):
+    """One block of MaskNet (Wang et al., 2021): an input-dependent gate, then a hidden layer.
+
+    gate = W2 relu(W1 x) with a bottleneck of a tenth of x's width; out = relu(LN(W3 (gate * x))).
+
+    Attributes:
+      width: output width.
+      reduction: bottleneck as a share of the input width.
+      dropout: rate on the output.
+    """
+
+    width: int
+    reduction: float = 0.1
+    dropout: float = 0.005
+
+    @nn.compact
+    def __call__(self, x: Array, *, train: bool) -> Array:
+        """Maps `[..., D]` to `[..., width]`."""
+        dim = x.shape[-1]
+        gate = nn.relu(nn.Dense(max(1, round(self.reduction * dim)))(x))
+        gate = nn.Dense(dim)(gate)
+        hidden = nn.relu(nn.LayerNorm()(nn.Dense(self.width)(gate * x)))
+        return nn.Dropout(self.dropout, deterministic=not train)(hidden)
+
+
+class ParallelMaskNet(nn.Module):
+    """Blocks side by side on the same input: `[..., D]` to `[..., blocks * width]`."""
+
+    blocks: int
+    width: int
+    reduction: float = 0.1
+    dropout: float = 0.005
+
+    @nn.compact
+    def __call__(self, x: Array, *, train: bool) -> Array:
+        """Concatenates the blocks' outputs."""
+        return jnp.concatenate(
+            [
+                MaskBlock(self.width, self.reduction, self.dropout)(x, train=train)
+                for _ in range(self.blocks)
+            ],
+            -1,
+        )
+
+
+class MLP(nn.Module):
+    """Dense layers with an activation after each: `[..., D]` to `[..., widths[-1]]`."""
+
+    widths: Sequence[int]
+    dropout: float = 0.0
+    activation: Callable[[Array], Array] = nn.relu
+
+    @nn.compact
+    def __call__(self, x: Array, *, train: bool) -> Array:
+        """Applies the layers."""
+        for width in self.widths:
+            x = self.activation(nn.Dense(width)(x))
+            x = nn.Dropout(self.dropout, deterministic=not train)(x)
+        return x

@@ -1,0 +1,76 @@
+"""The interface every model has. Written against it: training, evaluation, index, scoring, export.
+
+Shapes: R requests, C candidates of a request, I items, K cross features, H heads.
+"""
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from ml_collections import FrozenConfigDict
+
+from interactrank_jax.models.embeddings import Inputs, ItemInput, RequestInput
+
+Array = jax.Array
+
+
+class PreRanker(nn.Module):
+    """A model whose item side never sees a query, so that it can be computed ahead.
+
+    Subclasses give `encode_query`, `encode_item`, `score` and, where a cheaper form than
+    broadcasting exists, `score_all` and `rank_all`. Representations are pytrees of arrays.
+
+    Attributes:
+      config: the `model` part of the config.
+      inputs: what there is to look at.
+    """
+
+    config: FrozenConfigDict
+    inputs: Inputs
+
+    uses_cross: ClassVar[bool] = True  # whether `score` looks at the cross features
+
+    def encode_query(self, request: RequestInput, *, train: bool = False) -> Any:
+        """Returns the query representation: a pytree with leading axis `[R]`."""
+        raise NotImplementedError
+
+    def encode_item(self, items: ItemInput, *, train: bool = False) -> Any:
+        """Returns the item representation: a pytree with the leading axes of `items`."""
+        raise NotImplementedError
+
+    def score(self, query: Any, items: Any, cross: Array) -> Array:
+        """Returns logits `[R, C, H]` of query `[R]`, items `[R, C]`, cross `[R, C, K]`."""
+        raise NotImplementedError
+
+    def score_all(self, query: Any, items: Any) -> Array:
+        """Returns logits `[R, I, H]` of query `[R]` with every item `[I]`, all cross terms zero.
+
+        Equal to `score` on broadcast inputs with cross = 0.
+        """
+        requests = jax.tree.leaves(query)[0].shape[0]
+        count = jax.tree.leaves(items)[0].shape[0]
+        broadcast = jax.tree.map(
+            lambda leaf: jnp.broadcast_to(leaf[None], (requests, *leaf.shape)), items
+        )
+        return self.score(query, broadcast, jnp.zeros((requests, count, len(self.inputs.cross))))
+
+    def rank_all(self, query: Any, items: Any, utility: Sequence[float]) -> Array:
+        """Returns the one ranked score `[R, I]`: `score_all` weighted by `utility` `[H]`."""
+        return self.score_all(query, items) @ jnp.asarray(utility, jnp.float32)
+
+    def similarity(self, query: Any, items: Any) -> Array:
+        """Returns `[R, N]` logits of requests and items alone, for the sampled softmax.
+
+        By default the first head of `score_all`.
+        """
+        return self.score_all(query, items)[..., 0]
+
+    def __call__(
+        self, request: RequestInput, items: ItemInput, cross: Array, *, train: bool = False
+    ) -> Array:
+        """Returns logits `[R, C, H]`; touches every parameter, so `init` goes through it."""
+        query = self.encode_query(request, train=train)
+        encoded = self.encode_item(items, train=train)
+        return self.score(query, encoded, cross)

@@ -1,0 +1,22 @@
+"""Names of the models, and how to build one from a config."""
+
+from ml_collections import ConfigDict, FrozenConfigDict
+
+from interactrank_jax.errors import InputError, did_you_mean
+from interactrank_jax.models.embeddings import Inputs
+from interactrank_jax.models.interactrank import InteractRank
+from interactrank_jax.models.preranker import PreRanker
+from interactrank_jax.models.two_tower import TwoTower
+
+MODELS: dict[str, type[PreRanker]] = {"interactrank": InteractRank, "two_tower": TwoTower}
+
+
+def build_model(config: ConfigDict, inputs: Inputs) -> PreRanker:
+    """Returns the model that `config.name` (the `model` part of a config) names.
+
+    Raises:
+      InputError: no such model.
+    """
+    if config.name not in MODELS:
+        raise InputError(f"no model '{config.name}'." + did_you_mean(config.name, MODELS))
+    return MODELS[config.name](FrozenConfigDict(config), inputs)

@@ -1,0 +1,72 @@
+"""Sequences of items in the query tower: the user's real-time history, the query's own history."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+
+from interactrank_jax.models.embeddings import SequenceInput
+
+Array = jax.Array
+
+
+def age_bucket(age: Array, buckets: int) -> Array:
+    """Returns exponential buckets of an age in hours: 0 below one hour, then [2^(b-1), 2^b)."""
+    bucket = jnp.floor(jnp.log2(jnp.maximum(age, 0.5))).astype(jnp.int32) + 1
+    return jnp.clip(bucket, 0, buckets - 1)
+
+
+def masked_mean(items: Array, mask: Array) -> Array:
+    """Averages `[R, L, D]` over the places where `[R, L]` mask holds; none gives zeros."""
+    weight = mask.astype(items.dtype)[..., None]
+    return (items * weight).sum(-2) / jnp.maximum(weight.sum(-2), 1.0)
+
+
+class SequencePooling(nn.Module):
+    """Pools a sequence twice and sums (InteractRank, user sequence).
+
+    u_p = sum_i alpha_i e_i with a learned weight per position, and u_q = sum_i softmax_i(<q, e_i>)
+    e_i with q a learned projection of the query embedding. e_i is the item's embedding plus an
+    embedding of the action and one of the age's exponential bucket.
+
+    Attributes:
+      actions: number of actions; 0 for a sequence without.
+      age_buckets: number of age buckets; 0 for a sequence without.
+      weighted, attention: whether each of the two poolings takes part.
+    """
+
+    actions: int = 0
+    age_buckets: int = 0
+    weighted: bool = True
+    attention: bool = True
+
+    @nn.compact
+    def __call__(self, sequence: SequenceInput, query: Array) -> Array:
+        """Maps a sequence of `[R, L, D]` and a query `[R, Dq]` to `[R, D]`; empty gives zeros."""
+        events, mask = sequence.items, sequence.mask
+        length, dim = events.shape[-2:]
+        embedding = nn.initializers.normal(0.02)
+        if self.actions:
+            table = self.param("action", embedding, (self.actions + 1, dim))
+            events = events + _one_hot_lookup(table, sequence.action)
+        if self.age_buckets:
+            table = self.param("age", embedding, (self.age_buckets, dim))
+            events = events + _one_hot_lookup(table, age_bucket(sequence.age, self.age_buckets))
+        present = mask.astype(events.dtype)
+        pooled = jnp.zeros((*events.shape[:-2], dim), events.dtype)
+        if self.weighted:
+            alpha = self.param("alpha", nn.initializers.constant(1.0 / max(length, 1)), (length,))
+            pooled = pooled + jnp.einsum("l,...l,...ld->...d", alpha, present, events)
+        if self.attention:
+            projected = nn.Dense(dim, use_bias=False, name="query")(query)
+            scores = jnp.einsum("...d,...ld->...l", projected, events) / np.sqrt(dim)
+            scores = jnp.where(mask, scores, -1e9)
+            # Multiplying by the mask once more turns the uniform weights of an empty sequence to 0.
+            attention = jax.nn.softmax(scores, -1) * present
+            pooled = pooled + jnp.einsum("...l,...ld->...d", attention, events)
+        return pooled
+
+
+def _one_hot_lookup(table: Array, index: Array) -> Array:
+    # A table of a dozen rows: the matmul's gradient is a matmul too, not a contended scatter-add.
+    return jax.nn.one_hot(index, table.shape[0], dtype=table.dtype) @ table

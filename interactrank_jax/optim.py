@@ -1,0 +1,125 @@
+"""Optimizers: optax for the dense parameters, row-wise updates for the embedding tables."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from interactrank_jax.errors import InputError, did_you_mean
+from interactrank_jax.models.embeddings import Rows
+
+Array = jax.Array
+RowState = dict[str, Array]
+
+
+def learning_rate(config: Any, total_steps: int) -> optax.Schedule:
+    """Returns linear warm-up, then `config.decay` ('cosine' to zero, or 'constant').
+
+    Raises:
+      InputError: another decay.
+    """
+    peak, warmup = float(config.learning_rate), int(config.warmup_steps)
+    if config.decay == "cosine":
+        return optax.warmup_cosine_decay_schedule(
+            0.0 if warmup else peak, peak, warmup, max(total_steps, warmup + 1)
+        )
+    if config.decay == "constant":
+        return optax.linear_schedule(0.0 if warmup else peak, peak, max(warmup, 1))
+    raise InputError(
+        f"config.train.optimizer.decay is '{config.decay}'."
+        + did_you_mean(str(config.decay), ["cosine", "constant"])
+    )
+
+
+def dense_optimizer(config: Any, schedule: optax.Schedule) -> optax.GradientTransformation:
+    """Returns AdamW with clipping of the global norm, for everything but the tables."""
+    return optax.chain(
+        optax.clip_by_global_norm(config.clip_norm),
+        optax.adamw(schedule, weight_decay=config.weight_decay),
+    )
+
+
+class RowOptimizer:
+    """Updates only the rows a batch touched; untouched rows and their state keep their bits.
+
+    Attributes:
+      name: 'adagrad' (one accumulator per row, the mean square of its gradient) or 'adam' (lazy:
+        a row's moments decay only when it is touched; the bias correction counts global steps).
+      schedule: learning rate by step.
+    """
+
+    def __init__(
+        self, name: str, schedule: Callable[[Array], Array], initial_accumulator: float = 0.1
+    ):
+        if name not in ("adagrad", "adam"):
+            raise InputError(
+                f"config.train.tables.name is '{name}'." + did_you_mean(name, ["adagrad", "adam"])
+            )
+        self.name = name
+        self.schedule = schedule
+        self.initial_accumulator = initial_accumulator
+
+    def init(self, table: Array) -> RowState:
+        """Returns the state of a table `[V, d]`."""
+        if self.name == "adagrad":
+            return {"accumulator": jnp.full(table.shape[0], self.initial_accumulator, jnp.float32)}
+        return {"first": jnp.zeros_like(table), "second": jnp.zeros_like(table)}
+
+    def update(
+        self, table: Array, state: RowState, rows: Rows, gradient: Array, step: Array
+    ) -> tuple[Array, RowState]:
+        """Returns the table and its state after a step.
+
+        Args:
+          table: `[V, d]`.
+          state: of `init`.
+          rows: ids `[U]` and which of them are touched.
+          gradient: `[U, d]` of the loss with respect to those rows.
+          step: of the schedule, from 0.
+        """
+        whole = rows.ids.shape[0] == table.shape[0]
+
+        def read(array: Array) -> Array:
+            return array if whole else array.at[rows.ids].get(mode="fill", fill_value=0)
+
+        def write(array: Array, new: Array) -> Array:
+            if whole:
+                touched = rows.touched.reshape(-1, *[1] * (array.ndim - 1))
+                return jnp.where(touched, new, array)
+            places = jnp.where(rows.touched, rows.ids, array.shape[0])
+            return array.at[places].set(new, mode="drop")
+
+        rate = self.schedule(step)
+        old = {name: read(array) for name, array in state.items()}
+        if self.name == "adagrad":
+            accumulator = old["accumulator"] + jnp.mean(gradient * gradient, -1)
+            change = rate * gradient * jax.lax.rsqrt(accumulator + 1e-10)[:, None]
+            new = {"accumulator": accumulator}
+        else:
+            first = 0.9 * old["first"] + 0.1 * gradient
+            second = 0.999 * old["second"] + 0.001 * gradient * gradient
+            time = step.astype(jnp.float32) + 1
+            corrected = jnp.sqrt(second / (1 - 0.999**time)) + 1e-8
+            change = rate * first / (1 - 0.9**time) / corrected
+            new = {"first": first, "second": second}
+        new_table = write(table, read(table) - change)
+        return new_table, {name: write(state[name], value) for name, value in new.items()}
+
+
+def update_tables(
+    optimizer: RowOptimizer,
+    tables: Mapping[str, Array],
+    states: Mapping[str, RowState],
+    rows: Mapping[str, Rows],
+    gradients: Mapping[str, Array],
+    step: Array,
+) -> tuple[dict[str, Array], dict[str, RowState]]:
+    """Applies `RowOptimizer.update` to every table that has rows; others pass through."""
+    new_tables, new_states = dict(tables), dict(states)
+    for name, touched in rows.items():
+        new_tables[name], new_states[name] = optimizer.update(
+            tables[name], states[name], touched, gradients[name], step
+        )
+    return new_tables, new_states

@@ -1,0 +1,122 @@
+"""A run directory: the config that made it, the model it holds, the examples it belongs to."""
+
+import functools
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from interactrank_jax import configuration, files
+from interactrank_jax.checkpoint import Checkpoints
+from interactrank_jax.data.examples import Examples, Metadata
+from interactrank_jax.errors import InputError
+from interactrank_jax.labels import LabelRule
+from interactrank_jax.models.embeddings import Inputs, zero_inputs
+from interactrank_jax.models.registry import build_model
+
+
+class Run:
+    """An opened run: config, metadata of its examples, model, label rule.
+
+    Attributes:
+      workdir: the directory.
+      config: the resolved config.
+      metadata: of the examples it was trained on.
+    """
+
+    def __init__(self, workdir: files.PathLike, config: ConfigDict, metadata: Metadata):
+        self.workdir = Path(workdir)
+        self.config = config
+        self.metadata = metadata
+        self.rule = LabelRule.from_config(config.label, metadata.actions)
+        self.inputs = Inputs.from_metadata(metadata, self.rule.heads)
+        configuration.check_sequence_features(config, self.inputs)
+        self.model = build_model(config.model, self.inputs)
+        self.sequence = tuple(config.model.sequence.features)
+
+    @property
+    def examples_digest(self) -> str:
+        """Hash of the examples this run was trained on."""
+        return self.metadata.digest
+
+    @classmethod
+    def create(cls, workdir: files.PathLike, config: ConfigDict, examples: Examples) -> "Run":
+        """Opens `workdir` for training with `config`: new, or the same config again.
+
+        Raises:
+          InputError: the directory holds a run of another config or of other examples.
+        """
+        workdir = Path(workdir)
+        run = cls(workdir, config, examples.metadata)
+        file = workdir / "config.json"
+        resolved = configuration.to_json(config)
+        if file.exists():
+            saved = files.read_json(file)
+            difference = configuration.difference(saved["config"], resolved)
+            if difference:
+                raise InputError(
+                    f"{workdir} holds a run of another config: {difference}. Use the same config "
+                    f"to resume, or another --workdir."
+                )
+            if saved["metadata"]["digest"] != examples.metadata.digest:
+                raise InputError(
+                    f"{workdir} holds a run on other examples (hash "
+                    f"{saved['metadata']['digest']}, {examples.path} has "
+                    f"{examples.metadata.digest}). Use those, or another --workdir."
+                )
+            return run
+        if workdir.exists() and not workdir.is_dir():
+            raise InputError(f"--workdir={workdir} is a file. Expected a directory.")
+        files.write_json(file, {"config": resolved, "metadata": examples.metadata.to_json()})
+        return run
+
+    @classmethod
+    def open(cls, workdir: files.PathLike) -> "Run":
+        """Opens a run for evaluation, indexing or scoring.
+
+        Raises:
+          InputError: no run there.
+        """
+        file = Path(workdir) / "config.json"
+        if not file.exists():
+            raise InputError(
+                f"{workdir} holds no run (no config.json). Expected the --workdir of "
+                f"`interactrank train`."
+            )
+        saved = files.read_json(file)
+        return cls(workdir, ConfigDict(saved["config"]), Metadata.from_json(saved["metadata"]))
+
+    @functools.cached_property
+    def model_template(self) -> dict[str, Any]:
+        """Shapes of {'params', 'tables'}."""
+        config = self.config.model
+        sample = zero_inputs(self.inputs, config.embedding_dim, self.sequence)
+        params = jax.eval_shape(lambda: self.model.init(jax.random.key(0), **sample))["params"]
+        tables = {
+            name: jax.ShapeDtypeStruct((rows, config.embedding_dim), jnp.float32)
+            for name, rows in self.metadata.tables.items()
+        }
+        return {"params": params, "tables": tables}
+
+    def restore_model(self) -> tuple[dict[str, Any], int]:
+        """Returns the best model, {'params', 'tables'}, and its step.
+
+        Raises:
+          InputError: nothing trained yet.
+        """
+        with Checkpoints(self.workdir) as checkpoints:
+            return checkpoints.restore_best(self.model_template)
+
+    def check_examples(self, examples: Examples) -> None:
+        """Refuses examples whose ids do not mean what they meant in training.
+
+        Raises:
+          InputError: other examples than those trained on.
+        """
+        if examples.metadata.digest != self.examples_digest:
+            raise InputError(
+                f"{examples.path} (hash {examples.metadata.digest}) is not what {self.workdir} was "
+                f"trained on (hash {self.examples_digest}): its ids mean other things."
+            )

@@ -1,0 +1,1 @@
+"""Item index, exact top-k and batch scoring."""

@@ -1,0 +1,171 @@
+"""Batch scoring: requests and an index in, the best items of each request out, as Parquet."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from interactrank_jax import files
+from interactrank_jax.data.examples import Examples
+from interactrank_jax.data.pipeline import evaluation_batches, request_batches
+from interactrank_jax.errors import InputError, did_you_mean
+from interactrank_jax.models.embeddings import embed_requests, item_store
+from interactrank_jax.runs import Run
+from interactrank_jax.scoring.corpus import CorpusScorer
+from interactrank_jax.scoring.index import Index
+
+CANDIDATES = ("slate", "corpus")
+
+
+class QueryEncoder:
+    """Encodes the requests of a batch: `[R]` rows in, a query representation out."""
+
+    def __init__(self, run: Run, model: dict[str, Any], examples: Examples):
+        self._model = jax.device_put(model)
+        self._store = jax.device_put(item_store(examples.items))
+
+        @jax.jit
+        def encode(model, store, batch):
+            request = embed_requests(model["tables"], batch, store, run.inputs, run.sequence)
+            return run.model.apply({"params": model["params"]}, request, method="encode_query")
+
+        self._encode = encode
+
+    def __call__(self, batch: dict[str, np.ndarray]):
+        """Returns the representation, a pytree with leading axis `[R]`, on device."""
+        return self._encode(self._model, self._store, batch)
+
+
+def score(
+    workdir: files.PathLike,
+    index_path: files.PathLike,
+    examples_path: files.PathLike,
+    out: files.PathLike,
+    *,
+    split: str = "test",
+    k: int = 100,
+    candidates: str = "slate",
+    batch_size: int = 64,
+) -> dict[str, int]:
+    """Writes OUT/scores.parquet: request_id, item_id, rank (from 1), score; ids as in the log.
+
+    Args:
+      workdir, index_path, examples_path: a run, its index, the examples with the requests.
+      out: a new directory.
+      split: whose requests.
+      k: items kept per request.
+      candidates: 'slate' scores the candidates that the log has, 'corpus' every item of the index.
+      batch_size: requests at a time.
+
+    Returns:
+      How many requests and rows were written.
+
+    Raises:
+      InputError: an index of another model, other examples, an unknown split or candidates.
+    """
+    if candidates not in CANDIDATES:
+        raise InputError(f"--candidates={candidates}." + did_you_mean(candidates, CANDIDATES))
+    if k < 1:
+        raise InputError(f"--k={k}. Expected at least 1 item per request.")
+    run, examples = Run.open(workdir), Examples(examples_path)
+    run.check_examples(examples)
+    examples.split(split)
+    model, _ = run.restore_model()
+    index = Index(index_path, run, model)
+    encoder = QueryEncoder(run, model, examples)
+    request_ids = examples.raw_requests(split)["request_id"]
+
+    parts = slate_scores if candidates == "slate" else corpus_scores
+    requests = rows = 0
+    with files.new_directory(out) as directory:
+        writer = None
+        for request, item, rank, value in parts(
+            run, model, index, encoder, examples, split, k, batch_size
+        ):
+            table = pa.table(
+                {
+                    "request_id": request_ids.take(pa.array(request)),
+                    "item_id": pa.array(index.ids[item].tolist()),
+                    "rank": pa.array(rank, pa.int32()),
+                    "score": pa.array(value, pa.float32()),
+                }
+            )
+            if writer is None:
+                writer = pq.ParquetWriter(directory / "scores.parquet", table.schema)
+            writer.write_table(table)
+            requests += len(np.unique(request))
+            rows += len(request)
+        if writer is not None:
+            writer.close()
+        summary = {"requests": requests, "rows": rows}
+        files.write_json(
+            directory / "metadata.json",
+            {**summary, "split": split, "k": k, "candidates": candidates, "index": index.metadata},
+        )
+    return summary
+
+
+Part = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
+
+
+def slate_scores(
+    run: Run,
+    model: dict[str, Any],
+    index: Index,
+    encoder: QueryEncoder,
+    examples: Examples,
+    split: str,
+    k: int,
+    batch_size: int,
+) -> Iterator[Part]:
+    """Yields request_index, store row, rank and score of the logged candidates, in one part."""
+    utility = np.asarray(run.rule.utility, np.float32)
+    items_on_device = jax.device_put(index.items)
+
+    @jax.jit
+    def aligned(params, query, items, rows, cross):
+        chosen = jax.tree.map(lambda leaf: leaf[rows], items)
+        logits = run.model.apply({"params": params}, query, chosen, cross, method="score")
+        return logits @ utility
+
+    found = []
+    for batch in evaluation_batches(examples, split, batch_size):
+        query = encoder(batch)
+        value = aligned(model["params"], query, items_on_device, batch["item"], batch["cross"])
+        mask = batch["mask"]
+        request = np.broadcast_to(batch["request_index"][:, None], mask.shape)
+        found.append((request[mask], batch["item"][mask], np.asarray(value)[mask]))
+    request, item, value = (np.concatenate(column) for column in zip(*found, strict=True))
+    order = np.lexsort((item, -value, request))
+    request, item, value = request[order], item[order], value[order]
+    starts = np.flatnonzero(np.r_[True, request[1:] != request[:-1]])
+    rank = np.arange(len(request)) - np.repeat(starts, np.diff(np.r_[starts, len(request)])) + 1
+    kept = rank <= k
+    yield request[kept], item[kept], rank[kept], value[kept]
+
+
+def corpus_scores(
+    run: Run,
+    model: dict[str, Any],
+    index: Index,
+    encoder: QueryEncoder,
+    examples: Examples,
+    split: str,
+    k: int,
+    batch_size: int,
+) -> Iterator[Part]:
+    """Yields the top k of the whole corpus, a part per batch of requests."""
+    scorer = CorpusScorer(run.model, model["params"], index.items, run.rule.utility)
+    cross = examples.sparse_cross(split)
+    for batch in request_batches(examples, split, batch_size):
+        request = batch["request_index"]
+        real = request >= 0
+        padded = cross.padded(np.where(real, request, 0), scorer.num_items)
+        value, item = scorer.top_k(encoder(batch), *padded, k)
+        width = item.shape[1]
+        rank = np.broadcast_to(np.arange(1, width + 1), item.shape)
+        request = np.broadcast_to(request[:, None], item.shape)
+        yield tuple(array[real].reshape(-1) for array in (request, item, rank, value))

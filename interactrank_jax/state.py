@@ -1,0 +1,85 @@
+"""The train state: one frozen dataclass, unreplicated wherever it is not on the devices."""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import struct
+
+from interactrank_jax.models.embeddings import Inputs, init_tables, zero_inputs
+from interactrank_jax.models.preranker import PreRanker
+from interactrank_jax.optim import RowOptimizer
+
+Array = jax.Array
+
+HEALTHY = -1  # `health` of a run in which every tensor was finite
+
+
+@struct.dataclass
+class TrainState:
+    """Everything a resumed run needs beside the position in the data.
+
+    Attributes:
+      step: steps done, int32.
+      params: the dense parameters.
+      opt_state: their optimizer's.
+      tables: name -> `[V, d]` embedding tables.
+      table_states: name -> row optimizer state.
+      rng: key that every step's randomness is folded from.
+      sums: metric sums since they were last written, name -> scalar.
+      health: int32 `[2]`: the first step with a non-finite tensor and that tensor's place in
+        `steps.health_checks`; both HEALTHY where there was none.
+    """
+
+    step: Array
+    params: Any
+    opt_state: Any
+    tables: dict[str, Array]
+    table_states: dict[str, Any]
+    rng: Array
+    sums: dict[str, Array]
+    health: Array
+
+
+def init_state(
+    model: PreRanker,
+    inputs: Inputs,
+    config: Any,
+    table_sizes: dict[str, int],
+    optimizer: optax.GradientTransformation,
+    row_optimizer: RowOptimizer,
+    sum_names: tuple[str, ...],
+) -> TrainState:
+    """Returns the state at step 0, a function of `config.train.seed` alone."""
+    model_config = config.model
+    sample = zero_inputs(inputs, model_config.embedding_dim, tuple(model_config.sequence.features))
+
+    # Compiled as one, and in haste: it runs once, and drawing random numbers for a dozen shapes
+    # would otherwise take longer to compile than the training step.
+    @functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+    def init() -> TrainState:
+        root = jax.random.key(config.train.seed)
+        dense_key, table_key, step_key = jax.random.split(root, 3)
+        params = model.init(dense_key, **sample)["params"]
+        tables = init_tables(
+            table_key, table_sizes, model_config.embedding_dim, model_config.embedding_scale
+        )
+        return TrainState(
+            step=jnp.zeros((), jnp.int32),
+            params=params,
+            opt_state=optimizer.init(params),
+            tables=tables,
+            table_states={name: row_optimizer.init(table) for name, table in tables.items()},
+            rng=jax.random.key_data(step_key),
+            sums={name: jnp.zeros((), jnp.float32) for name in sum_names},
+            health=jnp.full(2, HEALTHY, jnp.int32),
+        )
+
+    return init()
+
+
+def count_parameters(params: Any) -> int:
+    """Returns the number of scalars in a tree of arrays."""
+    return sum(leaf.size for leaf in jax.tree.leaves(params))

@@ -1,0 +1,256 @@
+"""Training: examples in, a run directory out. Read top to bottom.
+
+RUN/config.json      the resolved config and the hash of the examples it was trained on
+RUN/metrics.jsonl    training and validation figures, one line a write (also TensorBoard)
+RUN/checkpoints, RUN/best    see `checkpoint.py`
+"""
+
+import logging
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from interactrank_jax import evaluate, writers
+from interactrank_jax.checkpoint import Checkpoints, Progress
+from interactrank_jax.data.examples import Examples
+from interactrank_jax.data.pipeline import train_iterator
+from interactrank_jax.errors import InputError
+from interactrank_jax.files import PathLike
+from interactrank_jax.models.embeddings import item_store
+from interactrank_jax.optim import RowOptimizer, dense_optimizer, learning_rate
+from interactrank_jax.parallel import DataParallel
+from interactrank_jax.runs import Run
+from interactrank_jax.state import HEALTHY, TrainState, count_parameters, init_state
+from interactrank_jax.steps import Objective, health_checks, make_train_step
+
+logger = logging.getLogger(__name__)
+
+
+class TrainingInterrupted(KeyboardInterrupt):
+    """SIGINT or SIGTERM came and a checkpoint is saved; the same command goes on from there."""
+
+
+def train(
+    config: ConfigDict,
+    examples_path: PathLike,
+    workdir: PathLike,
+    devices: list[jax.Device] | None = None,
+) -> dict[str, Any]:
+    """Trains, or resumes what is in `workdir`; returns the best validation record.
+
+    Args:
+      config: a whole config, as `configs/*.py` give it.
+      examples_path: output of `prepare`.
+      workdir: the run directory.
+      devices: to train on; all local ones by default.
+
+    Raises:
+      InputError: examples or a workdir that do not fit the config.
+      TrainingInterrupted: SIGINT or SIGTERM came; the state is saved.
+      FloatingPointError: a loss or gradient is not finite; names the step and the tensor.
+    """
+    examples = Examples(examples_path)
+    run = Run.create(workdir, config, examples)
+    model, inputs, rule = run.model, run.inputs, run.rule
+    parallel = DataParallel(config.train.parallel, devices)
+    batch_size = int(config.train.batch_size)
+    local_batch = batch_size // jax.process_count()
+    steps_per_epoch = max(1, examples.split("train").examples // batch_size)
+    total_steps = int(config.train.max_steps) or max(1, int(config.train.epochs * steps_per_epoch))
+
+    objective = Objective.from_config(config, rule, examples.metadata)
+    schedule = learning_rate(config.train.optimizer, total_steps)
+    optimizer = dense_optimizer(config.train.optimizer, schedule)
+    row_optimizer = RowOptimizer(
+        config.train.tables.name,
+        learning_rate(config.train.tables, total_steps),
+        config.train.tables.initial_accumulator,
+    )
+    state = init_state(
+        model,
+        inputs,
+        config,
+        examples.metadata.tables,
+        optimizer,
+        row_optimizer,
+        objective.sum_names,
+    )
+    if config.train.warm_start:
+        state = warm_start(state, config.train.warm_start, examples)
+    data = train_iterator(
+        examples,
+        local_batch,
+        seed=int(config.train.seed),
+        shard=jax.process_index(),
+        num_shards=jax.process_count(),
+    )
+    logger.info(
+        "%s: %s parameters, %s in tables, %d steps of %d requests on %d devices",
+        config.model.name,
+        f"{count_parameters(state.params):,}",
+        f"{count_parameters(state.tables):,}",
+        total_steps,
+        batch_size,
+        parallel.size,
+    )
+
+    train_step = parallel.map_step(
+        make_train_step(model, inputs, run.sequence, objective, optimizer, row_optimizer)
+    )
+    with Checkpoints(workdir) as checkpoints, _stop_requests() as stop_requested:
+        progress = Progress(shards=jax.process_count())
+        if checkpoints.latest_step() is not None:
+            state, progress = checkpoints.restore(state, data, jax.process_count())
+            logger.info("resumed at step %d", int(state.step))
+        first_step = int(state.step)
+        store = parallel.replicate(item_store(examples.items))
+        replicated = parallel.replicate(state)
+        validation = evaluate.ModelScorer(run, examples, "validation", parallel)
+        select_by = config.train.select_by
+
+        with (
+            writers.MetricWriter(workdir, resume_step=first_step) as writer,
+            writers.ProgressBar(total_steps, config.model.name, initial=first_step) as bar,
+        ):
+            clock = time.perf_counter()
+            for step in range(first_step, total_steps):
+                if progress.stopped:
+                    break
+                done = step + 1
+                is_last = done == total_steps
+                is_log = done % config.train.log_every == 0 or is_last
+                is_evaluation = done % config.train.eval_every == 0 or is_last
+                is_checkpoint = done % config.train.checkpoint_every == 0 or is_evaluation
+                batch = parallel.shard(next(data))
+                replicated = train_step(replicated, batch, store)
+                stopping = stop_requested()
+
+                if is_log or is_checkpoint or stopping:
+                    check_health(parallel.unreplicate(replicated), batch)
+                if is_log:
+                    sums = jax.device_get(parallel.unreplicate(replicated.sums))
+                    scalars = summarise(sums, time.perf_counter() - clock)
+                    scalars["train/learning_rate"] = float(schedule(step))
+                    writer.write(done, scalars)
+                    bar.update(int(sums["steps"]), int(sums["candidates"]))
+                    zero = jax.tree.map(np.zeros_like, sums)
+                    replicated = replicated.replace(sums=parallel.replicate(zero))
+                if is_evaluation:
+                    validation.use({"params": replicated.params, "tables": replicated.tables})
+                    figures = evaluate.validate(validation)
+                    writer.write(done, {f"validation/{k}": v for k, v in figures.items()})
+                    record_validation(progress, figures[select_by], done, config.train.patience)
+                    if progress.best_step == done:
+                        checkpoints.save_best(parallel.unreplicate(replicated))
+                if is_checkpoint or stopping:
+                    checkpoints.save(parallel.unreplicate(replicated), data, progress)
+                if is_log or is_evaluation:
+                    clock = time.perf_counter()
+                if stopping:
+                    raise TrainingInterrupted(
+                        f"stopped after step {done}; the same command goes on from there."
+                    )
+    return {
+        "step": int(progress.best_step),
+        select_by: progress.best_metric,
+        "steps": int(parallel.unreplicate(replicated.step)),
+        "parameters": count_parameters(state.params),
+        "table_parameters": count_parameters(state.tables),
+    }
+
+
+def record_validation(progress: Progress, metric: float, step: int, patience: int) -> None:
+    """Updates the best record; stops the run after `patience` worse ones in a row (0: never)."""
+    if progress.best_metric is None or metric > progress.best_metric:
+        progress.best_metric, progress.best_step = float(metric), step
+        progress.evaluations_since_best = 0
+        return
+    progress.evaluations_since_best += 1
+    progress.stopped = patience > 0 and progress.evaluations_since_best >= patience
+
+
+def check_health(state: TrainState, batch: Any) -> None:
+    """Raises FloatingPointError if any step so far saw a tensor that is not finite."""
+    step, place = (int(value) for value in jax.device_get(state.health))
+    if step == HEALTHY:
+        return
+    # For the names alone: gradients are called after the parameters and tables they belong to.
+    names = [name for name, _ in health_checks(batch, state.sums, state.params, state.tables)]
+    raise FloatingPointError(
+        f"step {step}: {names[place]} is not finite. Nothing was saved since; the last checkpoint "
+        f"is sound. Look at that batch or lower config.train.optimizer.learning_rate."
+    )
+
+
+def summarise(sums: dict[str, Any], seconds: float) -> dict[str, float]:
+    """Turns the sums of some steps into means and rates for the log."""
+    steps = max(float(sums["steps"]), 1.0)
+    scalars = {
+        f"train/{name}": float(value) / steps
+        for name, value in sums.items()
+        if name.startswith("loss") or name == "gradient_norm"
+    }
+    candidates = max(float(sums["candidates"]), 1.0)
+    scalars["train/engagement_rate"] = float(sums["engaged"]) / candidates
+    scalars["train/candidates_per_second"] = candidates / seconds
+    scalars["train/steps_per_second"] = steps / seconds
+    return scalars
+
+
+def warm_start(state: TrainState, other: PathLike, examples: Examples) -> TrainState:
+    """Starts from another run's best model; its rows keep their place, new rows stay fresh.
+
+    The examples must have been prepared with `--extend` of the other run's, so that ids agree.
+
+    Raises:
+      InputError: parameters of other shapes, or tables that shrank.
+    """
+    run = Run.open(other)
+    model, _ = run.restore_model()
+    if run.examples_digest not in (examples.metadata.digest, examples.metadata.extends):
+        raise InputError(
+            f"the examples in {examples.path} do not extend those that {other} was trained on, so "
+            f"their ids would not agree. Prepare them with --extend=<those examples>."
+        )
+    shapes = jax.tree.map(np.shape, state.params), jax.tree.map(np.shape, model["params"])
+    if shapes[0] != shapes[1]:
+        raise InputError(f"{other} holds a model of another shape: use its config.model.")
+    tables = {}
+    for name, table in state.tables.items():
+        old = model["tables"].get(name)
+        if old is None or old.shape[0] > table.shape[0] or old.shape[1] != table.shape[1]:
+            raise InputError(
+                f"table '{name}' of {other} is {None if old is None else old.shape}, here "
+                f"{table.shape}: it may only grow by rows. Prepare with --extend."
+            )
+        tables[name] = table.at[: old.shape[0]].set(old)
+    return state.replace(params=model["params"], tables=tables)
+
+
+@contextmanager
+def _stop_requests() -> Iterator[Callable[[], bool]]:
+    """Turns SIGINT and SIGTERM into a question the loop asks; a second one acts at once."""
+    requested = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield requested.is_set
+        return
+
+    def request(number, frame):
+        requested.set()
+        signal.signal(number, previous[number])
+
+    previous = {
+        number: signal.signal(number, request) for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    try:
+        yield requested.is_set
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
