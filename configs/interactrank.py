@@ -16,6 +16,7 @@ def get_config(argument: str = "search") -> ConfigDict:
     config.model = ConfigDict(
         {
             "name": "interactrank",
+            "exclude": (),  # embedded features the model shall not see
             "embedding_dim": 32,
             "embedding_scale": 0.05,
             "sequence": {

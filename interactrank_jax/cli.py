@@ -227,7 +227,8 @@ def main(argv: Sequence[str]) -> int:
         print(command.usage(name))
         return 0
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    logging.getLogger("absl").setLevel(logging.WARNING)
+    for noisy in ("absl", "bm25s", "jax"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
     try:
         command.run(_parse(command, name, rest))
     except InputError as error:

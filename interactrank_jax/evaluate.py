@@ -4,6 +4,7 @@ A `Scorer` gives scores of slates `[R, C]` and of the corpus `[R, I]`; everythin
 same code, so figures of a model and of BM25 can stand in one table.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -358,9 +359,12 @@ def _nan_to_none(value: Any) -> Any:
     return None if isinstance(value, float) and np.isnan(value) else value
 
 
-def table(results: list[dict[str, Any]]) -> str:
-    """Returns a Markdown table of several results, value and half-width of the interval."""
-    names = list(results[0]["metrics"])
+def table(results: list[dict[str, Any]], names: Sequence[str] = ()) -> str:
+    """Returns a Markdown table of several results: value and half the interval's width.
+
+    `names` are the metrics to show, by default all.
+    """
+    names = list(names or results[0]["metrics"])
     lines = ["| model | " + " | ".join(names) + " |", "|---" * (len(names) + 1) + "|"]
     for result in results:
         cells = []

@@ -31,7 +31,8 @@ class Run:
         self.config = config
         self.metadata = metadata
         self.rule = LabelRule.from_config(config.label, metadata.actions)
-        self.inputs = Inputs.from_metadata(metadata, self.rule.heads)
+        exclude = tuple(config.model.exclude)
+        self.inputs = Inputs.from_metadata(metadata, self.rule.heads, exclude)
         configuration.check_sequence_features(config, self.inputs)
         self.model = build_model(config.model, self.inputs)
         self.sequence = tuple(config.model.sequence.features)
@@ -41,36 +42,32 @@ class Run:
         """Hash of the examples this run was trained on."""
         return self.metadata.digest
 
-    @classmethod
-    def create(cls, workdir: files.PathLike, config: ConfigDict, examples: Examples) -> "Run":
-        """Opens `workdir` for training with `config`: new, or the same config again.
+    def claim(self, examples: Examples) -> None:
+        """Makes `workdir` this run's: writes its config, or checks that it holds the same run.
 
         Raises:
           InputError: the directory holds a run of another config or of other examples.
         """
-        workdir = Path(workdir)
-        run = cls(workdir, config, examples.metadata)
-        file = workdir / "config.json"
-        resolved = configuration.to_json(config)
-        if file.exists():
-            saved = files.read_json(file)
-            difference = configuration.difference(saved["config"], resolved)
-            if difference:
-                raise InputError(
-                    f"{workdir} holds a run of another config: {difference}. Use the same config "
-                    f"to resume, or another --workdir."
-                )
-            if saved["metadata"]["digest"] != examples.metadata.digest:
-                raise InputError(
-                    f"{workdir} holds a run on other examples (hash "
-                    f"{saved['metadata']['digest']}, {examples.path} has "
-                    f"{examples.metadata.digest}). Use those, or another --workdir."
-                )
-            return run
-        if workdir.exists() and not workdir.is_dir():
-            raise InputError(f"--workdir={workdir} is a file. Expected a directory.")
-        files.write_json(file, {"config": resolved, "metadata": examples.metadata.to_json()})
-        return run
+        file = self.workdir / "config.json"
+        resolved = configuration.to_json(self.config)
+        if self.workdir.exists() and not self.workdir.is_dir():
+            raise InputError(f"--workdir={self.workdir} is a file. Expected a directory.")
+        if not file.exists():
+            files.write_json(file, {"config": resolved, "metadata": self.metadata.to_json()})
+            return
+        saved = files.read_json(file)
+        difference = configuration.difference(saved["config"], resolved)
+        if difference:
+            raise InputError(
+                f"{self.workdir} holds a run of another config: {difference}. Use the same config "
+                f"to resume, or another --workdir."
+            )
+        if saved["metadata"]["digest"] != self.metadata.digest:
+            raise InputError(
+                f"{self.workdir} holds a run on other examples (hash "
+                f"{saved['metadata']['digest']}; {examples.path} has {self.metadata.digest}). Use "
+                f"those, or another --workdir."
+            )
 
     @classmethod
     def open(cls, workdir: files.PathLike) -> "Run":

@@ -143,7 +143,9 @@ def make_train_step(
         )
         sums["steps"] = jnp.ones(())
         sums["gradient_norm"] = optax.global_norm(dense_gradient)
-        checks = health_checks(batch, sums, dense_gradient, row_gradient)
+        # A table that nothing looks up keeps its place, so that the state alone names them all.
+        by_table = {name: row_gradient.get(name, jnp.zeros(())) for name in state.tables}
+        checks = health_checks(batch, sums, dense_gradient, by_table)
         return TrainState(
             step=state.step + 1,
             params=params,
@@ -216,7 +218,8 @@ def reduce_rows(
 
     Where devices hold different rows, all ids and gradients are gathered; each row's sum is formed
     by one device, its owner (id modulo the number of devices), and sent to the others, so that
-    replicas cannot drift apart by the order of their sums.
+    replicas cannot drift apart by the order of their sums. A table that is no longer than what
+    would be gathered is summed whole: that is less to send.
     """
     devices = jax.lax.axis_size(AXIS)
     if devices == 1:
@@ -224,10 +227,14 @@ def reduce_rows(
     reduced_rows, reduced = {}, {}
     for table, local in rows.items():
         size, dim = tables[table].shape
-        if local.ids.shape[0] == size:
-            touched = jax.lax.psum(local.touched.astype(jnp.int32), AXIS) > 0
-            reduced_rows[table] = Rows(local.ids, touched, local.values)
-            reduced[table] = jax.lax.psum(gradients[table], AXIS)
+        if size <= devices * local.ids.shape[0]:
+            gradient, touched = gradients[table], local.touched
+            if local.ids.shape[0] < size:  # unused places hold `size` and are dropped
+                gradient = jnp.zeros((size, dim)).at[local.ids].set(gradient, mode="drop")
+                touched = jnp.zeros(size, bool).at[local.ids].set(touched, mode="drop")
+            touched = jax.lax.psum(touched.astype(jnp.int32), AXIS) > 0
+            reduced_rows[table] = Rows(jnp.arange(size, dtype=jnp.int32), touched, tables[table])
+            reduced[table] = jax.lax.psum(gradient, AXIS)
             continue
         ids = jax.lax.all_gather(local.ids, AXIS, tiled=True)
         gathered = jax.lax.all_gather(gradients[table], AXIS, tiled=True)

@@ -17,11 +17,11 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from interactrank_jax import evaluate, writers
+from interactrank_jax import evaluate, metrics, writers
 from interactrank_jax.checkpoint import Checkpoints, Progress
 from interactrank_jax.data.examples import Examples
 from interactrank_jax.data.pipeline import train_iterator
-from interactrank_jax.errors import InputError
+from interactrank_jax.errors import InputError, did_you_mean
 from interactrank_jax.files import PathLike
 from interactrank_jax.models.embeddings import item_store
 from interactrank_jax.optim import RowOptimizer, dense_optimizer, learning_rate
@@ -57,12 +57,13 @@ def train(
       FloatingPointError: a loss or gradient is not finite; names the step and the tensor.
     """
     examples = Examples(examples_path)
-    run = Run.create(workdir, config, examples)
+    run = Run(workdir, config, examples.metadata)
     model, inputs, rule = run.model, run.inputs, run.rule
+    check_config(config, examples)
     parallel = DataParallel(config.train.parallel, devices)
     batch_size = int(config.train.batch_size)
     local_batch = batch_size // jax.process_count()
-    steps_per_epoch = max(1, examples.split("train").examples // batch_size)
+    steps_per_epoch = examples.split("train").examples // batch_size
     total_steps = int(config.train.max_steps) or max(1, int(config.train.epochs * steps_per_epoch))
 
     objective = Objective.from_config(config, rule, examples.metadata)
@@ -104,6 +105,7 @@ def train(
     train_step = parallel.map_step(
         make_train_step(model, inputs, run.sequence, objective, optimizer, row_optimizer)
     )
+    run.claim(examples)
     with Checkpoints(workdir) as checkpoints, _stop_requests() as stop_requested:
         progress = Progress(shards=jax.process_count())
         if checkpoints.latest_step() is not None:
@@ -164,6 +166,21 @@ def train(
         "parameters": count_parameters(state.params),
         "table_parameters": count_parameters(state.tables),
     }
+
+
+def check_config(config: ConfigDict, examples: Examples) -> None:
+    """Raises InputError for training fields that would fail only after a while."""
+    select_by, batch_size = config.train.select_by, int(config.train.batch_size)
+    if select_by not in metrics.METRICS:
+        raise InputError(
+            f"config.train.select_by is '{select_by}'." + did_you_mean(select_by, metrics.METRICS)
+        )
+    available = examples.split("train").examples
+    if available < batch_size:
+        raise InputError(
+            f"{examples.path} has {available} training examples, fewer than one batch of "
+            f"config.train.batch_size={batch_size}."
+        )
 
 
 def record_validation(progress: Progress, metric: float, step: int, patience: int) -> None:

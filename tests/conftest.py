@@ -1,21 +1,64 @@
 """Set before jax starts: broadcasting must be meant, and compiling must be quick."""
 
 import os
+import shutil
+import tempfile
+from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("JAX_NUMPY_RANK_PROMOTION", "raise")
-# Tests compile far more than they run.
+# Tests compile far more than they run, and several processes compile the same.
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
+_CACHE = tempfile.mkdtemp(prefix="interactrank-jax-compiled-")
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", _CACHE)
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
 
 import pytest  # noqa: E402
 from absl import flags  # noqa: E402
 
-from tests.synthetic import write_examples  # noqa: E402
+from tests.synthetic import tiny_config, write_examples  # noqa: E402
 
 flags.FLAGS.mark_as_parsed()  # grain and absl ask for flags that pytest does not parse
+
+SHARED_DATA = Path(__file__).parents[1] / "../shared/data"
+
+
+def pytest_sessionfinish():
+    shutil.rmtree(_CACHE, ignore_errors=True)
 
 
 @pytest.fixture(scope="session")
 def examples_path(tmp_path_factory):
     """Synthetic examples; read only."""
     return write_examples(tmp_path_factory.mktemp("examples"))
+
+
+@pytest.fixture(scope="session")
+def trained_run(tmp_path_factory, examples_path):
+    """An InteractRank run on the synthetic examples; read only."""
+    from interactrank_jax.train import train
+
+    workdir = tmp_path_factory.mktemp("runs") / "interactrank"
+    train(tiny_config("interactrank"), examples_path, workdir)
+    return workdir
+
+
+@pytest.fixture(scope="session")
+def tiny_log(tmp_path_factory):
+    """The simulator's smallest log; read only."""
+    from interactrank_jax.data.simulate import simulate
+
+    path = tmp_path_factory.mktemp("logs") / "tiny"
+    simulate("tiny", 0, path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def tiny_examples(tmp_path_factory, tiny_log):
+    """Examples of the simulator's smallest log, by the search config; read only."""
+    from configs import interactrank
+    from interactrank_jax.data.prepare import prepare
+
+    path = tmp_path_factory.mktemp("prepared") / "tiny"
+    prepare(interactrank.get_config("search").data, tiny_log, path)
+    return path

@@ -62,6 +62,7 @@ def tiny_config(model: str, **model_fields) -> ConfigDict:
 
 def write_examples(path: Path, seed: int = 0, requests: int = 150, block_size: int = 16) -> Path:
     """Writes examples whose clicks follow a user-item and a cross-feature signal."""
+    path.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(seed)
     taste = rng.normal(size=(TABLES["user"], 4))
     appeal = rng.normal(size=(ITEMS, 4))

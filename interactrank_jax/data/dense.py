@@ -253,7 +253,7 @@ def engagements_from_impressions(
       impressions: the impressions.
       requests: the requests.
       fold: `[M]` fold of each impression.
-      rows: impressions to use, positions, ascending.
+      rows: positions of the impressions to use; the result keeps their order.
     """
     where, action = np.nonzero(impressions.actions[rows])
     return _at_requests(impressions, requests, fold, rows[where], action.astype(np.int8))

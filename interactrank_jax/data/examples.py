@@ -268,8 +268,9 @@ class Examples:
     @functools.cached_property
     def item_ids(self) -> np.ndarray:
         """Original item id of each store row (object array; None for padding)."""
-        table = pq.read_table(self.path / "items" / "ids.parquet")
-        return table["item_id"].to_numpy(zero_copy_only=False)
+        column = pq.read_table(self.path / "items" / "ids.parquet")["item_id"]
+        # Not through NumPy's own conversion: integers beside a null would become floats.
+        return np.array(column.to_pylist(), dtype=object)
 
     def sparse_cross(self, split: str) -> SparseCross:
         """Returns the cross features of an evaluation split's requests."""

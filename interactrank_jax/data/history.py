@@ -118,14 +118,14 @@ class UserHistory:
     """The user's past for any request, timed or out of fold.
 
     Args:
-      engagements: all of them, in order of arrival.
+      engagements: all of them, in order of arrival; where timeless, in an order that no label
+        has a part in.
       users: number of users.
       actions: indices of the actions that enter histories (counts take all).
       num_actions: number of actions.
       length: L.
       delay_s: see `known_until`; None where the data is timeless.
       folds: number of folds, timeless only.
-      seed: order of timeless histories.
     """
 
     def __init__(
@@ -138,13 +138,9 @@ class UserHistory:
         length: int,
         delay_s: int | None,
         folds: int = 0,
-        seed: int = 0,
     ):
         self._length, self._delay_s, self._num_actions = length, delay_s, num_actions
         timeless = delay_s is None
-        if timeless:  # no order is the true one: a seeded one
-            shuffled = np.random.default_rng([seed, 1]).permutation(len(engagements))
-            engagements = engagements.take(shuffled)
         in_history = np.isin(engagements.action, np.asarray(actions, np.int8))
         self._all: dict[int, UserTimeline] = {}
         self._chosen: dict[int, UserTimeline] = {}

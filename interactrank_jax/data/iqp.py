@@ -13,115 +13,21 @@ denominator of a share. Values come from integer counts in one place (`CrossFeat
 that those of a slate and those of the corpus are the same bits.
 """
 
-import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import ibis
 import ibis.expr.types as ir
 import numpy as np
 import pyarrow as pa
 
+from interactrank_jax.data.cross_spec import CrossSpec
 from interactrank_jax.data.dense import IMPRESSION, Engagements, group_ids
 from interactrank_jax.data.examples import SparseCross
-from interactrank_jax.data.schema import IMPLICIT_ACTION, Schema
-from interactrank_jax.errors import InputError, did_you_mean
+from interactrank_jax.data.schema import IMPLICIT_ACTION
+from interactrank_jax.errors import InputError
 
-KINDS = ("share", "item_share", "rate", "item_rate")
-_GRAMMAR = (
-    "Expected kind:action:window_days or kind:action:window_days:segment, "
-    "such as 'share:click:30' or 'share:click:365:country'."
-)
 # Probes in one query to the backend: bounds memory without costing speed.
 PROBES_AT_ONCE = 4_000_000
-
-
-@dataclasses.dataclass(frozen=True)
-class CrossSpec:
-    """One cross feature, parsed.
-
-    Attributes:
-      name: as in the config.
-      kind: one of `KINDS`.
-      action: name of the action counted in the numerator.
-      window: days.
-      segment: categorical feature within which both counts are taken, or ''.
-    """
-
-    name: str
-    kind: str
-    action: str
-    window: int
-    segment: str = ""
-
-    @property
-    def keys(self) -> tuple[str, ...]:
-        """Columns that must match, apart from the item."""
-        query = () if self.kind.startswith("item_") else ("query",)
-        return (*query, self.segment) if self.segment else query
-
-    @property
-    def is_rate(self) -> bool:
-        """Whether it compares an action with impressions, rather than items with each other."""
-        return self.kind.endswith("rate")
-
-    @property
-    def count_keys(self) -> tuple[str, ...]:
-        """Columns that the numerator is counted by."""
-        return (*self.keys, "item")
-
-    @property
-    def total_keys(self) -> tuple[str, ...]:
-        """Columns that the denominator is counted by: a rate looks at one item alone."""
-        return self.count_keys if self.is_rate else self.keys
-
-    @property
-    def total_action(self) -> str:
-        """Name of the action counted in the denominator."""
-        return IMPLICIT_ACTION if self.is_rate else self.action
-
-
-def parse_specs(names: Sequence[str], schema: Schema) -> tuple[CrossSpec, ...]:
-    """Parses `config.cross.features` against the log's schema.
-
-    Raises:
-      InputError: not the grammar, a name used twice, or an unknown kind, action or segment.
-    """
-    segments = [feature.name for feature in schema.select(("user", "request"), "categorical")]
-    specs: list[CrossSpec] = []
-    for name in names:
-        parts = str(name).split(":")
-        where = f"config.cross.features: '{name}'"
-        if len(parts) not in (3, 4) or not parts[2].isdecimal() or not int(parts[2]):
-            raise InputError(f"{where} is malformed. {_GRAMMAR}")
-        spec = CrossSpec(name, parts[0], parts[1], int(parts[2]), *parts[3:])
-        actions = (*schema.actions, IMPLICIT_ACTION)
-        for what, value, known in (
-            ("kind", spec.kind, KINDS),
-            ("action", spec.action, actions),
-            ("segment", spec.segment or None, segments),
-        ):
-            if value is not None and value not in known:
-                raise InputError(f"{where} has {what} '{value}'." + did_you_mean(value, known))
-        if spec.is_rate and spec.action == IMPLICIT_ACTION:
-            raise InputError(f"{where}: the rate of impressions is 1. Name another action.")
-        if spec in specs:
-            raise InputError(f"{where} is listed twice. Remove one.")
-        specs.append(spec)
-    return tuple(specs)
-
-
-def check_lag(lag_days: int) -> int:
-    """Returns `lag_days`, checked.
-
-    Raises:
-      InputError: below 1, so that counts would include the request's own day, and its outcome.
-    """
-    if lag_days < 1:
-        raise InputError(
-            f"config.cross.lag_days is {lag_days}. Expected at least 1 (day): with less, cross "
-            f"features would count what happened after the request, its own outcome included."
-        )
-    return int(lag_days)
 
 
 # --- Ibis expressions ----------------------------------------------------------------------------
@@ -240,6 +146,10 @@ def items_of_groups(
     return pairs.select("group", "item")
 
 
+def _union(tables: Sequence[ir.Table]) -> ir.Table:
+    return ibis.union(*tables) if len(tables) > 1 else tables[0]
+
+
 # --- Values --------------------------------------------------------------------------------------
 
 
@@ -278,7 +188,7 @@ class CrossFeatures:
         self.specs = tuple(specs)
         self._lag_days, self._prior, self._backend = lag_days, prior, backend
         self._mean_rates = dict(zip(actions, mean_rates.T, strict=True))
-        self._segments = sorted({spec.segment for spec in specs} - {""})
+        self.segments = sorted({spec.segment for spec in specs} - {""})
         codes = {**{name: code for code, name in enumerate(actions)}, IMPLICIT_ACTION: IMPRESSION}
         table = ibis.memtable(
             pa.table(
@@ -287,7 +197,7 @@ class CrossFeatures:
                     "item": engagements.item,
                     "period": period.astype(np.int32),
                     "action": engagements.action,
-                    **{name: engagements.segments[name] for name in self._segments},
+                    **{name: engagements.segments[name] for name in self.segments},
                 }
             )
         )
@@ -329,7 +239,7 @@ class CrossFeatures:
             chosen = {key: columns[key] for key in keys}
             group, first = group_ids((*chosen.values(), period))
             probes = pa.table(
-                {key: column[first] for key, column in chosen.items()}
+                {key: column[first].astype(np.int32) for key, column in chosen.items()}
                 | {"period": period[first].astype(np.int32), "probe": np.arange(len(first))}
             )
             found = self._at(keys, ibis.memtable(probes), windows)
@@ -370,19 +280,41 @@ class CrossFeatures:
         corpus.
         """
         request_group, first = group_ids((query, period, *segments.values()))
-        query, period = query[first], period[first].astype(np.int32)
+        query, period = query[first].astype(np.int32), period[first].astype(np.int32)
         segments = {name: codes[first] for name, codes in segments.items()}
+        group, item, value = [], [], []
+        for pairs in self._pairs(query, period):
+            pairs = pairs.sort_by([("group", "ascending"), ("item", "ascending")])
+            groups, items = pairs["group"].to_numpy(), pairs["item"].to_numpy()
+            of_group = {name: codes[groups] for name, codes in segments.items()}
+            counts = self.counts(query[groups], items, period[groups], of_group)
+            values = self.values(*counts, period[groups])
+            kept = values.any(axis=1)
+            group.append(groups[kept])
+            item.append(items[kept].astype(np.int32))
+            value.append(values[kept])
+        indptr = np.zeros(len(first) + 1, np.int64)
+        if group:
+            np.cumsum(np.bincount(np.concatenate(group), minlength=len(first)), out=indptr[1:])
+        return SparseCross(
+            request_group.astype(np.int32),
+            indptr,
+            np.concatenate([np.zeros(0, np.int32), *item]),
+            np.concatenate([np.zeros((0, len(self.specs)), np.float32), *value]),
+        )
+
+    def _pairs(self, query: np.ndarray, period: np.ndarray) -> Iterator[pa.Table]:
+        """Yields pairs of group and item that may have values, all pairs of a group together."""
         catalogues = self._catalogues()
-        sizes = np.zeros(len(first), np.int64)
-        for keys, catalogue in catalogues.items():
+        sizes = np.zeros(len(query), np.int64)
+        for keys, items in catalogues.items():
             if keys:
-                per_query = np.bincount(catalogue["query"], minlength=query.max(initial=0) + 1)
+                per_query = np.bincount(items["query"], minlength=query.max(initial=0) + 1)
                 sizes += per_query[query]
             else:
-                sizes += len(catalogue)
+                sizes += len(items)
         chunk = np.cumsum(sizes) // PROBES_AT_ONCE
-        parts = []
-        for number in np.unique(chunk):
+        for number in np.unique(chunk) if catalogues else ():
             rows = np.flatnonzero(chunk == number)
             groups = ibis.memtable(
                 pa.table({"group": rows, "query": query[rows], "period": period[rows]})
@@ -391,30 +323,7 @@ class CrossFeatures:
                 items_of_groups(groups, ibis.memtable(items), keys, self._lag_days)
                 for keys, items in catalogues.items()
             ]
-            found = (
-                self._backend.to_pyarrow(ibis.union(*pairs, distinct=True))
-                if len(pairs) > 1
-                else self._backend.to_pyarrow(pairs[0])
-            )
-            group, item = found["group"].to_numpy(), found["item"].to_numpy()
-            order = np.lexsort((item, group))
-            group, item = group[order], item[order]
-            numerator, denominator = self.counts(
-                query[group],
-                item,
-                period[group],
-                {name: codes[group] for name, codes in segments.items()},
-            )
-            value = self.values(numerator, denominator, period[group])
-            kept = value.any(axis=1)
-            parts.append((group[kept], item[kept], value[kept]))
-        none = (np.zeros(0, np.int64), np.zeros(0, np.int32), np.zeros((0, len(self.specs))))
-        group, item, value = (np.concatenate(column) for column in zip(none, *parts, strict=True))
-        indptr = np.zeros(len(first) + 1, np.int64)
-        np.cumsum(np.bincount(group, minlength=len(first)), out=indptr[1:])
-        return SparseCross(
-            request_group.astype(np.int32), indptr, item.astype(np.int32), value.astype(np.float32)
-        )
+            yield self._materialize(_union(pairs).distinct())
 
     def _catalogues(self) -> dict[tuple[str, ...], pa.Table]:
         """Returns the items with any past, by query and, if a spec looks at items alone, at all."""
@@ -425,10 +334,7 @@ class CrossFeatures:
                 part = ibis.memtable(counts).select([*by, "item", "period"])
                 result.setdefault(by, []).append(part)
         return {
-            by: self._materialize(
-                items_by_key(ibis.union(*parts) if len(parts) > 1 else parts[0], by)
-            )
-            for by, parts in result.items()
+            by: self._materialize(items_by_key(_union(parts), by)) for by, parts in result.items()
         }
 
     def _at(

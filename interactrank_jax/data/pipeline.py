@@ -1,7 +1,9 @@
 """Input: Grain over blocks for training, every row exactly once for evaluation."""
 
+import contextlib
 import math
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import grain
 import numpy as np
@@ -61,23 +63,20 @@ def train_iterator(
       threads: reading threads.
 
     Raises:
-      InputError: fewer blocks than shards.
+      InputError: fewer blocks than shards; a file is absent or damaged (also while iterating).
     """
-    files = [str(path) for path in examples.block_files("train")]
-    source = grain.sources.ArrayRecordDataSource(files)
+    source = _BlockSource(examples.block_files("train"), train_columns(examples))
     if len(source) < num_shards:
         raise InputError(
             f"{examples.path}/train has {len(source)} blocks for {num_shards} processes. Prepare "
             f"with a smaller config.data.block_size."
         )
-    names = train_columns(examples)
     dataset = grain.MapDataset.source(source)[shard::num_shards]
     window = min(window, len(dataset))
     dataset = (
         dataset.seed(seed)
         .shuffle()
         .repeat()
-        .map(lambda record: decode_block(record, names))
         .batch(window, batch_fn=_concatenate)
         .random_map(_permute)
         .to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads + 1))
@@ -85,6 +84,36 @@ def train_iterator(
     return iter(
         grain.experimental.RebatchIterDataset(dataset, batch_size=batch_size, drop_remainder=True)
     )
+
+
+class _BlockSource:
+    """The blocks of some files for Grain, decoded; what is damaged is named."""
+
+    def __init__(self, paths: Sequence[Path], names: Sequence[str]):
+        for path in paths:
+            if not path.is_file():
+                raise InputError(f"{path} does not exist: prepare the examples again.")
+        self._directory, self._names = paths[0].parent, names
+        with self._errors():
+            self._records = grain.sources.ArrayRecordDataSource([str(path) for path in paths])
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __getitem__(self, index: int) -> Batch:
+        with self._errors():
+            return decode_block(self._records[index], self._names)
+
+    @contextlib.contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except InputError as error:
+            raise InputError(f"{self._directory}: {error}") from error
+        except (RuntimeError, ValueError, IndexError) as error:
+            raise InputError(
+                f"{self._directory}: a block is damaged ({error}): prepare the examples again."
+            ) from error
 
 
 def evaluation_batches(

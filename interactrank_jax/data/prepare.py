@@ -78,8 +78,12 @@ def prepare(
         split = splits.assign_splits(plan, requests, impressions, config.seed)
         fold = splits.assign_folds(plan, split, config.seed)
         train = np.flatnonzero(split == 0)
-        # Timeless: training rows alone count. With time: all do, each as of the request.
-        countable = train if plan.timeless else np.arange(len(split))
+        # With time all rows count, each as of the request. Timeless, training rows alone do, in an
+        # order that is shuffled before labels are looked at: made from engagements alone, the
+        # order itself would tell of labels.
+        countable = np.arange(len(split))
+        if plan.timeless:
+            countable = np.random.default_rng([config.seed, 1]).permutation(train)
         if log.has_events and not plan.timeless:
             engagements = dense.engagements_from_events(log, requests, item_ids)
         else:
@@ -122,7 +126,6 @@ def prepare(
             length=config.history.length,
             delay_s=plan.delay_s,
             folds=plan.folds,
-            seed=config.seed,
         )
         query_history = history.QueryHistory(
             engagements,
@@ -154,23 +157,22 @@ def prepare(
 
         day = dense.day(requests.timestamp)
         period = fold if plan.timeless else day[impressions.request]
+        numerator, denominator = cross.counts(
+            requests.query[impressions.request],
+            impressions.item,
+            period,
+            {key: codes[impressions.request] for key, codes in requests.segments.items()},
+        )
+        values = cross.values(numerator, denominator, period)
         sizes: dict[str, Split] = {}
         for name, part in slates.items():
             progress(f"write {name}")
             first = part.rows[part.start]  # of each example; all its rows share user and fold
-            of_row = impressions.request[part.rows]
             user_counts = user_history.counts(
                 requests.user[part.request], requests.timestamp[part.request], fold[first]
             )
             rates = history.rate_features(user_counts, plan.rates, shares[fold[first]])
             numeric = np.concatenate([encoded["request"].numeric[part.request], rates], axis=1)
-            numerator, denominator = cross.counts(
-                requests.query[of_row],
-                impressions.item[part.rows],
-                period[part.rows],
-                {key: codes[of_row] for key, codes in requests.segments.items()},
-            )
-            values = cross.values(numerator, denominator, period[part.rows])
 
             def past(examples: np.ndarray, part=part, first=first) -> history.History:
                 request = part.request[examples]
@@ -194,9 +196,9 @@ def prepare(
                     "item": impressions.item[part.rows],
                     "position": impressions.position[part.rows],
                     "actions": impressions.actions[part.rows],
-                    "cross": values,
-                    "cross_count": numerator,
-                    "cross_total": denominator,
+                    "cross": values[part.rows],
+                    "cross_count": numerator[part.rows],
+                    "cross_total": denominator[part.rows],
                 }
                 | {key: value[part.rows] for key, value in impressions.optional.items()},
                 past=past,
@@ -208,7 +210,7 @@ def prepare(
                     described, numeric, encoded["item"].numeric, seen_items[1:]
                 )
                 cross_statistics = {
-                    spec.name: features.cross_statistics(values[:, k])
+                    spec.name: features.cross_statistics(values[part.rows, k])
                     for k, spec in enumerate(plan.cross)
                 }
             else:

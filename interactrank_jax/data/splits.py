@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from interactrank_jax.data import history, iqp
+from interactrank_jax.data import cross_spec, history
 from interactrank_jax.data.dense import Impressions, Requests
-from interactrank_jax.data.schema import Log
+from interactrank_jax.data.schema import IMPLICIT_ACTION, Log
 from interactrank_jax.errors import InputError, did_you_mean
 
 SPLITS = ("train", "validation", "test")
@@ -38,7 +38,7 @@ class Plan:
     history_actions: tuple[int, ...]
     query_history_actions: tuple[int, ...]
     rates: tuple[int, ...]
-    cross: tuple[iqp.CrossSpec, ...]
+    cross: tuple[cross_spec.CrossSpec, ...]
 
     @property
     def segments(self) -> tuple[str, ...]:
@@ -48,7 +48,7 @@ class Plan:
     @property
     def counts_impressions(self) -> bool:
         """Whether a cross feature counts impressions."""
-        return any(iqp.IMPLICIT_ACTION in (spec.action, spec.total_action) for spec in self.cross)
+        return any(IMPLICIT_ACTION in (spec.action, spec.total_action) for spec in self.cross)
 
 
 def make_plan(config: Any, log: Log) -> Plan:
@@ -110,11 +110,11 @@ def make_plan(config: Any, log: Log) -> Plan:
         folds=int(config.folds) if timeless else 0,
         slate=1 if timeless else int(config.slate),
         delay_s=None if timeless else history.check_delay(config.history.delay_s),
-        lag_days=None if timeless else iqp.check_lag(config.cross.lag_days),
+        lag_days=None if timeless else cross_spec.check_lag(config.cross.lag_days),
         history_actions=indices("history.actions", config.history.actions),
         query_history_actions=indices("query_history.actions", config.query_history.actions),
         rates=indices("history.rates", config.history.rates),
-        cross=iqp.parse_specs(config.cross.features, log.schema),
+        cross=cross_spec.parse_specs(config.cross.features, log.schema),
     )
 
 

@@ -17,6 +17,7 @@ import numpy as np
 from flax import struct
 
 from interactrank_jax.data.examples import PADDING, Feature, Metadata, NumericStatistics
+from interactrank_jax.errors import InputError, did_you_mean
 
 Array = jax.Array
 Batch = Mapping[str, Array]
@@ -50,19 +51,33 @@ class Inputs(NamedTuple):
     query_history_length: int
 
     @classmethod
-    def from_metadata(cls, metadata: Metadata, heads: Sequence[str]) -> "Inputs":
-        """Reads them off prepared examples."""
+    def from_metadata(
+        cls, metadata: Metadata, heads: Sequence[str], exclude: Sequence[str] = ()
+    ) -> "Inputs":
+        """Reads them off prepared examples.
+
+        Args:
+          metadata: of the examples.
+          heads: names of the model's heads.
+          exclude: embedded features that the model shall not see, ids included.
+
+        Raises:
+          InputError: `exclude` names something that is no embedded feature.
+        """
         request_side, item_side = ("user", "request"), ("item",)
+        names: list[str] = []
 
         def vectors(entities, ids):
             features = metadata.select(entities)
-            return ids + tuple(feature for feature in features if feature.kind != "numeric")
+            known = ids + tuple(feature for feature in features if feature.kind != "numeric")
+            names.extend(feature.name for feature in known)
+            return tuple(feature for feature in known if feature.name not in exclude)
 
         def statistics(entities):
             features = metadata.select(entities, "numeric")
             return tuple(metadata.numeric_statistics[feature.name] for feature in features)
 
-        return cls(
+        inputs = cls(
             request=vectors(
                 request_side,
                 (
@@ -80,6 +95,12 @@ class Inputs(NamedTuple):
             history_length=metadata.history_length,
             query_history_length=metadata.query_history_length,
         )
+        for name in exclude:
+            if name not in names:
+                raise InputError(
+                    f"config.model.exclude names '{name}'." + did_you_mean(name, names)
+                )
+        return inputs
 
 
 @struct.dataclass

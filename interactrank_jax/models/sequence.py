@@ -12,8 +12,9 @@ Array = jax.Array
 
 def age_bucket(age: Array, buckets: int) -> Array:
     """Returns exponential buckets of an age in hours: 0 below one hour, then [2^(b-1), 2^b)."""
-    bucket = jnp.floor(jnp.log2(jnp.maximum(age, 0.5))).astype(jnp.int32) + 1
-    return jnp.clip(bucket, 0, buckets - 1)
+    # By the exponent's bits: a float32 logarithm of 8 may lie below 3.
+    _, bucket = jnp.frexp(jnp.maximum(age, 0.5))
+    return jnp.clip(bucket.astype(jnp.int32), 0, buckets - 1)
 
 
 def masked_mean(items: Array, mask: Array) -> Array:

@@ -63,11 +63,10 @@ class QueryTower(nn.Module):
         """Encodes requests."""
         sequence = self.config.sequence
         query = jnp.concatenate(
-            [request.features[QUERY]]
-            + [
+            [
                 request.features[feature.name]
                 for feature in self.inputs.request
-                if feature.kind == "text"
+                if feature.name == QUERY or feature.kind == "text"
             ],
             -1,
         )

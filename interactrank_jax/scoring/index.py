@@ -71,7 +71,7 @@ def build_index(workdir: files.PathLike, examples_path: files.PathLike, out: fil
                     "sha256": files.file_digest(directory / name),
                 }
             )
-        ids = pa.array(examples.item_ids[: len(examples.items["id"])].tolist())
+        ids = pa.array(examples.item_ids.tolist())
         pq.write_table(pa.table({"item_id": ids}), directory / "ids.parquet")
         metadata = {
             "format_version": FORMAT_VERSION,
@@ -91,7 +91,7 @@ class Index:
 
     Attributes:
       items: the item representation, a pytree with leaves `[I, ...]`.
-      ids: original item ids `[I]` (object array; None for padding).
+      ids: original item ids `[I]` (arrow column; null for padding).
 
     Raises:
       InputError: no index there, damaged, or of another model.
@@ -122,9 +122,7 @@ class Index:
                 raise InputError(f"{leaf_file} is absent or damaged: build the index again.")
             leaves.append(np.load(leaf_file, allow_pickle=False))
         self.items = jax.tree.unflatten(_structure(run), leaves)
-        self.ids = pq.read_table(self.path / "ids.parquet")["item_id"].to_numpy(
-            zero_copy_only=False
-        )
+        self.ids = pq.read_table(self.path / "ids.parquet")["item_id"]
 
 
 def _structure(run: Run):

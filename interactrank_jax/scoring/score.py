@@ -88,7 +88,7 @@ def score(
             table = pa.table(
                 {
                     "request_id": request_ids.take(pa.array(request)),
-                    "item_id": pa.array(index.ids[item].tolist()),
+                    "item_id": index.ids.take(pa.array(item)),
                     "rank": pa.array(rank, pa.int32()),
                     "score": pa.array(value, pa.float32()),
                 }

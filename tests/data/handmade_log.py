@@ -94,7 +94,7 @@ def make_tables(
         "items": pa.table(
             {
                 "item_id": [f"i{i}" for i in range(items)],
-                "title": [f"Item {'red blue green'.split()[i % 3]} {i}" for i in range(items)],
+                "title": [f"Item {['red', 'blue', 'green'][i % 3]} {i}" for i in range(items)],
                 "price": np.arange(items) * 1.5,
                 "brand": [f"b{i % 4}" for i in range(items)],
             }

@@ -1,0 +1,1 @@
+"""Scripts that print one table or figure each."""

@@ -1,0 +1,210 @@
+"""From nothing to scored candidates: simulate, prepare, train, evaluate, index, score, one table.
+
+    python -m experiments.quickstart --preset=small --out=runs/quickstart
+
+BM25, IQP alone, the two-tower model and InteractRank are evaluated on the same test requests by the
+same code. Two cores: about three minutes with `small`, well under one with `tiny`. Run again, it
+goes on where it was.
+"""
+
+import argparse
+import logging
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from interactrank_jax import configuration, files
+from interactrank_jax.errors import InputError
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+MODELS = ("two_tower", "interactrank")
+TABLE_METRICS = ("roc_auc", "request_auc", "hit_at_3", "ndcg_at_10", "recall_at_100")
+
+
+class Stations:
+    """Runs named stations once each, and remembers how long they took.
+
+    A station's directory is whole or absent, so what is there is kept.
+    """
+
+    def __init__(self, out: Path, settings: dict[str, Any]):
+        self.out = out
+        self._file = out / "stations.json"
+        if self._file.exists():
+            saved = files.read_json(self._file)
+            if saved["settings"] != settings:
+                raise InputError(
+                    f"{out} holds a quickstart with {saved['settings']}, this one has {settings}. "
+                    f"Remove it, or choose another --out."
+                )
+            self.seconds: dict[str, float] = saved["seconds"]
+        else:
+            self.seconds = {}
+        self._settings = settings
+
+    def run(self, name: str, function: Callable[[], Any]) -> None:
+        """Runs a station unless it is done."""
+        if name in self.seconds:
+            print(f"{name}: kept", flush=True)
+            return
+        print(f"{name} ...", flush=True)
+        start = time.perf_counter()
+        function()
+        self.seconds[name] = round(time.perf_counter() - start, 1)
+        files.write_json(self._file, {"settings": self._settings, "seconds": self.seconds})
+
+
+def load_config(model: str, preset: str, seed: int):
+    """Returns a model's config for the simulated log; `tiny` is cut to a few dozen steps."""
+    config = configuration.load(f"{CONFIGS / model}.py:search")
+    config.train.seed = seed
+    if preset == "tiny":
+        config.train.batch_size = 64
+        config.train.eval_every = 50
+        config.train.log_every = 25
+        config.model.tower.hidden = (64,)
+        config.evaluate.bootstrap = 50
+    return config
+
+
+def quickstart(preset: str, seed: int, out: Path) -> dict[str, Any]:
+    """Runs every station; returns (and writes) the summary."""
+    from interactrank_jax import evaluate
+    from interactrank_jax.data.prepare import prepare
+    from interactrank_jax.data.simulate import simulate
+    from interactrank_jax.scoring.index import build_index
+    from interactrank_jax.scoring.score import score
+    from interactrank_jax.train import train
+
+    stations = Stations(out, {"preset": preset, "seed": seed})
+    log, examples = out / "log", out / "examples"
+    configs = {model: load_config(model, preset, seed) for model in MODELS}
+    data = configs["interactrank"].data
+
+    stations.run("simulate", lambda: simulate(preset, seed, log))
+    stations.run("prepare", lambda: prepare(data, log, examples))
+    for model in MODELS:
+        stations.run(
+            f"train_{model}",
+            lambda model=model: train(configs[model], examples, out / model),  # type: ignore[misc]
+        )
+
+    def evaluate_all() -> None:
+        for name in evaluate.BASELINES:
+            result = evaluate.evaluate_baseline(name, configs["interactrank"], examples, "test")
+            evaluate.write_result(out / "baselines" / f"{name}.json", result)
+        for model in MODELS:
+            evaluate.evaluate(out / model, examples, "test")
+
+    stations.run("evaluate", evaluate_all)
+    best = out / "interactrank"
+    stations.run("index", lambda: build_index(best, examples, out / "index"))
+    stations.run(
+        "score",
+        lambda: score(
+            best, out / "index", examples, out / "scores", split="test", k=100, candidates="corpus"
+        ),
+    )
+
+    results = [files.read_json(out / "baselines" / f"{name}.json") for name in evaluate.BASELINES]
+    results += [files.read_json(out / model / "eval" / "test.json") for model in MODELS]
+    figure = out / "figure.png"
+    draw(results, {model: out / model for model in MODELS}, figure)
+    summary = {
+        "preset": preset,
+        "seed": seed,
+        "models": {result["name"]: result["metrics"] for result in results},
+        "intervals": {result["name"]: result["intervals"] for result in results},
+        "seconds": stations.seconds,
+        "artefacts": {
+            "log": str(log),
+            "examples": str(examples),
+            **{f"run_{model}": str(out / model) for model in MODELS},
+            "index": str(out / "index"),
+            "scores": str(out / "scores" / "scores.parquet"),
+            "figure": str(figure),
+        },
+    }
+    files.write_json(out / "summary.json", summary)
+    print(
+        f"\n{results[0]['requests']:,} test requests, {results[0]['candidates']:,} candidates, "
+        f"{results[0]['corpus']:,} items in the corpus; ± is half a 95% interval over requests\n"
+    )
+    print(evaluate.table(results, TABLE_METRICS))
+    print("\nseconds: " + ", ".join(f"{name} {value}" for name, value in stations.seconds.items()))
+    for name, path in summary["artefacts"].items():
+        print(f"{name:>16}: {path}")
+    print(f"{'summary':>16}: {out / 'summary.json'}")
+    return summary
+
+
+def draw(results: list[dict[str, Any]], runs: dict[str, Path], path: Path) -> None:
+    """Saves one figure: test metrics with their intervals, and validation while training."""
+    import json
+
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    metrics = ("request_auc", "hit_at_3", "recall_at_100")
+    figure, (bars, curves) = plt.subplots(1, 2, figsize=(11, 4), width_ratios=(3, 2))
+    width = 0.8 / len(results)
+    for place, result in enumerate(results):
+        values = [result["metrics"][name] for name in metrics]
+        bounds = [result["intervals"][name] for name in metrics]
+        errors = [
+            [max(value - low, 0) for value, (low, _) in zip(values, bounds, strict=True)],
+            [max(high - value, 0) for value, (_, high) in zip(values, bounds, strict=True)],
+        ]
+        positions = [index + place * width for index in range(len(metrics))]
+        bars.bar(positions, values, width, yerr=errors, label=result["name"], capsize=2)
+    bars.set_xticks([index + 0.4 - width / 2 for index in range(len(metrics))], metrics)
+    bars.set_title("test requests, 95% intervals over requests")
+    bars.legend()
+    for model, run in runs.items():
+        lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+        points = [
+            (line["step"], line["validation/roc_auc"])
+            for line in lines
+            if "validation/roc_auc" in line
+        ]
+        curves.plot(*zip(*points, strict=True), marker="o", label=model)
+    curves.set_xlabel("step")
+    curves.set_title("validation ROC-AUC")
+    curves.legend()
+    figure.tight_layout()
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Parses the command line and runs the quickstart."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--preset", default="small", help="tiny, small, medium or large")
+    parser.add_argument("--quick", action="store_true", help="the same as --preset=tiny")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, default=Path("runs/quickstart"))
+    parser.add_argument("--json", type=Path, help="write the summary here as well")
+    arguments = parser.parse_args(argv)
+    preset = "tiny" if arguments.quick else arguments.preset
+    if preset == "tiny":  # compiling would be most of the time: let it be quick
+        os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
+    logging.basicConfig(level=logging.INFO, format="  %(message)s")
+    for noisy in ("absl", "jax", "bm25s"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    try:
+        summary = quickstart(preset, arguments.seed, arguments.out)
+        if arguments.json:
+            files.write_json(arguments.json, summary)
+    except InputError as error:
+        print(f"quickstart: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

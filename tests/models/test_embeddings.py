@@ -1,0 +1,242 @@
+"""Tables outside the modules: what a batch looks up, and what it may touch."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from interactrank_jax.data.examples import PADDING, Examples
+from interactrank_jax.data.pipeline import evaluation_batches
+from interactrank_jax.models import embeddings
+from interactrank_jax.models.embeddings import Slot
+from tests.synthetic import FEATURES, TABLES
+
+
+def draw(seed, *shape) -> Any:
+    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+
+
+class TestDistinctIds:
+    @pytest.mark.parametrize(
+        "ids",
+        [[5, 3, 5, 0, 9, 3], [4], [7, 7, 7], [0, 0, 10, 10], [3, 1, 2]],
+        ids=str,
+    )
+    def test_equals_numpy_unique_filled_up_with_the_size(self, ids):
+        expected, inverse = np.unique(ids, return_inverse=True)
+        distinct, place = jax.jit(embeddings.distinct_ids, static_argnums=1)(
+            jnp.array(ids, jnp.int32), 10
+        )
+        assert distinct.dtype == jnp.int32
+        np.testing.assert_array_equal(distinct[: len(expected)], expected)
+        np.testing.assert_array_equal(distinct[len(expected) :], 10)
+        np.testing.assert_array_equal(place, inverse)
+
+    def test_equals_numpy_unique_on_many_random_ids(self):
+        ids = np.random.default_rng(0).zipf(1.3, 3000).clip(0, 999).astype(np.int32)
+        distinct, place = jax.jit(embeddings.distinct_ids, static_argnums=1)(ids, 1000)
+        expected, inverse = np.unique(ids, return_inverse=True)
+        np.testing.assert_array_equal(distinct[: len(expected)], expected)
+        np.testing.assert_array_equal(place, inverse)
+
+
+def slot(table, ids, pooled=False):
+    array: Any = np.array(ids, np.int32)
+    return Slot(table, array, pooled)
+
+
+SLOTS = {
+    "candidate": slot("item", [[3, 5, 0], [5, 9, 3]]),
+    "history": slot("item", [[9, 9, 0, 0], [1, 5, 2, 0]]),
+    "user": slot("user", [2, 2]),
+    "title": slot("text", [[4, 0, 6], [0, 0, 0]], pooled=True),
+}
+
+
+def by_hand(tables):
+    """A literal lookup: padding is zero, a text the mean of its tokens."""
+    result = {}
+    for name, slot in SLOTS.items():
+        dim = tables[slot.table].shape[1]
+        vectors = np.zeros((*slot.ids.shape, dim), np.float32)
+        for place in np.ndindex(slot.ids.shape):
+            if slot.ids[place]:
+                vectors[place] = tables[slot.table][slot.ids[place]]
+        if slot.pooled:
+            tokens = (slot.ids != 0).sum(-1, keepdims=True)
+            vectors = vectors.sum(-2) / np.maximum(tokens, 1)
+        result[name] = vectors
+    return result
+
+
+@pytest.mark.parametrize("rows", [10, 500], ids=["whole tables", "gathered rows"])
+class TestLookup:
+    def tables(self, rows):
+        names = ("item", "user", "text")
+        return {name: jnp.asarray(draw(i, rows, 3)) for i, name in enumerate(names)}
+
+    def test_takes_a_short_table_whole_and_gathers_of_a_long_one(self, rows):
+        tables = {"item": jnp.asarray(draw(0, rows, 3))}
+        slots = {name: slot for name, slot in SLOTS.items() if slot.table == "item"}
+        found = embeddings.unique_rows(tables, slots)[0]["item"]
+        assert found.ids.shape == ((10,) if rows == 10 else (14,))
+        assert found.values.shape == (*found.ids.shape, 3)
+
+    def test_gathered_rows_give_what_a_direct_lookup_gives(self, rows):
+        tables = self.tables(rows)
+
+        @jax.jit
+        def both(tables):
+            found, index = embeddings.unique_rows(tables, SLOTS)
+            values = {table: found[table].values for table in found}
+            return embeddings.embed(values, SLOTS, index), embeddings.embed(tables, SLOTS)
+
+        expected = by_hand(tables)
+        for embedded in both(tables):
+            assert set(embedded) == set(SLOTS)
+            for name in SLOTS:
+                np.testing.assert_allclose(embedded[name], expected[name], rtol=1e-6)
+
+    def test_row_gradients_add_up_to_the_gradient_of_the_tables(self, rows):
+        tables = self.tables(rows)
+        weight = {name: draw(7, *value.shape) for name, value in by_hand(tables).items()}
+
+        def functional(values, index):
+            embedded = embeddings.embed(values, SLOTS, index)
+            return sum((jnp.sin(embedded[name]) * weight[name]).sum() for name in SLOTS)
+
+        @jax.jit
+        def both(tables):
+            found, index = embeddings.unique_rows(tables, SLOTS)
+            values = {table: found[table].values for table in found}
+            return found, jax.grad(functional)(values, index), jax.grad(functional)(tables, None)
+
+        found, by_row, dense = both(tables)
+        for name, table in tables.items():
+            scattered = np.zeros_like(table)
+            ids = np.asarray(found[name].ids)
+            inside = ids < rows
+            scattered[ids[inside]] = by_row[name][inside]
+            np.testing.assert_allclose(scattered, dense[name], rtol=1e-5, atol=1e-6)
+            np.testing.assert_array_equal(by_row[name][~inside], 0)
+            np.testing.assert_array_equal(dense[name][PADDING], 0)
+
+    def test_marks_exactly_the_rows_looked_up_and_never_the_padding(self, rows):
+        found, _ = embeddings.unique_rows(self.tables(rows), SLOTS)
+        for name in found:
+            wanted = set(
+                np.concatenate(
+                    [s.ids.reshape(-1) for s in SLOTS.values() if s.table == name]
+                ).tolist()
+            ) - {PADDING}
+            marked = np.asarray(found[name].ids)[np.asarray(found[name].touched)]
+            assert sorted(marked) == sorted(wanted)
+
+    def test_text_is_the_mean_of_its_tokens_whatever_the_padding(self, rows):
+        table = draw(0, rows, 3)
+        one = embeddings.embed({"text": table}, {"t": slot("text", [[4, 6]], pooled=True)})
+        padded = slot("text", [[0, 4, 0, 6, 0]], pooled=True)
+        other = embeddings.embed({"text": table}, {"t": padded})
+        np.testing.assert_allclose(one["t"][0], (table[4] + table[6]) / 2, rtol=1e-6)
+        np.testing.assert_allclose(other["t"], one["t"], rtol=1e-6)
+
+
+class TestInputs:
+    @pytest.fixture(scope="class")
+    def examples(self, examples_path):
+        return Examples(examples_path)
+
+    @pytest.fixture(scope="class")
+    def store(self, examples) -> Any:
+        return embeddings.item_store(examples.items)
+
+    @pytest.fixture(scope="class")
+    def batch(self, examples) -> Any:
+        return next(evaluation_batches(examples, "test", 4))
+
+    @pytest.fixture(scope="class")
+    def tables(self):
+        return {name: draw(i, rows, 3) for i, (name, rows) in enumerate(TABLES.items())}
+
+    @pytest.fixture(scope="class")
+    def inputs(self, examples):
+        return embeddings.Inputs.from_metadata(examples.metadata, ("engaged", "save"))
+
+    def test_are_ids_then_features_of_each_side(self, inputs):
+        assert [f.name for f in inputs.request] == [
+            "user_id",
+            "query_id",
+            "country",
+            "query_text",
+            "mood",
+        ]
+        assert [f.name for f in inputs.item] == ["item_id", "category", "title"]
+        assert len(inputs.request_numeric) == len(inputs.item_numeric) == 1
+        assert inputs.cross_scale == (0.3, 0.3)
+        hash(inputs)  # a module's field
+
+    def test_every_table_is_looked_up_by_some_slot(self, batch, store, inputs):
+        slots = embeddings.request_slots(batch, store, inputs, ("item_id",))
+        slots |= embeddings.item_slots(store, batch["item"], inputs)
+        assert {slot.table for slot in slots.values()} == set(TABLES)
+
+    def test_items_carry_their_store_rows(self, store, tables, inputs):
+        items: Any = np.array([[3, 7]], np.int32)
+        found = embeddings.embed_items(tables, items, store, inputs)
+        assert set(found.features) == {"item_id", "category", "title"}
+        np.testing.assert_allclose(
+            found.features["item_id"][0], tables["item"][store["id"][[3, 7]]], rtol=1e-6
+        )
+        np.testing.assert_array_equal(found.numeric[0], store["numeric"][[3, 7]])
+
+    def test_a_history_is_made_of_the_chosen_item_features_in_store_order(
+        self, batch, store, tables, inputs
+    ):
+        request = embeddings.embed_requests(tables, batch, store, inputs, ("category", "item_id"))
+        history = np.asarray(request.history.items)
+        assert history.shape == (*batch["history_item"].shape, 6)
+        rows = batch["history_item"]
+        present = rows != PADDING
+        np.testing.assert_array_equal(request.history.mask, present)
+        np.testing.assert_array_equal(history[~present], 0)
+        np.testing.assert_allclose(
+            history[present][:, :3], tables["item"][store["id"][rows[present]]], rtol=1e-6
+        )
+        np.testing.assert_allclose(
+            history[present][:, 3:], tables["category"][store["category"][rows[present]]], rtol=1e-6
+        )
+        np.testing.assert_array_equal(request.features["mood"], batch["request/mood"])
+
+    def test_zero_inputs_have_the_shapes_of_real_ones(self, examples, store, tables, inputs):
+        batch: Any = next(evaluation_batches(examples, "test", 1))
+        zero = embeddings.zero_inputs(inputs, 3, ("item_id",))
+        request = embeddings.embed_requests(tables, batch, store, inputs, ("item_id",))
+        assert jax.tree.map(np.shape, zero["request"]) == jax.tree.map(np.shape, request)
+        items = embeddings.embed_items(tables, batch["item"][:, :1], store, inputs)
+        assert jax.tree.map(np.shape, zero["items"]) == jax.tree.map(np.shape, items)
+        assert zero["cross"].shape == batch["cross"][:, :1].shape
+
+
+def test_tables_start_small_with_a_zero_padding_row_and_differ_from_each_other():
+    tables = embeddings.init_tables(jax.random.key(0), {"a": 400, "b": 400}, 8, 0.05)
+    for table in tables.values():
+        assert table.shape == (400, 8)
+        np.testing.assert_array_equal(table[PADDING], 0)
+        assert np.std(table[1:]) == pytest.approx(0.05, rel=0.1)
+    assert not np.allclose(tables["a"], tables["b"])
+
+
+def test_the_store_on_device_has_no_wide_numbers():
+    store = embeddings.item_store(
+        {"id": np.arange(3, dtype=np.int64), "numeric": np.ones((3, 1), np.float64)}
+    )
+    assert {name: value.dtype.str for name, value in store.items()} == {
+        "id": "<i4",
+        "numeric": "<f4",
+    }
+
+
+def test_the_synthetic_features_cover_every_kind():
+    assert {feature.kind for feature in FEATURES} == {"categorical", "numeric", "text", "embedding"}

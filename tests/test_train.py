@@ -1,0 +1,236 @@
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+
+from interactrank_jax import train as train_module
+from interactrank_jax.checkpoint import Checkpoints, fingerprint
+from interactrank_jax.data.blocks import BlockWriter
+from interactrank_jax.data.examples import Examples
+from interactrank_jax.errors import InputError
+from interactrank_jax.runs import Run
+from interactrank_jax.train import train
+from tests.synthetic import tiny_config, write_examples
+from tests.train_worker import long_config
+
+REPOSITORY = Path(__file__).parents[1]
+
+
+def start_worker(examples: Path, workdir: Path) -> subprocess.Popen:
+    return subprocess.Popen(
+        [sys.executable, "-m", "tests.train_worker", str(examples), str(workdir)],
+        cwd=REPOSITORY,
+        env={**os.environ},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def wait_for_checkpoint(process: subprocess.Popen, workdir: Path, minimum: int) -> int:
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        steps = [int(path.name) for path in workdir.glob("checkpoints/*") if path.name.isdigit()]
+        if steps and max(steps) >= minimum:
+            return max(steps)
+        if process.poll() is not None:
+            pytest.fail(f"the training ended by itself:\n{process.stderr.read()}")
+        time.sleep(0.01)
+    pytest.fail("no checkpoint within two minutes")
+
+
+def final_state(workdir: Path):
+    with Checkpoints(workdir) as checkpoints:
+        step = checkpoints.latest_step()
+    path = workdir.absolute() / "checkpoints" / str(step) / "state"
+    return step, ocp.StandardCheckpointer().restore(path)
+
+
+def metric_lines(workdir: Path) -> list[dict]:
+    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory, examples_path):
+    workdir = tmp_path_factory.mktemp("whole") / "run"
+    train(long_config(), examples_path, workdir)
+    return workdir
+
+
+class TestRun:
+    def test_loss_falls_and_the_best_validation_is_what_is_kept(self, uninterrupted):
+        lines = metric_lines(uninterrupted)
+        losses = [line["train/loss"] for line in lines if "train/loss" in line]
+        assert losses[-1] < losses[0]
+        best = max(
+            (line for line in lines if "validation/roc_auc" in line),
+            key=lambda line: line["validation/roc_auc"],
+        )
+        _, step = Run.open(uninterrupted).restore_model()
+        assert step == best["step"]
+
+    def test_running_a_finished_run_again_changes_nothing(self, uninterrupted, examples_path):
+        before = fingerprint(Run.open(uninterrupted).restore_model()[0])
+        train(long_config(), examples_path, uninterrupted)
+        assert fingerprint(Run.open(uninterrupted).restore_model()[0]) == before
+
+    def test_same_seed_same_model_other_seed_another(self, tmp_path, examples_path, trained_run):
+        config = tiny_config("interactrank")
+        train(config, examples_path, tmp_path / "again")
+        config.train.seed = 1
+        train(config, examples_path, tmp_path / "other")
+        prints = [
+            fingerprint(Run.open(path).restore_model()[0])
+            for path in (trained_run, tmp_path / "again", tmp_path / "other")
+        ]
+        assert prints[0] == prints[1] != prints[2]
+
+    def test_early_stopping_ends_the_run_after_patience_worse_validations(self):
+        progress = train_module.Progress()
+        for step, metric in enumerate((0.6, 0.7, 0.69, 0.7)):
+            train_module.record_validation(progress, metric, step, patience=2)
+        assert progress.stopped
+        assert (progress.best_step, progress.best_metric) == (1, 0.7)
+
+
+class TestInterruption:
+    def test_a_killed_run_resumes_to_the_same_bits(self, tmp_path, examples_path, uninterrupted):
+        workdir = tmp_path / "killed"
+        for minimum in (5, 15):
+            process = start_worker(examples_path, workdir)
+            wait_for_checkpoint(process, workdir, minimum)
+            process.kill()
+            process.wait()
+        train(long_config(), examples_path, workdir)
+        (step, state), (expected_step, expected) = map(final_state, (workdir, uninterrupted))
+        assert step == expected_step == 60
+        # Timings in the metric file differ, nothing that was computed does.
+        jax.tree.map(np.testing.assert_array_equal, state, expected)
+        assert [line["step"] for line in metric_lines(workdir)] == [
+            line["step"] for line in metric_lines(uninterrupted)
+        ]
+        for line, other in zip(metric_lines(workdir), metric_lines(uninterrupted), strict=True):
+            assert line.get("train/loss") == other.get("train/loss")
+            assert line.get("validation/roc_auc") == other.get("validation/roc_auc")
+
+    def test_ctrl_c_saves_a_checkpoint_and_says_so(self, tmp_path, examples_path):
+        workdir = tmp_path / "interrupted"
+        process = start_worker(examples_path, workdir)
+        wait_for_checkpoint(process, workdir, 5)
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=60)
+        assert process.returncode == 130
+        assert "stopped after step" in errors
+        assert "the same command goes on from there" in errors
+        stopped = int(errors.split("stopped after step ")[1].split(";")[0])
+        with Checkpoints(workdir) as checkpoints:
+            assert checkpoints.latest_step() == stopped
+
+
+class TestRefusals:
+    def test_a_workdir_of_another_config_names_the_field(self, examples_path, trained_run):
+        config = tiny_config("interactrank")
+        config.train.optimizer.learning_rate = 0.5
+        with pytest.raises(InputError, match=r"config\.train\.optimizer\.learning_rate was 0\.001"):
+            train(config, examples_path, trained_run)
+
+    def test_a_workdir_of_other_examples_is_refused(self, tmp_path, trained_run):
+        other = write_examples(tmp_path / "examples", seed=9)
+        with pytest.raises(InputError, match="run on other examples"):
+            train(tiny_config("interactrank"), other, trained_run)
+
+    def test_a_directory_without_examples_says_what_to_give(self, tmp_path):
+        with pytest.raises(InputError, match="Expected the --out of `interactrank prepare`"):
+            train(tiny_config("interactrank"), tmp_path, tmp_path / "run")
+
+    def test_examples_of_another_format_version_are_refused(self, tmp_path, examples_path):
+        copy = shutil.copytree(examples_path, tmp_path / "examples")
+        metadata = json.loads((copy / "metadata.json").read_text())
+        metadata["format_version"] = 99
+        (copy / "metadata.json").write_text(json.dumps(metadata))
+        with pytest.raises(InputError, match="format_version is 99"):
+            train(tiny_config("interactrank"), copy, tmp_path / "run")
+
+    @pytest.mark.parametrize(
+        ("field", "value", "message"),
+        [
+            ("model.name", "interactrnk", "Did you mean 'interactrank'"),
+            ("model.sequence.features", ("item_ids",), "Did you mean 'item_id'"),
+            ("model.exclude", ("contry",), "Did you mean 'country'"),
+            ("train.loss.name", "bec", "Did you mean 'bce'"),
+            ("train.parallel", "pmep", "Did you mean 'pmap'"),
+            ("train.tables.name", "adagrd", "Did you mean 'adagrad'"),
+            ("train.optimizer.decay", "cosin", "Did you mean 'cosine'"),
+            ("train.select_by", "roc_acu", "Did you mean 'roc_auc'"),
+            ("train.batch_size", 1000, "fewer than one batch"),
+            ("label.positive", ("clik",), "Did you mean 'click'"),
+            ("label.utility", (1.0,), "one weight per head"),
+            ("train.loss.head_weights", (1.0,), "one per head"),
+            ("train.warm_start", "nowhere", "holds no run"),
+        ],
+    )
+    def test_a_wrong_field_is_named_before_any_work(
+        self, tmp_path, examples_path, field, value, message
+    ):
+        config = tiny_config("interactrank")
+        with config.unlocked():
+            config.update_from_flattened_dict({field: value})
+        with pytest.raises(InputError, match=message):
+            train(config, examples_path, tmp_path / "run")
+        assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+class TestNaN:
+    def test_a_nan_in_the_data_stops_the_run_and_is_named(self, tmp_path):
+        path = write_examples(tmp_path / "examples")
+        blocks = list(Examples(path).blocks("train"))
+        shutil.rmtree(path / "train")
+        with BlockWriter(path / "train", blocks_per_file=3) as writer:
+            for index, block in enumerate(blocks):
+                columns = {name: value.copy() for name, value in block.items()}
+                if index == 4:
+                    columns["cross"][3, 1, 0] = np.nan
+                writer.write(columns)
+        config = long_config()
+        with pytest.raises(FloatingPointError, match=r"step \d+: batch/cross is not finite"):
+            train(config, path, tmp_path / "run")
+        with Checkpoints(tmp_path / "run") as checkpoints:
+            step = checkpoints.latest_step()
+        if step is not None:
+            _, state = final_state(tmp_path / "run")
+            assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state["params"]))
+
+
+class TestWarmStart:
+    def test_it_starts_where_the_other_run_ended(self, tmp_path, examples_path, trained_run):
+        config = tiny_config("interactrank")
+        config.train.update({"warm_start": str(trained_run), "max_steps": 1})
+        config.train.optimizer.learning_rate = 0.0
+        config.train.tables.learning_rate = 0.0
+        config.train.optimizer.warmup_steps = 0
+        train(config, examples_path, tmp_path / "warm")
+        old, new = (Run.open(path).restore_model()[0] for path in (trained_run, tmp_path / "warm"))
+        jax.tree.map(np.testing.assert_array_equal, old, new)
+
+    def test_a_model_of_another_shape_is_refused(self, tmp_path, examples_path, trained_run):
+        config = tiny_config("interactrank")
+        config.train.warm_start = str(trained_run)
+        config.model.tower.hidden = (24,)
+        with pytest.raises(InputError, match="another shape"):
+            train(config, examples_path, tmp_path / "warm")
+
+    def test_examples_that_do_not_extend_are_refused(self, tmp_path, trained_run):
+        other = write_examples(tmp_path / "examples", seed=3)
+        config = tiny_config("interactrank")
+        config.train.warm_start = str(trained_run)
+        with pytest.raises(InputError, match="--extend"):
+            train(config, other, tmp_path / "warm")
