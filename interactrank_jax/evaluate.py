@@ -14,7 +14,7 @@ import numpy as np
 from interactrank_jax import baselines, files, metrics
 from interactrank_jax.data.examples import PADDING, Examples
 from interactrank_jax.data.pipeline import Batch, evaluation_batches, request_batches
-from interactrank_jax.errors import InputError
+from interactrank_jax.errors import InputError, did_you_mean
 from interactrank_jax.labels import ENGAGED, LabelRule
 from interactrank_jax.models.embeddings import item_store
 from interactrank_jax.parallel import DataParallel
@@ -332,8 +332,10 @@ def evaluate_baseline(
     """Evaluates 'bm25' or 'iqp' as if it were a model.
 
     Raises:
-      InputError: no such split, or no text or history to rank by.
+      InputError: no such baseline or split, or no text or history to rank by.
     """
+    if name not in BASELINES:
+        raise InputError(f"--baseline={name}." + did_you_mean(name, BASELINES))
     examples = Examples(examples_path)
     examples.split(split)
     rule = LabelRule.from_config(config.label, examples.metadata.actions)

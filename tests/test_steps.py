@@ -62,16 +62,20 @@ class Trainer:
         )
         return jax.tree.map(np.array, state)
 
+    def step(self, state, batch):
+        """One step; copies, because the step donates what it is given."""
+        after = self._step(
+            self.parallel.replicate(jax.tree.map(np.copy, state)),
+            self.parallel.shard({name: np.copy(value) for name, value in batch.items()}),
+            self.parallel.replicate(self.store),
+        )
+        return jax.tree.map(np.array, after)
+
     def __call__(self, state, *batches):
         """Steps through batches; the sums are those of the last."""
         for batch in batches:
-            state = state.replace(sums={name: np.float32(0) for name in state.sums})
-            state = self._step(
-                self.parallel.replicate(jax.tree.map(np.copy, state)),
-                self.parallel.shard({name: np.copy(value) for name, value in batch.items()}),
-                self.parallel.replicate(self.store),
-            )
-            state = jax.tree.map(np.array, state)
+            zero = {name: np.float32(0) for name in state.sums}
+            state = self.step(state.replace(sums=zero), batch)
         return state
 
 
@@ -92,7 +96,7 @@ def trainer(examples):
         examples,
         "interactrank",
         optax.adam(1e-2),
-        optim.RowOptimizer("adagrad", lambda _: 0.1),
+        optim.RowOptimizer("adagrad", lambda _: jnp.float32(0.1)),
         {"impression_sampling": 1.0, "softmax_weight": 0.5},
     )
 
@@ -110,7 +114,7 @@ def sampled(examples):
         examples,
         "two_tower",
         optax.sgd(0.0),
-        optim.RowOptimizer("adagrad", lambda _: 0.0),
+        optim.RowOptimizer("adagrad", lambda _: jnp.float32(0.0)),
         {"name": "focal", "impression_sampling": 0.25, "softmax_weight": 0.0},
         exclude=("user_id",),
     )
@@ -206,17 +210,9 @@ class TestLosses:
 
     def test_sums_add_up_over_steps(self, trainer, warm, batches):
         first = trainer(warm, batches[4])
-        second = trainer(first, batches[0])
-        carried = first.replace(sums=first.sums)
-        both = jax.tree.map(
-            np.array,
-            trainer._step(
-                trainer.parallel.replicate(carried),
-                trainer.parallel.shard(batches[0]),
-                trainer.parallel.replicate(trainer.store),
-            ).sums,
-        )
-        for name, value in both.items():
+        second = trainer(first, batches[0])  # from sums of zero
+        both = trainer.step(first, batches[0])
+        for name, value in both.sums.items():
             assert value == pytest.approx(first.sums[name] + second.sums[name], rel=1e-5)
 
     def test_repeating_a_batch_lowers_every_loss(self, trainer, batches):
@@ -311,7 +307,7 @@ class TestImpressionSampling:
         batch = batches[0]
         acted = batch["actions"].any(-1) & batch["mask"]
         weight = sampled.run.rule.example_weights(batch["actions"])[acted].sum()
-        impression = self_weight(sampled)
+        impression = sampled.run.rule.impression_weight
         found = []
         for _ in range(40):
             state = sampled(state, batch)
@@ -336,10 +332,6 @@ class TestImpressionSampling:
     def test_without_the_softmax_its_loss_is_not_reported(self, sampled):
         assert "loss/softmax" not in sampled.initial.sums
         assert sampled.objective.loss_names == ("loss/engaged", "loss/save")
-
-
-def self_weight(trainer) -> float:
-    return trainer.run.rule.impression_weight
 
 
 class TestHealth:

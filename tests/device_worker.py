@@ -1,0 +1,148 @@
+"""Runs in a process of its own, with four fake CPU devices; `test_parallel.py` reads the result.
+
+python -m tests.device_worker EXAMPLES RESULT.npz
+"""
+
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from absl import flags
+from jax.sharding import PartitionSpec as P
+
+from interactrank_jax import optim, steps
+from interactrank_jax.data.examples import Examples
+from interactrank_jax.data.pipeline import train_iterator
+from interactrank_jax.evaluate import ModelScorer, Rows, slate_figures
+from interactrank_jax.models import embeddings
+from interactrank_jax.models.embeddings import Slot, item_store
+from interactrank_jax.parallel import AXIS, DataParallel
+from interactrank_jax.runs import Run
+from interactrank_jax.state import init_state
+from interactrank_jax.steps import Objective, make_train_step
+from tests.synthetic import tiny_config
+
+DEVICES = 4
+FLAGS = f"--xla_force_host_platform_device_count={DEVICES} --xla_backend_optimization_level=0"
+KINDS = ("pmap", "shard_map")
+BATCH, STEPS = 16, 4
+TABLE_SIZES = (3, 8, 12, 40)  # longer than, as long as and shorter than what devices hold together
+LOOKUPS, DIM = 2, 3  # per device
+
+
+def main(examples_path: str, result_path: str) -> None:
+    """Trains and evaluates on one and on four devices, and saves what came of it."""
+    flags.FLAGS.mark_as_parsed()
+    assert jax.device_count() == DEVICES, f"set XLA_FLAGS={FLAGS}"
+    examples = Examples(examples_path)
+    config = tiny_config("interactrank")  # without masknet: half as much to compile
+    config.model.tower.masknet.update({"blocks": 0})
+    config.train.loss.update({"impression_sampling": 1.0, "softmax_weight": 0.5})
+    run = Run("unused", config, examples.metadata)
+    objective = Objective.from_config(config, run.rule, examples.metadata)
+    # Not Adam: it turns a gradient of rounding errors into a whole step.
+    optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.sgd(0.1))
+    row_optimizer = optim.RowOptimizer("adagrad", lambda _: jnp.float32(0.05))
+    state = init_state(
+        run.model,
+        run.inputs,
+        config,
+        examples.metadata.tables,
+        optimizer,
+        row_optimizer,
+        objective.sum_names,
+    )
+    state = jax.tree.map(np.array, state)
+    stream = train_iterator(examples, BATCH, seed=0)
+    batches = [next(stream) for _ in range(STEPS)]
+    store = item_store(examples.items)
+    per_device = make_train_step(
+        run.model, run.inputs, run.sequence, objective, optimizer, row_optimizer
+    )
+
+    result: dict[str, np.ndarray] = {}
+    for kind in KINDS:
+        for count in (1, DEVICES):
+            name = f"{kind}{count}"
+            parallel = DataParallel(kind, jax.devices()[:count])
+            step = parallel.map_step(per_device)
+            now = parallel.replicate(jax.tree.map(np.copy, state))
+            on_devices = parallel.replicate(store)
+            for number, batch in enumerate(batches):
+                copies = {key: value.copy() for key, value in batch.items()}
+                now = step(now, parallel.shard(copies), on_devices)
+                if number == 0:
+                    save(result, f"{name}/first", parallel.unreplicate(now))
+            for device in range(count):
+                save(result, f"{name}/device{device}", copy_on(now, device, kind))
+            scorer = ModelScorer(run, examples, "test", parallel)
+            model = {"params": state.params, "tables": state.tables}
+            evaluated(result, name, scorer.use(parallel.replicate(model)))
+    reduced(result)
+    np.savez(result_path, **result)  # type: ignore[arg-type]
+
+
+def save(result, prefix, state) -> None:
+    """Adds a state's leaves under their paths."""
+    for path, leaf in jax.tree_util.tree_leaves_with_path(state):
+        result[prefix + jax.tree_util.keystr(path)] = np.array(leaf)
+
+
+def copy_on(tree, device: int, kind: str):
+    """Returns one device's copy of a replicated tree."""
+
+    def one(leaf):
+        copy = np.asarray(leaf.addressable_shards[device].data)
+        return copy[0] if kind == "pmap" else copy
+
+    return jax.tree.map(one, tree)
+
+
+def evaluated(result, name, scorer: ModelScorer) -> None:
+    """Adds the rows that an evaluation saw, and its figures."""
+    rows = Rows(scorer, scorer.examples, "test", scorer.batch_size)
+    for field in ("request", "item", "actions", "logits"):
+        result[f"{name}/rows/{field}"] = getattr(rows, field)
+    for metric, value in slate_figures(scorer, rows, scorer.rule).items():
+        result[f"{name}/figures/{metric}"] = np.float64(value)
+
+
+def reduced(result) -> None:
+    """Adds tables after one update from lookups of four devices, and those lookups."""
+    rng = np.random.default_rng(0)
+    optimizer = optim.RowOptimizer("adagrad", lambda _: jnp.float32(0.1))
+    parallel = DataParallel("shard_map", jax.devices())
+    for size in TABLE_SIZES:
+        table = rng.normal(size=(size, DIM)).astype(np.float32)
+        ids = rng.integers(0, size, DEVICES * LOOKUPS).astype(np.int32)
+        ids[2] = ids[0]  # two devices look up the same row
+        weight = rng.normal(size=(len(ids), DIM)).astype(np.float32)
+
+        def update(table, ids, weight):
+            slots = {"slot": Slot("t", ids)}
+            rows, index = embeddings.unique_rows({"t": table}, slots)
+            gradient = jax.grad(
+                lambda values: (embeddings.embed(values, slots, index)["slot"] * weight).sum()
+            )({"t": rows["t"].values})
+            rows, gradient = steps.reduce_rows(rows, gradient, {"t": table})
+            return optimizer.update(
+                table, optimizer.init(table), rows["t"], gradient["t"], jnp.int32(0)
+            )
+
+        mapped = jax.shard_map(
+            update,
+            mesh=parallel._mesh,
+            in_specs=(P(), P(AXIS), P(AXIS)),
+            out_specs=P(),
+            check_vma=False,
+        )
+        after, state = jax.block_until_ready(jax.jit(mapped)(table, ids, weight))
+        for name, value in (("table", table), ("ids", ids), ("weight", weight), ("after", after)):
+            result[f"reduced{size}/{name}"] = np.array(value)
+        result[f"reduced{size}/accumulator"] = np.array(state["accumulator"])
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,189 @@
+import json
+
+import numpy as np
+import pytest
+
+from interactrank_jax import evaluate, metrics
+from interactrank_jax.data.examples import PADDING, Examples
+from interactrank_jax.data.pipeline import evaluation_batches, request_batches
+from interactrank_jax.errors import InputError
+from interactrank_jax.labels import LabelRule
+from interactrank_jax.parallel import DataParallel
+from interactrank_jax.runs import Run
+from tests.synthetic import ACTIONS, tiny_config
+
+
+class Constant:
+    """A scorer without an opinion."""
+
+    name, heads, offsets, utility = "constant", (), (), (1.0,)
+
+    def __init__(self, num_items):
+        self.num_items = num_items
+
+    def slate(self, batch):
+        return np.zeros((*batch["mask"].shape, 1), np.float32)
+
+    def corpus(self, batch):
+        return np.zeros((len(batch["mask"]), self.num_items), np.float32)
+
+
+class Oracle(Constant):
+    """A scorer that has read the labels, by request and item."""
+
+    def __init__(self, examples, split, rule):
+        super().__init__(examples.num_items)
+        self.relevant = np.zeros((examples.split(split).requests, examples.num_items), np.float32)
+        for batch in evaluation_batches(examples, split, 32):
+            row, column = np.nonzero(rule.engaged(batch["actions"]) & batch["mask"])
+            self.relevant[batch["request_index"][row], batch["item"][row, column]] = 1
+
+    def slate(self, batch):
+        return self.relevant[batch["request_index"][:, None], batch["item"]][..., None]
+
+    def corpus(self, batch):
+        return self.relevant[batch["request_index"]].copy()
+
+
+@pytest.fixture(scope="module")
+def examples(examples_path):
+    return Examples(examples_path)
+
+
+@pytest.fixture(scope="module")
+def rule():
+    return LabelRule.from_config(tiny_config("interactrank").label, ACTIONS)
+
+
+@pytest.fixture(scope="module")
+def result(trained_run, examples_path):
+    return evaluate.evaluate(trained_run, examples_path, "test")
+
+
+def test_a_constant_scorer_earns_nothing(examples, rule):
+    config = tiny_config("interactrank").evaluate
+    figures = evaluate.evaluate_scorer(
+        Constant(examples.num_items), rule, examples, "test", config
+    )["metrics"]
+    assert figures["roc_auc"] == 0.5
+    assert figures["recall_at_10"] == 0.0
+    assert figures["hit_at_1"] < 0.3  # only requests without any negative
+
+
+def test_a_scorer_that_knows_the_labels_gets_everything(examples, rule):
+    config = tiny_config("interactrank").evaluate
+    figures = evaluate.evaluate_scorer(
+        Oracle(examples, "test", rule), rule, examples, "test", config
+    )["metrics"]
+    for name in ("roc_auc", "pr_auc", "request_auc", "hit_at_1", "mrr", "recall_at_10"):
+        assert figures[name] == 1.0, name
+
+
+def test_every_candidate_counts_once_in_every_batch_size(examples):
+    for batch_size in (1, 7, 45, 64):
+        rows = evaluate.Rows(Constant(examples.num_items), examples, "test", batch_size)
+        assert len(rows.request) == examples.split("test").candidates
+        assert len(np.unique(rows.request * 1000 + rows.item)) == len(rows.request)
+
+
+def test_every_request_comes_once_from_request_batches(examples):
+    found = np.concatenate(
+        [batch["request_index"] for batch in request_batches(examples, "test", 8)]
+    )
+    assert sorted(found[found >= 0]) == list(range(45))
+
+
+def test_figures_are_those_of_the_models_own_scores(trained_run, examples, rule, result):
+    run = Run.open(trained_run)
+    model, _ = run.restore_model()
+    parallel = DataParallel("pmap")
+    scorer = evaluate.ModelScorer(run, examples, "test", parallel).use(parallel.replicate(model))
+    request, score, engaged = [], [], []
+    for batch in evaluation_batches(examples, "test", 45):
+        ranked = scorer.slate(batch) @ np.array([1.0, 0.25], np.float32)  # the config's utility
+        for row, column in np.argwhere(batch["mask"]):
+            request.append(batch["request_index"][row])
+            score.append(ranked[row, column])
+            engaged.append(batch["actions"][row, column].any())
+    assert result["metrics"]["roc_auc"] == pytest.approx(metrics.roc_auc(score, engaged))
+    assert result["metrics"]["request_auc"] == pytest.approx(
+        metrics.request_auc(request, score, engaged)
+    )
+
+
+def test_corpus_ranks_equal_a_full_sort(trained_run, examples, rule):
+    run = Run.open(trained_run)
+    model, _ = run.restore_model()
+    parallel = DataParallel("pmap")
+    scorer = evaluate.ModelScorer(run, examples, "test", parallel).use(parallel.replicate(model))
+    rows = evaluate.Rows(scorer, examples, "test", 32)
+    engaged = rule.engaged(rows.actions)
+    config = tiny_config("interactrank").evaluate
+    request, ranks = evaluate.corpus_ranks(scorer, rows, engaged, examples, "test", config)
+    expected = []
+    for batch in request_batches(examples, "test", 45):
+        scores = scorer.corpus(batch)
+        for row, index in enumerate(batch["request_index"]):
+            own = np.flatnonzero(engaged & (rows.request == index))
+            for item in rows.item[own]:
+                others = np.delete(scores[row], [PADDING, item])
+                expected.append((index, 1 + (others >= scores[row, item]).sum()))
+    assert sorted(zip(request, ranks, strict=True)) == sorted(expected)
+
+
+def test_the_result_is_written_without_nan(trained_run, result):
+    saved = json.loads((trained_run / "eval" / "test.json").read_text())
+    assert saved["metrics"]["roc_auc"] == result["metrics"]["roc_auc"]
+    assert "NaN" not in (trained_run / "eval" / "test.json").read_text()
+    low, high = saved["intervals"]["roc_auc"]
+    assert low < saved["metrics"]["roc_auc"] < high
+    assert set(saved["heads"]) == {"engaged", "save"}
+
+
+@pytest.mark.parametrize("name", ["bm25", "iqp"])
+def test_baselines_go_through_the_same_evaluation(name, examples_path, result):
+    figures = evaluate.evaluate_baseline(name, tiny_config("interactrank"), examples_path, "test")
+    for field in ("requests", "candidates", "engaged", "corpus", "corpus_requests"):
+        assert figures[field] == result[field]
+    assert set(figures["metrics"]) == set(result["metrics"])
+    if name == "iqp":  # the synthetic clicks follow the first cross feature
+        assert figures["metrics"]["roc_auc"] > 0.5
+
+
+def test_prior_correction_takes_out_weights_and_sampling(trained_run, examples, rule):
+    run = Run.open(trained_run)
+    kept = run.config.train.loss.impression_sampling
+    positive, negative = [], []
+    for block in examples.blocks("train"):
+        actions, mask = block["actions"], block["mask"]
+        weight = rule.example_weights(actions) * np.where(rule.acted(actions), 1, kept)
+        engaged = rule.engaged(actions)
+        positive.append(weight[engaged & mask])
+        negative.append(weight[~engaged & mask])
+    expected = np.log(np.concatenate(positive).mean() / np.concatenate(negative).mean())
+    assert evaluate.prior_offsets(run, examples)[0] == pytest.approx(expected, rel=1e-6)
+
+
+class TestRefusals:
+    def test_an_unknown_split_is_named(self, trained_run, examples_path):
+        with pytest.raises(InputError, match="Did you mean 'test'"):
+            evaluate.evaluate(trained_run, examples_path, "tset")
+
+    def test_an_unknown_baseline_is_named(self, examples_path):
+        with pytest.raises(InputError, match="Did you mean 'bm25'"):
+            evaluate.evaluate_baseline("bm52", tiny_config("interactrank"), examples_path)
+
+    def test_a_directory_without_a_run(self, tmp_path, examples_path):
+        with pytest.raises(InputError, match="holds no run"):
+            evaluate.evaluate(tmp_path, examples_path)
+
+    def test_a_split_without_an_engaged_candidate(self, examples):
+        label = tiny_config("interactrank").label
+        label.positive = ("save",)
+        label.negative = ("click",)  # every save is a click
+        rule = LabelRule.from_config(label, ACTIONS)
+        config = tiny_config("interactrank").evaluate
+        with pytest.raises(InputError, match="counts as engaged"):
+            evaluate.evaluate_scorer(
+                Constant(examples.num_items), rule, examples, "test", config
+            )
