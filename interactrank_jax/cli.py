@@ -8,12 +8,12 @@ import dataclasses
 import logging
 import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 from absl import flags
 from ml_collections import config_flags
 
+from interactrank_jax import configuration
 from interactrank_jax.errors import InputError, did_you_mean
 
 REQUIRED = object()
@@ -251,11 +251,8 @@ def _parse(command: Command, name: str, argv: Sequence[str]) -> flags.FlagValues
     if command.config is not None:
         for argument in argv:
             if argument.startswith("--config="):
-                path = Path(argument.removeprefix("--config=").partition(":")[0])
-                if not path.is_file():
-                    raise InputError(f"--config={path} does not exist.\nExample: {command.example}")
-                # So that a config can import its neighbours, wherever the command is run.
-                sys.path.insert(0, str(path.resolve().parent.parent))
+                # Once before the flag does: its own message would be a traceback.
+                configuration.load(argument.removeprefix("--config="))
         config_flags.DEFINE_config_file("config", None, flag_values=values)
     saved, sys.argv = sys.argv, ["interactrank", *argv]  # config_flags reads overrides from there
     try:

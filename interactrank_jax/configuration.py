@@ -2,14 +2,14 @@
 
 import importlib.util
 import json
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
 
-from interactrank_jax.errors import InputError, did_you_mean
-from interactrank_jax.models.embeddings import Inputs
+from interactrank_jax.errors import InputError
 
 
 def load(spec: str) -> ConfigDict:
@@ -22,6 +22,10 @@ def load(spec: str) -> ConfigDict:
     path = Path(name)
     if not path.is_file():
         raise InputError(f"--config={name} does not exist. Example: configs/interactrank.py:search")
+    # So that a config can import its neighbours, wherever the command is run.
+    root = str(path.resolve().parent.parent)
+    if root not in sys.path:
+        sys.path.insert(0, root)
     module_spec = importlib.util.spec_from_file_location(path.stem, path)
     assert module_spec is not None
     assert module_spec.loader is not None
@@ -48,14 +52,3 @@ def difference(saved: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "
         elif old != new:
             found.append(f"{name} was {old}, is {new}")
     return "; ".join(found[:3])
-
-
-def check_sequence_features(config: ConfigDict, inputs: Inputs) -> None:
-    """Raises InputError if the histories are to be made of features that items do not have."""
-    known = [feature.name for feature in inputs.item]
-    for name in config.model.sequence.features:
-        if name not in known:
-            raise InputError(
-                f"config.model.sequence.features names '{name}', which items do not have."
-                + did_you_mean(name, known)
-            )

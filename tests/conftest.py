@@ -20,7 +20,8 @@ from tests.synthetic import tiny_config, write_examples  # noqa: E402
 
 flags.FLAGS.mark_as_parsed()  # grain and absl ask for flags that pytest does not parse
 
-SHARED_DATA = Path(__file__).parents[1] / "../shared/data"
+REPOSITORY = Path(__file__).parents[1]
+SHARED_DATA = REPOSITORY / "../shared/data"  # real data, where there is any
 
 
 def pytest_sessionfinish():

@@ -184,6 +184,4 @@ class TestRefusals:
         rule = LabelRule.from_config(label, ACTIONS)
         config = tiny_config("interactrank").evaluate
         with pytest.raises(InputError, match="counts as engaged"):
-            evaluate.evaluate_scorer(
-                Constant(examples.num_items), rule, examples, "test", config
-            )
+            evaluate.evaluate_scorer(Constant(examples.num_items), rule, examples, "test", config)

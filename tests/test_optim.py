@@ -121,6 +121,21 @@ def test_a_row_that_is_touched_without_a_gradient_stays_with_adagrad(rows):
     np.testing.assert_array_equal(state["accumulator"], np.float32(0.1))
 
 
+@pytest.mark.parametrize("rows", [3, 50], ids=["whole table", "gathered rows"])
+@pytest.mark.parametrize("name", ["adagrad", "adam"])
+def test_a_row_that_is_not_touched_stays_whatever_its_gradient(name, rows):
+    optimizer = optim.RowOptimizer(name, schedule)
+    table = jnp.asarray(draw(0, rows, DIM))
+    ids, touched = jnp.array([0, 1, 2], jnp.int32), jnp.array([False, True, False])
+    found = embeddings.Rows(ids, touched, table[ids])
+    state = optimizer.init(table)
+    after = jax.jit(optimizer.update)(table, state, found, jnp.ones((3, DIM)), jnp.int32(0))
+    for old, new in zip(jax.tree.leaves((table, state)), jax.tree.leaves(after), strict=True):
+        others = np.setdiff1d(np.arange(rows), 1)
+        np.testing.assert_array_equal(new[others], old[others])
+        assert (new[1] != old[1]).all()
+
+
 def test_adagrad_starts_from_the_configured_accumulator_one_per_row():
     state = optim.RowOptimizer("adagrad", schedule, 0.7).init(jnp.zeros((4, 3)))
     np.testing.assert_array_equal(state["accumulator"], np.full(4, np.float32(0.7)))

@@ -19,10 +19,9 @@ from interactrank_jax.data.examples import Examples
 from interactrank_jax.errors import InputError
 from interactrank_jax.runs import Run
 from interactrank_jax.train import train
+from tests.conftest import REPOSITORY
 from tests.synthetic import tiny_config, write_examples
 from tests.train_worker import long_config
-
-REPOSITORY = Path(__file__).parents[1]
 
 
 def start_worker(examples: Path, workdir: Path) -> subprocess.Popen:

@@ -76,7 +76,7 @@ def train_iterator(
     dataset = (
         dataset.seed(seed)
         .shuffle()
-        .repeat()
+        .repeat(1 << 30)  # for ever; without a number, batches of one block overflow Grain's count
         .batch(window, batch_fn=_concatenate)
         .random_map(_permute)
         .to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads + 1))

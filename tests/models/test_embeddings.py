@@ -9,6 +9,7 @@ import pytest
 
 from interactrank_jax.data.examples import PADDING, Examples
 from interactrank_jax.data.pipeline import evaluation_batches
+from interactrank_jax.errors import InputError
 from interactrank_jax.models import embeddings
 from interactrank_jax.models.embeddings import Slot
 from tests.synthetic import FEATURES, TABLES
@@ -176,6 +177,18 @@ class TestInputs:
         assert len(inputs.request_numeric) == len(inputs.item_numeric) == 1
         assert inputs.cross_scale == (0.3, 0.3)
         hash(inputs)  # a module's field
+
+    def test_excluded_features_are_not_looked_up(self, examples, batch, store):
+        excluded = ("user_id", "query_text", "title")
+        inputs = embeddings.Inputs.from_metadata(examples.metadata, ("engaged",), excluded)
+        slots = embeddings.request_slots(batch, store, inputs, ("item_id",))
+        slots |= embeddings.item_slots(store, batch["item"], inputs)
+        assert not {"request/user_id", "request/query_text", "item/title"} & set(slots)
+        assert {slot.table for slot in slots.values()} == set(TABLES) - {"user", "text"}
+
+    def test_an_unknown_exclusion_is_refused_with_the_nearest_name(self, examples):
+        with pytest.raises(InputError, match=r"exclude names 'user'.*Did you mean 'user_id'"):
+            embeddings.Inputs.from_metadata(examples.metadata, ("engaged",), ("user",))
 
     def test_every_table_is_looked_up_by_some_slot(self, batch, store, inputs):
         slots = embeddings.request_slots(batch, store, inputs, ("item_id",))

@@ -58,9 +58,7 @@ def dense_scores(run, model, index, examples, batch):
         entries = slice(sparse.indptr[group], sparse.indptr[group + 1])
         cross[row, sparse.item[entries]] = sparse.value[entries]
     query = QueryEncoder(run, model, examples)(batch)
-    items = jax.tree.map(
-        lambda leaf: np.broadcast_to(leaf, (len(cross), *leaf.shape)), index.items
-    )
+    items = jax.tree.map(lambda leaf: np.broadcast_to(leaf, (len(cross), *leaf.shape)), index.items)
     logits = run.model.apply({"params": model["params"]}, query, items, cross, method="score")
     return np.asarray(logits @ np.asarray(run.rule.utility, np.float32))
 

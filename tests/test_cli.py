@@ -1,0 +1,159 @@
+"""The command line: what it says when it is used wrongly, and the stations in one row."""
+
+import json
+
+import pyarrow.parquet as pq
+import pytest
+
+from interactrank_jax import cli
+from tests.conftest import REPOSITORY, SHARED_DATA
+
+CONFIG = REPOSITORY / "configs" / "interactrank.py"
+QUICK = (
+    "--config.train.batch_size=32",
+    "--config.train.max_steps=6",
+    "--config.train.eval_every=3",
+    "--config.evaluate.bootstrap=10",
+)
+
+# ROC-AUC of a logistic regression on two smoothed means, as of the start of the user's hour.
+MOVIELENS_100K_REFERENCE = 0.782
+
+
+def run(*argv) -> int:
+    return cli.main([str(argument) for argument in argv])
+
+
+class TestHelp:
+    def test_without_a_command_all_are_listed(self, capsys):
+        assert run() == 2
+        printed = capsys.readouterr().out
+        assert all(name in printed for name in cli.COMMANDS)
+
+    @pytest.mark.parametrize("command", list(cli.COMMANDS))
+    def test_without_arguments_a_command_says_what_it_expects(self, command, capsys):
+        assert run(command) == 2
+        printed = capsys.readouterr().err
+        assert f"Example: interactrank {command}" in printed
+        assert "Traceback" not in printed
+
+    @pytest.mark.parametrize("command", list(cli.COMMANDS))
+    def test_help_shows_flags_and_an_example(self, command, capsys):
+        assert run(command, "--help") == 0
+        printed = capsys.readouterr().out
+        assert f"Example: interactrank {command}" in printed
+        assert all(f"--{flag}" in printed for flag in cli.COMMANDS[command].flags)
+
+    @pytest.mark.parametrize("command", list(cli.COMMANDS))
+    def test_every_example_parses(self, command, monkeypatch):
+        monkeypatch.chdir(REPOSITORY)
+        name, *argv = cli.COMMANDS[command].example.removeprefix("interactrank ").split()
+        assert name == command
+        values = cli._parse(cli.COMMANDS[command], command, argv)
+        assert all(values[flag].value is not None for flag in cli.COMMANDS[command].flags)
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["trian"], "Did you mean 'train'"),
+        (["simulate", "--out=x", "--preset=smal"], "Did you mean 'small'"),
+        (["simulate", "--out=x", "--seed=one"], "--seed"),
+        (["simulate", "--ot=x"], "out"),
+        (["simulate", "--out=x", "stray"], "unexpected"),
+        (["convert", "--format=movielense", "--source=x", "--out=y"], "Did you mean 'movielens'"),
+        (["convert", "--format=movielens", "--source=nowhere", "--out=y"], "nowhere"),
+        (["prepare", "--config=nowhere.py", "--log=x", "--out=y"], "nowhere.py does not exist"),
+        (["prepare", f"--config={CONFIG}:serch", "--log=x", "--out=y"], "Did you mean 'search'"),
+        (["prepare", f"--config={CONFIG}", "--log=nowhere", "--out=y"], "nowhere"),
+        (
+            ["train", f"--config={CONFIG}", "--config.train.btch_size=3", "--examples=x"],
+            "batch_size",
+        ),
+        (
+            ["train", f"--config={CONFIG}", "--config.train.batch_size=many", "--examples=x"],
+            "batch_size",
+        ),
+        (["train", f"--config={CONFIG}", "--examples=nowhere", "--workdir=r"], "nowhere"),
+        (["evaluate", "--examples=x"], "--workdir"),
+        (["evaluate", "--examples=x", "--baseline=bm25"], "--config"),
+        (["evaluate", "--examples=x", "--workdir=nowhere"], "holds no run"),
+        (["index", "--examples=x", "--workdir=nowhere", "--out=y"], "holds no run"),
+    ],
+)
+def test_a_wrong_command_line_fails_with_help(argv, message, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert run(*argv) == 2
+    printed = capsys.readouterr().err
+    assert message in printed
+    assert "Traceback" not in printed
+    assert list(tmp_path.iterdir()) == []
+
+
+def stations(root, log, config, overrides=(), k=10):
+    """Runs prepare to score; returns the test result."""
+    examples, workdir = root / "examples", root / "run"
+    config = f"--config={config}"
+    assert run("prepare", config, f"--log={log}", f"--out={examples}") == 0
+    assert run("train", config, *overrides, f"--examples={examples}", f"--workdir={workdir}") == 0
+    assert run("evaluate", f"--workdir={workdir}", f"--examples={examples}", "--split=test") == 0
+    index = root / "index"
+    assert run("index", f"--workdir={workdir}", f"--examples={examples}", f"--out={index}") == 0
+    for candidates in ("slate", "corpus"):
+        scores = root / candidates
+        assert (
+            run(
+                "score",
+                f"--workdir={workdir}",
+                f"--index={index}",
+                f"--examples={examples}",
+                f"--k={k}",
+                f"--candidates={candidates}",
+                f"--out={scores}",
+            )
+            == 0
+        )
+        table = pq.read_table(scores / "scores.parquet")
+        assert table.column_names == ["request_id", "item_id", "rank", "score"]
+        items = set(pq.read_table(log / "items", columns=["item_id"])["item_id"].to_pylist())
+        assert set(table["item_id"].to_pylist()) <= items
+        requests = pq.read_table(log / "requests", columns=["request_id"])["request_id"]
+        assert set(table["request_id"].to_pylist()) <= set(requests.to_pylist())
+    return json.loads((workdir / "eval" / "test.json").read_text())
+
+
+def test_the_stations_run_in_a_row_on_a_simulated_log(tmp_path, tiny_log, capsys):
+    result = stations(tmp_path, tiny_log, CONFIG, QUICK)
+    assert result["metrics"]["roc_auc"] > 0.4
+    assert "| interactrank |" in capsys.readouterr().out
+    assert (
+        run("evaluate", "--baseline=bm25", f"--config={CONFIG}", f"--examples={tmp_path}/examples")
+        == 0
+    )
+    assert "| bm25 |" in capsys.readouterr().out
+
+
+def test_a_second_run_into_the_same_place_is_refused_and_changes_nothing(tmp_path, capsys):
+    log = tmp_path / "log"
+    assert run("simulate", "--preset=tiny", f"--out={log}") == 0
+    before = sorted((path.name, path.stat().st_mtime_ns) for path in log.rglob("*"))
+    assert run("simulate", "--preset=tiny", f"--out={log}") == 2
+    assert "exists already" in capsys.readouterr().err
+    assert sorted((path.name, path.stat().st_mtime_ns) for path in log.rglob("*")) == before
+
+
+def test_the_leak_detector_is_a_command(tiny_log, capsys):
+    assert run("leaks", f"--config={CONFIG}", f"--log={tiny_log}") == 0
+    assert "no leak" in capsys.readouterr().out
+
+
+@pytest.mark.skipif(not (SHARED_DATA / "ml-100k").is_dir(), reason="MovieLens-100K is not here")
+def test_movielens_100k_goes_through_all_stations_and_passes_its_reference(tmp_path, capsys):
+    log = tmp_path / "log"
+    source = SHARED_DATA / "ml-100k"
+    assert run("convert", "--format=movielens", f"--source={source}", f"--out={log}") == 0
+    result = stations(tmp_path, log, f"{CONFIG}:movielens_100k")
+    auc = result["metrics"]["roc_auc"]
+    with capsys.disabled():
+        print(f"\nMovieLens-100K by time: {auc:.4f}, reference {MOVIELENS_100K_REFERENCE}")
+    assert auc > MOVIELENS_100K_REFERENCE

@@ -1,0 +1,84 @@
+"""Every config, with every argument, becomes a model that trains a step on data of its kind."""
+
+import numpy as np
+import pytest
+
+from interactrank_jax import configuration
+from interactrank_jax.data.movielens import convert
+from interactrank_jax.data.prepare import prepare
+from interactrank_jax.errors import InputError
+from interactrank_jax.train import train
+from tests.conftest import REPOSITORY
+
+ARGUMENTS = ("search", "movielens_100k", "movielens_1m")
+MODELS = ("interactrank", "two_tower")
+
+
+def load(model: str, argument: str):
+    return configuration.load(f"{REPOSITORY / 'configs' / model}.py:{argument}")
+
+
+def write_movielens(path, timed: bool):
+    """Ratings in the layout of MovieLens-1M, random but for some users being kinder."""
+    rng = np.random.default_rng(0)
+    path.mkdir()
+    rows = []
+    for user in range(1, 61):
+        kind = rng.random()
+        for index, movie in enumerate(rng.choice(np.arange(1, 41), 15, replace=False)):
+            stars = int(rng.choice([1, 2, 4, 5], p=[(1 - kind) / 2] * 2 + [kind / 2] * 2))
+            second = 946_684_800 + user * 86_400 + index * 900
+            rows.append(f"{user}::{movie}::{stars}" + (f"::{second}" if timed else ""))
+    name = "ratings.dat" if timed else "ratings.notime.dat"
+    (path / name).write_text("\n".join(rows))
+    movies = [f"{movie}::Movie {movie} (19{50 + movie})::Drama|Comedy" for movie in range(1, 41)]
+    (path / "movies.dat").write_text("\n".join(movies))
+    users = [f"{user}::{'MF'[user % 2]}::25::{user % 5}::{user:05d}" for user in range(1, 61)]
+    (path / "users.dat").write_text("\n".join(users))
+    return path
+
+
+@pytest.fixture(scope="module")
+def examples(tmp_path_factory, tiny_examples):
+    root = tmp_path_factory.mktemp("movielens")
+    paths = {"search": tiny_examples}
+    for argument, timed in (("movielens_100k", True), ("movielens_1m", False)):
+        convert(write_movielens(root / f"raw-{argument}", timed), root / f"log-{argument}")
+        paths[argument] = root / argument
+        config = load("interactrank", argument)
+        prepare(config.data, root / f"log-{argument}", paths[argument])
+    return paths
+
+
+@pytest.mark.parametrize("argument", ARGUMENTS)
+@pytest.mark.parametrize("model", MODELS)
+def test_a_config_trains_a_step(tmp_path, examples, model, argument):
+    config = load(model, argument)
+    config.train.update({"batch_size": 16, "max_steps": 1})
+    result = train(config, examples[argument], tmp_path / "run")
+    assert result["steps"] == 1
+    assert 0 <= result["roc_auc"] <= 1
+
+
+@pytest.mark.parametrize("argument", ARGUMENTS)
+def test_the_models_of_one_data_set_share_its_examples(argument):
+    first, second = (configuration.to_json(load(model, argument)) for model in MODELS)
+    assert first["data"] == second["data"]
+    assert first["label"] == second["label"]
+
+
+def test_a_config_survives_json():
+    config = load("interactrank", "search")
+    again = configuration.to_json(config)
+    assert configuration.difference(again, configuration.to_json(config)) == ""
+
+
+def test_an_unknown_argument_names_the_nearest():
+    with pytest.raises(InputError, match="Did you mean 'movielens_1m'"):
+        load("interactrank", "movielens_10m")
+
+
+def test_the_difference_of_two_configs_names_the_fields():
+    saved = {"train": {"lr": 1.0, "steps": 2}, "name": "a"}
+    now = {"train": {"lr": 0.5, "steps": 2}, "name": "a"}
+    assert configuration.difference(saved, now) == "config.train.lr was 1.0, is 0.5"
