@@ -31,7 +31,7 @@ class Trainer:
     def __init__(self, examples, model, optimizer, row_optimizer, loss=(), **model_fields):
         self.config = tiny_config(model, **model_fields)
         self.config.model.tower.masknet.update(
-            {"dropout": 0.0, "blocks": min(2, self.config.model.tower.masknet.blocks)}
+            {"dropout": 0.0, "blocks": min(1, self.config.model.tower.masknet.blocks)}
         )
         self.config.train.loss.update(dict(loss))
         self.run = Run("unused", self.config, examples.metadata)

@@ -1,0 +1,64 @@
+"""The README's commands, at tiny size."""
+
+import re
+
+import pytest
+
+from interactrank_jax import cli
+from tests.conftest import REPOSITORY
+
+README = (REPOSITORY / "README.md").read_text()
+SMALL = (
+    "--config.train.batch_size=32",
+    "--config.train.max_steps=4",
+    "--config.evaluate.bootstrap=5",
+)
+
+
+def commands(section: str) -> list[list[str]]:
+    text = README.split(f"\n## {section}\n")[1].split("\n## ")[0]
+    blocks = re.findall(r"```bash\n(.*?)```", text, re.DOTALL)
+    lines = [line for block in blocks for line in block.splitlines()]
+    return [line.split() for line in lines if line.startswith("interactrank ")]
+
+
+def test_station_by_station_works_as_written(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "configs").symlink_to(REPOSITORY / "configs")
+    found = commands("Station by station")
+    assert [line[1] for line in found][:4] == ["simulate", "prepare", "leaks", "train"]
+    for _, command, *argv in found:
+        argv = [argument.replace("--preset=small", "--preset=tiny") for argument in argv]
+        if command == "train":
+            argv += SMALL
+        assert cli.main([command, *argv]) == 0, command
+    assert (tmp_path / "runs/scores/scores.parquet").is_file()
+
+
+@pytest.mark.parametrize("section", ["Station by station", "MovieLens"])
+def test_every_command_and_config_field_in_the_readme_exists(section, monkeypatch):
+    monkeypatch.chdir(REPOSITORY)
+    for _, command, *argv in commands(section):
+        cli._parse(cli.COMMANDS[command], command, argv)
+
+
+def test_config_fields_named_in_the_table_exist():
+    from configs import interactrank
+
+    config = interactrank.get_config()
+    table = README.split("how to switch it off")[1].split("\n## ")[0]
+    fields = re.findall(r"`((?:data|model|label|train)\.[a-z_.]+)", table)
+    assert len(fields) >= 10
+    for field in fields:
+        value = config
+        for name in field.split("."):
+            value = value[name]
+
+
+def test_the_schema_in_the_readme_is_valid():
+    import json
+
+    from interactrank_jax.data.schema import Schema
+
+    text = re.findall(r"```json\n(.*?)```", README, re.DOTALL)[0]
+    assert Schema.from_json(json.loads(text)).actions
