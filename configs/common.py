@@ -39,9 +39,8 @@ def search_data() -> ConfigDict:
 
 def movielens_data(split: str) -> ConfigDict:
     """MovieLens: a request is one user's ratings within an hour; see `data/movielens.py`."""
-    rated = ("like", "dislike", "neutral")
-    if split == "random":  # without timestamps there are two actions only
-        rated = ("like", "dislike")
+    # Ratings of 3 are events of their own where there is time; without it there are none.
+    rated = ("like", "dislike", *(("neutral",) if split == "time" else ()))
     return _config(
         slate=32 if split == "time" else 1,
         block_size=1024,

@@ -113,20 +113,21 @@ def quickstart(preset: str, seed: int, out: Path) -> dict[str, Any]:
     results += [files.read_json(out / model / "eval" / "test.json") for model in MODELS]
     figure = out / "figure.png"
     draw(results, {model: out / model for model in MODELS}, figure)
+    artefacts = {
+        "log": log,
+        "examples": examples,
+        **{f"run_{model}": out / model for model in MODELS},
+        "index": out / "index",
+        "scores": out / "scores" / "scores.parquet",
+        "figure": figure,
+    }
     summary = {
         "preset": preset,
         "seed": seed,
         "models": {result["name"]: result["metrics"] for result in results},
         "intervals": {result["name"]: result["intervals"] for result in results},
         "seconds": stations.seconds,
-        "artefacts": {
-            "log": str(log),
-            "examples": str(examples),
-            **{f"run_{model}": str(out / model) for model in MODELS},
-            "index": str(out / "index"),
-            "scores": str(out / "scores" / "scores.parquet"),
-            "figure": str(figure),
-        },
+        "artefacts": {name: str(path) for name, path in artefacts.items()},
     }
     files.write_json(out / "summary.json", summary)
     print(
@@ -135,7 +136,7 @@ def quickstart(preset: str, seed: int, out: Path) -> dict[str, Any]:
     )
     print(evaluate.table(results, TABLE_METRICS))
     print("\nseconds: " + ", ".join(f"{name} {value}" for name, value in stations.seconds.items()))
-    for name, path in summary["artefacts"].items():
+    for name, path in artefacts.items():
         print(f"{name:>16}: {path}")
     print(f"{'summary':>16}: {out / 'summary.json'}")
     return summary

@@ -145,5 +145,5 @@ def fingerprint(model: dict[str, Any]) -> str:
     checksum = 0
     for path, leaf in jax.tree_util.tree_leaves_with_path(model):
         checksum = zlib.crc32(jax.tree_util.keystr(path).encode(), checksum)
-        checksum = zlib.crc32(np.ascontiguousarray(leaf).view(np.uint8), checksum)
+        checksum = zlib.crc32(np.ascontiguousarray(leaf).data, checksum)
     return f"{checksum:08x}"

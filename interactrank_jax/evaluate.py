@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import jax
 import numpy as np
 
-from interactrank_jax import baselines, files, metrics
+from interactrank_jax import baselines, files, metrics, uncertainty
 from interactrank_jax.data.examples import PADDING, Examples
 from interactrank_jax.data.pipeline import Batch, evaluation_batches, request_batches
 from interactrank_jax.errors import InputError, did_you_mean
@@ -229,14 +229,16 @@ def evaluate_scorer(
         )
     logits = _ranked_logits(scorer, rows)
     values: dict[str, float] = slate_figures(scorer, rows, rule)
-    bounds = metrics.intervals(
+    bounds = uncertainty.intervals(
         rows.request, rows.score, engaged, logits, replicates=int(config.bootstrap)
     )
     request, ranks = corpus_ranks(scorer, rows, engaged, examples, split, config)
     for k in RECALL_AT:
         recall = metrics.corpus_recall_by_request(ranks, request, k)
         values[f"recall_at_{k}"] = float(recall.mean())
-        bounds[f"recall_at_{k}"] = metrics.mean_interval(recall, replicates=int(config.bootstrap))
+        bounds[f"recall_at_{k}"] = uncertainty.mean_interval(
+            recall, replicates=int(config.bootstrap)
+        )
     return {
         "name": scorer.name,
         "split": split,

@@ -1,4 +1,4 @@
-"""Exact metrics of ranked scores, and their uncertainty over requests.
+"""Exact metrics of ranked scores.
 
 All functions take flat NumPy arrays, one entry per candidate, in any order; the rows of one request
 are those that share a value of `request`. A metric that is undefined on its rows (no positive, or
@@ -8,18 +8,15 @@ Ties. In a ranked list (hit, NDCG, MRR, recall) a tie is broken AGAINST the mode
 before a positive of the same score, so a scorer that says nothing earns nothing. The two AUCs are
 probabilities of a pair being in order and count a tie as one half, as scikit-learn does.
 
-Uncertainty. Candidates of one request are not independent, requests are: intervals resample whole
-requests. A resample is a vector of multiplicities, one per request, so every metric is prepared
-(sorted, grouped) once and a replicate costs a weighted sum.
+Intervals over requests are made from the same prepared metrics in `uncertainty.py`.
 """
 
-from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from interactrank_jax.errors import InputError, did_you_mean
+from interactrank_jax.errors import InputError
 
 # Multiplicity of each request [R], in the order of sorted request values -> the metric's value.
 Statistic = Callable[[np.ndarray], float]
@@ -35,14 +32,6 @@ METRICS = (
     "ndcg_at_10",
     "mrr",
 )
-
-
-class PairedDifference(NamedTuple):
-    """A metric of scorer A minus that of scorer B on the same requests, with its interval."""
-
-    difference: float
-    low: float
-    high: float
 
 
 # --- over rows --------------------------------------------------------------------------------
@@ -301,7 +290,7 @@ def predicted_over_observed(probabilities: ArrayLike, labels: ArrayLike) -> floa
     return _ratio(probabilities.sum(dtype=float), labels.sum())
 
 
-# --- all at once, and their uncertainty -------------------------------------------------------
+# --- all at once --------------------------------------------------------------------------
 
 
 def statistics(
@@ -325,12 +314,12 @@ def statistics(
         "roc_auc": lambda multiplicity: curve.roc_auc(multiplicity[code]),
         "pr_auc": lambda multiplicity: curve.average_precision(multiplicity[code]),
         "logloss": lambda multiplicity: _ratio(multiplicity @ losses, multiplicity @ rows),
-        "request_auc": _mean_statistic(rankings.auc()),
-        "hit_at_1": _mean_statistic(rankings.hit_at_k(1)),
-        "hit_at_3": _mean_statistic(rankings.hit_at_k(3)),
-        "hit_at_10": _mean_statistic(rankings.hit_at_k(10)),
-        "ndcg_at_10": _mean_statistic(rankings.ndcg_at_k(10)),
-        "mrr": _mean_statistic(rankings.reciprocal_rank()),
+        "request_auc": mean_statistic(rankings.auc()),
+        "hit_at_1": mean_statistic(rankings.hit_at_k(1)),
+        "hit_at_3": mean_statistic(rankings.hit_at_k(3)),
+        "hit_at_10": mean_statistic(rankings.hit_at_k(10)),
+        "ndcg_at_10": mean_statistic(rankings.ndcg_at_k(10)),
+        "mrr": mean_statistic(rankings.reciprocal_rank()),
     }, requests
 
 
@@ -354,125 +343,18 @@ def evaluate_all(
     return {name: statistic(once) for name, statistic in prepared.items()}
 
 
-def intervals(
-    request: ArrayLike,
-    scores: ArrayLike,
-    labels: ArrayLike,
-    logits: ArrayLike | None = None,
-    *,
-    replicates: int = 200,
-    level: float = 0.95,
-    seed: int = 0,
-) -> dict[str, tuple[float, float]]:
-    """Returns (low, high) of every metric of `METRICS`; see `evaluate_all` and `bootstrap`."""
-    prepared, requests = statistics(request, scores, labels, logits)
-    return bootstrap(prepared, requests, replicates=replicates, level=level, seed=seed)
-
-
-def mean_interval(
-    values: ArrayLike, *, replicates: int = 200, level: float = 0.95, seed: int = 0
-) -> tuple[float, float]:
-    """Returns (low, high) of the mean of per-request values [R], NaN ones left out."""
-    values = np.asarray(values, float)
-    return bootstrap(
-        {"mean": _mean_statistic(values)},
-        values.size,
-        replicates=replicates,
-        level=level,
-        seed=seed,
-    )["mean"]
-
-
-def paired_bootstrap(
-    request: ArrayLike,
-    scores_a: ArrayLike,
-    scores_b: ArrayLike,
-    labels: ArrayLike,
-    metric: str,
-    *,
-    replicates: int = 200,
-    level: float = 0.95,
-    seed: int = 0,
-) -> PairedDifference:
-    """Difference of one metric, A - B, resampling the same requests for both.
-
-    What makes a request hard is hard for both scorers and cancels, so this interval is much
-    narrower than the two of `intervals` suggest. For `logloss` the scores are read as logits.
-
-    Args:
-      request: [n] integers.
-      scores_a: [n] scores of A.
-      scores_b: [n] scores of B, for the same rows.
-      labels: [n] 0 or 1.
-      metric: one of `METRICS`.
-      replicates: number of resamples.
-      level: probability the interval is meant to cover.
-      seed: of the resampling.
-
-    Raises:
-      InputError: an unknown metric, or rows as in `evaluate_all`.
-    """
-    if metric not in METRICS:
-        raise InputError(f"no metric named '{metric}'.{did_you_mean(metric, METRICS)}")
-    of_a, requests = statistics(request, scores_a, labels, scores_a)
-    of_b, _ = statistics(request, scores_b, labels, scores_b)
-
-    def difference(multiplicity: np.ndarray) -> float:
-        return of_a[metric](multiplicity) - of_b[metric](multiplicity)
-
-    low, high = bootstrap(
-        {metric: difference}, requests, replicates=replicates, level=level, seed=seed
-    )[metric]
-    return PairedDifference(difference(np.ones(requests)), low, high)
-
-
-def bootstrap(
-    prepared: Mapping[str, Statistic],
-    requests: int,
-    *,
-    replicates: int = 200,
-    level: float = 0.95,
-    seed: int = 0,
-) -> dict[str, tuple[float, float]]:
-    """Percentile intervals over resampled requests (Efron 1979), the same resamples for all.
-
-    Args:
-      prepared: name -> function of the multiplicities [R] of the requests.
-      requests: R.
-      replicates: number of resamples.
-      level: probability the interval is meant to cover.
-      seed: of the resampling; equal seeds give equal intervals.
-
-    Returns:
-      name -> (low, high). Resamples on which the metric is undefined are left out; (NaN, NaN) if
-      it is on all of them.
-    """
-    generator = np.random.default_rng(seed)
-    values = np.full((replicates, len(prepared)), np.nan)
-    for replicate in range(replicates if requests else 0):
-        drawn = generator.integers(requests, size=requests)
-        multiplicity = np.bincount(drawn, minlength=requests).astype(float)
-        values[replicate] = [statistic(multiplicity) for statistic in prepared.values()]
-    tails = [(1 - level) / 2, (1 + level) / 2]
-    result = {}
-    for name, column in zip(prepared, values.T, strict=True):
-        defined = column[~np.isnan(column)]
-        low, high = np.quantile(defined, tails) if defined.size else (np.nan, np.nan)
-        result[name] = (float(low), float(high))
-    return result
-
-
 # --- shared -----------------------------------------------------------------------------------
 
 
-def _mean_statistic(values: np.ndarray) -> Statistic:
+def mean_statistic(values: np.ndarray) -> Statistic:
+    """Prepares the mean of per-request values [R] for resampling; NaN values are left out."""
     defined = ~np.isnan(values)
     filled = np.where(defined, values, 0.0)
     return lambda multiplicity: _ratio(multiplicity @ filled, multiplicity @ defined)
 
 
 def _nan_mean(values: np.ndarray) -> float:
-    return _mean_statistic(values)(np.ones(values.size))
+    return mean_statistic(values)(np.ones(values.size))
 
 
 def _ratio(numerator: float | np.ndarray, denominator: float | np.ndarray) -> float:

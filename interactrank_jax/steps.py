@@ -284,6 +284,7 @@ def make_score_step(
         tables = model_state["tables"]
         request = embeddings.embed_requests(tables, batch, store, inputs, sequence)
         items = embeddings.embed_items(tables, batch["item"], store, inputs)
-        return model.apply({"params": model_state["params"]}, request, items, batch["cross"])
+        variables = {"params": model_state["params"]}
+        return jnp.asarray(model.apply(variables, request, items, batch["cross"]))
 
     return step

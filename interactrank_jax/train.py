@@ -5,6 +5,7 @@ RUN/metrics.jsonl    training and validation figures, one line a write (also Ten
 RUN/checkpoints, RUN/best    see `checkpoint.py`
 """
 
+import dataclasses
 import logging
 import signal
 import threading
@@ -248,7 +249,7 @@ def warm_start(state: TrainState, other: PathLike, examples: Examples) -> TrainS
                 f"{table.shape}: it may only grow by rows. Prepare with --extend."
             )
         tables[name] = table.at[: old.shape[0]].set(old)
-    return state.replace(params=model["params"], tables=tables)
+    return dataclasses.replace(state, params=model["params"], tables=tables)
 
 
 @contextmanager

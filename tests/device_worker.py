@@ -25,7 +25,7 @@ from interactrank_jax.steps import Objective, make_train_step
 from tests.synthetic import tiny_config
 
 DEVICES = 4
-FLAGS = f"--xla_force_host_platform_device_count={DEVICES} --xla_backend_optimization_level=0"
+FLAGS = f"--xla_force_host_platform_device_count={DEVICES} --xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
 KINDS = ("pmap", "shard_map")
 BATCH, STEPS = 16, 4
 TABLE_SIZES = (3, 8, 12, 40)  # longer than, as long as and shorter than what devices hold together

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score, log_loss, ndcg_score, roc_auc_score
 
-from interactrank_jax import metrics
+from interactrank_jax import metrics, uncertainty
 from interactrank_jax.errors import InputError
 
 NAN = float("nan")
@@ -147,7 +147,7 @@ class TestEveryMetric:
         request, scores, labels = _random(levels=8)
         value = metrics.evaluate_all(request, scores, labels, logits=scores)[name]
         assert value == pytest.approx(ALL[name](request, scores, labels), rel=1e-12)
-        low, high = metrics.intervals(request, scores, labels, scores, replicates=50)[name]
+        low, high = uncertainty.intervals(request, scores, labels, scores, replicates=50)[name]
         assert low <= value <= high
         assert low < high or name == "hit_at_10"
 
@@ -268,7 +268,7 @@ def test_corpus_recall_is_the_mean_over_requests_of_the_share_found():
     assert metrics.corpus_recall(ranks, request, 10) == 0.75
     assert metrics.corpus_recall(ranks, request, 500) == 1
     assert math.isnan(metrics.corpus_recall([], [], 10))
-    low, high = metrics.mean_interval(by_request)
+    low, high = uncertainty.mean_interval(by_request)
     assert (low, high) == (0.5, 1.0)
     with pytest.raises(InputError, match="counted from 1"):
         metrics.corpus_recall([0], [0], 10)
@@ -329,26 +329,26 @@ class TestBootstrap:
             rows = (np.arange(600) // 4, scores, labels)
             prepared, requests = metrics.statistics(*rows)
             only = {"roc_auc": prepared["roc_auc"]}
-            low, high = metrics.bootstrap(only, requests, seed=seed)["roc_auc"]
+            low, high = uncertainty.bootstrap(only, requests, seed=seed)["roc_auc"]
             covered += low <= known <= high
         assert covered >= 34  # of 40 at 95%: 33 or fewer has probability .0034
 
     def test_resamples_requests_not_rows(self):
         request, scores, labels = _random()
-        once = metrics.intervals(request, scores, labels)
-        twice = metrics.intervals(*(np.tile(column, 2) for column in (request, scores, labels)))
+        once = uncertainty.intervals(request, scores, labels)
+        twice = uncertainty.intervals(*(np.tile(column, 2) for column in (request, scores, labels)))
         assert twice["roc_auc"] == pytest.approx(once["roc_auc"], rel=1e-12)
 
     def test_equal_seeds_give_equal_intervals(self):
         rows = _random()
-        assert metrics.intervals(*rows)["mrr"] == metrics.intervals(*rows)["mrr"]
-        assert metrics.intervals(*rows)["mrr"] != metrics.intervals(*rows, seed=1)["mrr"]
+        assert uncertainty.intervals(*rows)["mrr"] == uncertainty.intervals(*rows)["mrr"]
+        assert uncertainty.intervals(*rows)["mrr"] != uncertainty.intervals(*rows, seed=1)["mrr"]
 
     def test_undefined_metrics_have_undefined_intervals(self):
-        result = metrics.intervals([0, 1], [0.0, 1.0], [0, 0])
+        result = uncertainty.intervals([0, 1], [0.0, 1.0], [0, 0])
         assert all(math.isnan(low) and math.isnan(high) for low, high in result.values())
         assert math.isnan(metrics.evaluate_all([0, 1], [0.0, 1.0], [0, 1])["logloss"])
-        empty = metrics.intervals([], [], [])
+        empty = uncertainty.intervals([], [], [])
         assert set(empty) == set(metrics.METRICS)
         assert math.isnan(empty["mrr"][0])
         assert json.dumps(result)  # plain floats
@@ -356,16 +356,16 @@ class TestBootstrap:
     def test_paired_difference_is_narrower_than_the_two_intervals(self):
         request, scores, labels = _random(4000)
         worse = scores + 0.2 * np.random.default_rng(1).normal(size=scores.size)
-        paired = metrics.paired_bootstrap(request, scores, worse, labels, "roc_auc")
+        paired = uncertainty.paired_bootstrap(request, scores, worse, labels, "roc_auc")
         assert paired.difference == pytest.approx(
             metrics.roc_auc(scores, labels) - metrics.roc_auc(worse, labels)
         )
         assert 0 < paired.low < paired.difference < paired.high
-        low, high = metrics.intervals(request, scores, labels)["roc_auc"]
+        low, high = uncertainty.intervals(request, scores, labels)["roc_auc"]
         assert paired.high - paired.low < 0.5 * (high - low)
-        itself = metrics.paired_bootstrap(request, scores, scores, labels, "logloss")
+        itself = uncertainty.paired_bootstrap(request, scores, scores, labels, "logloss")
         assert itself == (0, 0, 0)
 
     def test_paired_refuses_an_unknown_metric(self):
         with pytest.raises(InputError, match="Did you mean 'roc_auc'"):
-            metrics.paired_bootstrap([0], [1.0], [1.0], [1], "roc-auc")
+            uncertainty.paired_bootstrap([0], [1.0], [1.0], [1], "roc-auc")

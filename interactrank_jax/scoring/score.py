@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -129,7 +130,7 @@ def slate_scores(
     def aligned(params, query, items, rows, cross):
         chosen = jax.tree.map(lambda leaf: leaf[rows], items)
         logits = run.model.apply({"params": params}, query, chosen, cross, method="score")
-        return logits @ utility
+        return jnp.asarray(logits) @ utility
 
     found = []
     for batch in evaluation_batches(examples, split, batch_size):
@@ -168,4 +169,9 @@ def corpus_scores(
         width = item.shape[1]
         rank = np.broadcast_to(np.arange(1, width + 1), item.shape)
         request = np.broadcast_to(request[:, None], item.shape)
-        yield tuple(array[real].reshape(-1) for array in (request, item, rank, value))
+        yield (
+            request[real].reshape(-1),
+            item[real].reshape(-1),
+            rank[real].reshape(-1),
+            value[real].reshape(-1),
+        )
