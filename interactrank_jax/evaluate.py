@@ -60,7 +60,7 @@ class ModelScorer:
         self.rule, self.examples, self.split = run.rule, examples, split
         self.batch_size = int(run.config.evaluate.batch_size)
         self._run, self._parallel = run, parallel
-        self._step = parallel.map_rows(make_score_step(run.model, run.inputs, run.sequence))
+        self._step = parallel.map_rows(make_score_step(run.model))
         self._store = parallel.replicate(item_store(examples.items))
         self._replicated: dict[str, Any] = {}
         self._corpus: tuple[QueryEncoder, CorpusScorer] | None = None

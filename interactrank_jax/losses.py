@@ -151,7 +151,9 @@ def first_occurrence(item_ids: jax.Array, where: jax.Array) -> jax.Array:
     return jnp.zeros_like(where).at[order].set(first) & where
 
 
-def log_q_from_counts(count: jax.Array, total: jax.Array | float, batch: int) -> jax.Array:
+def log_q_from_counts(
+    count: jax.Array, total: jax.Array | float, batch: jax.Array | int
+) -> jax.Array:
     """Log probability that an item is among the draws that make a batch.
 
     log Q = log(1 - (1 - p)^B), p = count / total: the probability of at least one in B draws, which

@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 from interactrank_jax import configuration, files
 from interactrank_jax.checkpoint import Checkpoints
 from interactrank_jax.data.examples import Examples, Metadata
-from interactrank_jax.errors import InputError, did_you_mean
+from interactrank_jax.errors import InputError
 from interactrank_jax.labels import LabelRule
 from interactrank_jax.models.embeddings import Inputs, zero_inputs
 from interactrank_jax.models.registry import build_model
@@ -31,11 +31,8 @@ class Run:
         self.config = config
         self.metadata = metadata
         self.rule = LabelRule.from_config(config.label, metadata.actions)
-        exclude = tuple(config.model.exclude)
-        self.inputs = Inputs.from_metadata(metadata, self.rule.heads, exclude)
-        _check_sequence_features(config, self.inputs)
+        self.inputs = Inputs.from_metadata(metadata, self.rule.heads, config.model)
         self.model = build_model(config.model, self.inputs)
-        self.sequence = tuple(config.model.sequence.features)
 
     @property
     def examples_digest(self) -> str:
@@ -89,7 +86,7 @@ class Run:
     def model_template(self) -> dict[str, Any]:
         """Shapes of {'params', 'tables'}."""
         config = self.config.model
-        sample = zero_inputs(self.inputs, config.embedding_dim, self.sequence)
+        sample = zero_inputs(self.inputs, config.embedding_dim)
         params = jax.eval_shape(lambda: self.model.init(jax.random.key(0), **sample))["params"]
         tables = {
             name: jax.ShapeDtypeStruct((rows, config.embedding_dim), jnp.float32)
@@ -116,15 +113,4 @@ class Run:
             raise InputError(
                 f"{examples.path} (hash {examples.metadata.digest}) is not what {self.workdir} was "
                 f"trained on (hash {self.examples_digest}): its ids mean other things."
-            )
-
-
-def _check_sequence_features(config: ConfigDict, inputs: Inputs) -> None:
-    """Raises InputError if the histories are to be made of features that items do not have."""
-    known = [feature.name for feature in inputs.item]
-    for name in config.model.sequence.features:
-        if name not in known:
-            raise InputError(
-                f"config.model.sequence.features names '{name}', which items do not have."
-                + did_you_mean(name, known)
             )

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 
-from interactrank_jax.models.embeddings import Inputs, init_tables, zero_inputs
+from interactrank_jax.models.embeddings import init_tables, zero_inputs
 from interactrank_jax.models.preranker import PreRanker
 from interactrank_jax.optim import RowOptimizer
 
@@ -45,7 +45,6 @@ class TrainState:
 
 def init_state(
     model: PreRanker,
-    inputs: Inputs,
     config: Any,
     table_sizes: dict[str, int],
     optimizer: optax.GradientTransformation,
@@ -54,7 +53,7 @@ def init_state(
 ) -> TrainState:
     """Returns the state at step 0, a function of `config.train.seed` alone."""
     model_config = config.model
-    sample = zero_inputs(inputs, model_config.embedding_dim, tuple(model_config.sequence.features))
+    sample = zero_inputs(model.inputs, model_config.embedding_dim)
 
     # Compiled as one, and in haste: it runs once, and drawing random numbers for a dozen shapes
     # would otherwise take longer to compile than the training step.

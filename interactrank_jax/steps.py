@@ -18,7 +18,7 @@ from interactrank_jax.data.examples import PADDING, Metadata
 from interactrank_jax.errors import InputError, did_you_mean
 from interactrank_jax.labels import LabelRule
 from interactrank_jax.models import embeddings
-from interactrank_jax.models.embeddings import Inputs, Rows
+from interactrank_jax.models.embeddings import Rows
 from interactrank_jax.models.preranker import PreRanker
 from interactrank_jax.optim import RowOptimizer, update_tables
 from interactrank_jax.parallel import AXIS
@@ -101,8 +101,6 @@ class Objective:
 
 def make_train_step(
     model: PreRanker,
-    inputs: Inputs,
-    sequence: tuple[str, ...],
     objective: Objective,
     optimizer: optax.GradientTransformation,
     row_optimizer: RowOptimizer,
@@ -110,16 +108,16 @@ def make_train_step(
     """Returns `step(state, batch, store) -> state`.
 
     Args:
-      model, inputs: the model and what it looks at.
-      sequence: item features in the histories.
+      model: the model.
       objective: the loss.
       optimizer, row_optimizer: for the parameters and for the tables.
     """
+    inputs = model.inputs
 
     def step(state: TrainState, batch: Batch, store: Batch) -> TrainState:
         key = jax.random.fold_in(jax.random.wrap_key_data(state.rng), state.step)
         key = jax.random.fold_in(key, jax.lax.axis_index(AXIS))
-        slots = embeddings.request_slots(batch, store, inputs, sequence)
+        slots = embeddings.request_slots(batch, store, inputs)
         slots |= embeddings.item_slots(store, batch["item"], inputs)
         rows, index = embeddings.unique_rows(state.tables, slots)
 
@@ -207,7 +205,8 @@ def _in_batch_softmax(model, objective, variables, query, encoded, batch, store,
     log_q = None
     if objective.log_q:
         count = store["count"][items]
-        log_q = losses.log_q_from_counts(count, objective.train_candidates, items.shape[0])
+        draws = (items != PADDING).sum()
+        log_q = losses.log_q_from_counts(count, objective.train_candidates, draws)
     return losses.sampled_softmax(logits, positive, log_q=log_q, where=distinct)
 
 
@@ -273,7 +272,7 @@ def _first_unhealthy(health: Array, step: Array, checks: list[tuple[str, Array]]
 
 
 def make_score_step(
-    model: PreRanker, inputs: Inputs, sequence: tuple[str, ...]
+    model: PreRanker,
 ) -> Callable[[Any, Batch, Batch], Array]:
     """Returns `step(model_state, batch, store) -> logits [R, C, H]` at inference.
 
@@ -282,8 +281,8 @@ def make_score_step(
 
     def step(model_state, batch: Batch, store: Batch) -> Array:
         tables = model_state["tables"]
-        request = embeddings.embed_requests(tables, batch, store, inputs, sequence)
-        items = embeddings.embed_items(tables, batch["item"], store, inputs)
+        request = embeddings.embed_requests(tables, batch, store, model.inputs)
+        items = embeddings.embed_items(tables, batch["item"], store, model.inputs)
         variables = {"params": model_state["params"]}
         return jnp.asarray(model.apply(variables, request, items, batch["cross"]))
 

@@ -59,7 +59,7 @@ def train(
     """
     examples = Examples(examples_path)
     run = Run(workdir, config, examples.metadata)
-    model, inputs, rule = run.model, run.inputs, run.rule
+    model, rule = run.model, run.rule
     check_config(config, examples)
     parallel = DataParallel(config.train.parallel, devices)
     batch_size = int(config.train.batch_size)
@@ -77,7 +77,6 @@ def train(
     )
     state = init_state(
         model,
-        inputs,
         config,
         examples.metadata.tables,
         optimizer,
@@ -103,9 +102,7 @@ def train(
         parallel.size,
     )
 
-    train_step = parallel.map_step(
-        make_train_step(model, inputs, run.sequence, objective, optimizer, row_optimizer)
-    )
+    train_step = parallel.map_step(make_train_step(model, objective, optimizer, row_optimizer))
     run.claim(examples)
     with Checkpoints(workdir) as checkpoints, _stop_requests() as stop_requested:
         progress = Progress(shards=jax.process_count())
@@ -136,7 +133,7 @@ def train(
                 stopping = stop_requested()
 
                 if is_log or is_checkpoint or stopping:
-                    check_health(parallel.unreplicate(replicated), batch)
+                    check_health(replicated, parallel.unreplicate(replicated.health), batch)
                 if is_log:
                     sums = jax.device_get(parallel.unreplicate(replicated.sums))
                     scalars = summarise(sums, time.perf_counter() - clock)
@@ -194,9 +191,14 @@ def record_validation(progress: Progress, metric: float, step: int, patience: in
     progress.stopped = patience > 0 and progress.evaluations_since_best >= patience
 
 
-def check_health(state: TrainState, batch: Any) -> None:
-    """Raises FloatingPointError if any step so far saw a tensor that is not finite."""
-    step, place = (int(value) for value in jax.device_get(state.health))
+def check_health(state: TrainState, health: Any, batch: Any) -> None:
+    """Raises FloatingPointError if any step so far saw a tensor that is not finite.
+
+    Args:
+      state, batch: for the names of their tensors alone.
+      health: `TrainState.health`, unreplicated.
+    """
+    step, place = (int(value) for value in jax.device_get(health))
     if step == HEALTHY:
         return
     # For the names alone: gradients are called after the parameters and tables they belong to.

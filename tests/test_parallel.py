@@ -13,7 +13,7 @@ import pytest
 from interactrank_jax.data.examples import Examples
 from interactrank_jax.errors import InputError
 from interactrank_jax.parallel import DataParallel
-from tests.device_worker import DEVICES, FLAGS, KINDS, STEPS, TABLE_SIZES
+from tests.device_worker import DEVICES, FLAG, KINDS, STEPS, TABLE_SIZES
 
 RUNS = [f"{kind}{count}" for kind in KINDS for count in (1, DEVICES)]
 
@@ -25,7 +25,7 @@ def result(examples_path, tmp_path_factory):
     subprocess.run(
         [sys.executable, "-m", "tests.device_worker", str(examples_path), str(file)],
         cwd=Path(__file__).parents[1],
-        env={**os.environ, "XLA_FLAGS": FLAGS},
+        env={**os.environ, "XLA_FLAGS": f"{os.environ['XLA_FLAGS']} {FLAG}"},
         check=True,
         timeout=300,
     )

@@ -39,8 +39,6 @@ class Trainer:
         self.optimizer, self.row_optimizer = optimizer, row_optimizer
         self.per_device = steps.make_train_step(
             self.run.model,
-            self.run.inputs,
-            self.run.sequence,
             self.objective,
             optimizer,
             row_optimizer,
@@ -53,7 +51,6 @@ class Trainer:
     def initial(self) -> TrainState:
         state = init_state(
             self.run.model,
-            self.run.inputs,
             self.config,
             self.run.metadata.tables,
             self.optimizer,
@@ -135,7 +132,7 @@ def scored(trainer):
     def score(state, batch, store):
         run = trainer.run
         apply = functools.partial(run.model.apply, {"params": state.params})
-        request = embeddings.embed_requests(state.tables, batch, store, run.inputs, run.sequence)
+        request = embeddings.embed_requests(state.tables, batch, store, run.inputs)
         items = embeddings.embed_items(state.tables, batch["item"], store, run.inputs)
         query = apply(request, method="encode_query")
         encoded: Any = apply(items, method="encode_item")
@@ -160,7 +157,7 @@ def softmax_by_hand(similarity, batch, engaged, counts, total):
     items = batch["item"].reshape(-1)
     column = {int(item): place for place, item in reversed(list(enumerate(items))) if item}
     p = np.maximum(counts, 1) / total
-    log_q = np.log(1 - (1 - p) ** len(items))
+    log_q = np.log(1 - (1 - p) ** np.count_nonzero(items))
     losses = []
     for row in range(len(engaged)):
         positives = {int(item) for item in batch["item"][row][engaged[row]]}
@@ -345,18 +342,18 @@ class TestHealth:
         step = int(warm.step) + 1
         state = trainer(warm, batches[0], bad, batches[2])  # the first stands, whatever follows
         with pytest.raises(FloatingPointError, match=f"step {step}: batch/{column} is not finite"):
-            check_health(state, batches[2])
+            check_health(state, state.health, batches[2])
 
     def test_healthy_steps_say_nothing(self, trainer, warm, batches):
         state = trainer(warm, batches[4])
         np.testing.assert_array_equal(state.health, HEALTHY)
-        check_health(state, batches[4])
+        check_health(state, state.health, batches[4])
 
     def test_a_parameter_gone_wrong_is_seen_in_the_loss(self, trainer, warm, batches):
         params = {**warm.params, "bias": np.full_like(warm.params["bias"], np.nan)}
         state = trainer(warm.replace(params=params), batches[0])
         with pytest.raises(FloatingPointError, match="loss is not finite"):
-            check_health(state, batches[0])
+            check_health(state, state.health, batches[0])
 
     def test_a_gradient_that_is_not_finite_is_named_by_its_parameter(self, trainer, warm, batches):
         # exp overflows behind the clamp: a finite loss, and 0 times inf in its gradient
@@ -364,7 +361,7 @@ class TestHealth:
         state = trainer(warm.replace(params=params), batches[0])
         assert np.isfinite(state.sums["loss"])
         with pytest.raises(FloatingPointError, match="gradient/log_inverse_temperature is not"):
-            check_health(state, batches[0])
+            check_health(state, state.health, batches[0])
 
     @pytest.mark.parametrize("name", ["trainer", "sampled"])
     def test_the_state_alone_names_every_check_in_order(self, request, name, batches, monkeypatch):

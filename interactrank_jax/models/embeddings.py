@@ -23,6 +23,7 @@ Array = jax.Array
 Batch = Mapping[str, Array]
 Tables = Mapping[str, Array]
 
+HISTORIES = ("history", "query_history")
 USER, QUERY, ITEM = "user_id", "query_id", "item_id"  # names of the id features
 
 
@@ -37,6 +38,8 @@ class Inputs(NamedTuple):
       heads: names of the heads.
       actions: number of actions (of history events).
       history_length, query_history_length: L, Lq.
+      sequence: names of the item features that histories are made of.
+      histories: which of 'history' and 'query_history' the model looks at.
     """
 
     request: tuple[Feature, ...]
@@ -49,21 +52,25 @@ class Inputs(NamedTuple):
     actions: int
     history_length: int
     query_history_length: int
+    sequence: tuple[str, ...]
+    histories: tuple[str, ...]
 
     @classmethod
     def from_metadata(
-        cls, metadata: Metadata, heads: Sequence[str], exclude: Sequence[str] = ()
+        cls, metadata: Metadata, heads: Sequence[str], config: Mapping[str, Any]
     ) -> "Inputs":
         """Reads them off prepared examples.
 
         Args:
           metadata: of the examples.
           heads: names of the model's heads.
-          exclude: embedded features that the model shall not see, ids included.
+          config: the `model` part of a config: `exclude` names embedded features, ids included,
+            that the model shall not see; `sequence` says what histories are made of.
 
         Raises:
-          InputError: `exclude` names something that is no embedded feature.
+          InputError: `exclude` or `sequence.features` names what is not there.
         """
+        exclude, sequence = tuple(config["exclude"]), config["sequence"]
         request_side, item_side = ("user", "request"), ("item",)
         names: list[str] = []
 
@@ -94,12 +101,22 @@ class Inputs(NamedTuple):
             actions=len(metadata.actions),
             history_length=metadata.history_length,
             query_history_length=metadata.query_history_length,
+            sequence=tuple(sequence["features"]),
+            histories=tuple(role for role in HISTORIES if sequence[role] != "none"),
         )
-        for name in exclude:
-            if name not in names:
-                raise InputError(
-                    f"config.model.exclude names '{name}'." + did_you_mean(name, names)
-                )
+        items = [feature.name for feature in inputs.item if feature.kind != "embedding"]
+        for field, given, known in (
+            ("exclude", exclude, names),
+            ("sequence.features", inputs.sequence, items),
+        ):
+            for name in given:
+                if name not in known:
+                    raise InputError(f"config.model.{field}: '{name}'." + did_you_mean(name, known))
+        if inputs.histories and not inputs.sequence:
+            raise InputError(
+                f"config.model.sequence.features is empty: name item features such as {items[:2]}, "
+                f"or set config.model.sequence.history and .query_history to 'none'."
+            )
         return inputs
 
 
@@ -123,12 +140,15 @@ class SequenceInput:
 
 @struct.dataclass
 class RequestInput:
-    """Requests, embedded. `features`: name -> `[R, d]`; `numeric`: `[R, Fn]` raw values."""
+    """Requests, embedded. `features`: name -> `[R, d]`; `numeric`: `[R, Fn]` raw values.
+
+    A history that the model does not look at is None.
+    """
 
     features: dict[str, Array]
     numeric: Array
-    history: SequenceInput
-    query_history: SequenceInput
+    history: SequenceInput | None
+    query_history: SequenceInput | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -171,8 +191,8 @@ def init_tables(key: Array, sizes: Mapping[str, int], dim: int, scale: float) ->
     return tables
 
 
-def request_slots(batch: Batch, store: Batch, inputs: Inputs, sequence: Sequence[str]):
-    """Returns the slots of a batch's requests; `sequence` names the item features of histories."""
+def request_slots(batch: Batch, store: Batch, inputs: Inputs) -> dict[str, Slot]:
+    """Returns the slots of a batch's requests."""
     slots = {}
     for feature in inputs.request:
         if feature.kind != "embedding":
@@ -180,9 +200,9 @@ def request_slots(batch: Batch, store: Batch, inputs: Inputs, sequence: Sequence
             slots[f"request/{feature.name}"] = Slot(
                 feature.table, batch[column], pooled=feature.kind == "text"
             )
-    history = [feature for feature in inputs.item if feature.name in sequence]
-    for role in ("history", "query_history"):
-        slots |= _item_slots(store, batch[f"{role}_item"], history, role)
+    events = [feature for feature in inputs.item if feature.name in inputs.sequence]
+    for role in inputs.histories:
+        slots |= _item_slots(store, batch[f"{role}_item"], events, role)
     return slots
 
 
@@ -283,7 +303,9 @@ def item_input(embedded: Mapping[str, Array], store: Batch, items: Array, inputs
 def request_input(embedded: Mapping[str, Array], batch: Batch, store: Batch, inputs: Inputs):
     """Assembles the `RequestInput` of a batch from embedded slots."""
 
-    def sequence(role: str, action: Array, age: Array) -> SequenceInput:
+    def sequence(role: str, action: Array, age: Array) -> SequenceInput | None:
+        if role not in inputs.histories:
+            return None
         rows = batch[f"{role}_item"]
         parts = []
         for feature in inputs.item:
@@ -308,9 +330,9 @@ def request_input(embedded: Mapping[str, Array], batch: Batch, store: Batch, inp
     )
 
 
-def embed_requests(tables: Tables, batch: Batch, store: Batch, inputs: Inputs, sequence):
+def embed_requests(tables: Tables, batch: Batch, store: Batch, inputs: Inputs) -> RequestInput:
     """Returns the `RequestInput` of a batch, from whole tables (evaluation, scoring)."""
-    slots = request_slots(batch, store, inputs, sequence)
+    slots = request_slots(batch, store, inputs)
     return request_input(embed(tables, slots), batch, store, inputs)
 
 
@@ -319,7 +341,7 @@ def embed_items(tables: Tables, items: Array, store: Batch, inputs: Inputs) -> I
     return item_input(embed(tables, item_slots(store, items, inputs)), store, items, inputs)
 
 
-def zero_inputs(inputs: Inputs, dim: int, sequence: Sequence[str]) -> dict[str, Any]:
+def zero_inputs(inputs: Inputs, dim: int) -> dict[str, Any]:
     """Returns inputs of one request and one item, all zero, to initialise a model with."""
 
     def features(specs):
@@ -328,9 +350,11 @@ def zero_inputs(inputs: Inputs, dim: int, sequence: Sequence[str]) -> dict[str, 
             for feature in specs
         }
 
-    width = dim * sum(feature.name in sequence for feature in inputs.item)
+    width = dim * len(inputs.sequence)
 
-    def history(length):
+    def history(role, length):
+        if role not in inputs.histories:
+            return None
         zeros = jnp.zeros((1, length))
         return SequenceInput(
             items=jnp.zeros((1, length, width)),
@@ -346,8 +370,8 @@ def zero_inputs(inputs: Inputs, dim: int, sequence: Sequence[str]) -> dict[str, 
         "request": RequestInput(
             features=features(inputs.request),
             numeric=jnp.zeros((1, len(inputs.request_numeric))),
-            history=history(inputs.history_length),
-            query_history=history(inputs.query_history_length),
+            history=history("history", inputs.history_length),
+            query_history=history("query_history", inputs.query_history_length),
         ),
         "items": jax.tree.map(lambda value: value[:, None], items),
         "cross": jnp.zeros((1, 1, len(inputs.cross))),

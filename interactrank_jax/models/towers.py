@@ -8,6 +8,7 @@ from flax import linen as nn
 from ml_collections import FrozenConfigDict
 
 from interactrank_jax.data.examples import NumericStatistics
+from interactrank_jax.errors import InputError
 from interactrank_jax.models.embeddings import QUERY, Inputs, ItemInput, RequestInput
 from interactrank_jax.models.layers import MLP, NumericNormalizer, ParallelMaskNet, l2_normalize
 from interactrank_jax.models.sequence import SequencePooling, masked_mean
@@ -62,25 +63,24 @@ class QueryTower(nn.Module):
     def __call__(self, request: RequestInput, *, train: bool) -> Array:
         """Encodes requests."""
         sequence = self.config.sequence
-        query = jnp.concatenate(
-            [
-                request.features[feature.name]
-                for feature in self.inputs.request
-                if feature.name == QUERY or feature.kind == "text"
-            ],
-            -1,
-        )
+        query = [
+            request.features[feature.name]
+            for feature in self.inputs.request
+            if feature.name == QUERY or feature.kind == "text"
+        ]
         pooled = []
-        for role, kind in (
-            ("history", sequence.history),
-            ("query_history", sequence.query_history),
-        ):
+        for role in self.inputs.histories:
             events = getattr(request, role)
-            if kind == "none" or not events.mask.shape[-1]:
+            if not events.mask.shape[-1]:
                 continue
-            if kind == "mean":
+            if sequence[role] == "mean":
                 pooled.append(masked_mean(events.items, events.mask))
                 continue
+            if not query:
+                raise InputError(
+                    "config.model.exclude leaves nothing of the query, which histories are pooled "
+                    "with: set config.model.sequence's history and query_history to 'mean'."
+                )
             is_user = role == "history"
             pooled.append(
                 SequencePooling(
@@ -89,7 +89,7 @@ class QueryTower(nn.Module):
                     weighted=sequence.weighted_pooling,
                     attention=sequence.query_attention,
                     name=role,
-                )(events, query)
+                )(events, jnp.concatenate(query, -1))
             )
         tower = Tower(self.config.tower, self.inputs.request_numeric, self.heads, name="tower")
         return tower(request.features, request.numeric, pooled, train=train)

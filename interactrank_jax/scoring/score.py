@@ -30,7 +30,7 @@ class QueryEncoder:
 
         @jax.jit
         def encode(model, store, batch):
-            request = embed_requests(model["tables"], batch, store, run.inputs, run.sequence)
+            request = embed_requests(model["tables"], batch, store, run.inputs)
             return run.model.apply({"params": model["params"]}, request, method="encode_query")
 
         self._encode = encode

@@ -144,6 +144,13 @@ class TestLookup:
         np.testing.assert_allclose(other["t"], one["t"], rtol=1e-6)
 
 
+def model_config(exclude=(), features=("item_id",), history="mean"):
+    return {
+        "exclude": exclude,
+        "sequence": {"features": features, "history": history, "query_history": history},
+    }
+
+
 class TestInputs:
     @pytest.fixture(scope="class")
     def examples(self, examples_path):
@@ -163,7 +170,9 @@ class TestInputs:
 
     @pytest.fixture(scope="class")
     def inputs(self, examples):
-        return embeddings.Inputs.from_metadata(examples.metadata, ("engaged", "save"))
+        return embeddings.Inputs.from_metadata(
+            examples.metadata, ("engaged", "save"), model_config()
+        )
 
     def test_are_ids_then_features_of_each_side(self, inputs):
         assert [f.name for f in inputs.request] == [
@@ -180,18 +189,33 @@ class TestInputs:
 
     def test_excluded_features_are_not_looked_up(self, examples, batch, store):
         excluded = ("user_id", "query_text", "title")
-        inputs = embeddings.Inputs.from_metadata(examples.metadata, ("engaged",), excluded)
-        slots = embeddings.request_slots(batch, store, inputs, ("item_id",))
+        inputs = embeddings.Inputs.from_metadata(
+            examples.metadata, ("engaged",), model_config(excluded)
+        )
+        slots = embeddings.request_slots(batch, store, inputs)
         slots |= embeddings.item_slots(store, batch["item"], inputs)
         assert not {"request/user_id", "request/query_text", "item/title"} & set(slots)
         assert {slot.table for slot in slots.values()} == set(TABLES) - {"user", "text"}
 
     def test_an_unknown_exclusion_is_refused_with_the_nearest_name(self, examples):
-        with pytest.raises(InputError, match=r"exclude names 'user'.*Did you mean 'user_id'"):
-            embeddings.Inputs.from_metadata(examples.metadata, ("engaged",), ("user",))
+        with pytest.raises(InputError, match=r"exclude: 'user'.*Did you mean 'user_id'"):
+            embeddings.Inputs.from_metadata(
+                examples.metadata, ("engaged",), model_config(("user",))
+            )
+
+    def test_histories_that_nobody_looks_at_are_not_looked_up(self, examples, batch, store):
+        config = model_config(history="none")
+        inputs = embeddings.Inputs.from_metadata(examples.metadata, ("engaged",), config)
+        slots = embeddings.request_slots(batch, store, inputs)
+        assert not [name for name in slots if "history" in name]
+
+    def test_histories_made_of_nothing_are_refused(self, examples):
+        config = model_config(features=())
+        with pytest.raises(InputError, match=r"sequence\.features is empty"):
+            embeddings.Inputs.from_metadata(examples.metadata, ("engaged",), config)
 
     def test_every_table_is_looked_up_by_some_slot(self, batch, store, inputs):
-        slots = embeddings.request_slots(batch, store, inputs, ("item_id",))
+        slots = embeddings.request_slots(batch, store, inputs)
         slots |= embeddings.item_slots(store, batch["item"], inputs)
         assert {slot.table for slot in slots.values()} == set(TABLES)
 
@@ -224,8 +248,8 @@ class TestInputs:
 
     def test_zero_inputs_have_the_shapes_of_real_ones(self, examples, store, tables, inputs):
         batch: Any = next(evaluation_batches(examples, "test", 1))
-        zero = embeddings.zero_inputs(inputs, 3, ("item_id",))
-        request = embeddings.embed_requests(tables, batch, store, inputs, ("item_id",))
+        zero = embeddings.zero_inputs(inputs, 3)
+        request = embeddings.embed_requests(tables, batch, store, inputs)
         assert jax.tree.map(np.shape, zero["request"]) == jax.tree.map(np.shape, request)
         items = embeddings.embed_items(tables, batch["item"][:, :1], store, inputs)
         assert jax.tree.map(np.shape, zero["items"]) == jax.tree.map(np.shape, items)

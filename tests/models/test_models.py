@@ -58,7 +58,7 @@ class Case:
         masknet = self.config.model.tower.masknet
         masknet.blocks = min(masknet.blocks, 1)  # less to compile
         run = Run("unused", self.config, examples.metadata)
-        self.model, self.inputs, self.sequence = run.model, run.inputs, run.sequence
+        self.model, self.inputs = run.model, run.inputs
         rng = np.random.default_rng(0)
         template = run.model_template
 
@@ -93,7 +93,7 @@ class Case:
 
     def _everything(self, params, tables, store, batch, corpus):
         apply = functools.partial(self.model.apply, {"params": params})
-        request = embeddings.embed_requests(tables, batch, store, self.inputs, self.sequence)
+        request = embeddings.embed_requests(tables, batch, store, self.inputs)
         slate = embeddings.embed_items(tables, batch["item"], store, self.inputs)
         query = apply(request, method="encode_query")
         items = apply(slate, method="encode_item")
@@ -127,7 +127,7 @@ class Case:
 
         def functional(params, tables, batch, store):
             apply = functools.partial(self.model.apply, {"params": params})
-            request = embeddings.embed_requests(tables, batch, store, self.inputs, self.sequence)
+            request = embeddings.embed_requests(tables, batch, store, self.inputs)
             slate = embeddings.embed_items(tables, batch["item"], store, self.inputs)
             query = apply(request, method="encode_query")
             items = apply(slate, method="encode_item")
@@ -372,6 +372,26 @@ class TestSwitches:
         config = tiny_config("interactrank", name="interactrnak")
         with pytest.raises(InputError, match="Did you mean 'interactrank'"):
             build_model(config.model, interactrank.inputs)
+
+
+class TestExcludedQuery:
+    EXCLUDE = ("query_id", "query_text")
+
+    def shapes(self, examples, model):
+        config = tiny_config(model, exclude=self.EXCLUDE)
+        return Run("unused", config, examples.metadata).model_template
+
+    def test_a_model_that_averages_its_histories_needs_none(self, examples, cases):
+        def width(params):
+            return params["query_tower"]["tower"]["LayerNorm_0"]["scale"].shape[0]
+
+        dim = cases("two_tower").config.model.embedding_dim
+        without = width(self.shapes(examples, "two_tower")["params"])
+        assert without == width(cases("two_tower").params) - 2 * dim
+
+    def test_histories_cannot_be_pooled_with_it_then(self, examples):
+        with pytest.raises(InputError, match=r"leaves nothing of the query.*'mean'"):
+            self.shapes(examples, "interactrank")
 
 
 class TestProjection:
