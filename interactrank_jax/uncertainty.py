@@ -1,8 +1,8 @@
 """How sure a metric is: intervals over resampled requests.
 
-Candidates of one request are not independent, requests are: whole requests are resampled. A resample
-is a vector of multiplicities, one per request, so every metric is prepared (sorted, grouped) once
-and a replicate costs a weighted sum.
+Candidates of one request are not independent, requests are: whole requests are resampled. A
+resample is a vector of multiplicities, one per request, so every metric is prepared (sorted,
+grouped) once and a replicate costs a weighted sum.
 """
 
 from collections.abc import Mapping

@@ -170,9 +170,8 @@ class TestInputs:
 
     @pytest.fixture(scope="class")
     def inputs(self, examples):
-        return embeddings.Inputs.from_metadata(
-            examples.metadata, ("engaged", "save"), model_config()
-        )
+        heads = ("engaged", "save")
+        return embeddings.Inputs.from_metadata(examples.metadata, heads, model_config())
 
     def test_are_ids_then_features_of_each_side(self, inputs):
         assert [f.name for f in inputs.request] == [
@@ -188,10 +187,8 @@ class TestInputs:
         hash(inputs)  # a module's field
 
     def test_excluded_features_are_not_looked_up(self, examples, batch, store):
-        excluded = ("user_id", "query_text", "title")
-        inputs = embeddings.Inputs.from_metadata(
-            examples.metadata, ("engaged",), model_config(excluded)
-        )
+        config = model_config(exclude=("user_id", "query_text", "title"))
+        inputs = embeddings.Inputs.from_metadata(examples.metadata, ("engaged",), config)
         slots = embeddings.request_slots(batch, store, inputs)
         slots |= embeddings.item_slots(store, batch["item"], inputs)
         assert not {"request/user_id", "request/query_text", "item/title"} & set(slots)
@@ -199,9 +196,8 @@ class TestInputs:
 
     def test_an_unknown_exclusion_is_refused_with_the_nearest_name(self, examples):
         with pytest.raises(InputError, match=r"exclude: 'user'.*Did you mean 'user_id'"):
-            embeddings.Inputs.from_metadata(
-                examples.metadata, ("engaged",), model_config(("user",))
-            )
+            config = model_config(exclude=("user",))
+            embeddings.Inputs.from_metadata(examples.metadata, ("engaged",), config)
 
     def test_histories_that_nobody_looks_at_are_not_looked_up(self, examples, batch, store):
         config = model_config(history="none")
@@ -229,9 +225,11 @@ class TestInputs:
         np.testing.assert_array_equal(found.numeric[0], store["numeric"][[3, 7]])
 
     def test_a_history_is_made_of_the_chosen_item_features_in_store_order(
-        self, batch, store, tables, inputs
+        self, examples, batch, store, tables
     ):
-        request = embeddings.embed_requests(tables, batch, store, inputs, ("category", "item_id"))
+        config = model_config(features=("category", "item_id"))
+        inputs = embeddings.Inputs.from_metadata(examples.metadata, ("engaged",), config)
+        request = embeddings.embed_requests(tables, batch, store, inputs)
         history = np.asarray(request.history.items)
         assert history.shape == (*batch["history_item"].shape, 6)
         rows = batch["history_item"]
