@@ -195,8 +195,8 @@ class TestInputs:
         assert {slot.table for slot in slots.values()} == set(TABLES) - {"user", "text"}
 
     def test_an_unknown_exclusion_is_refused_with_the_nearest_name(self, examples):
+        config = model_config(exclude=("user",))
         with pytest.raises(InputError, match=r"exclude: 'user'.*Did you mean 'user_id'"):
-            config = model_config(exclude=("user",))
             embeddings.Inputs.from_metadata(examples.metadata, ("engaged",), config)
 
     def test_histories_that_nobody_looks_at_are_not_looked_up(self, examples, batch, store):

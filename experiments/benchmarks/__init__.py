@@ -1,0 +1,1 @@
+"""Speed, each figure with a peer in the same run."""
