@@ -258,6 +258,7 @@ def prepare(
             log_statistics=log_statistics,
             config=config_json,
             digest=files.digest([log_digest(log), config_json, old and old.metadata.digest]),
+            extends=old.metadata.digest if old is not None else "",
         )
         if old is not None:
             metadata = keep_statistics(metadata, old)
