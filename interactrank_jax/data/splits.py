@@ -123,8 +123,8 @@ def assign_splits(
 ) -> np.ndarray:
     """Returns the split of each impression, int8 `[M]`, an index into `SPLITS`.
 
-    By time: the requests that have impressions, in order of time; requests of one second stay
-    together. At random: impressions, seeded.
+    Both ways the fractions are of impressions. By time: in order of their requests' time; requests
+    of one second stay together. At random: seeded.
 
     Raises:
       InputError: a split is empty, or no action at all happened in training.
@@ -135,9 +135,9 @@ def assign_splits(
         rank = np.random.default_rng([seed, 2]).permutation(total)
         split = np.searchsorted(np.round(bounds * total), rank, side="right")
     else:
-        times = requests.timestamp[np.unique(impressions.request)]  # ascending, as requests are
-        first = np.minimum(np.round(bounds * len(times)).astype(int), len(times) - 1)
-        split = np.searchsorted(times[first], requests.timestamp[impressions.request], side="right")
+        time = requests.timestamp[impressions.request]
+        first = np.minimum(np.round(bounds * len(time)).astype(int), len(time) - 1)
+        split = np.searchsorted(np.sort(time)[first], time, side="right")
     sizes = np.bincount(split, minlength=3)
     if not sizes.all():
         raise InputError(

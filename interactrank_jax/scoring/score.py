@@ -40,6 +40,85 @@ class QueryEncoder:
         return self._encode(self._model, self._store, batch)
 
 
+Part = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]  # request, store row, rank, score
+
+
+class BatchScorer:
+    """Scores the requests of one split with an index.
+
+    Attributes:
+      k: items kept per request.
+      batch_size: requests at a time.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        model: dict[str, Any],
+        index: Index,
+        examples: Examples,
+        split: str,
+        k: int,
+        batch_size: int,
+    ):
+        self._run, self._model, self._index = run, model, index
+        self._examples, self._split = examples, split
+        self._encode = QueryEncoder(run, model, examples)
+        self.k, self.batch_size = k, batch_size
+
+    def slate(self) -> Iterator[Part]:
+        """Yields request_index, store row, rank and score of the logged candidates, in one part."""
+        run = self._run
+        utility = np.asarray(run.rule.utility, np.float32)
+        items_on_device = jax.device_put(self._index.items)
+
+        @jax.jit
+        def aligned(params, query, items, rows, cross):
+            chosen = jax.tree.map(lambda leaf: leaf[rows], items)
+            logits = run.model.apply({"params": params}, query, chosen, cross, method="score")
+            return jnp.asarray(logits) @ utility
+
+        found = []
+        for batch in evaluation_batches(self._examples, self._split, self.batch_size):
+            value = aligned(
+                self._model["params"],
+                self._encode(batch),
+                items_on_device,
+                batch["item"],
+                batch["cross"],
+            )
+            mask = batch["mask"]
+            request = np.broadcast_to(batch["request_index"][:, None], mask.shape)
+            found.append((request[mask], batch["item"][mask], np.asarray(value)[mask]))
+        request, item, value = (np.concatenate(column) for column in zip(*found, strict=True))
+        # Candidates of one request may come from several examples.
+        order = np.lexsort((item, -value, request))
+        request, item, value = request[order], item[order], value[order]
+        starts = np.flatnonzero(np.r_[True, request[1:] != request[:-1]])
+        rank = np.arange(len(request)) - np.repeat(starts, np.diff(np.r_[starts, len(request)])) + 1
+        kept = rank <= self.k
+        yield request[kept], item[kept], rank[kept], value[kept]
+
+    def corpus(self) -> Iterator[Part]:
+        """Yields the top k of the whole corpus, a part per batch of requests."""
+        run = self._run
+        scorer = CorpusScorer(run.model, self._model["params"], self._index.items, run.rule.utility)
+        cross = self._examples.sparse_cross(self._split)
+        for batch in request_batches(self._examples, self._split, self.batch_size):
+            request = batch["request_index"]
+            real = request >= 0
+            padded = cross.padded(np.where(real, request, 0), scorer.num_items)
+            value, item = scorer.top_k(self._encode(batch), *padded, self.k)
+            rank = np.broadcast_to(np.arange(1, item.shape[1] + 1), item.shape)
+            request = np.broadcast_to(request[:, None], item.shape)
+            yield (
+                request[real].reshape(-1),
+                item[real].reshape(-1),
+                rank[real].reshape(-1),
+                value[real].reshape(-1),
+            )
+
+
 def score(
     workdir: files.PathLike,
     index_path: files.PathLike,
@@ -76,16 +155,14 @@ def score(
     examples.split(split)
     model, _ = run.restore_model()
     index = Index(index_path, run, model)
-    encoder = QueryEncoder(run, model, examples)
+    scorer = BatchScorer(run, model, index, examples, split, k, batch_size)
     request_ids = examples.raw_requests(split)["request_id"]
 
-    parts = slate_scores if candidates == "slate" else corpus_scores
+    parts = scorer.slate() if candidates == "slate" else scorer.corpus()
     requests = rows = 0
     with files.new_directory(out) as directory:
         writer = None
-        for request, item, rank, value in parts(
-            run, model, index, encoder, examples, split, k, batch_size
-        ):
+        for request, item, rank, value in parts:
             table = pa.table(
                 {
                     "request_id": request_ids.take(pa.array(request)),
@@ -107,71 +184,3 @@ def score(
             {**summary, "split": split, "k": k, "candidates": candidates, "index": index.metadata},
         )
     return summary
-
-
-Part = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
-
-
-def slate_scores(
-    run: Run,
-    model: dict[str, Any],
-    index: Index,
-    encoder: QueryEncoder,
-    examples: Examples,
-    split: str,
-    k: int,
-    batch_size: int,
-) -> Iterator[Part]:
-    """Yields request_index, store row, rank and score of the logged candidates, in one part."""
-    utility = np.asarray(run.rule.utility, np.float32)
-    items_on_device = jax.device_put(index.items)
-
-    @jax.jit
-    def aligned(params, query, items, rows, cross):
-        chosen = jax.tree.map(lambda leaf: leaf[rows], items)
-        logits = run.model.apply({"params": params}, query, chosen, cross, method="score")
-        return jnp.asarray(logits) @ utility
-
-    found = []
-    for batch in evaluation_batches(examples, split, batch_size):
-        query = encoder(batch)
-        value = aligned(model["params"], query, items_on_device, batch["item"], batch["cross"])
-        mask = batch["mask"]
-        request = np.broadcast_to(batch["request_index"][:, None], mask.shape)
-        found.append((request[mask], batch["item"][mask], np.asarray(value)[mask]))
-    request, item, value = (np.concatenate(column) for column in zip(*found, strict=True))
-    order = np.lexsort((item, -value, request))
-    request, item, value = request[order], item[order], value[order]
-    starts = np.flatnonzero(np.r_[True, request[1:] != request[:-1]])
-    rank = np.arange(len(request)) - np.repeat(starts, np.diff(np.r_[starts, len(request)])) + 1
-    kept = rank <= k
-    yield request[kept], item[kept], rank[kept], value[kept]
-
-
-def corpus_scores(
-    run: Run,
-    model: dict[str, Any],
-    index: Index,
-    encoder: QueryEncoder,
-    examples: Examples,
-    split: str,
-    k: int,
-    batch_size: int,
-) -> Iterator[Part]:
-    """Yields the top k of the whole corpus, a part per batch of requests."""
-    scorer = CorpusScorer(run.model, model["params"], index.items, run.rule.utility)
-    cross = examples.sparse_cross(split)
-    for batch in request_batches(examples, split, batch_size):
-        request = batch["request_index"]
-        real = request >= 0
-        padded = cross.padded(np.where(real, request, 0), scorer.num_items)
-        value, item = scorer.top_k(encoder(batch), *padded, k)
-        width = item.shape[1]
-        rank = np.broadcast_to(np.arange(1, width + 1), item.shape)
-        request = np.broadcast_to(request[:, None], item.shape)
-        yield (
-            request[real].reshape(-1),
-            item[real].reshape(-1),
-            rank[real].reshape(-1),
-            value[real].reshape(-1),
-        )
