@@ -141,11 +141,46 @@ def base_config(argument: str) -> ConfigDict:
     )
 
 
-def tower_config(hidden, masknet_blocks: int) -> ConfigDict:
-    """Returns the `tower` part of a model."""
+def model_config(name: str, pooling: str, masknet_blocks: int) -> ConfigDict:
+    """Returns the `model` part that all models of two towers share.
+
+    Args:
+      name: in `models/registry.py`.
+      pooling: of both histories: 'interactrank', 'mean' or 'none'.
+      masknet_blocks: parallel MaskNet blocks under each tower's MLP; 0 for none.
+    """
     return _config(
-        hidden=tuple(hidden),
-        output_dim=64,
-        dropout=0.0,
-        masknet=_config(blocks=masknet_blocks, width=64, reduction=0.1, dropout=0.005),
+        name=name,
+        exclude=(),  # embedded features the model shall not see
+        embedding_dim=32,
+        embedding_scale=0.05,
+        sequence=_config(features=("item_id",), history=pooling, query_history=pooling),
+        tower=_config(
+            numeric_views=("range", "log", "gaussian"),
+            hidden=(256, 128),
+            output_dim=64,
+            dropout=0.0,
+            masknet=_config(blocks=masknet_blocks, width=64, reduction=0.1, dropout=0.005),
+        ),
+        dot_weight_init=5.0,
+        positive_dot_weight=True,
     )
+
+
+def fit_small_data(config: ConfigDict) -> None:
+    """Narrows a model to 58 thousand training rows whose users are not those of the test.
+
+    Chosen by ROC-AUC on validation at three earlier moments (60, 70 and 80% of the time), mean over
+    the three; the test split was not looked at.
+    """
+    config.model.exclude = ("user_id",)  # nine in ten test rows are of users that training lacks
+    config.model.embedding_dim = 16
+    config.model.tower.hidden = (64,)
+    config.model.tower.dropout = 0.2
+    config.model.tower.masknet.width = 16
+    config.train.epochs = 6.0
+    config.train.eval_every = 40
+    config.train.optimizer.warmup_steps = 20
+    config.train.optimizer.learning_rate = 3e-3
+    config.train.tables.learning_rate = 0.005
+    config.train.loss.softmax_weight = 0.0

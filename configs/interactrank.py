@@ -1,8 +1,10 @@
 """InteractRank: two towers with real-time sequences, and ItemQueryPerf beside the dot product.
 
-    interactrank train --config=configs/interactrank.py --examples=EXAMPLES --workdir=RUN
+    interactrank prepare --config=configs/interactrank.py --log=LOG --out=EXAMPLES
+    interactrank train   --config=configs/interactrank.py --examples=EXAMPLES --workdir=RUN
 
-Arguments: search (default), movielens_100k, movielens_1m.
+Arguments: search (default: the simulator's log, preset small), movielens_100k, movielens_1m.
+Hardware, time and expected metrics: README, "Quickstart" and "MovieLens".
 """
 
 from ml_collections import ConfigDict
@@ -13,24 +15,15 @@ from configs import common
 def get_config(argument: str = "search") -> ConfigDict:
     """Returns the config for a data set."""
     config = common.base_config(argument)
-    config.model = ConfigDict(
-        {
-            "name": "interactrank",
-            "exclude": (),  # embedded features the model shall not see
-            "embedding_dim": 32,
-            "embedding_scale": 0.05,
-            "sequence": {
-                "features": ("item_id",),
-                "history": "interactrank",
-                "query_history": "interactrank",
-                "action": True,
-                "age_buckets": 16,
-                "weighted_pooling": True,
-                "query_attention": True,
-            },
-            "tower": common.tower_config((256, 128), masknet_blocks=4),
-            "dot_weight_init": 5.0,
-            "cross": {"transform": "log", "weight_init": 0.1},
-        }
+    config.model = common.model_config("interactrank", pooling="interactrank", masknet_blocks=4)
+    config.model.sequence.update(
+        {"action": True, "age_buckets": 16, "weighted_pooling": True, "query_attention": True}
     )
+    # Shares are spread over decades, rates are not. The official code starts all weights at 1.
+    is_search = argument == "search"
+    config.model.cross = ConfigDict(
+        {"transform": "log" if is_search else "linear", "weight_init": 1.0 if is_search else 0.5}
+    )
+    if argument == "movielens_100k":
+        common.fit_small_data(config)
     return config

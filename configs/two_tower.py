@@ -1,8 +1,10 @@
 """The vanilla two-tower model (DSSM): MLP towers, histories averaged, no interaction.
 
-    interactrank train --config=configs/two_tower.py --examples=EXAMPLES --workdir=RUN
+    interactrank prepare --config=configs/two_tower.py --log=LOG --out=EXAMPLES
+    interactrank train   --config=configs/two_tower.py --examples=EXAMPLES --workdir=RUN
 
-Arguments: search (default), movielens_100k, movielens_1m.
+Arguments: search (default: the simulator's log, preset small), movielens_100k, movielens_1m.
+Hardware, time and expected metrics: README, "Quickstart".
 """
 
 from ml_collections import ConfigDict
@@ -13,19 +15,7 @@ from configs import common
 def get_config(argument: str = "search") -> ConfigDict:
     """Returns the config for a data set."""
     config = common.base_config(argument)
-    config.model = ConfigDict(
-        {
-            "name": "two_tower",
-            "exclude": (),  # embedded features the model shall not see
-            "embedding_dim": 32,
-            "embedding_scale": 0.05,
-            "sequence": {
-                "features": ("item_id",),
-                "history": "mean",
-                "query_history": "mean",
-            },
-            "tower": common.tower_config((256, 128), masknet_blocks=0),
-            "dot_weight_init": 5.0,
-        }
-    )
+    config.model = common.model_config("two_tower", pooling="mean", masknet_blocks=0)
+    if argument == "movielens_100k":
+        common.fit_small_data(config)
     return config

@@ -7,7 +7,7 @@ Orbax writes beside and renames, so a checkpoint is whole or absent.
 """
 
 import dataclasses
-import zlib
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -30,14 +30,12 @@ class Progress:
       best_step: its step.
       evaluations_since_best: for early stopping.
       stopped: early stopping has ended the run.
-      shards: number of processes whose iterators were saved.
     """
 
     best_metric: float | None = None
     best_step: int = 0
     evaluations_since_best: int = 0
     stopped: bool = False
-    shards: int = 1
 
 
 class Checkpoints:
@@ -82,25 +80,15 @@ class Checkpoints:
         )
 
     def restore(
-        self, template: TrainState, data: grain.DatasetIterator, shards: int
+        self, template: TrainState, data: grain.DatasetIterator
     ) -> tuple[TrainState, Progress]:
-        """Restores the newest checkpoint; sets the iterator's position.
-
-        Raises:
-          InputError: the checkpoint was written by another number of processes.
-        """
+        """Restores the newest checkpoint; sets the iterator's position."""
         step = self.latest_step()
         progress = Progress(
             **self._runs.restore(step, args=ocp.args.Composite(progress=ocp.args.JsonRestore()))[
                 "progress"
             ]
         )
-        if progress.shards != shards:
-            raise InputError(
-                f"this run was saved by {progress.shards} processes and cannot be resumed by "
-                f"{shards}: the position in the data is per process. Use {progress.shards}, or "
-                f"start a new run with --config.train.warm_start."
-            )
         restored = self._runs.restore(
             step,
             args=ocp.args.Composite(
@@ -116,20 +104,25 @@ class Checkpoints:
         if step != self._best.latest_step():
             model = {"params": state.params, "tables": state.tables}
             self._best.save(step, args=ocp.args.StandardSave(model), force=True)
+            # Before the checkpoint that speaks of it: a kill in between must not lose the model.
+            self._best.wait_until_finished()
 
-    def restore_best(self, template: dict[str, Any]) -> tuple[dict[str, Any], int]:
-        """Returns the best model, {'params', 'tables'}, and its step.
 
-        Raises:
-          InputError: there is none yet.
-        """
-        step = self._best.latest_step()
-        if step is None:
-            raise InputError(
-                f"{self._best.directory} holds no model yet. Train first: `interactrank train`."
-            )
-        model = self._best.restore(step, args=ocp.args.StandardRestore(abstract(template)))
-        return model, step
+def restore_best(workdir: PathLike, template: dict[str, Any]) -> tuple[dict[str, Any], int]:
+    """Returns a run's best model, {'params', 'tables'}, and its step; writes nothing.
+
+    Raises:
+      InputError: there is none yet.
+    """
+    directory = Path(workdir).absolute() / "best"
+    options = ocp.CheckpointManagerOptions(read_only=True)
+    if directory.is_dir():
+        with ocp.CheckpointManager(directory, options=options) as manager:
+            step = manager.latest_step()
+            if step is not None:
+                arguments = ocp.args.StandardRestore(abstract(template))
+                return manager.restore(step, args=arguments), step
+    raise InputError(f"{directory} holds no model yet. Train first: `interactrank train`.")
 
 
 def abstract(tree: Any) -> Any:
@@ -141,9 +134,9 @@ def abstract(tree: Any) -> Any:
 
 
 def fingerprint(model: dict[str, Any]) -> str:
-    """Returns a checksum of every parameter and table: an index names the model it came from."""
-    checksum = 0
+    """Returns a hash of every parameter and table: an index names the model it came from."""
+    checksum = hashlib.sha256()
     for path, leaf in jax.tree_util.tree_leaves_with_path(model):
-        checksum = zlib.crc32(jax.tree_util.keystr(path).encode(), checksum)
-        checksum = zlib.crc32(np.ascontiguousarray(leaf).data, checksum)
-    return f"{checksum:08x}"
+        checksum.update(jax.tree_util.keystr(path).encode())
+        checksum.update(np.ascontiguousarray(leaf).data)
+    return checksum.hexdigest()[:16]

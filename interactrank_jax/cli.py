@@ -102,6 +102,14 @@ def _evaluate(args: Any) -> None:
     else:
         raise InputError("give --workdir=RUN, or --baseline=bm25 with --config.")
     print(evaluate.table([result]))
+    if result["heads"]:
+        print(f"\n{evaluate.head_table(result)}")
+    print(
+        f"\n{result['requests']:,} requests, {result['candidates']:,} candidates; recall over "
+        f"{result['corpus_requests']:,} requests with an engaged item, among all "
+        f"{result['corpus']:,} items of the log. ± is half a 95% interval over requests; heads are "
+        f"calibrated for weights and sampling."
+    )
 
 
 def _index(args: Any) -> None:
@@ -251,8 +259,9 @@ def _parse(command: Command, name: str, argv: Sequence[str]) -> flags.FlagValues
     if command.config is not None:
         for argument in argv:
             if argument.startswith("--config="):
-                # Once before the flag does: its own message would be a traceback.
-                configuration.load(argument.removeprefix("--config="))
+                # Before the flag does: its own messages do not say what to write instead.
+                config = configuration.load(argument.removeprefix("--config="))
+                configuration.check_overrides(config, argv)
         config_flags.DEFINE_config_file("config", None, flag_values=values)
     saved, sys.argv = sys.argv, ["interactrank", *argv]  # config_flags reads overrides from there
     try:

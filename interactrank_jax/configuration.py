@@ -1,9 +1,10 @@
 """Configs: from a file with an argument, compared, checked, and written as JSON."""
 
+import difflib
 import importlib.util
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,38 @@ def load(spec: str) -> ConfigDict:
     module = importlib.util.module_from_spec(module_spec)
     module_spec.loader.exec_module(module)
     return module.get_config(argument) if argument else module.get_config()
+
+
+def check_overrides(config: ConfigDict, argv: Sequence[str]) -> None:
+    """Raises InputError for the first `--config.a.b=...` that names no field, with the nearest."""
+    fields = [name for name, _ in _leaves(config)]
+    for argument in argv:
+        if not argument.startswith("--config."):
+            continue
+        name = argument.removeprefix("--config.").partition("=")[0].partition("[")[0]
+        if name in fields:
+            continue
+        parent, _, leaf = name.rpartition(".")
+        leaves: dict[str, str] = {}
+        for field in fields:
+            own = field.rpartition(".")[2]
+            leaves.setdefault(own, field)
+            leaves.setdefault("".join(word[0] for word in own.split("_")), field)  # lr
+        close = difflib.get_close_matches(name, fields, n=1, cutoff=0.8) or [
+            leaves[found] for found in difflib.get_close_matches(leaf, leaves, n=1, cutoff=0.5)
+        ]
+        beside = [f for f in fields if f.rpartition(".")[0] == parent] or sorted(config)
+        hint = f"Did you mean config.{close[0]}?" if close else f"There are: {', '.join(beside)}."
+        raise InputError(f"no field config.{name}. {hint}")
+
+
+def _leaves(config: ConfigDict, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key in config:
+        value = config[key]
+        if isinstance(value, ConfigDict):
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
 
 
 def to_json(config: ConfigDict) -> dict[str, Any]:

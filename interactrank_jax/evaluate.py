@@ -1,164 +1,21 @@
-"""Evaluation: exact over every row, of the one ranked score, for models and baselines alike.
-
-A `Scorer` gives scores of slates `[R, C]` and of the corpus `[R, I]`; everything after that is the
-same code, so figures of a model and of BM25 can stand in one table.
-"""
+"""Evaluation: exact over every row, of the one ranked score, for models and baselines alike."""
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-import jax
 import numpy as np
 
-from interactrank_jax import baselines, files, metrics, uncertainty
+from interactrank_jax import calibration, files, metrics, uncertainty
 from interactrank_jax.data.examples import PADDING, Examples
-from interactrank_jax.data.pipeline import Batch, evaluation_batches, request_batches
+from interactrank_jax.data.pipeline import evaluation_batches, request_batches
 from interactrank_jax.errors import InputError, did_you_mean
 from interactrank_jax.labels import ENGAGED, LabelRule
-from interactrank_jax.models.embeddings import item_store
 from interactrank_jax.parallel import DataParallel
 from interactrank_jax.runs import Run
-from interactrank_jax.scoring.corpus import CorpusScorer
-from interactrank_jax.scoring.index import encode_items
-from interactrank_jax.scoring.score import QueryEncoder
-from interactrank_jax.steps import make_score_step
+from interactrank_jax.scorers import BASELINES, ModelScorer, Scorer
 
 RECALL_AT = (10, 100, 1000)
-
-
-class Scorer(Protocol):
-    """Anything that ranks.
-
-    Attributes:
-      name: how it is called in tables.
-      heads: names of its logits, or () where its score is no logit.
-      offsets: per head, what the prior correction subtracts.
-      utility: weight of each of its outputs in the ranked score.
-    """
-
-    name: str
-    heads: tuple[str, ...]
-    offsets: tuple[float, ...]
-    utility: tuple[float, ...]
-
-    def slate(self, batch: Batch) -> np.ndarray:
-        """Returns `[R, C, H]` logits, or `[R, C, 1]` scores."""
-
-    def corpus(self, batch: Batch) -> np.ndarray:
-        """Returns the ranked score of every store row, `[R, I]`."""
-
-
-class ModelScorer:
-    """A trained or training model; see `Scorer`. Give it parameters with `use` first."""
-
-    def __init__(self, run: Run, examples: Examples, split: str, parallel: DataParallel):
-        self.name = run.config.model.name
-        self.heads = run.rule.heads
-        self.utility = run.rule.utility
-        self.offsets = prior_offsets(run, examples)
-        self.rule, self.examples, self.split = run.rule, examples, split
-        self.batch_size = int(run.config.evaluate.batch_size)
-        self._run, self._parallel = run, parallel
-        self._step = parallel.map_rows(make_score_step(run.model))
-        self._store = parallel.replicate(item_store(examples.items))
-        self._replicated: dict[str, Any] = {}
-        self._corpus: tuple[QueryEncoder, CorpusScorer] | None = None
-
-    def use(self, replicated: dict[str, Any]) -> "ModelScorer":
-        """Scores with {'params', 'tables'}, replicated, from now on."""
-        self._replicated, self._corpus = replicated, None
-        return self
-
-    def slate(self, batch: Batch) -> np.ndarray:
-        """Returns logits `[R, C, H]`."""
-        return self._step(self._replicated, batch, self._store)
-
-    def corpus(self, batch: Batch) -> np.ndarray:
-        """Returns `[R, I]`, cross features included where the request has them."""
-        if self._corpus is None:
-            model = self._parallel.unreplicate(self._replicated)
-            items = encode_items(self._run, model, item_store(self.examples.items))
-            self._corpus = (
-                QueryEncoder(self._run, model, self.examples),
-                CorpusScorer(self._run.model, model["params"], items, self.utility),
-            )
-        encoder, scorer = self._corpus
-        request = np.maximum(batch["request_index"], 0)
-        cross = self.examples.sparse_cross(self.split).padded(request, scorer.num_items)
-        return np.array(scorer.scores(encoder(batch), *cross))
-
-
-class BM25Scorer:
-    """BM25 of the query's text against the items' texts; see `Scorer`."""
-
-    name = "bm25"
-    heads: tuple[str, ...] = ()
-    offsets: tuple[float, ...] = ()
-    utility = (1.0,)
-
-    def __init__(self, examples: Examples, split: str):
-        items, requests = examples.raw_items(), examples.raw_requests(split)
-        item_fields = _text_fields(examples, ("item",))
-        query_fields = _text_fields(examples, ("user", "request"))
-        if not item_fields or not query_fields:
-            raise InputError("BM25 needs a text feature of items and one of requests.")
-        self._queries = _join_texts(requests, query_fields)
-        self._bm25 = baselines.BM25(_join_texts(items, item_fields))
-
-    def slate(self, batch: Batch) -> np.ndarray:
-        """Returns `[R, C, 1]`."""
-        return np.take_along_axis(self.corpus(batch), batch["item"], 1)[..., None]
-
-    def corpus(self, batch: Batch) -> np.ndarray:
-        """Returns `[R, I]`."""
-        return self._bm25.scores(
-            [self._queries[index] if index >= 0 else "" for index in batch["request_index"]]
-        )
-
-
-class IQPScorer:
-    """One cross feature alone: what history knows, without a model; see `Scorer`."""
-
-    name = "iqp"
-    heads: tuple[str, ...] = ()
-    offsets: tuple[float, ...] = ()
-    utility = (1.0,)
-
-    def __init__(self, examples: Examples, split: str, feature: str = ""):
-        self._column = baselines.iqp_column(examples.metadata.cross, feature)
-        self._cross = examples.sparse_cross(split)
-        self._num_items = examples.num_items
-
-    def slate(self, batch: Batch) -> np.ndarray:
-        """Returns `[R, C, 1]`."""
-        return baselines.iqp_scores(batch["cross"], self._column)[..., None]
-
-    def corpus(self, batch: Batch) -> np.ndarray:
-        """Returns `[R, I]`; most of it zero."""
-        items, values = self._cross.padded(np.maximum(batch["request_index"], 0), self._num_items)
-        scores = np.zeros((len(items), self._num_items + 1), np.float32)
-        np.put_along_axis(scores, items, baselines.iqp_scores(values, self._column), 1)
-        return scores[:, : self._num_items]
-
-
-BASELINES = {"bm25": BM25Scorer, "iqp": IQPScorer}
-
-
-def _text_fields(examples: Examples, entities: tuple[str, ...]) -> list[str]:
-    return [feature.name for feature in examples.metadata.select(entities, "text")]
-
-
-def _join_texts(table, fields: list[str]) -> list[str]:
-    columns = [table[field].to_pylist() for field in fields]
-    return [" ".join(text or "" for text in texts) for texts in zip(*columns, strict=True)]
-
-
-def prior_offsets(run: Run, examples: Examples) -> tuple[float, ...]:
-    """Returns per head what weighting and sampling added to the logits in training."""
-    sampling = float(run.config.train.loss.impression_sampling)
-    weights = run.rule.class_weights(examples.split("train"), sampling)
-    return tuple(metrics.prior_correction(*pair) for pair in weights)
 
 
 class Rows:
@@ -232,13 +89,16 @@ def evaluate_scorer(
     bounds = uncertainty.intervals(
         rows.request, rows.score, engaged, logits, replicates=int(config.bootstrap)
     )
-    request, ranks = corpus_ranks(scorer, rows, engaged, examples, split, config)
-    for k in RECALL_AT:
-        recall = metrics.corpus_recall_by_request(ranks, request, k)
-        values[f"recall_at_{k}"] = float(recall.mean())
-        bounds[f"recall_at_{k}"] = uncertainty.mean_interval(
-            recall, replicates=int(config.bootstrap)
-        )
+    corpus_requests = 0
+    if examples.has_corpus(split):
+        request, ranks = corpus_ranks(scorer, rows, engaged, examples, split, config)
+        corpus_requests = len(np.unique(request))
+        for k in RECALL_AT:
+            recall = metrics.corpus_recall_by_request(ranks, request, k)
+            values[f"recall_at_{k}"] = float(recall.mean())
+            bounds[f"recall_at_{k}"] = uncertainty.mean_interval(
+                recall, replicates=int(config.bootstrap)
+            )
     return {
         "name": scorer.name,
         "split": split,
@@ -246,29 +106,35 @@ def evaluate_scorer(
         "candidates": len(rows.request),
         "engaged": int(engaged.sum()),
         "corpus": examples.num_items - 1,
-        "corpus_requests": len(np.unique(request)),
+        "corpus_requests": corpus_requests,
         "metrics": values,
         "intervals": {name: list(bound) for name, bound in bounds.items()},
-        "heads": head_figures(scorer, rows, rule),
+        "heads": head_figures(scorer, rows, rule, int(config.bootstrap)),
     }
 
 
-def head_figures(scorer: Scorer, rows: Rows, rule: LabelRule) -> dict[str, dict[str, float]]:
-    """Returns AUC, log loss and calibration of each head, after the prior correction."""
+def head_figures(
+    scorer: Scorer, rows: Rows, rule: LabelRule, replicates: int
+) -> dict[str, dict[str, list[float]]]:
+    """Returns [value, low, high] of AUC, log loss and calibration of each head.
+
+    Of unweighted rows, after the prior correction; intervals over requests.
+    """
     logits = rows.corrected_logits(scorer)
     if logits is None:
         return {}
     labels = rule.labels(rows.actions)
     figures = {}
     for head, name in enumerate(scorer.heads):
-        probability = 1 / (1 + np.exp(-logits[:, head].astype(np.float64)))
-        label = labels[:, head]
+        own, label = logits[:, head], labels[:, head]
+        prepared, requests = metrics.statistics(rows.request, own, label, own)
+        chosen = {metric: prepared[metric] for metric in ("roc_auc", "pr_auc", "logloss")}
+        probability = 1 / (1 + np.exp(-own.astype(np.float64)))
+        chosen |= calibration.calibration_statistics(rows.request, probability, label)
+        bounds = uncertainty.bootstrap(chosen, requests, replicates=replicates)
+        once = np.ones(requests)
         figures[name] = {
-            "roc_auc": metrics.roc_auc(logits[:, head], label),
-            "pr_auc": metrics.pr_auc(logits[:, head], label),
-            "logloss": metrics.logloss(logits[:, head], label),
-            "ece": metrics.expected_calibration_error(probability, label),
-            "predicted_over_observed": metrics.predicted_over_observed(probability, label),
+            metric: [statistic(once), *bounds[metric]] for metric, statistic in chosen.items()
         }
     return figures
 
@@ -320,7 +186,7 @@ def evaluate(
     run.check_examples(examples)
     examples.split(split)
     model, step = run.restore_model()
-    parallel = _evaluation_devices(run)
+    parallel = DataParallel(run.config.train.parallel)
     scorer = ModelScorer(run, examples, split, parallel).use(parallel.replicate(model))
     result = evaluate_scorer(scorer, run.rule, examples, split, run.config.evaluate)
     result["step"] = step
@@ -344,12 +210,6 @@ def evaluate_baseline(
     return evaluate_scorer(BASELINES[name](examples, split), rule, examples, split, config.evaluate)
 
 
-def _evaluation_devices(run: Run) -> DataParallel:
-    devices = jax.local_devices()
-    batch_size = int(run.config.evaluate.batch_size)
-    return DataParallel(run.config.train.parallel, devices[: np.gcd(len(devices), batch_size)])
-
-
 def write_result(path: files.PathLike, result: dict[str, Any]) -> None:
     """Writes a result as JSON; NaN (an undefined metric) becomes null."""
     files.write_json(path, _nan_to_none(result))
@@ -363,6 +223,25 @@ def _nan_to_none(value: Any) -> Any:
     return None if isinstance(value, float) and np.isnan(value) else value
 
 
+def head_table(result: dict[str, Any]) -> str:
+    """Returns a Markdown table of a model's heads, calibration included; '' for a baseline."""
+    if not result["heads"]:
+        return ""
+    names = list(next(iter(result["heads"].values())))
+    lines = ["| head | " + " | ".join(names) + " |", "|---" * (len(names) + 1) + "|"]
+    for head, figures in result["heads"].items():
+        cells = [_cell(*figures[name]) for name in names]
+        lines.append(f"| {head} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _cell(value: float | None, low: float | None, high: float | None) -> str:
+    if value is None or np.isnan(value):
+        return ""
+    known = low is not None and high is not None and not np.isnan(low)
+    return f"{value:.4f}" + (f" ±{(high - low) / 2:.4f}" if known else "")  # type: ignore[operator]
+
+
 def table(results: list[dict[str, Any]], names: Sequence[str] = ()) -> str:
     """Returns a Markdown table of several results: value and half the interval's width.
 
@@ -371,13 +250,9 @@ def table(results: list[dict[str, Any]], names: Sequence[str] = ()) -> str:
     names = list(names or results[0]["metrics"])
     lines = ["| model | " + " | ".join(names) + " |", "|---" * (len(names) + 1) + "|"]
     for result in results:
-        cells = []
-        for name in names:
-            value, bound = result["metrics"][name], result["intervals"].get(name)
-            if value is None or np.isnan(value):
-                cells.append("")
-            else:
-                half = (bound[1] - bound[0]) / 2 if bound and None not in bound else 0.0
-                cells.append(f"{value:.4f} ±{half:.4f}")
+        cells = [
+            _cell(result["metrics"].get(name), *result["intervals"].get(name, (None, None)))
+            for name in names
+        ]
         lines.append(f"| {result['name']} | " + " | ".join(cells) + " |")
     return "\n".join(lines)

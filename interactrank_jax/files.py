@@ -13,8 +13,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from etils import epath
-
 from interactrank_jax.errors import InputError
 
 PathLike = str | os.PathLike
@@ -81,7 +79,7 @@ def read_json(path: PathLike) -> Any:
     Raises:
       InputError: the file is absent or not JSON.
     """
-    file = epath.Path(path)
+    file = Path(path)
     if not file.exists():
         raise InputError(f"{file} does not exist.")
     try:

@@ -64,6 +64,8 @@ class LabelRule:
                     f"config.label names the action '{name}', which the examples do not have."
                     + did_you_mean(name, actions)
                 )
+        if rule.impression_weight <= 0 or any(weight <= 0 for _, weight in rule.weights):
+            raise InputError("config.label: every weight must be above 0, to leave out sample.")
         if len(rule.utility) != len(rule.heads):
             raise InputError(
                 f"config.label.utility has {len(rule.utility)} values for {len(rule.heads)} heads "
@@ -99,6 +101,11 @@ class LabelRule:
         """Returns `[...]` bool: anything happened beyond the impression."""
         return (actions > 0).any(-1)
 
+    def count_engaged(self, split: Split) -> int:
+        """Returns how many candidates of a split count as engaged."""
+        patterns, count = _patterns(split)
+        return int(count[self.engaged(patterns)].sum())
+
     def class_weights(self, split: Split, sampling: float) -> list[tuple[float, float]]:
         """Mean training weight of positives and of negatives, per head, as training sees them.
 
@@ -106,8 +113,7 @@ class LabelRule:
           split: the training split; its action patterns give exact counts.
           sampling: share of impression-only candidates kept in training.
         """
-        patterns = np.array([[int(bit) for bit in key] for key in split.actions])
-        count = np.array(list(split.actions.values()), np.float64)
+        patterns, count = _patterns(split)
         weight = self.example_weights(patterns) * np.where(self.acted(patterns), 1.0, sampling)
         labels = self.labels(patterns)
         means = []
@@ -135,6 +141,12 @@ class LabelRule:
         for name in self.negative:
             result = result & ~happened[..., self._column(name)]
         return result
+
+
+def _patterns(split: Split) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the action patterns of a split `[P, A]` and how many candidates have each `[P]`."""
+    patterns = np.array([[int(bit) for bit in key] for key in split.actions])
+    return patterns, np.array(list(split.actions.values()), np.int64)
 
 
 def _stack(arrays, like):

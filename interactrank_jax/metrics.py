@@ -32,6 +32,7 @@ METRICS = (
     "ndcg_at_10",
     "mrr",
 )
+LOWER_IS_BETTER = frozenset(("logloss",))
 
 
 # --- over rows --------------------------------------------------------------------------------
@@ -51,7 +52,7 @@ def roc_auc(scores: ArrayLike, labels: ArrayLike, weights: ArrayLike | None = No
     Raises:
       InputError: lengths differ, a score is NaN, a label is not 0 or 1, a weight is negative.
     """
-    curve = _Curve(*_scored(scores, labels))
+    curve = _Curve(*scored(scores, labels))
     return curve.roc_auc(_weights(weights, curve.order.size))
 
 
@@ -61,7 +62,7 @@ def pr_auc(scores: ArrayLike, labels: ArrayLike, weights: ArrayLike | None = Non
     This is scikit-learn's `average_precision_score` (a step function, nothing interpolated).
     Arguments and errors as for `roc_auc`. NaN where there is no positive; 1 where all are.
     """
-    curve = _Curve(*_scored(scores, labels))
+    curve = _Curve(*scored(scores, labels))
     return curve.average_precision(_weights(weights, curve.order.size))
 
 
@@ -71,9 +72,9 @@ def logloss(logits: ArrayLike, labels: ArrayLike, weights: ArrayLike | None = No
     Computed from the logits, so a confident prediction is never rounded to 0 or 1.
     Arguments and errors as for `roc_auc`. NaN where there is no row of positive weight.
     """
-    logits, labels = _scored(logits, labels)
+    logits, labels = scored(logits, labels)
     weights = _weights(weights, labels.size)
-    return _ratio(weights @ _row_logloss(logits, labels), weights.sum())
+    return ratio(weights @ _row_logloss(logits, labels), weights.sum())
 
 
 class _Curve:
@@ -82,20 +83,20 @@ class _Curve:
     def __init__(self, scores: np.ndarray, labels: np.ndarray):
         self.order = np.argsort(scores)[::-1]
         self.labels = labels[self.order]
-        self.edges = _edges(scores[self.order])
+        self.edges = group_edges(scores[self.order])
 
     def roc_auc(self, weights: np.ndarray) -> float:
         """Area by trapezoids; `weights` [n] in the order the rows were given."""
         true, false = self._cumulative(weights)
         area = np.diff(false) @ (true[1:] + true[:-1]) / 2
-        return _ratio(area, true[-1] * false[-1])
+        return ratio(area, true[-1] * false[-1])
 
     def average_precision(self, weights: np.ndarray) -> float:
         """Sum of precision times added recall; `weights` [n] in the order the rows were given."""
         true, false = self._cumulative(weights)
         predicted = true + false
         precision = np.divide(true, predicted, out=np.zeros_like(true), where=predicted > 0)
-        return _ratio(np.diff(true) @ precision[1:], true[-1])
+        return ratio(np.diff(true) @ precision[1:], true[-1])
 
     def _cumulative(self, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Weight of the positives and negatives at or above each distinct score, from 0."""
@@ -131,12 +132,12 @@ class Rankings:
         Raises:
           InputError: lengths differ, a score is NaN, a label is not 0 or 1.
         """
-        scores, labels = _scored(scores, labels)
+        scores, labels = scored(scores, labels)
         request = _flat("request", request, labels.size)
         # Last key first: by request, then falling score, then negatives before positives.
         order = np.lexsort((labels, -scores, request))
         request, self._scores, self._labels = request[order], scores[order], labels[order]
-        edges = _edges(request)
+        edges = group_edges(request)
         self._starts, sizes = edges[:-1], np.diff(edges)
         self.requests = request[self._starts]
         self._row_request = np.repeat(np.arange(sizes.size), sizes)
@@ -148,7 +149,7 @@ class Rankings:
 
     def auc(self) -> np.ndarray:
         """ROC-AUC within each request, ties one half; NaN unless it has both classes."""
-        edges = _edges(self._row_request, self._scores)
+        edges = group_edges(self._row_request, self._scores)
         groups, sizes = edges[:-1], np.diff(edges)  # rows of one request and one score
         positives = _segment_sum(self._labels.astype(np.int64), groups)
         negatives = sizes - positives
@@ -234,62 +235,6 @@ def corpus_recall(ranks: ArrayLike, request: ArrayLike, k: int) -> float:
     return _nan_mean(corpus_recall_by_request(ranks, request, k))
 
 
-# --- calibration ------------------------------------------------------------------------------
-
-
-def prior_correction(positive_weight: float, negative_weight: float) -> float:
-    """Logit offset that class-dependent weighting and sampling put into a trained model.
-
-    With weight w+ on positives and w- on negatives, the cross entropy at a point where the true
-    probability is p is minimal at p' = w+ p / (w+ p + w- (1 - p)), so logit(p') = logit(p) +
-    log(w+ / w-). SUBTRACT the returned offset from the model's logits to estimate logit(p).
-
-    Args:
-      positive_weight: mean training weight of a positive row, over all rows there were before
-        sampling: a row kept with probability s and then given weight w counts s * w.
-      negative_weight: the same of the negatives. Where weights differ within a class the offset is
-        the average one.
-
-    Raises:
-      InputError: a weight is not a positive number.
-    """
-    if not (0 < positive_weight < np.inf and 0 < negative_weight < np.inf):
-        raise InputError(
-            "mean weights of both classes must be positive and finite. Found "
-            f"{positive_weight} on positives and {negative_weight} on negatives."
-        )
-    return float(np.log(positive_weight / negative_weight))
-
-
-def expected_calibration_error(
-    probabilities: ArrayLike, labels: ArrayLike, bins: int = 20
-) -> float:
-    """Mean |predicted - observed| over bins of equal mass, weighted by the rows in each.
-
-    Rows of one probability share a bin, the one their middle falls into: the value does not depend
-    on the order of the rows, and a constant prediction is one bin.
-
-    Args:
-      probabilities: [n] in [0, 1].
-      labels: [n] 0 or 1.
-      bins: number of bins.
-    """
-    probabilities, labels = _scored(probabilities, labels)
-    order = np.argsort(probabilities)
-    edges = _edges(probabilities[order])
-    middle = (edges[1:] + edges[:-1]) / 2
-    bin_of_group = np.floor(bins * middle / max(order.size, 1)).astype(np.int64)
-    bin_of_row = np.repeat(bin_of_group, np.diff(edges))
-    excess = probabilities[order].astype(float) - labels[order]
-    return _ratio(np.abs(np.bincount(bin_of_row, weights=excess)).sum(), order.size)
-
-
-def predicted_over_observed(probabilities: ArrayLike, labels: ArrayLike) -> float:
-    """Expected positives over counted ones: 1 is calibrated on average; NaN without a positive."""
-    probabilities, labels = _scored(probabilities, labels)
-    return _ratio(probabilities.sum(dtype=float), labels.sum())
-
-
 # --- all at once --------------------------------------------------------------------------
 
 
@@ -301,19 +246,19 @@ def statistics(
     Returns:
       (name -> function of the multiplicities [R] of the requests, number of requests R).
     """
-    scores, labels = _scored(scores, labels)
+    scores, labels = scored(scores, labels)
     rankings = Rankings(request, scores, labels)
     curve, code, requests = _Curve(scores, labels), rankings.code, rankings.requests.size
     rows = np.bincount(code, minlength=requests)
     if logits is None:
         losses = np.full(requests, np.nan)
     else:
-        loss = _row_logloss(_scored(logits, labels)[0], labels)
+        loss = _row_logloss(scored(logits, labels)[0], labels)
         losses = np.bincount(code, weights=loss, minlength=requests)
     return {
         "roc_auc": lambda multiplicity: curve.roc_auc(multiplicity[code]),
         "pr_auc": lambda multiplicity: curve.average_precision(multiplicity[code]),
-        "logloss": lambda multiplicity: _ratio(multiplicity @ losses, multiplicity @ rows),
+        "logloss": lambda multiplicity: ratio(multiplicity @ losses, multiplicity @ rows),
         "request_auc": mean_statistic(rankings.auc()),
         "hit_at_1": mean_statistic(rankings.hit_at_k(1)),
         "hit_at_3": mean_statistic(rankings.hit_at_k(3)),
@@ -350,14 +295,15 @@ def mean_statistic(values: np.ndarray) -> Statistic:
     """Prepares the mean of per-request values [R] for resampling; NaN values are left out."""
     defined = ~np.isnan(values)
     filled = np.where(defined, values, 0.0)
-    return lambda multiplicity: _ratio(multiplicity @ filled, multiplicity @ defined)
+    return lambda multiplicity: ratio(multiplicity @ filled, multiplicity @ defined)
 
 
 def _nan_mean(values: np.ndarray) -> float:
     return mean_statistic(values)(np.ones(values.size))
 
 
-def _ratio(numerator: float | np.ndarray, denominator: float | np.ndarray) -> float:
+def ratio(numerator: float | np.ndarray, denominator: float | np.ndarray) -> float:
+    """Divides; NaN where there is nothing to divide by."""
     return float(numerator / denominator) if denominator > 0 else float("nan")
 
 
@@ -365,7 +311,7 @@ def _row_logloss(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
     return np.logaddexp(0.0, np.where(labels > 0, -1.0, 1.0) * logits.astype(np.float64))
 
 
-def _edges(*keys: np.ndarray) -> np.ndarray:
+def group_edges(*keys: np.ndarray) -> np.ndarray:
     """Boundaries of the runs of equal rows, ends included: run i is [edges[i], edges[i + 1])."""
     size = keys[0].size
     if not size:
@@ -389,7 +335,7 @@ def _flat(name: str, values: ArrayLike, size: int) -> np.ndarray:
     return array
 
 
-def _scored(scores: ArrayLike, labels: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+def scored(scores: ArrayLike, labels: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
     """Checks and returns (scores as floats [n], labels as float64 0/1 [n])."""
     labels = np.asarray(labels)
     labels = _flat("labels", labels, labels.size)

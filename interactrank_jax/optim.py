@@ -14,7 +14,7 @@ Array = jax.Array
 RowState = dict[str, Array]
 
 
-def learning_rate(config: Any, total_steps: int) -> optax.Schedule:
+def learning_rate(config: Any, total_steps: int, field: str = "optimizer") -> optax.Schedule:
     """Returns linear warm-up, then `config.decay` ('cosine' to zero, or 'constant').
 
     Raises:
@@ -28,7 +28,7 @@ def learning_rate(config: Any, total_steps: int) -> optax.Schedule:
     if config.decay == "constant":
         return optax.linear_schedule(0.0 if warmup else peak, peak, max(warmup, 1))
     raise InputError(
-        f"config.train.optimizer.decay is '{config.decay}'."
+        f"config.train.{field}.decay is '{config.decay}'."
         + did_you_mean(str(config.decay), ["cosine", "constant"])
     )
 
@@ -79,20 +79,8 @@ class RowOptimizer:
           gradient: `[U, d]` of the loss with respect to those rows.
           step: of the schedule, from 0.
         """
-        whole = rows.ids.shape[0] == table.shape[0]
-
-        def read(array: Array) -> Array:
-            return array if whole else array.at[rows.ids].get(mode="fill", fill_value=0)
-
-        def write(array: Array, new: Array) -> Array:
-            if whole:
-                touched = rows.touched.reshape(-1, *[1] * (array.ndim - 1))
-                return jnp.where(touched, new, array)
-            places = jnp.where(rows.touched, rows.ids, array.shape[0])
-            return array.at[places].set(new, mode="drop")
-
         rate = self.schedule(step)
-        old = {name: read(array) for name, array in state.items()}
+        old = {name: rows.read(array) for name, array in state.items()}
         if self.name == "adagrad":
             accumulator = old["accumulator"] + jnp.mean(gradient * gradient, -1)
             change = rate * gradient * jax.lax.rsqrt(accumulator + 1e-10)[:, None]
@@ -104,8 +92,8 @@ class RowOptimizer:
             corrected = jnp.sqrt(second / (1 - 0.999**time)) + 1e-8
             change = rate * first / (1 - 0.9**time) / corrected
             new = {"first": first, "second": second}
-        new_table = write(table, read(table) - change)
-        return new_table, {name: write(state[name], value) for name, value in new.items()}
+        new_table = rows.write(table, rows.read(table) - change)
+        return new_table, {name: rows.write(state[name], value) for name, value in new.items()}
 
 
 def update_tables(

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from interactrank_jax import configuration, files
-from interactrank_jax.checkpoint import Checkpoints
+from interactrank_jax.checkpoint import restore_best
 from interactrank_jax.data.examples import Examples, Metadata
 from interactrank_jax.errors import InputError
 from interactrank_jax.labels import LabelRule
@@ -50,6 +50,11 @@ class Run:
         if self.workdir.exists() and not self.workdir.is_dir():
             raise InputError(f"--workdir={self.workdir} is a file. Expected a directory.")
         if not file.exists():
+            if self.workdir.is_dir() and any(self.workdir.iterdir()):
+                raise InputError(
+                    f"--workdir={self.workdir} holds something that is no run. Expected a run, or "
+                    f"a new or empty directory."
+                )
             files.write_json(file, {"config": resolved, "metadata": self.metadata.to_json()})
             return
         saved = files.read_json(file)
@@ -80,7 +85,11 @@ class Run:
                 f"`interactrank train`."
             )
         saved = files.read_json(file)
-        return cls(workdir, ConfigDict(saved["config"]), Metadata.from_json(saved["metadata"]))
+        try:
+            metadata = Metadata.from_json(saved["metadata"])
+            return cls(workdir, ConfigDict(saved["config"]), metadata)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise InputError(f"{file} is incomplete ({error!r}): train again.") from error
 
     @functools.cached_property
     def model_template(self) -> dict[str, Any]:
@@ -100,8 +109,7 @@ class Run:
         Raises:
           InputError: nothing trained yet.
         """
-        with Checkpoints(self.workdir) as checkpoints:
-            return checkpoints.restore_best(self.model_template)
+        return restore_best(self.workdir, self.model_template)
 
     def check_examples(self, examples: Examples) -> None:
         """Refuses examples whose ids do not mean what they meant in training.
@@ -112,5 +120,5 @@ class Run:
         if examples.metadata.digest != self.examples_digest:
             raise InputError(
                 f"{examples.path} (hash {examples.metadata.digest}) is not what {self.workdir} was "
-                f"trained on (hash {self.examples_digest}): its ids mean other things."
+                f"trained on (hash {self.examples_digest}): its ids may mean other things."
             )

@@ -127,7 +127,7 @@ def make_train_step(
             items = embeddings.item_input(embedded, store, batch["item"], inputs)
             return _loss(model, objective, params, request, items, batch, store, key)
 
-        values = {table: rows[table].values for table in rows}
+        values = {name: rows[name].read(state.tables[name]) for name in rows}
         gradient = jax.value_and_grad(loss_function, argnums=(0, 1), has_aux=True)
         (_, sums), (dense_gradient, row_gradient) = gradient(state.params, values)
 
@@ -232,7 +232,7 @@ def reduce_rows(
                 gradient = jnp.zeros((size, dim)).at[local.ids].set(gradient, mode="drop")
                 touched = jnp.zeros(size, bool).at[local.ids].set(touched, mode="drop")
             touched = jax.lax.psum(touched.astype(jnp.int32), AXIS) > 0
-            reduced_rows[table] = Rows(jnp.arange(size, dtype=jnp.int32), touched, tables[table])
+            reduced_rows[table] = Rows(jnp.arange(size, dtype=jnp.int32), touched)
             reduced[table] = jax.lax.psum(gradient, AXIS)
             continue
         ids = jax.lax.all_gather(local.ids, AXIS, tiled=True)
@@ -241,7 +241,7 @@ def reduce_rows(
         mine = (ids % devices) == jax.lax.axis_index(AXIS)
         own = jnp.zeros((ids.shape[0], dim)).at[place].add(jnp.where(mine[:, None], gathered, 0.0))
         touched = (distinct != PADDING) & (distinct < size)
-        reduced_rows[table] = Rows(distinct, touched, local.values)
+        reduced_rows[table] = Rows(distinct, touched)
         reduced[table] = jax.lax.psum(own, AXIS)
     return reduced_rows, reduced
 

@@ -18,16 +18,18 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from interactrank_jax import evaluate, metrics, writers
+from interactrank_jax import configuration, evaluate, metrics, writers
 from interactrank_jax.checkpoint import Checkpoints, Progress
 from interactrank_jax.data.examples import Examples
 from interactrank_jax.data.pipeline import train_iterator
 from interactrank_jax.errors import InputError, did_you_mean
 from interactrank_jax.files import PathLike
+from interactrank_jax.labels import LabelRule
 from interactrank_jax.models.embeddings import item_store
 from interactrank_jax.optim import RowOptimizer, dense_optimizer, learning_rate
 from interactrank_jax.parallel import DataParallel
 from interactrank_jax.runs import Run
+from interactrank_jax.scorers import ModelScorer
 from interactrank_jax.state import HEALTHY, TrainState, count_parameters, init_state
 from interactrank_jax.steps import Objective, health_checks, make_train_step
 
@@ -60,10 +62,9 @@ def train(
     examples = Examples(examples_path)
     run = Run(workdir, config, examples.metadata)
     model, rule = run.model, run.rule
-    check_config(config, examples)
     parallel = DataParallel(config.train.parallel, devices)
+    check_config(config, examples, rule, parallel.size)
     batch_size = int(config.train.batch_size)
-    local_batch = batch_size // jax.process_count()
     steps_per_epoch = examples.split("train").examples // batch_size
     total_steps = int(config.train.max_steps) or max(1, int(config.train.epochs * steps_per_epoch))
 
@@ -72,7 +73,7 @@ def train(
     optimizer = dense_optimizer(config.train.optimizer, schedule)
     row_optimizer = RowOptimizer(
         config.train.tables.name,
-        learning_rate(config.train.tables, total_steps),
+        learning_rate(config.train.tables, total_steps, "tables"),
         config.train.tables.initial_accumulator,
     )
     state = init_state(
@@ -84,14 +85,8 @@ def train(
         objective.sum_names,
     )
     if config.train.warm_start:
-        state = warm_start(state, config.train.warm_start, examples)
-    data = train_iterator(
-        examples,
-        local_batch,
-        seed=int(config.train.seed),
-        shard=jax.process_index(),
-        num_shards=jax.process_count(),
-    )
+        state = warm_start(state, run, examples)
+    data = train_iterator(examples, batch_size, seed=int(config.train.seed))
     logger.info(
         "%s: %s parameters, %s in tables, %d steps of %d requests on %d devices",
         config.model.name,
@@ -105,14 +100,15 @@ def train(
     train_step = parallel.map_step(make_train_step(model, objective, optimizer, row_optimizer))
     run.claim(examples)
     with Checkpoints(workdir) as checkpoints, _stop_requests() as stop_requested:
-        progress = Progress(shards=jax.process_count())
+        progress = Progress()
         if checkpoints.latest_step() is not None:
-            state, progress = checkpoints.restore(state, data, jax.process_count())
+            state, progress = checkpoints.restore(state, data)
             logger.info("resumed at step %d", int(state.step))
         first_step = int(state.step)
+        carried = jax.device_get(state.sums)  # by steps before the run was interrupted
         store = parallel.replicate(item_store(examples.items))
         replicated = parallel.replicate(state)
-        validation = evaluate.ModelScorer(run, examples, "validation", parallel)
+        validation = ModelScorer(run, examples, "validation", parallel)
         select_by = config.train.select_by
 
         with (
@@ -136,17 +132,20 @@ def train(
                     check_health(replicated, parallel.unreplicate(replicated.health), batch)
                 if is_log:
                     sums = jax.device_get(parallel.unreplicate(replicated.sums))
-                    scalars = summarise(sums, time.perf_counter() - clock)
+                    scalars = summarise(sums, carried, time.perf_counter() - clock)
                     scalars["train/learning_rate"] = float(schedule(step))
                     writer.write(done, scalars)
-                    bar.update(int(sums["steps"]), int(sums["candidates"]))
-                    zero = jax.tree.map(np.zeros_like, sums)
-                    replicated = replicated.replace(sums=parallel.replicate(zero))
+                    bar.update(
+                        int(sums["steps"] - carried["steps"]),
+                        int(sums["candidates"] - carried["candidates"]),
+                    )
+                    carried = jax.tree.map(np.zeros_like, sums)
+                    replicated = replicated.replace(sums=parallel.replicate(carried))
                 if is_evaluation:
                     validation.use({"params": replicated.params, "tables": replicated.tables})
                     figures = evaluate.validate(validation)
                     writer.write(done, {f"validation/{k}": v for k, v in figures.items()})
-                    record_validation(progress, figures[select_by], done, config.train.patience)
+                    record_validation(progress, figures, done, config.train)
                     if progress.best_step == done:
                         checkpoints.save_best(parallel.unreplicate(replicated))
                 if is_checkpoint or stopping:
@@ -166,29 +165,73 @@ def train(
     }
 
 
-def check_config(config: ConfigDict, examples: Examples) -> None:
-    """Raises InputError for training fields that would fail only after a while."""
-    select_by, batch_size = config.train.select_by, int(config.train.batch_size)
-    if select_by not in metrics.METRICS:
+def check_config(config: ConfigDict, examples: Examples, rule: LabelRule, devices: int) -> None:
+    """Raises InputError for what would fail only after a while, or silently not be what it says."""
+    train_config, metadata = config.train, examples.metadata
+    if jax.process_count() > 1:
         raise InputError(
-            f"config.train.select_by is '{select_by}'." + did_you_mean(select_by, metrics.METRICS)
+            f"training over {jax.process_count()} processes is not supported yet: run one process, "
+            f"on as many local devices as there are."
+        )
+    difference = configuration.difference(
+        metadata.config, configuration.to_json(config)["data"], "config.data"
+    )
+    if difference:
+        raise InputError(
+            f"{examples.path} was prepared with another config: {difference}. Prepare the log "
+            f"again with this one."
+        )
+    for name in ("batch_size", "log_every", "eval_every", "checkpoint_every"):
+        if int(train_config[name]) < 1:
+            raise InputError(f"config.train.{name} is {train_config[name]}. Expected at least 1.")
+    if int(train_config.batch_size) % devices:
+        raise InputError(
+            f"config.train.batch_size is {train_config.batch_size}: it cannot be split over "
+            f"{devices} devices. Use a multiple of {devices}."
+        )
+    if train_config.select_by not in metrics.METRICS:
+        raise InputError(
+            f"config.train.select_by is '{train_config.select_by}'."
+            + did_you_mean(train_config.select_by, metrics.METRICS)
         )
     available = examples.split("train").examples
-    if available < batch_size:
+    if available < int(train_config.batch_size):
         raise InputError(
             f"{examples.path} has {available} training examples, fewer than one batch of "
-            f"config.train.batch_size={batch_size}."
+            f"config.train.batch_size={train_config.batch_size}."
         )
+    for split in ("train", "validation"):
+        engaged = rule.count_engaged(examples.split(split))
+        candidates = examples.split(split).candidates
+        if engaged in (0, candidates):
+            raise InputError(
+                f"{engaged:,} of the {candidates:,} candidates in split '{split}' count as "
+                f"engaged: there is nothing to tell apart. Look at config.label.positive and "
+                f".negative, or at the log's action columns."
+            )
 
 
-def record_validation(progress: Progress, metric: float, step: int, patience: int) -> None:
-    """Updates the best record; stops the run after `patience` worse ones in a row (0: never)."""
-    if progress.best_metric is None or metric > progress.best_metric:
+def record_validation(
+    progress: Progress, figures: dict[str, float], step: int, config: ConfigDict
+) -> None:
+    """Updates the best record; stops the run after `config.patience` worse ones (0: never).
+
+    Raises:
+      InputError: the metric to select by is not defined on the validation split.
+    """
+    name = config.select_by
+    metric, sign = figures[name], -1 if name in metrics.LOWER_IS_BETTER else 1
+    if np.isnan(metric):
+        raise InputError(
+            f"{name} is not defined on the validation split, so no best model can be selected: set "
+            f"config.train.select_by to another metric."
+        )
+    if progress.best_metric is None or sign * metric > sign * progress.best_metric:
         progress.best_metric, progress.best_step = float(metric), step
         progress.evaluations_since_best = 0
         return
     progress.evaluations_since_best += 1
-    progress.stopped = patience > 0 and progress.evaluations_since_best >= patience
+    progress.stopped = 0 < int(config.patience) <= progress.evaluations_since_best
 
 
 def check_health(state: TrainState, health: Any, batch: Any) -> None:
@@ -209,8 +252,11 @@ def check_health(state: TrainState, health: Any, batch: Any) -> None:
     )
 
 
-def summarise(sums: dict[str, Any], seconds: float) -> dict[str, float]:
-    """Turns the sums of some steps into means and rates for the log."""
+def summarise(sums: dict[str, Any], carried: dict[str, Any], seconds: float) -> dict[str, float]:
+    """Turns the sums of some steps into means and rates for the log.
+
+    `carried` is what the sums held when the clock of these `seconds` started.
+    """
     steps = max(float(sums["steps"]), 1.0)
     scalars = {
         f"train/{name}": float(value) / steps
@@ -219,36 +265,47 @@ def summarise(sums: dict[str, Any], seconds: float) -> dict[str, float]:
     }
     candidates = max(float(sums["candidates"]), 1.0)
     scalars["train/engagement_rate"] = float(sums["engaged"]) / candidates
-    scalars["train/candidates_per_second"] = candidates / seconds
-    scalars["train/steps_per_second"] = steps / seconds
+    scalars["train/candidates_per_second"] = (
+        float(sums["candidates"] - carried["candidates"]) / seconds
+    )
+    scalars["train/steps_per_second"] = float(sums["steps"] - carried["steps"]) / seconds
     return scalars
 
 
-def warm_start(state: TrainState, other: PathLike, examples: Examples) -> TrainState:
+def warm_start(state: TrainState, run: Run, examples: Examples) -> TrainState:
     """Starts from another run's best model; its rows keep their place, new rows stay fresh.
 
-    The examples must have been prepared with `--extend` of the other run's, so that ids agree.
+    The examples must be that run's, or prepared with `--extend` of them, so that ids agree; then
+    features and their statistics agree too.
 
     Raises:
-      InputError: parameters of other shapes, or tables that shrank.
+      InputError: other examples, another model or other heads, or tables that shrank.
     """
-    run = Run.open(other)
-    model, _ = run.restore_model()
-    if run.examples_digest not in (examples.metadata.digest, examples.metadata.extends):
+    path = run.config.train.warm_start
+    other = Run.open(path)
+    if other.metadata.digest not in (examples.metadata.digest, examples.metadata.extends):
         raise InputError(
-            f"the examples in {examples.path} do not extend those that {other} was trained on, so "
+            f"the examples in {examples.path} do not extend those that {path} was trained on, so "
             f"their ids would not agree. Prepare them with --extend=<those examples>."
         )
-    shapes = jax.tree.map(np.shape, state.params), jax.tree.map(np.shape, model["params"])
-    if shapes[0] != shapes[1]:
-        raise InputError(f"{other} holds a model of another shape: use its config.model.")
+    difference = configuration.difference(
+        configuration.to_json(other.config)["model"],
+        configuration.to_json(run.config)["model"],
+        "config.model",
+    )
+    if difference or other.inputs != run.inputs:
+        raise InputError(
+            f"{path} holds another model: {difference or 'other heads or inputs'}. Use its "
+            f"config.model and config.label."
+        )
+    model, _ = other.restore_model()
     tables = {}
     for name, table in state.tables.items():
-        old = model["tables"].get(name)
-        if old is None or old.shape[0] > table.shape[0] or old.shape[1] != table.shape[1]:
+        old = model["tables"][name]
+        if old.shape[0] > table.shape[0]:
             raise InputError(
-                f"table '{name}' of {other} is {None if old is None else old.shape}, here "
-                f"{table.shape}: it may only grow by rows. Prepare with --extend."
+                f"table '{name}' of {path} has {old.shape[0]:,} rows, here {table.shape[0]:,}: it "
+                f"may only grow. Prepare with --extend."
             )
         tables[name] = table.at[: old.shape[0]].set(old)
     return dataclasses.replace(state, params=model["params"], tables=tables)

@@ -15,11 +15,12 @@ from jax.sharding import PartitionSpec as P
 from interactrank_jax import optim, steps
 from interactrank_jax.data.examples import Examples
 from interactrank_jax.data.pipeline import train_iterator
-from interactrank_jax.evaluate import ModelScorer, Rows, slate_figures
+from interactrank_jax.evaluate import Rows, slate_figures
 from interactrank_jax.models import embeddings
 from interactrank_jax.models.embeddings import Slot, item_store
 from interactrank_jax.parallel import AXIS, DataParallel
 from interactrank_jax.runs import Run
+from interactrank_jax.scorers import ModelScorer
 from interactrank_jax.state import init_state
 from interactrank_jax.steps import Objective, make_train_step
 from tests.synthetic import tiny_config
@@ -124,7 +125,7 @@ def reduced(result) -> None:
             rows, index = embeddings.unique_rows({"t": table}, slots)
             gradient = jax.grad(
                 lambda values: (embeddings.embed(values, slots, index)["slot"] * weight).sum()
-            )({"t": rows["t"].values})
+            )({"t": rows["t"].read(table)})
             rows, gradient = steps.reduce_rows(rows, gradient, {"t": table})
             return optimizer.update(
                 table, optimizer.init(table), rows["t"], gradient["t"], jnp.int32(0)

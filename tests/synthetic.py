@@ -8,6 +8,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from ml_collections import ConfigDict
 
+from configs import interactrank, two_tower
+from interactrank_jax import configuration
 from interactrank_jax.data.blocks import BlockWriter
 from interactrank_jax.data.examples import (
     FORMAT_VERSION,
@@ -30,14 +32,14 @@ FEATURES = (
     Feature("title", "item", "text", "text", 6),
 )
 TABLES = {"user": 60, "query": 40, "item": 90, "country": 6, "category": 8, "text": 50}
+BLOCK_SIZE = 16
 ITEMS, SLATE, HISTORY, QUERY_HISTORY = 81, 5, 7, 3
 
 
 def tiny_config(model: str, **model_fields) -> ConfigDict:
     """A config that fits these examples and trains in seconds."""
-    from configs import interactrank, two_tower
-
     config = {"interactrank": interactrank, "two_tower": two_tower}[model].get_config("search")
+    config.data.block_size = BLOCK_SIZE
     config.label.update(
         {
             "heads": ("engaged", "save"),
@@ -60,7 +62,9 @@ def tiny_config(model: str, **model_fields) -> ConfigDict:
     return config
 
 
-def write_examples(path: Path, seed: int = 0, requests: int = 150, block_size: int = 16) -> Path:
+def write_examples(
+    path: Path, seed: int = 0, requests: int = 150, block_size: int = BLOCK_SIZE
+) -> Path:
     """Writes examples whose clicks follow a user-item and a cross-feature signal."""
     path.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(seed)
@@ -112,7 +116,7 @@ def write_examples(path: Path, seed: int = 0, requests: int = 150, block_size: i
         cross_statistics={name: CrossStatistics(0.5, 0.3) for name in CROSS},
         splits=splits,
         log_statistics={},
-        config={"block_size": block_size},
+        config=configuration.to_json(interactrank.get_config().data) | {"block_size": block_size},
         digest=f"synthetic-{seed}",
     )
     (path / "metadata.json").write_text(json.dumps(metadata.to_json()))

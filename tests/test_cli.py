@@ -68,7 +68,15 @@ class TestHelp:
         (["prepare", f"--config={CONFIG}", "--log=nowhere", "--out=y"], "nowhere"),
         (
             ["train", f"--config={CONFIG}", "--config.train.btch_size=3", "--examples=x"],
-            "batch_size",
+            "Did you mean config.train.batch_size?",
+        ),
+        (
+            ["train", f"--config={CONFIG}", "--config.train.lr=3", "--examples=x"],
+            "Did you mean config.train.optimizer.learning_rate?",
+        ),
+        (
+            ["train", f"--config={CONFIG}", "--config.trian.epochs=3", "--examples=x"],
+            "Did you mean config.train.epochs?",
         ),
         (
             ["train", f"--config={CONFIG}", "--config.train.batch_size=many", "--examples=x"],

@@ -3,7 +3,7 @@ import json
 import numpy as np
 import pytest
 
-from interactrank_jax import evaluate, metrics
+from interactrank_jax import evaluate, metrics, scorers
 from interactrank_jax.data.examples import PADDING, Examples
 from interactrank_jax.data.pipeline import evaluation_batches, request_batches
 from interactrank_jax.errors import InputError
@@ -97,7 +97,7 @@ def test_figures_are_those_of_the_models_own_scores(trained_run, examples, rule,
     run = Run.open(trained_run)
     model, _ = run.restore_model()
     parallel = DataParallel("pmap")
-    scorer = evaluate.ModelScorer(run, examples, "test", parallel).use(parallel.replicate(model))
+    scorer = scorers.ModelScorer(run, examples, "test", parallel).use(parallel.replicate(model))
     request, score, engaged = [], [], []
     for batch in evaluation_batches(examples, "test", 45):
         ranked = scorer.slate(batch) @ np.array([1.0, 0.25], np.float32)  # the config's utility
@@ -115,7 +115,7 @@ def test_corpus_ranks_equal_a_full_sort(trained_run, examples, rule):
     run = Run.open(trained_run)
     model, _ = run.restore_model()
     parallel = DataParallel("pmap")
-    scorer = evaluate.ModelScorer(run, examples, "test", parallel).use(parallel.replicate(model))
+    scorer = scorers.ModelScorer(run, examples, "test", parallel).use(parallel.replicate(model))
     rows = evaluate.Rows(scorer, examples, "test", 32)
     engaged = rule.engaged(rows.actions)
     config = tiny_config("interactrank").evaluate
@@ -161,7 +161,22 @@ def test_prior_correction_takes_out_weights_and_sampling(trained_run, examples, 
         positive.append(weight[engaged & mask])
         negative.append(weight[~engaged & mask])
     expected = np.log(np.concatenate(positive).mean() / np.concatenate(negative).mean())
-    assert evaluate.prior_offsets(run, examples)[0] == pytest.approx(expected, rel=1e-6)
+    assert scorers.prior_offsets(run, examples)[0] == pytest.approx(expected, rel=1e-6)
+
+
+def test_the_training_split_is_evaluated_without_a_corpus(trained_run, examples_path, examples):
+    result = evaluate.evaluate(trained_run, examples_path, "train")
+    assert result["candidates"] == examples.split("train").candidates
+    assert "recall_at_10" not in result["metrics"]
+
+
+def test_heads_have_calibration_with_intervals(result):
+    for figures in result["heads"].values():
+        for name in ("ece", "predicted_over_observed", "roc_auc"):
+            value, low, high = figures[name]
+            assert low <= high
+            assert value >= 0
+    assert "| engaged |" in evaluate.head_table(result)
 
 
 class TestRefusals:

@@ -91,5 +91,5 @@ def test_a_warm_start_keeps_old_rows_and_grows_the_tables(two_preparations, tmp_
 
 def test_a_model_does_not_score_examples_it_was_not_trained_on(two_preparations):
     run = Run.open(two_preparations / "run")
-    with pytest.raises(InputError, match="its ids mean other things"):
+    with pytest.raises(InputError, match="its ids may mean other things"):
         run.check_examples(Examples(two_preparations / "new"))

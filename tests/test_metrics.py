@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score, log_loss, ndcg_score, roc_auc_score
 
-from interactrank_jax import metrics, uncertainty
+from interactrank_jax import calibration, metrics, uncertainty
 from interactrank_jax.errors import InputError
 
 NAN = float("nan")
@@ -279,43 +279,45 @@ class TestCalibration:
         generator = np.random.default_rng(0)
         probabilities = generator.uniform(0.2, 0.7, size=40_000)
         labels = generator.random(40_000) < probabilities
-        assert metrics.expected_calibration_error(probabilities, labels) < 0.015
-        shifted = metrics.expected_calibration_error(probabilities + 0.1, labels)
+        assert calibration.expected_calibration_error(probabilities, labels) < 0.015
+        shifted = calibration.expected_calibration_error(probabilities + 0.1, labels)
         # Every bin predicts too much, so the bins' sum is the overall excess, exactly.
         assert shifted == pytest.approx(probabilities.mean() + 0.1 - labels.mean(), rel=1e-9)
-        assert metrics.predicted_over_observed(probabilities, labels) == pytest.approx(1, abs=0.02)
+        assert calibration.predicted_over_observed(probabilities, labels) == pytest.approx(
+            1, abs=0.02
+        )
 
     def test_error_of_a_constant_is_its_distance_from_the_rate(self):
         labels = np.array([1, 0, 0, 0])
-        assert metrics.expected_calibration_error(np.full(4, 0.5), labels) == 0.25
-        assert metrics.predicted_over_observed(np.full(4, 0.5), labels) == 2
+        assert calibration.expected_calibration_error(np.full(4, 0.5), labels) == 0.25
+        assert calibration.predicted_over_observed(np.full(4, 0.5), labels) == 2
 
     def test_bins_have_equal_mass_and_ignore_row_order(self):
         probabilities, labels = np.arange(8) / 8, np.array([0, 1, 0, 0, 1, 1, 0, 1])
         by_hand = np.abs((probabilities - labels).reshape(4, 2).sum(1)).sum() / 8
-        assert metrics.expected_calibration_error(probabilities, labels, bins=4) == by_hand
+        assert calibration.expected_calibration_error(probabilities, labels, bins=4) == by_hand
         # Three tied rows share the bin of their middle one, the first of two.
-        tied = metrics.expected_calibration_error([0.2, 0.2, 0.2, 0.8], [1, 1, 1, 0], bins=2)
+        tied = calibration.expected_calibration_error([0.2, 0.2, 0.2, 0.8], [1, 1, 1, 0], bins=2)
         assert tied == pytest.approx((3 - 0.6) / 4 + 0.8 / 4)
         levels = np.repeat([0.1, 0.4, 0.4, 0.9], 25)
         labels = np.random.default_rng(0).random(100) < 0.5
         order = np.random.default_rng(1).permutation(100)
-        assert metrics.expected_calibration_error(levels, labels) == pytest.approx(
-            metrics.expected_calibration_error(levels[order], labels[order]), rel=1e-12
+        assert calibration.expected_calibration_error(levels, labels) == pytest.approx(
+            calibration.expected_calibration_error(levels[order], labels[order]), rel=1e-12
         )
 
     def test_undefined_without_rows_or_positives(self):
-        assert math.isnan(metrics.expected_calibration_error([], []))
-        assert math.isnan(metrics.predicted_over_observed([0.5], [0]))
+        assert math.isnan(calibration.expected_calibration_error([], []))
+        assert math.isnan(calibration.predicted_over_observed([0.5], [0]))
 
     def test_prior_correction_undoes_class_weights_and_sampling(self):
         # The minimum of weighted cross entropy at p = .1, negatives kept at one half.
         p, positive, negative = 0.1, 20.0, 5.0 * 0.5
         fitted = positive * p / (positive * p + negative * (1 - p))
-        logit = math.log(fitted / (1 - fitted)) - metrics.prior_correction(positive, negative)
+        logit = math.log(fitted / (1 - fitted)) - calibration.prior_correction(positive, negative)
         assert 1 / (1 + math.exp(-logit)) == pytest.approx(p, rel=1e-12)
         with pytest.raises(InputError, match="both classes"):
-            metrics.prior_correction(0.0, 1.0)
+            calibration.prior_correction(0.0, 1.0)
 
 
 class TestBootstrap:

@@ -94,11 +94,28 @@ class TestRun:
         assert prints[0] == prints[1] != prints[2]
 
     def test_early_stopping_ends_the_run_after_patience_worse_validations(self):
+        config = tiny_config("interactrank").train
+        config.patience = 2
         progress = train_module.Progress()
         for step, metric in enumerate((0.6, 0.7, 0.69, 0.7)):
-            train_module.record_validation(progress, metric, step, patience=2)
+            train_module.record_validation(progress, {"roc_auc": metric}, step, config)
         assert progress.stopped
         assert (progress.best_step, progress.best_metric) == (1, 0.7)
+
+    def test_of_log_losses_the_lowest_is_the_best(self):
+        config = tiny_config("interactrank").train
+        config.select_by = "logloss"
+        progress = train_module.Progress()
+        for step, metric in enumerate((0.5, 0.4, 0.45)):
+            train_module.record_validation(progress, {"logloss": metric}, step, config)
+        assert (progress.best_step, progress.best_metric) == (1, 0.4)
+
+    def test_a_metric_that_is_undefined_selects_nothing(self):
+        config = tiny_config("interactrank").train
+        with pytest.raises(InputError, match="roc_auc is not defined on the validation split"):
+            train_module.record_validation(
+                train_module.Progress(), {"roc_auc": float("nan")}, 1, config
+            )
 
 
 class TestInterruption:
@@ -114,6 +131,9 @@ class TestInterruption:
         assert step == expected_step == 60
         # Timings in the metric file differ, nothing that was computed does.
         jax.tree.map(np.testing.assert_array_equal, state, expected)
+        best, other_best = (Run.open(path).restore_model() for path in (workdir, uninterrupted))
+        assert best[1] == other_best[1]
+        assert fingerprint(best[0]) == fingerprint(other_best[0])
         assert [line["step"] for line in metric_lines(workdir)] == [
             line["step"] for line in metric_lines(uninterrupted)
         ]
@@ -151,6 +171,17 @@ class TestRefusals:
         with pytest.raises(InputError, match="Expected the --out of `interactrank prepare`"):
             train(tiny_config("interactrank"), tmp_path, tmp_path / "run")
 
+    def test_a_workdir_that_holds_something_else_is_left_alone(self, tmp_path, examples_path):
+        (tmp_path / "letter").write_text("mine")
+        with pytest.raises(InputError, match="holds something that is no run"):
+            train(tiny_config("interactrank"), examples_path, tmp_path)
+        assert [path.name for path in tmp_path.iterdir()] == ["letter"]
+
+    def test_a_truncated_run_config_says_so(self, tmp_path, trained_run):
+        (tmp_path / "config.json").write_text('{"config": {}}')
+        with pytest.raises(InputError, match="is incomplete"):
+            Run.open(tmp_path)
+
     def test_examples_of_another_format_version_are_refused(self, tmp_path, examples_path):
         copy = shutil.copytree(examples_path, tmp_path / "examples")
         metadata = json.loads((copy / "metadata.json").read_text())
@@ -171,6 +202,12 @@ class TestRefusals:
             ("train.optimizer.decay", "cosin", "Did you mean 'cosine'"),
             ("train.select_by", "roc_acu", "Did you mean 'roc_auc'"),
             ("train.batch_size", 1000, "fewer than one batch"),
+            ("train.batch_size", 0, "at least 1"),
+            ("train.log_every", 0, "at least 1"),
+            ("data.slate", 4, r"prepared with another config: config\.data\.slate was 10, is 4"),
+            ("label.positive", (), "0 of the .* candidates in split 'train' count as engaged"),
+            ("label.impression_weight", 0.0, "every weight must be above 0"),
+            ("model.tower.numeric_views", ("rnge",), "Did you mean 'range'"),
             ("label.positive", ("clik",), "Did you mean 'click'"),
             ("label.utility", (1.0,), "one weight per head"),
             ("train.loss.head_weights", (1.0,), "one per head"),
@@ -185,7 +222,8 @@ class TestRefusals:
             config.update_from_flattened_dict({field: value})
         with pytest.raises(InputError, match=message):
             train(config, examples_path, tmp_path / "run")
-        assert not (tmp_path / "run" / "checkpoints").exists()
+        # So that the corrected command is not refused as another config.
+        assert not (tmp_path / "run").exists()
 
 
 class TestNaN:
@@ -224,7 +262,14 @@ class TestWarmStart:
         config = tiny_config("interactrank")
         config.train.warm_start = str(trained_run)
         config.model.tower.hidden = (24,)
-        with pytest.raises(InputError, match="another shape"):
+        with pytest.raises(InputError, match=r"another model: config\.model\.tower\.hidden was \[16\], is \[24\]"):
+            train(config, examples_path, tmp_path / "warm")
+
+    def test_other_heads_are_refused(self, tmp_path, examples_path, trained_run):
+        config = tiny_config("interactrank")
+        config.train.warm_start = str(trained_run)
+        config.label.heads = ("engaged", "click")
+        with pytest.raises(InputError, match="other heads or inputs"):
             train(config, examples_path, tmp_path / "warm")
 
     def test_examples_that_do_not_extend_are_refused(self, tmp_path, trained_run):

@@ -67,7 +67,7 @@ class CrossSpec:
 
 
 def parse_specs(names: Sequence[str], schema: Schema) -> tuple[CrossSpec, ...]:
-    """Parses `config.cross.features` against the log's schema.
+    """Parses `config.data.cross.features` against the log's schema.
 
     Raises:
       InputError: not the grammar, a name used twice, or an unknown kind, action or segment.
@@ -76,7 +76,7 @@ def parse_specs(names: Sequence[str], schema: Schema) -> tuple[CrossSpec, ...]:
     specs: list[CrossSpec] = []
     for name in names:
         parts = str(name).split(":")
-        where = f"config.cross.features: '{name}'"
+        where = f"config.data.cross.features: '{name}'"
         if len(parts) not in (3, 4) or not parts[2].isdecimal() or not int(parts[2]):
             raise InputError(f"{where} is malformed. {_GRAMMAR}")
         spec = CrossSpec(name, parts[0], parts[1], int(parts[2]), *parts[3:])
@@ -104,7 +104,7 @@ def check_lag(lag_days: int) -> int:
     """
     if lag_days < 1:
         raise InputError(
-            f"config.cross.lag_days is {lag_days}. Expected at least 1 (day): with less, cross "
-            f"features would count what happened after the request, its own outcome included."
+            f"config.data.cross.lag_days is {lag_days}. Expected at least 1 (day): with less, "
+            f"cross features would count what happened after the request, its own outcome included."
         )
     return int(lag_days)

@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from interactrank_jax.data import schema as schema_lib
-from interactrank_jax.data.vocabulary import as_values, index_in
+from interactrank_jax.data.vocabulary import as_values, concat_tables, index_in
 from interactrank_jax.errors import InputError
 
 SECONDS_PER_DAY = 86_400
@@ -125,9 +125,16 @@ def concatenate(first: Engagements, second: Engagements) -> Engagements:
 
 
 def read_table(log: schema_lib.Log, name: str, columns: Sequence[str] | None = None) -> pa.Table:
-    """Reads a table's parts, in order, into one table."""
+    """Reads a table's parts, in order, into one table.
+
+    Raises:
+      InputError: a column's types in two parts do not go together.
+    """
     parts = [pq.read_table(file, columns=columns) for file in log.files(name)]
-    return pa.concat_tables(parts, promote_options="permissive")
+    try:
+        return concat_tables(parts)
+    except InputError as error:
+        raise InputError(f"{name} ({log.path}): {error}") from error
 
 
 def read_requests(log: schema_lib.Log, segments: Sequence[str], timeless: bool) -> Requests:
@@ -206,7 +213,7 @@ def engagements_from_events(
     for name in segments:
         if name not in log.columns("events"):
             raise InputError(
-                f"config.cross.features: '{name}' is a segment, but the events have no column "
+                f"config.data.cross.features: '{name}' is a segment, but the events have no column "
                 f"'{name}'. Add it to the events (its value as of the event), or leave that "
                 f"cross feature out."
             )

@@ -222,6 +222,7 @@ class Examples:
                 f"{file}: format_version is {found}, this release reads {FORMAT_VERSION}. "
                 f"Prepare the examples again."
             )
+        self._sparse_cross: dict[str, SparseCross] = {}
         try:
             self.metadata = Metadata.from_json(value)
         except (KeyError, TypeError) as error:
@@ -273,13 +274,28 @@ class Examples:
         return np.array(column.to_pylist(), dtype=object)
 
     def sparse_cross(self, split: str) -> SparseCross:
-        """Returns the cross features of an evaluation split's requests."""
-        return SparseCross(
-            *(
-                self._load(f"cross/{split}/{field.name}.npy")
-                for field in dataclasses.fields(SparseCross)
+        """Returns the cross features of an evaluation split's requests.
+
+        Raises:
+          InputError: a split that has none: they are made for validation and test only.
+        """
+        if split not in self._sparse_cross:
+            if not self.has_corpus(split):
+                raise InputError(
+                    f"split '{split}' has no cross features beyond its slates, so its requests "
+                    f"cannot be scored with the corpus. Use validation or test."
+                )
+            self._sparse_cross[split] = SparseCross(
+                *(
+                    self._load(f"cross/{split}/{field.name}.npy")
+                    for field in dataclasses.fields(SparseCross)
+                )
             )
-        )
+        return self._sparse_cross[split]
+
+    def has_corpus(self, split: str) -> bool:
+        """Whether requests of a split can be scored with the corpus."""
+        return (self.path / "cross" / split).is_dir()
 
     def raw_requests(self, split: str):
         """Returns the requests as they came (pyarrow table), one row per request_index."""

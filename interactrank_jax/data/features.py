@@ -18,7 +18,7 @@ from interactrank_jax.data.examples import (
 )
 from interactrank_jax.data.schema import FeatureSpec, Schema
 from interactrank_jax.data.text import tokenize
-from interactrank_jax.data.vocabulary import Vocabulary, as_values, index_in
+from interactrank_jax.data.vocabulary import Vocabulary, as_values, concat_tables, index_in
 from interactrank_jax.errors import InputError
 
 TEXT_TABLE = "text"
@@ -53,11 +53,6 @@ class Encoder:
         self._old = old
         self.vocabularies: dict[str, Vocabulary] = {}
         self.has_text = False
-        if self._out_of_vocabulary < 1:
-            raise InputError(
-                f"config.vocabulary.out_of_vocabulary is {self._out_of_vocabulary}. Expected at "
-                f"least 1: unseen ids need a row."
-            )
 
     def tables(self) -> dict[str, int]:
         """Returns the number of rows of every embedding table."""
@@ -74,9 +69,8 @@ class Encoder:
         """
         old = None
         if self._old is not None:
-            old = Vocabulary.load(
-                self._old.path / "vocabulary" / f"{name}.parquet", self._out_of_vocabulary
-            )
+            path = self._old.path / "vocabulary" / f"{name}.parquet"
+            old = Vocabulary.load(path, self._out_of_vocabulary)
         vocabulary = Vocabulary.build(values, counts, self._min_count, self._out_of_vocabulary, old)
         self.vocabularies[name] = vocabulary
         return vocabulary.rows(values)
@@ -90,14 +84,17 @@ class Encoder:
           features: which columns.
           table: N rows.
           counts: `[N]` how often training saw each row; vocabularies are made from those.
+
+        Raises:
+          InputError: a number is not finite.
         """
         columns, numeric = {}, []
         for feature in features:
             column = table[feature.name]
             if feature.kind == "numeric":
-                numeric.append(column.to_numpy().astype(np.float32))
+                numeric.append(_finite(feature.name, column.to_numpy().astype(np.float32)))
             elif feature.kind == "embedding":
-                columns[feature.name] = embedding_matrix(column)
+                columns[feature.name] = _finite(feature.name, embedding_matrix(column))
             elif feature.kind == "text":
                 self.has_text = True
                 columns[feature.name] = tokenize(
@@ -113,6 +110,17 @@ class Encoder:
                 columns[feature.name] = self.ids(feature.name, distinct.dictionary, seen)[codes]
         stacked = np.stack(numeric, axis=1) if numeric else np.zeros((len(table), 0), np.float32)
         return Encoded(columns, stacked)
+
+
+def _finite(name: str, values: np.ndarray) -> np.ndarray:
+    """Returns the values, which the checks of the log let pass: one NaN would spoil a whole run."""
+    bad = np.flatnonzero(~np.isfinite(values.reshape(len(values), -1)).all(axis=1))
+    if len(bad):
+        raise InputError(
+            f"feature '{name}' is not finite in {len(bad):,} of {len(values):,} rows, for example "
+            f"{values[bad[0]]}. Expected finite numbers: correct the log."
+        )
+    return values
 
 
 def embedding_matrix(column: pa.ChunkedArray) -> np.ndarray:
@@ -139,12 +147,16 @@ def describe(specs: Sequence[FeatureSpec], encoded: Mapping[str, Encoded]) -> tu
     return tuple(result)
 
 
-def numeric_statistics(values: np.ndarray, weights: np.ndarray) -> NumericStatistics:
+def numeric_statistics(name: str, values: np.ndarray, weights: np.ndarray) -> NumericStatistics:
     """Returns the statistics of one numeric feature.
 
     Args:
+      name: of the feature.
       values: `[N]`.
       weights: `[N]` how often training saw each value; at least one is positive.
+
+    Raises:
+      InputError: a statistic is not finite.
     """
     values, weights = values[weights > 0].astype(np.float64), weights[weights > 0]
     logs = np.log1p(values - values.min())
@@ -153,9 +165,15 @@ def numeric_statistics(values: np.ndarray, weights: np.ndarray) -> NumericStatis
         mean = np.average(x, weights=weights)
         return float(mean), float(np.sqrt(np.average((x - mean) ** 2, weights=weights)))
 
-    return NumericStatistics(
+    result = NumericStatistics(
         float(values.min()), float(values.max()), *mean_std(values), *mean_std(logs)
     )
+    if not np.isfinite(dataclasses.astuple(result)).all():
+        raise InputError(
+            f"feature '{name}' has statistics that are not finite: {result}. Expected finite "
+            f"values in training: correct the log."
+        )
+    return result
 
 
 def all_numeric_statistics(
@@ -180,7 +198,7 @@ def all_numeric_statistics(
     ):
         names = [f.name for f in described if f.entity in entities and f.kind == "numeric"]
         for column, name in enumerate(names):
-            result[name] = numeric_statistics(values[:, column], weights)
+            result[name] = numeric_statistics(name, values[:, column], weights)
     return result
 
 
@@ -203,15 +221,10 @@ def item_table(items: pa.Table, schema: Schema, old: Examples | None) -> pa.Tabl
         return items.take(pa.array([None, *range(len(items))], pa.int64()))
     before = old.raw_items().select(columns).slice(1)
     ids, old_ids = as_values(items["item_id"]), as_values(before["item_id"])
-    if ids.type != old_ids.type:
-        raise InputError(
-            f"items: item_id is {ids.type}, but {old_ids.type} in {old.path}. Expected the same "
-            f"type in the log and in the examples it extends."
-        )
     found = index_in(old_ids, ids)
     kept = np.where(found >= 0, found, len(ids) + np.arange(len(old_ids)))
     new = np.flatnonzero(index_in(ids, old_ids) < 0)
-    both = pa.concat_tables([items, before], promote_options="permissive")
+    both = concat_tables([items, before])
     return both.take(pa.array([None, *kept.tolist(), *new.tolist()], pa.int64()))
 
 

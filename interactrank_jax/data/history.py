@@ -33,7 +33,7 @@ def check_delay(delay_s: int) -> int:
     """
     if delay_s < 1:
         raise InputError(
-            f"config.history.delay_s is {delay_s}. Expected at least 1 (second): with less, a "
+            f"config.data.history.delay_s is {delay_s}. Expected at least 1 (second): with less, a "
             f"request's own actions would be in its history."
         )
     return int(delay_s)

@@ -182,8 +182,8 @@ class CrossFeatures:
     ):
         if prior <= 0:
             raise InputError(
-                f"config.cross.prior is {prior}. Expected a positive number: it keeps a share of "
-                f"one out of one from counting as certain."
+                f"config.data.cross.prior is {prior}. Expected a positive number: it keeps a share "
+                f"of one out of one from counting as certain."
             )
         self.specs = tuple(specs)
         self._lag_days, self._prior, self._backend = lag_days, prior, backend

@@ -17,8 +17,9 @@ statistics, which depend on no label of their own row and yet reveal it.
 """
 
 import dataclasses
+import importlib
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,8 @@ import pyarrow.parquet as pq
 
 from interactrank_jax import files
 from interactrank_jax.data import dense, schema, splits
-from interactrank_jax.data.examples import REQUEST_ENTITIES, Examples
+from interactrank_jax.data.comparison import Leak, compare, compare_sparse
+from interactrank_jax.data.examples import Examples
 from interactrank_jax.data.prepare import prepare
 from interactrank_jax.data.vocabulary import as_values, index_in
 from interactrank_jax.errors import InputError
@@ -37,28 +39,10 @@ from interactrank_jax.errors import InputError
 # rows, on leave-one-out features .98 (MovieLens-100K, 58 thousand rows): far from both.
 NOISE_MARGIN = 0.03
 NOISE_ROWS = 60_000
-_LABELS = ("actions",)
+# What the tree needs; not imported above, as no other check does.
+NOISE_PACKAGES = ("sklearn", "threadpoolctl")
 
 Progress = Callable[[str], None]
-# Which examples of a block (columns, from some position of a split on) must not move.
-_Visible = Callable[[str, dict[str, np.ndarray], int], np.ndarray]
-
-
-@dataclasses.dataclass(frozen=True)
-class Leak:
-    """A feature that knows what it must not.
-
-    Attributes:
-      feature: name of the column, or of the cross or numeric feature in it.
-      split: where.
-      check: what was done to the log.
-      finding: what happened, with an example.
-    """
-
-    feature: str
-    split: str
-    check: str
-    finding: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,10 +96,12 @@ def examine(
       progress: called with the name of each phase as it begins.
 
     Raises:
-      InputError: as `prepare` raises it.
+      InputError: as `prepare` raises it, or a package is missing that a random split's checks need.
     """
     log = schema.open_log(log_path)
     plan = splits.make_plan(config, log)
+    if plan.timeless:
+        _check_packages()
     with tempfile.TemporaryDirectory() as scratch:
         progress("prepare")
         before = Path(scratch) / "before"
@@ -126,6 +112,18 @@ def examine(
     return Report(
         tuple(name for name, _ in found), tuple(leak for _, leaks in found for leak in leaks)
     )
+
+
+def _check_packages() -> None:
+    try:
+        for name in NOISE_PACKAGES:
+            importlib.import_module(name)
+    except ImportError as error:
+        raise InputError(
+            f"leaks of a random split are looked for with scikit-learn and threadpoolctl, and "
+            f"'{error.name}' is not installed. They come with the data extra: "
+            f"`pip install interactrank-jax[data]`."
+        ) from error
 
 
 @dataclasses.dataclass(frozen=True)
@@ -179,10 +177,10 @@ def _timed_checks(work: _Work) -> Iterator[tuple[str, list[Leak]]]:
             return seconds[part][block["request_index"]] <= moment  # noqa: B023, used at once
 
         skip = _made_with_training_means(work) if in_training else ()
-        leaks = _compare(name, work.before, after, visible, skip)
+        leaks = compare(name, work.before, after, visible, skip)
         for part in splits.SPLITS[1:]:
             requests = np.flatnonzero(seconds[part] <= moment)
-            leaks += _compare_sparse(name, work.before, after, part, requests)
+            leaks += compare_sparse(name, work.before, after, part, requests)
         yield name, leaks
 
 
@@ -270,13 +268,13 @@ def _timeless_checks(work: _Work) -> Iterator[tuple[str, list[Leak]]]:
 
     name = "labels of fold 0 changed"
     after = work.prepare_again(name, impressions=flipped(fold == 0))
-    yield name, _compare(name, work.before, after, in_fold)
+    yield name, compare(name, work.before, after, in_fold)
     name = "labels of validation and test changed"
     after = work.prepare_again(name, impressions=flipped(split != 0))
-    leaks = _compare(name, work.before, after, everywhere)
+    leaks = compare(name, work.before, after, everywhere)
     for part in splits.SPLITS[1:]:
         everyone = np.arange(work.before.metadata.splits[part].requests)
-        leaks += _compare_sparse(name, work.before, after, part, everyone)
+        leaks += compare_sparse(name, work.before, after, part, everyone)
     yield name, leaks
     name = "all labels shuffled"
     shuffled = np.random.default_rng([seed, 5]).permutation(len(table))
@@ -288,7 +286,6 @@ def _timeless_checks(work: _Work) -> Iterator[tuple[str, list[Leak]]]:
 
 def _find_noise(name: str, examples: Examples, seed: int) -> list[Leak]:
     """Lets a boosted tree look for the label in training features, when labels are noise."""
-    # Imported here: only this check needs scikit-learn.
     from sklearn.ensemble import HistGradientBoostingClassifier
     from sklearn.metrics import roc_auc_score
     from threadpoolctl import threadpool_limits
@@ -323,81 +320,3 @@ def _find_noise(name: str, examples: Examples, seed: int) -> list[Leak]:
         f"AUC {auc:.3f}: features of labels tell about their own row, as leave-one-out does"
     )
     return [Leak("training features", "train", name, finding)]
-
-
-# --- Comparison ----------------------------------------------------------------------------------
-
-
-def _compare(
-    name: str, before: Examples, after: Examples, visible: _Visible, skip: Sequence[str] = ()
-) -> list[Leak]:
-    """Returns the features that differ in examples that must not move."""
-    numeric = [f.name for f in before.metadata.select(REQUEST_ENTITIES, "numeric")]
-    parts = {
-        "cross": list(before.metadata.cross),
-        "cross_count": [f"count of {cross}" for cross in before.metadata.cross],
-        "cross_total": [f"total of {cross}" for cross in before.metadata.cross],
-        "request_numeric": numeric,
-    }
-    found: dict[tuple[str, str], list[Any]] = {}
-    for split in splits.SPLITS:
-        first = 0
-        ids = before.raw_requests(split)["request_id"]
-        for was, now in zip(before.blocks(split), after.blocks(split), strict=True):
-            rows = visible(split, was, first)
-            first += len(rows)
-            for column in sorted(set(was) - set(_LABELS)):
-                moved = (was[column] != now[column]) & _along(rows, was[column])
-                if not moved.any():
-                    continue
-                for k, feature in enumerate(parts.get(column, [column])):
-                    of_feature = moved[..., k] if column in parts else moved
-                    examples = np.flatnonzero(of_feature.reshape(len(rows), -1).any(axis=1))
-                    if feature in skip or not len(examples):
-                        continue
-                    if (feature, split) not in found:
-                        row = tuple(np.argwhere(of_feature)[0])
-                        where = (*row, k) if column in parts else row
-                        request = ids[int(was["request_index"][row[0]])].as_py()
-                        example = (request, was[column][where], now[column][where])
-                        found[feature, split] = [0, example]
-                    found[feature, split][0] += len(examples)
-    return [
-        Leak(
-            feature,
-            split,
-            name,
-            f"moved in {count:,} examples, such as request {request!r}: {was} became {now}",
-        )
-        for (feature, split), (count, (request, was, now)) in found.items()
-    ]
-
-
-def _along(rows: np.ndarray, values: np.ndarray) -> np.ndarray:
-    return rows.reshape(len(rows), *[1] * (values.ndim - 1))
-
-
-def _compare_sparse(
-    name: str, before: Examples, after: Examples, split: str, requests: np.ndarray
-) -> list[Leak]:
-    """Returns a leak if the ragged cross features of some requests differ."""
-    was, now = before.sparse_cross(split), after.sparse_cross(split)
-    ids = before.raw_requests(split)["request_id"]
-    moved = []
-    seen: set[int] = set()
-    for request in requests:
-        groups = was.group[request], now.group[request]
-        if groups[0] in seen:
-            continue
-        seen.add(int(groups[0]))
-        a, b = (
-            slice(sparse.indptr[group], sparse.indptr[group + 1])
-            for sparse, group in zip((was, now), groups, strict=True)
-        )
-        same = np.array_equal(was.item[a], now.item[b])
-        if not same or not np.array_equal(was.value[a], now.value[b]):
-            moved.append(ids[int(request)].as_py())
-    if not moved:
-        return []
-    finding = f"moved for {len(moved):,} queries and days, such as request {moved[0]!r}"
-    return [Leak("ragged cross features", split, name, finding)]

@@ -148,7 +148,8 @@ def evaluation_batches(
             produced += 1
             pending = [{key: value[batch_size:] for key, value in merged.items()}]
             held -= batch_size
-    assert template is not None, f"split {split} has no blocks"
+    if template is None:
+        raise InputError(f"{examples.path}: split '{split}' has no blocks. Prepare again.")
     while produced < total:
         yield pad_batch(_concatenate(pending) if held else _empty_like(template), batch_size)
         held, produced = 0, produced + 1

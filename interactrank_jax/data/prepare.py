@@ -19,21 +19,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from interactrank_jax import files
-from interactrank_jax.data import dense, features, history, iqp, schema, splits
+from interactrank_jax.data import dense, extension, features, history, iqp, schema, splits
 from interactrank_jax.data.assemble import Assembly, action_patterns
 from interactrank_jax.data.blocks import BlockWriter
 from interactrank_jax.data.examples import (
     FORMAT_VERSION,
     REQUEST_ENTITIES,
-    CrossStatistics,
     Examples,
     Metadata,
-    NumericStatistics,
     SparseCross,
     Split,
 )
 from interactrank_jax.data.vocabulary import as_values
-from interactrank_jax.errors import InputError
 
 MEMORY_LIMIT = "4GB"  # of DuckDB, which spills to disk beyond it
 
@@ -65,8 +62,13 @@ def prepare(
     progress("validate")
     log = schema.open_log(log_path)
     plan = splits.make_plan(config, log)
+    config_json = plain(config)
     old = Examples(extend) if extend is not None else None
+    if old is not None:
+        extension.check_extension(config_json, log, plan.rates, old)
     log_statistics = schema.validate(log)
+    if old is not None:
+        extension.check_columns(log, old)
     actions = log.schema.actions
 
     with files.new_directory(out) as directory, tempfile.TemporaryDirectory() as scratch:
@@ -239,7 +241,6 @@ def prepare(
             )
 
         progress("metadata")
-        config_json = plain(config)
         metadata = Metadata(
             format_version=FORMAT_VERSION,
             actions=tuple(actions),
@@ -261,7 +262,12 @@ def prepare(
             extends=old.metadata.digest if old is not None else "",
         )
         if old is not None:
-            metadata = keep_statistics(metadata, old)
+            # A model reads numbers by the statistics that it was trained with.
+            metadata = dataclasses.replace(
+                metadata,
+                numeric_statistics=old.metadata.numeric_statistics,
+                cross_statistics=old.metadata.cross_statistics,
+            )
         files.write_json(directory / "metadata.json", metadata.to_json())
     return metadata
 
@@ -271,25 +277,6 @@ def write_sparse_cross(directory: Path, sparse: SparseCross) -> None:
     directory.mkdir(parents=True)
     for field in dataclasses.fields(SparseCross):
         np.save(directory / f"{field.name}.npy", getattr(sparse, field.name))
-
-
-def keep_statistics(metadata: Metadata, old: Examples) -> Metadata:
-    """Returns the metadata with the statistics of the examples that were extended.
-
-    Raises:
-      InputError: inputs differ, so that no model fits both.
-    """
-    for name in ("actions", "features", "cross"):
-        was, now = getattr(old.metadata, name), getattr(metadata, name)
-        if was != now:
-            raise InputError(
-                f"--extend={old.path}: {name} differ. Those examples have {was}, this log and "
-                f"config give {now}. Prepare with the same schema and config.data, or without "
-                f"--extend."
-            )
-    numeric: dict[str, NumericStatistics] = old.metadata.numeric_statistics
-    cross: dict[str, CrossStatistics] = old.metadata.cross_statistics
-    return dataclasses.replace(metadata, numeric_statistics=numeric, cross_statistics=cross)
 
 
 def log_digest(log: schema.Log) -> dict[str, str]:

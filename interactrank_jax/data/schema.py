@@ -18,6 +18,8 @@ exist, histories and cross features come from them, else from the impressions' a
 import dataclasses
 import functools
 import re
+import tempfile
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -152,15 +154,22 @@ class Schema:
         timeless = value.get("timeless", False)
         if not isinstance(timeless, bool):
             raise InputError(f"timeless is {timeless!r}. Expected true or false.")
+        for name, expected in (
+            ("actions", 'a list of names, such as ["click"]'),
+            ("features", "a list of objects with name, entity and kind"),
+        ):
+            if name not in value:
+                raise InputError(f"'{name}' is missing. Expected {expected}.")
+            if not isinstance(value[name], list):
+                raise InputError(f"'{name}' is {value[name]!r}. Expected {expected}.")
         try:
             features = tuple(FeatureSpec(**feature) for feature in value["features"])
-            actions = tuple(value["actions"])
-        except (KeyError, TypeError) as error:
+        except TypeError as error:
             raise InputError(
-                f"incomplete ({error}). Expected 'actions', a list of names, and "
-                f"'features', a list of objects with name, entity and kind."
+                f"a feature is incomplete ({error}). Expected each to be an object with name, "
+                f"entity and kind, and nothing else."
             ) from error
-        return cls(features, actions, timeless)
+        return cls(features, tuple(value["actions"]), timeless)
 
     def save(self, path: files.PathLike) -> None:
         """Writes `schema.json` into the directory `path`."""
@@ -238,7 +247,14 @@ class Log:
 
     @functools.cached_property
     def _duckdb(self) -> ibis.BaseBackend:
-        return ibis.duckdb.connect()
+        # Parquet's minimum and maximum leave NaN out, yet DuckDB concludes from them that a column
+        # has none and folds isnan(x) to false. Without that optimizer, it looks at the values.
+        # What does not fit into memory goes to a directory that DuckDB makes when it needs it and
+        # removes when it closes; by default that is ./.tmp.
+        scratch = Path(tempfile.gettempdir()) / f"interactrank-{uuid.uuid4().hex[:8]}"
+        return ibis.duckdb.connect(
+            disabled_optimizers="statistics_propagation", temp_directory=str(scratch)
+        )
 
 
 def open_log(path: files.PathLike) -> Log:

@@ -62,19 +62,19 @@ def make_plan(config: Any, log: Log) -> Plan:
     kind = config.split.kind
     if kind not in ("time", "random"):
         raise InputError(
-            f"config.split.kind is '{kind}'." + did_you_mean(str(kind), ("time", "random"))
+            f"config.data.split.kind is '{kind}'." + did_you_mean(str(kind), ("time", "random"))
         )
     if kind == "time" and log.schema.timeless:
         raise InputError(
-            f"config.split.kind is 'time', but {log.path} is timeless: its requests have no "
+            f"config.data.split.kind is 'time', but {log.path} is timeless: its requests have no "
             f"timestamp. Set config.data.split.kind='random'."
         )
     timeless = kind == "random"
     fractions = tuple(float(value) for value in config.split.fractions)
     if len(fractions) != 3 or min(fractions) <= 0 or abs(sum(fractions) - 1) > 1e-6:
         raise InputError(
-            f"config.split.fractions is {fractions}. Expected three positive numbers that sum to "
-            f"1, such as (0.8, 0.1, 0.1)."
+            f"config.data.split.fractions is {fractions}. Expected three positive numbers that "
+            f"sum to 1, such as (0.8, 0.1, 0.1)."
         )
     for name, value, least in (
         ("slate", config.slate, 1),
@@ -88,19 +88,19 @@ def make_plan(config: Any, log: Log) -> Plan:
         ("vocabulary.out_of_vocabulary", config.vocabulary.out_of_vocabulary, 1),
     ):
         if value < least:
-            raise InputError(f"config.{name} is {value}. Expected at least {least}.")
+            raise InputError(f"config.data.{name} is {value}. Expected at least {least}.")
 
     if timeless and config.folds > MOST_FOLDS:
         raise InputError(
-            f"config.folds is {config.folds}. Expected at most {MOST_FOLDS}: more folds than that "
-            f"come close to leave-one-out, which gives labels away."
+            f"config.data.folds is {config.folds}. Expected at most {MOST_FOLDS}: more folds than "
+            f"that come close to leave-one-out, which gives labels away."
         )
 
     def indices(field: str, names: Sequence[str]) -> tuple[int, ...]:
         for name in names:
             if name not in actions:
                 raise InputError(
-                    f"config.{field} names action '{name}'." + did_you_mean(name, actions)
+                    f"config.data.{field} names action '{name}'." + did_you_mean(name, actions)
                 )
         return tuple(actions.index(name) for name in names)
 
@@ -127,7 +127,8 @@ def assign_splits(
     of one second stay together. At random: seeded.
 
     Raises:
-      InputError: a split is empty, or no action at all happened in training.
+      InputError: a split is empty, or no action at all happened in training, so that whatever
+        `config.label` makes a label of, there is none.
     """
     bounds = np.cumsum(plan.fractions)[:2]
     if plan.timeless:
@@ -144,12 +145,13 @@ def assign_splits(
             f"the {SPLITS[int(np.argmin(sizes))]} split is empty: {len(split):,} impressions of "
             f"{len(np.unique(impressions.request)):,} requests were split by "
             f"{'chance' if plan.timeless else 'time'} at fractions {plan.fractions}. Use a larger "
-            f"log or other config.split.fractions."
+            f"log or other config.data.split.fractions."
         )
     if not impressions.actions[split == 0].any():
         raise InputError(
-            f"no positive label in training: none of its {sizes[0]:,} impressions has any action. "
-            f"Are the action columns of the impressions filled in?"
+            f"nobody did anything in training: none of its {sizes[0]:,} impressions has an "
+            f"action, so no label can come of them. Are the action columns of the impressions "
+            f"filled in?"
         )
     return split.astype(np.int8)
 

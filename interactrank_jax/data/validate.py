@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import ibis
+import numpy as np
 import pyarrow as pa
 
 from interactrank_jax.errors import InputError, did_you_mean
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
 # 1990-01-01 and 2100-01-01 in UTC seconds: older or later logs are far likelier to be a wrong unit.
 EARLIEST, LATEST = 631_152_000, 4_102_444_800
 STAGES = ("shown", "retrieved", "random")
+# Examples hold float32 and int32.
+LARGEST, SMALLEST_PROPENSITY = float(np.finfo(np.float32).max), float(np.finfo(np.float32).tiny)
+LAST_POSITION = int(np.iinfo(np.int32).max)
 KEYS = {
     "items": ("item_id",),
     "requests": ("request_id",),
@@ -170,6 +174,9 @@ def _check_id_types(log: "Log", tables: list[str]) -> None:
             )
 
 
+_IN_RANGE = f"numbers of size up to {LARGEST:.3g}, the largest float32: rescale them"
+
+
 def _row_checks(
     table: ibis.Table, name: str, expected: dict[str, str], log: "Log"
 ) -> Iterator[_Check]:
@@ -183,9 +190,14 @@ def _row_checks(
             yield _Check(
                 column, value.isnan() | value.isinf(), "finite numbers: fill in what is missing"
             )
+        if pa.types.is_float64(types[column]):
+            yield _Check(column, value.abs() > LARGEST, _IN_RANGE)
         if kind == "embedding":
             broken = value.filter(lambda x: x.isnull() | x.isnan() | x.isinf()).length() > 0
             yield _Check(column, broken, "finite numbers in every embedding: fill them in")
+            if pa.types.is_float64(types[column].value_type):
+                large = value.filter(lambda x: x.abs() > LARGEST).length() > 0
+                yield _Check(column, large, _IN_RANGE)
         if kind == "binary" and not pa.types.is_boolean(types[column]):
             yield _Check(column, ~value.isin([0, 1]), "0 or 1: was this action done, or not")
         if column in ("timestamp", "event_time", "arrival_time"):
@@ -196,10 +208,15 @@ def _row_checks(
                 _wrong_unit,
             )
     if name == "impressions":
-        yield _Check("position", table.position < 0, "positions from 0 upwards")
+        yield _Check(
+            "position",
+            ~table.position.between(0, LAST_POSITION),
+            f"positions from 0 upwards, to {LAST_POSITION} at most",
+        )
     if "propensity" in expected:
-        outside = (table.propensity <= 0) | (table.propensity > 1)
-        yield _Check("propensity", outside, "a probability above 0, at most 1")
+        outside = (table.propensity < SMALLEST_PROPENSITY) | (table.propensity > 1)
+        expectation = f"a probability above 0 ({SMALLEST_PROPENSITY:.3g} or more), at most 1"
+        yield _Check("propensity", outside, expectation)
     if "stage" in expected:
         yield _Check("stage", ~table.stage.isin(STAGES), f"one of {', '.join(STAGES)}")
     if name == "events":

@@ -4,6 +4,7 @@ Needs numpy and pyarrow only, so that serving maps ids by the same code.
 """
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -46,6 +47,40 @@ def as_values(column: pa.Array | pa.ChunkedArray) -> pa.Array:
                 f"an id does not fit a signed 64-bit integer ({error}). Write such ids as strings."
             ) from error
     return column.cast(pa.large_string())
+
+
+def concat_tables(tables: Sequence[pa.Table]) -> pa.Table:
+    """Returns the rows of all tables, null where a table lacks a column; types are widened.
+
+    Arrow widens numbers, strings and lists. Where one table has a dictionary or booleans and
+    another has not, the column holds plain values, of booleans 0 and 1.
+
+    Raises:
+      InputError: a column is text in one table and a number in another.
+    """
+    kinds: dict[str, set[pa.DataType]] = {}
+    for table in tables:
+        for field in table.schema:
+            kinds.setdefault(field.name, set()).add(field.type)
+    mixed = {
+        name
+        for name, types in kinds.items()
+        if len(types) > 1
+        and any(pa.types.is_dictionary(kind) or pa.types.is_boolean(kind) for kind in types)
+    }
+    for name in mixed:
+        tables = [
+            table.set_column(table.column_names.index(name), name, as_values(table[name]))
+            if name in table.column_names
+            else table
+            for table in tables
+        ]
+    try:
+        return pa.concat_tables(tables, promote_options="permissive")
+    except pa.ArrowTypeError as error:
+        raise InputError(f"{error}. Expected one type in all parts: convert one of them.") from (
+            error
+        )
 
 
 def index_in(values: pa.Array, known: pa.Array) -> np.ndarray:

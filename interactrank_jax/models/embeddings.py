@@ -166,12 +166,24 @@ class Rows(NamedTuple):
     Attributes:
       ids: `[U]` row numbers, ascending; unused places hold the table's length.
       touched: `[U]` bool, false for unused places and for the padding row.
-      values: `[U, d]`.
     """
 
     ids: Array
     touched: Array
-    values: Array
+
+    def read(self, array: Array) -> Array:
+        """Returns these rows of `[V, ...]`; unused places give zeros."""
+        # As many rows as the table has: it was taken whole, in order.
+        if self.ids.shape[0] == array.shape[0]:
+            return array
+        return array.at[self.ids].get(mode="fill", fill_value=0)
+
+    def write(self, array: Array, new: Array) -> Array:
+        """Returns `[V, ...]` with the touched rows replaced; all others keep their bits."""
+        if self.ids.shape[0] == array.shape[0]:
+            return jnp.where(self.touched.reshape(-1, *[1] * (array.ndim - 1)), new, array)
+        places = jnp.where(self.touched, self.ids, array.shape[0])
+        return array.at[places].set(new, mode="drop")
 
 
 def item_store(items: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -223,7 +235,7 @@ def _item_slots(store: Batch, items: Array, features: Sequence[Feature], role: s
 
 
 def unique_rows(tables: Tables, slots: Mapping[str, Slot]) -> tuple[dict[str, Rows], dict]:
-    """Gathers each row that a batch needs once.
+    """Finds the rows that a batch needs, each once; `Rows.read` gathers them.
 
     Returns:
       rows by table, and for each slot the places of its ids among those rows. A table no longer
@@ -238,14 +250,12 @@ def unique_rows(tables: Tables, slots: Mapping[str, Slot]) -> tuple[dict[str, Ro
         size = tables[table].shape[0]
         if size <= ids.shape[0]:
             touched = jnp.zeros(size, bool).at[ids].set(True).at[PADDING].set(False)
-            rows[table] = Rows(jnp.arange(size, dtype=jnp.int32), touched, tables[table])
+            rows[table] = Rows(jnp.arange(size, dtype=jnp.int32), touched)
             place = ids
         else:
             distinct, place = distinct_ids(ids, size)
             touched = (distinct != PADDING) & (distinct < size)
-            rows[table] = Rows(
-                distinct, touched, tables[table].at[distinct].get(mode="fill", fill_value=0.0)
-            )
+            rows[table] = Rows(distinct, touched)
         start = 0
         for name in names:
             shape = slots[name].ids.shape
@@ -272,7 +282,7 @@ def embed(
     """Looks up every slot: `[..., d]`; padding gives zeros, pooled slots their masked mean.
 
     Args:
-      values: rows by table: whole tables, or the gathered rows of `unique_rows`.
+      values: rows by table: whole tables, or what `Rows.read` gave of them.
       slots: what to look up.
       index: places among `values`; absent, the ids themselves (whole tables).
     """

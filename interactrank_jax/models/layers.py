@@ -8,6 +8,7 @@ import numpy as np
 from flax import linen as nn
 
 from interactrank_jax.data.examples import NumericStatistics
+from interactrank_jax.errors import InputError, did_you_mean
 
 Array = jax.Array
 
@@ -23,16 +24,19 @@ def along_last(vector: Array | np.ndarray, like: Array) -> Array:
 
 
 class NumericNormalizer(nn.Module):
-    """A learned mixture of three views of each numeric feature (InteractRank, towers).
+    """A learned mixture of views of each numeric feature (InteractRank, towers).
 
-    After clipping to the training range: the value scaled to [0, 1], log1p of its distance from
-    the minimum (standardised), and the gaussian-normalised value; mixed by a softmax per feature.
+    After clipping to the training range, three views: 'range', the value scaled to [0, 1]; 'log',
+    log1p of its distance from the minimum, standardised; 'gaussian', the value standardised. They
+    are mixed by a softmax per feature.
 
     Attributes:
       statistics: one entry per feature, from the training split.
+      views: which of them to mix; one alone has nothing to learn.
     """
 
     statistics: tuple[NumericStatistics, ...]
+    views: tuple[str, ...] = ("range", "log", "gaussian")
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
@@ -47,16 +51,22 @@ class NumericNormalizer(nn.Module):
 
         minimum, maximum = column("minimum"), column("maximum")
         x = jnp.clip(x, minimum, maximum)
-        views = jnp.stack(
-            [
-                (x - minimum) / spread(maximum - minimum),
-                (jnp.log1p(x - minimum) - column("log_mean")) / spread(column("log_std")),
-                (x - column("mean")) / spread(column("std")),
-            ],
-            -1,
-        )
-        mixture = self.param("mixture", nn.initializers.zeros, (len(self.statistics), 3))
-        return jnp.einsum("...fv,fv->...f", views, jax.nn.softmax(mixture, -1))
+        known = {
+            "range": (x - minimum) / spread(maximum - minimum),
+            "log": (jnp.log1p(x - minimum) - column("log_mean")) / spread(column("log_std")),
+            "gaussian": (x - column("mean")) / spread(column("std")),
+        }
+        for view in self.views:
+            if view not in known:
+                raise InputError(
+                    f"config.model.tower.numeric_views: '{view}'." + did_you_mean(view, known)
+                )
+        if len(self.views) == 1:
+            return known[self.views[0]]
+        shape = (len(self.statistics), len(self.views))
+        mixture = jax.nn.softmax(self.param("mixture", nn.initializers.zeros, shape), -1)
+        stacked = jnp.stack([known[view] for view in self.views], -1)
+        return jnp.einsum("...fv,fv->...f", stacked, mixture)
 
 
 class MaskBlock(nn.Module):

@@ -20,7 +20,7 @@ class Tower(nn.Module):
     """Concat, layer norm, parallel MaskNet (if `masknet.blocks`), MLP, projection, L2 norm.
 
     Attributes:
-      config: `tower` of the model config: hidden, output_dim, dropout, masknet.
+      config: `tower` of the model config: numeric_views, hidden, output_dim, dropout, masknet.
       statistics: of the numeric features.
       heads: vectors to emit.
     """
@@ -36,7 +36,8 @@ class Tower(nn.Module):
         """Maps features `[..., d]` each and numeric `[..., Fn]` to `[..., heads, output_dim]`."""
         parts = [features[name] for name in sorted(features)] + extra
         if self.statistics:
-            parts.append(NumericNormalizer(self.statistics)(numeric))
+            views = self.config.numeric_views
+            parts.append(NumericNormalizer(self.statistics, tuple(views))(numeric))
         x = nn.LayerNorm()(jnp.concatenate(parts, -1))
         masknet = self.config.masknet
         if masknet.blocks:

@@ -34,7 +34,9 @@ class TwoTower(PreRanker):
         heads = len(self.inputs.heads)
         self.query_tower = QueryTower(self.config, self.inputs, heads)
         self.item_tower = ItemTower(self.config, self.inputs)
-        raw = float(np.log(np.expm1(self.config.dot_weight_init)))  # softplus of it is the weight
+        raw = float(self.config.dot_weight_init)
+        if self.config.positive_dot_weight:
+            raw = float(np.log(np.expm1(raw)))  # softplus of it is the weight
         self.dot_weight_raw = self.param("dot_weight", nn.initializers.constant(raw), (heads,))
         self.bias = self.param("bias", nn.initializers.zeros, (heads,))
         self.log_inverse_temperature = self.param(
@@ -50,8 +52,14 @@ class TwoTower(PreRanker):
         return self.item_tower(items, train=train)
 
     def dot_weight(self) -> Array:
-        """Returns the positive weight of the dot product, `[H]`."""
-        return nn.softplus(self.dot_weight_raw)
+        """Returns the weight of the dot product, `[H]`.
+
+        Positive unless `config.positive_dot_weight` is off: a serving index of nearest neighbours
+        needs that.
+        """
+        if self.config.positive_dot_weight:
+            return nn.softplus(self.dot_weight_raw)
+        return self.dot_weight_raw
 
     def score(self, query: Array, items: Array, cross: Array) -> Array:
         """Returns `[R, C, H]`; the cross features are not looked at."""

@@ -21,7 +21,7 @@ from interactrank_jax.errors import InputError
 from interactrank_jax.models.embeddings import embed_items, item_store, zero_inputs
 from interactrank_jax.runs import Run
 
-FORMAT_VERSION = 1
+FORMAT, FORMAT_VERSION = "interactrank-index", 1
 
 
 def encode_items(run: Run, model: dict[str, Any], store: dict[str, np.ndarray], tile: int = 4096):
@@ -74,6 +74,7 @@ def build_index(workdir: files.PathLike, examples_path: files.PathLike, out: fil
         ids = pa.array(examples.item_ids.tolist())
         pq.write_table(pa.table({"item_id": ids}), directory / "ids.parquet")
         metadata = {
+            "format": FORMAT,
             "format_version": FORMAT_VERSION,
             "model": run.config.model.name,
             "model_checksum": fingerprint(model),
@@ -106,8 +107,12 @@ class Index:
                 f"`interactrank index`."
             )
         self.metadata = files.read_json(file)
-        if self.metadata.get("format_version") != FORMAT_VERSION:
-            raise InputError(f"{file}: another format version. Build the index again.")
+        found = (self.metadata.get("format"), self.metadata.get("format_version"))
+        if found != (FORMAT, FORMAT_VERSION):
+            raise InputError(
+                f"{file} is of {found}, expected {(FORMAT, FORMAT_VERSION)}: give the --out of "
+                f"`interactrank index` of this release."
+            )
         expected = fingerprint(model)
         if self.metadata["model_checksum"] != expected:
             raise InputError(

@@ -1,3 +1,5 @@
+import sys
+
 import ibis
 import numpy as np
 import pytest
@@ -108,3 +110,11 @@ def test_the_command_fails_on_a_leak_and_names_it(log, monkeypatch):
     config = _config(**{"cross.features": ("share:click:7",)})
     with pytest.raises(InputError, match=r"LEAK share:click:7 \(test\), labels and events changed"):
         leaks.check(config, log)
+
+
+@pytest.mark.parametrize("package", leaks.NOISE_PACKAGES)
+def test_a_missing_package_is_named_before_any_work(package, log, monkeypatch):
+    monkeypatch.setitem(sys.modules, package, None)
+    monkeypatch.setattr(leaks, "prepare", lambda *args: pytest.fail("the work had begun"))
+    with pytest.raises(InputError, match=rf"'{package}'.*pip install interactrank-jax\[data\]"):
+        leaks.examine(_config(random_config), log)

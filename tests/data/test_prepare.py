@@ -2,7 +2,6 @@ import dataclasses
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
@@ -22,6 +21,9 @@ from tests.data.handmade_log import (
 )
 
 SPLITS = ("train", "validation", "test")
+# A random split with every feature that a mean over training goes into.
+_CROSS = ("share:click:7", "share:save:30:country", "rate:click:7", "item_rate:save:7")
+_RATES = random_config(**{"history.rates": ("save",), "cross.features": _CROSS})
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +47,7 @@ def examples(log, tmp_path_factory):
 @pytest.fixture(scope="module")
 def timeless(log, tmp_path_factory):
     out = tmp_path_factory.mktemp("timeless") / "examples"
-    prepare(random_config(**{"history.rates": ("save",)}), log, out)
+    prepare(_RATES, log, out)
     return Examples(out)
 
 
@@ -308,116 +310,6 @@ def test_the_digest_follows_log_and_config(log, examples, tables, tmp_path):
     assert len(digests) == 4  # the fixture's has rates
 
 
-def _later(tables: dict[str, pa.Table]) -> dict[str, pa.Table]:
-    """The same log with item i0 gone, i24 renamed, u0 renamed, prices and hours shifted."""
-    new = {
-        name: table.filter(pc.not_equal(table["item_id"], "i0")) if "item_id" in table.column_names
-        else table
-        for name, table in tables.items()
-    }  # fmt: skip
-    items = new["items"]
-    ids = [{"i24": "new"}.get(i, i) for i in items["item_id"].to_pylist()]
-    items = replace(items, "item_id", ids)
-    new["items"] = replace(items, "price", items["price"].to_numpy() + 100)
-    requests = new["requests"]
-    users = ["newcomer" if user == "u0" else user for user in requests["user_id"].to_pylist()]
-    requests = replace(requests, "user_id", users)
-    new["requests"] = replace(requests, "hour", requests["hour"].to_numpy() + 100)
-    return new
-
-
-def test_extending_keeps_rows_and_statistics_and_appends(examples, tables, tmp_path):
-    log = write_log(tmp_path / "log", _later(tables))
-    config = data_config(**{"history.rates": ("save",)})
-    prepare(config, log, tmp_path / "out", extend=examples.path)
-    extended = Examples(tmp_path / "out")
-
-    assert extended.item_ids[: examples.num_items].tolist() == examples.item_ids.tolist()
-    assert extended.item_ids[examples.num_items :].tolist() == ["new"]
-    known = examples.items["id"] > 4
-    assert np.array_equal(
-        extended.items["id"][: examples.num_items][known], examples.items["id"][known]
-    )
-    prices = extended.items["numeric"][1:, 0]
-    assert prices[0] == 0  # i0 is gone from the log: what was known of it stays
-    assert prices[1] == 1.5 + 100
-
-    for table in ("user", "query", "country", "item"):
-        old, new = (
-            Vocabulary.load(path / "vocabulary" / f"{table}.parquet", 4).values.to_pylist()
-            for path in (examples.path, extended.path)
-        )
-        assert new[: len(old)] == old
-    assert (
-        "newcomer"
-        in Vocabulary.load(extended.path / "vocabulary" / "user.parquet", 4).values.to_pylist()
-    )
-    assert extended.metadata.numeric_statistics == examples.metadata.numeric_statistics
-    assert extended.metadata.cross_statistics == examples.metadata.cross_statistics
-
-
-def test_extending_other_features_is_refused(log, examples, tmp_path):
-    config = data_config(**{"history.rates": ("save",), "cross.features": ("share:click:9",)})
-    with pytest.raises(InputError, match="cross differ"):
-        prepare(config, log, tmp_path / "out", extend=examples.path)
-    assert not list(tmp_path.iterdir())
-
-
-@pytest.mark.parametrize(
-    ("field", "value", "message"),
-    [
-        ("history.actions", ("click", "sav"), "history.actions names action 'sav'. Did you mean"),
-        ("history.rates", ("buy",), "history.rates names action 'buy'"),
-        ("query_history.actions", ("buy",), "query_history.actions names action 'buy'"),
-        ("history.delay_s", 0, "delay_s is 0"),
-        ("history.length", 0, "history.length is 0"),
-        ("cross.features", ("share:buy:7",), "has action 'buy'"),
-        ("cross.features", ("share:click:7:city",), "has segment 'city'"),
-        ("cross.lag_days", 0, "lag_days is 0. Expected at least 1"),
-        ("cross.prior", 0.0, "prior is 0.0"),
-        ("split.kind", "times", "Did you mean 'time'"),
-        ("split.fractions", (0.5, 0.5, 0.5), "sum to 1"),
-        ("split.fractions", (0.9998, 0.0001, 0.0001), "split is empty"),
-        ("vocabulary.out_of_vocabulary", 0, "out_of_vocabulary is 0"),
-        ("slate", 0, "slate is 0"),
-    ],
-)
-def test_a_wrong_config_is_refused_and_leaves_nothing(field, value, message, log, tmp_path):
-    with pytest.raises(InputError, match=message):
-        prepare(data_config(**{field: value}), log, tmp_path / "out")
-    assert not list(tmp_path.iterdir())
-
-
-def test_folds_close_to_leave_one_out_are_refused(log, tmp_path):
-    with pytest.raises(InputError, match="leave-one-out"):
-        prepare(random_config(folds=1000), log, tmp_path / "out")
-
-
-def test_training_without_a_positive_label_is_refused(tables, tmp_path):
-    impressions = tables["impressions"]
-    for action in ACTIONS:
-        impressions = replace(impressions, action, np.zeros(len(impressions), np.int64))
-    log = write_log(tmp_path / "log", tables | {"impressions": impressions})
-    with pytest.raises(InputError, match="no positive label in training"):
-        prepare(data_config(), log, tmp_path / "out")
-    assert not (tmp_path / "out").exists()
-
-
-def test_a_segment_that_events_lack_is_refused(tables, tmp_path):
-    events = tables["events"].drop_columns(["country"])
-    log = write_log(tmp_path / "log", tables | {"events": events})
-    with pytest.raises(InputError, match="events have no column 'country'"):
-        prepare(data_config(), log, tmp_path / "out")
-
-
-def test_a_directory_that_holds_something_is_refused(log, tmp_path):
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "mine.txt").write_text("keep")
-    with pytest.raises(InputError, match="exists already"):
-        prepare(data_config(), log, tmp_path / "out")
-    assert (tmp_path / "out" / "mine.txt").read_text() == "keep"
-
-
 def test_progress_names_each_phase(log, tmp_path):
     phases: list[str] = []
     prepare(data_config(), log, tmp_path / "out", progress=phases.append)
@@ -449,3 +341,29 @@ def test_a_simulated_log_is_prepared(tmp_path):
     metadata = prepare(config, tmp_path / "log", tmp_path / "out")
     assert metadata.splits["train"].candidates > 0
     assert metadata.cross_statistics["share:click:365"].coverage > 0.05
+
+
+def test_evaluation_labels_enter_no_feature_of_a_random_split(tables, timeless, tmp_path):
+    flipped, impressions = [], tables["impressions"]
+    for split in SPLITS[1:]:
+        flipped += [row[:2] for row in _candidates(timeless, split)]
+    rows = zip(*(impressions[name].to_pylist() for name in ("request_id", "item_id")), strict=True)
+    change = np.isin(np.array([" ".join(row) for row in rows]), [" ".join(row) for row in flipped])
+    assert change.sum() == len(flipped) > 0
+    for action in ACTIONS:
+        values = impressions[action].to_numpy().astype(bool) ^ change
+        impressions = replace(impressions, action, values)
+    log = write_log(tmp_path / "log", tables | {"impressions": impressions})
+    prepare(_RATES, log, tmp_path / "out")
+    again = Examples(tmp_path / "out")
+    for split in SPLITS:
+        before, after = _columns(timeless, split), _columns(again, split)
+        assert np.array_equal(before["actions"], after["actions"]) == (split == "train")
+        for name in before.keys() - {"actions"}:
+            assert np.array_equal(before[name], after[name]), (split, name)
+    for name in ("numeric_statistics", "cross_statistics", "tables"):
+        assert getattr(again.metadata, name) == getattr(timeless.metadata, name)
+    for folder, kind in (("items", "npy"), ("vocabulary", "parquet"), ("cross", "npy")):
+        for file in sorted((timeless.path / folder).rglob(f"*.{kind}")):
+            same = again.path / file.relative_to(timeless.path)
+            assert file.read_bytes() == same.read_bytes(), file.name

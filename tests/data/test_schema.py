@@ -3,6 +3,7 @@
 import copy
 import json
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -178,7 +179,13 @@ WRONG = [
     ("impressions", "save", [0, 2, 0, 0], ["1 of 4", "item_id='b', save=2", "0 or 1"]),
     ("impressions", "propensity", [0.5, 0.0, 0.2, 0.1], ["1 of 4", "propensity=0.0", "at most 1"]),
     ("impressions", "propensity", [0.5, 1.5, 0.2, 0.1], ["1 of 4", "propensity=1.5"]),
+    ("impressions", "propensity", [0.5, 1e-50, 0.2, 0.1], ["1 of 4", "propensity=1e-50"]),
     ("impressions", "position", [0, 1, -1, 1], ["1 of 4", "position=-1"]),
+    ("impressions", "position", [0, 1, 2**31, 1], ["1 of 4", "position=2147483648"]),
+    ("items", "price", [1.0, 1e300, 2.0], ["1 of 3", "item_id='b', price=1e+300", "float32"]),
+    ("items", "price", [1.0, -1e39, 2.0], ["1 of 3", "item_id='b', price=-1e+39", "float32"]),
+    ("items", "content", [[0.1, 0], [0.1, 1e39], [0.1, 2]], ["1 of 3", "item_id='b'", "float32"]),
+    ("impressions", "teacher_score", [0, 1e39, 0, 1], ["1 of 4", "item_id='b'", "float32"]),
     ("impressions", "stage", ["shown", "shown", "seen", "random"], ["1 of 4", "'seen'", "shown"]),
     ("events", "action", ["click", "like", "click"], ["1 of 3", "action='like'", "declare"]),
 ]
@@ -195,6 +202,56 @@ def test_a_wrong_column_is_an_error_that_says_where(tmp_path, table, column, val
         validate(log)
     for fragment in [table, f"'{column}'", *fragments]:
         assert fragment in str(error.value), str(error.value)
+
+
+# Parquet keeps a minimum and maximum per column, from which NaN is left out: neither tells of it.
+NUMBERS = {
+    "three": [1.0, 2.0, None],
+    "many": [*np.random.default_rng(0).normal(size=400).tolist(), None],
+}
+
+
+@pytest.mark.parametrize("kind", [pa.float32(), pa.float64()], ids=str)
+@pytest.mark.parametrize("amount", NUMBERS)
+@pytest.mark.parametrize("wrong", [NAN, INF, -INF], ids=str)
+@pytest.mark.parametrize("place", ["item", "request", "embedding"])
+def test_one_number_that_is_not_finite_is_found(tmp_path, place, wrong, amount, kind):
+    numbers = [wrong if number is None else number for number in NUMBERS[amount]]
+    N = len(numbers)
+    ids = [f"{row:03d}" for row in range(N)]
+    features = (
+        FeatureSpec("price", "item", "numeric"),
+        FeatureSpec("content", "item", "embedding"),
+        FeatureSpec("hour", "request", "numeric"),
+    )
+    fine = np.arange(N, dtype=np.float64)
+    columns = {"item": fine, "request": fine, "embedding": fine} | {place: numbers}
+    tables = {
+        "items": {
+            "item_id": ids,
+            "price": pa.array(columns["item"], kind),
+            "content": pa.array([[0.5, x] for x in columns["embedding"]], pa.list_(kind)),
+        },
+        "requests": {
+            "request_id": ids,
+            "user_id": ids,
+            "query_id": ids,
+            "timestamp": [T0] * N,
+            "hour": pa.array(columns["request"], kind),
+        },
+        "impressions": {
+            "request_id": ids,
+            "item_id": ids,
+            "position": [0] * N,
+            "click": [True] * N,
+        },
+    }
+    log = open_log(write_log(tmp_path, tables, Schema(features, ("click",))))
+    column = {"item": "price", "request": "hour", "embedding": "content"}[place]
+    with pytest.raises(InputError, match=f"'{column}' is wrong in 1 of {N} rows") as error:
+        validate(log)
+    assert f"_id='{ids[-1]}', {column}=" in str(error.value)
+    assert "finite numbers" in str(error.value)
 
 
 @pytest.mark.parametrize("table", ["items", "requests", "impressions", "events"])
@@ -232,6 +289,11 @@ SCHEMA_ERRORS = [
     ({"actions": []}, "no actions"),
     ({"actions": ["click", "impression"]}, "'impression' is reserved"),
     ({"actions": ["click", "click"]}, "declared twice"),
+    ({"actions": "click"}, "'actions' is 'click'. Expected a list of names"),
+    ({"actions": {"click": 1}}, "'actions' is {'click': 1}. Expected a list"),
+    ({"features": "country"}, "'features' is 'country'. Expected a list of objects"),
+    ({"features": None}, "'features' is None. Expected a list of objects"),
+    ({"features": ["country"]}, "a feature is incomplete"),
     ({"features": [{"name": "x", "entity": "user", "kind": "categoric"}]}, "mean 'categorical'"),
     ({"features": [{"name": "x", "entity": "users", "kind": "text"}]}, "Did you mean 'user'"),
     ({"features": [{"name": "item_id", "entity": "item", "kind": "text"}]}, "reserved"),

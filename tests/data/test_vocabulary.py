@@ -3,7 +3,13 @@ import pyarrow as pa
 import pytest
 
 from interactrank_jax.data import vocabulary
-from interactrank_jax.data.vocabulary import Vocabulary, as_values, count_values, stable_hash
+from interactrank_jax.data.vocabulary import (
+    Vocabulary,
+    as_values,
+    concat_tables,
+    count_values,
+    stable_hash,
+)
 from interactrank_jax.errors import InputError
 
 
@@ -115,3 +121,25 @@ def test_a_vocabulary_of_nothing_hashes_everything(tmp_path):
     loaded = Vocabulary.load(tmp_path / "user.parquet", 4)
     assert loaded.size == 5
     assert 1 <= loaded.rows(_values("a"))[0] <= 4
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "expected"),
+    [
+        (pa.array(["a"]).dictionary_encode(), pa.array(["b"]), ["a", "b"]),
+        (pa.array(["a"]).dictionary_encode(), pa.array(["b"]).dictionary_encode(), ["a", "b"]),
+        (pa.array([True]), pa.array([0]), [1, 0]),
+        (pa.array([1]), pa.array([0.5]), [1.0, 0.5]),
+        (pa.array([[0.5]], pa.list_(pa.float32(), 1)), pa.array([[0.25]]), [[0.5], [0.25]]),
+    ],
+)
+def test_parts_of_other_but_like_types_go_together(first, second, expected):
+    tables = [pa.table({"x": first}), pa.table({"x": second}), pa.table({"y": [1]})]
+    for order in (tables, tables[::-1]):
+        together = concat_tables(order)["x"].to_pylist()
+        assert together == [*expected, None] if order is tables else [None, *expected[::-1]]
+
+
+def test_parts_of_text_and_numbers_do_not_go_together():
+    with pytest.raises(InputError, match=r"Field x .*Expected one type in all parts"):
+        concat_tables([pa.table({"x": ["1"]}), pa.table({"x": [1]})])

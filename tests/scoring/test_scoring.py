@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from interactrank_jax import evaluate
+from interactrank_jax import evaluate, scorers
 from interactrank_jax.data.examples import Examples
 from interactrank_jax.data.pipeline import evaluation_batches, request_batches
 from interactrank_jax.errors import InputError
@@ -41,7 +41,7 @@ def opened(trained_run, index_path):
 def own_logits(run, model, examples, split="test"):
     """Ranked scores by the model's own forward pass: {(request_index, item): score}."""
     parallel = DataParallel("pmap")
-    scorer = evaluate.ModelScorer(run, examples, split, parallel).use(parallel.replicate(model))
+    scorer = scorers.ModelScorer(run, examples, split, parallel).use(parallel.replicate(model))
     rows = evaluate.Rows(scorer, examples, split, 32)
     return {
         (int(request), int(item)): value
@@ -161,7 +161,7 @@ class TestRefusals:
 
     def test_other_examples(self, tmp_path, trained_run, index_path):
         other = write_examples(tmp_path / "examples", seed=4)
-        with pytest.raises(InputError, match="its ids mean other things"):
+        with pytest.raises(InputError, match="its ids may mean other things"):
             score(trained_run, index_path, other, tmp_path / "scores")
 
     @pytest.mark.parametrize(
@@ -169,6 +169,7 @@ class TestRefusals:
         [
             ({"candidates": "corpsu"}, "Did you mean 'corpus'"),
             ({"split": "tets"}, "Did you mean 'test'"),
+            ({"split": "train", "candidates": "corpus"}, "Use validation or test"),
             ({"k": 0}, "at least 1"),
         ],
     )
@@ -202,6 +203,10 @@ class TestRefusals:
     def test_no_index(self, tmp_path, trained_run, examples_path):
         with pytest.raises(InputError, match="Expected the --out of `interactrank index`"):
             score(trained_run, tmp_path, examples_path, tmp_path / "scores")
+
+    def test_examples_given_as_the_index(self, tmp_path, trained_run, examples_path):
+        with pytest.raises(InputError, match="give the --out of `interactrank index`"):
+            score(trained_run, examples_path, examples_path, tmp_path / "scores")
 
     def test_a_run_without_a_model(self, tmp_path, trained_run, examples_path):
         (tmp_path / "run").mkdir()

@@ -1,0 +1,159 @@
+"""What can be evaluated: a model or a baseline, each scoring slates and the corpus.
+
+A `Scorer` gives scores of slates `[R, C]` and of the corpus `[R, I]`; everything after that is the
+same code (`evaluate.py`), so figures of a model and of BM25 can stand in one table.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import numpy as np
+
+from interactrank_jax import baselines, calibration
+from interactrank_jax.data.examples import Examples
+from interactrank_jax.data.pipeline import Batch, pad_batch
+from interactrank_jax.errors import InputError
+from interactrank_jax.models.embeddings import item_store
+from interactrank_jax.parallel import DataParallel
+from interactrank_jax.runs import Run
+from interactrank_jax.scoring.corpus import CorpusScorer
+from interactrank_jax.scoring.index import encode_items
+from interactrank_jax.scoring.score import QueryEncoder
+from interactrank_jax.steps import make_score_step
+
+
+class Scorer(Protocol):
+    """Anything that ranks.
+
+    Attributes:
+      name: how it is called in tables.
+      heads: names of its logits, or () where its score is no logit.
+      offsets: per head, what the prior correction subtracts.
+      utility: weight of each of its outputs in the ranked score.
+    """
+
+    name: str
+    heads: tuple[str, ...]
+    offsets: tuple[float, ...]
+    utility: tuple[float, ...]
+
+    def slate(self, batch: Batch) -> np.ndarray:
+        """Returns `[R, C, H]` logits, or `[R, C, 1]` scores."""
+
+    def corpus(self, batch: Batch) -> np.ndarray:
+        """Returns the ranked score of every store row, `[R, I]`."""
+
+
+class ModelScorer:
+    """A trained or training model; see `Scorer`. Give it parameters with `use` first."""
+
+    def __init__(self, run: Run, examples: Examples, split: str, parallel: DataParallel):
+        self.name = run.config.model.name
+        self.heads = run.rule.heads
+        self.utility = run.rule.utility
+        self.offsets = prior_offsets(run, examples)
+        self.rule, self.examples, self.split = run.rule, examples, split
+        self.batch_size = int(run.config.evaluate.batch_size)
+        self._run, self._parallel = run, parallel
+        self._step = parallel.map_rows(make_score_step(run.model))
+        self._store = parallel.replicate(item_store(examples.items))
+        self._replicated: dict[str, Any] = {}
+        self._corpus: tuple[QueryEncoder, CorpusScorer] | None = None
+
+    def use(self, replicated: dict[str, Any]) -> "ModelScorer":
+        """Scores with {'params', 'tables'}, replicated, from now on."""
+        self._replicated, self._corpus = replicated, None
+        return self
+
+    def slate(self, batch: Batch) -> np.ndarray:
+        """Returns logits `[R, C, H]`."""
+        count = len(batch["mask"])
+        size = math.ceil(count / self._parallel.size) * self._parallel.size
+        return self._step(self._replicated, pad_batch(batch, size), self._store)[:count]
+
+    def corpus(self, batch: Batch) -> np.ndarray:
+        """Returns `[R, I]`, cross features included where the request has them."""
+        if self._corpus is None:
+            model = self._parallel.unreplicate(self._replicated)
+            items = encode_items(self._run, model, item_store(self.examples.items))
+            self._corpus = (
+                QueryEncoder(self._run, model, self.examples),
+                CorpusScorer(self._run.model, model["params"], items, self.utility),
+            )
+        encoder, scorer = self._corpus
+        request = np.maximum(batch["request_index"], 0)
+        cross = self.examples.sparse_cross(self.split).padded(request, scorer.num_items)
+        return np.array(scorer.scores(encoder(batch), *cross))
+
+
+class BM25Scorer:
+    """BM25 of the query's text against the items' texts; see `Scorer`."""
+
+    name = "bm25"
+    heads: tuple[str, ...] = ()
+    offsets: tuple[float, ...] = ()
+    utility = (1.0,)
+
+    def __init__(self, examples: Examples, split: str):
+        items, requests = examples.raw_items(), examples.raw_requests(split)
+        item_fields = _text_fields(examples, ("item",))
+        query_fields = _text_fields(examples, ("user", "request"))
+        if not item_fields or not query_fields:
+            raise InputError("BM25 needs a text feature of items and one of requests.")
+        self._queries = _join_texts(requests, query_fields)
+        self._bm25 = baselines.BM25(_join_texts(items, item_fields))
+
+    def slate(self, batch: Batch) -> np.ndarray:
+        """Returns `[R, C, 1]`."""
+        return np.take_along_axis(self.corpus(batch), batch["item"], 1)[..., None]
+
+    def corpus(self, batch: Batch) -> np.ndarray:
+        """Returns `[R, I]`."""
+        return self._bm25.scores(
+            [self._queries[index] if index >= 0 else "" for index in batch["request_index"]]
+        )
+
+
+class IQPScorer:
+    """One cross feature alone: what history knows, without a model; see `Scorer`."""
+
+    name = "iqp"
+    heads: tuple[str, ...] = ()
+    offsets: tuple[float, ...] = ()
+    utility = (1.0,)
+
+    def __init__(self, examples: Examples, split: str):
+        self._column = baselines.iqp_column(examples.metadata.cross)
+        self._cross = examples.sparse_cross(split)
+        self._num_items = examples.num_items
+
+    def slate(self, batch: Batch) -> np.ndarray:
+        """Returns `[R, C, 1]`."""
+        return baselines.iqp_scores(batch["cross"], self._column)[..., None]
+
+    def corpus(self, batch: Batch) -> np.ndarray:
+        """Returns `[R, I]`; most of it zero."""
+        items, values = self._cross.padded(np.maximum(batch["request_index"], 0), self._num_items)
+        scores = np.zeros((len(items), self._num_items + 1), np.float32)
+        np.put_along_axis(scores, items, baselines.iqp_scores(values, self._column), 1)
+        return scores[:, : self._num_items]
+
+
+BASELINES: dict[str, Callable[[Examples, str], Any]] = {"bm25": BM25Scorer, "iqp": IQPScorer}
+
+
+def _text_fields(examples: Examples, entities: tuple[str, ...]) -> list[str]:
+    return [feature.name for feature in examples.metadata.select(entities, "text")]
+
+
+def _join_texts(table, fields: list[str]) -> list[str]:
+    columns = [table[field].to_pylist() for field in fields]
+    return [" ".join(text or "" for text in texts) for texts in zip(*columns, strict=True)]
+
+
+def prior_offsets(run: Run, examples: Examples) -> tuple[float, ...]:
+    """Returns per head what weighting and sampling added to the logits in training."""
+    sampling = float(run.config.train.loss.impression_sampling)
+    weights = run.rule.class_weights(examples.split("train"), sampling)
+    return tuple(calibration.prior_correction(*pair) for pair in weights)
