@@ -3,20 +3,24 @@
     python -m experiments.quickstart --preset=small --out=runs/quickstart
 
 BM25, IQP alone, the two-tower model and InteractRank are evaluated on the same test requests by the
-same code. Two cores: about three minutes with `small`, well under one with `tiny`. Run again, it
-goes on where it was.
+same code. Run again, it goes on where it was.
 """
 
 import argparse
+import importlib.metadata
+import json
 import logging
 import os
+import shutil
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from interactrank_jax import configuration, files
+import numpy as np
+
+from interactrank_jax import configuration, files, uncertainty
 from interactrank_jax.errors import InputError
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -27,33 +31,50 @@ TABLE_METRICS = ("roc_auc", "request_auc", "hit_at_3", "ndcg_at_10", "recall_at_
 class Stations:
     """Runs named stations once each, and remembers how long they took.
 
-    A station's directory is whole or absent, so what is there is kept.
+    What is done is kept; with other settings than before, everything starts over.
     """
 
     def __init__(self, out: Path, settings: dict[str, Any]):
-        self.out = out
+        self._out, self._settings = out, settings
         self._file = out / "stations.json"
-        if self._file.exists():
-            saved = files.read_json(self._file)
-            if saved["settings"] != settings:
+        self.seconds: dict[str, float] = {}
+        if not self._file.exists():
+            if out.is_dir() and any(out.iterdir()):
                 raise InputError(
-                    f"{out} holds a quickstart with {saved['settings']}, this one has {settings}. "
-                    f"Remove it, or choose another --out."
+                    f"{out} holds something that is no quickstart. Choose another --out."
                 )
-            self.seconds: dict[str, float] = saved["seconds"]
-        else:
-            self.seconds = {}
-        self._settings = settings
+            return
+        saved = files.read_json(self._file)
+        if saved["settings"] == settings:
+            self.seconds = saved["seconds"]
+            return
+        print(f"{out} was made with other settings: starting over.", flush=True)
+        shutil.rmtree(out)
 
-    def run(self, name: str, function: Callable[[], Any]) -> None:
-        """Runs a station unless it is done."""
+    def run(
+        self, name: str, function: Callable[[], Any], directory: str = "", resumes: bool = False
+    ) -> None:
+        """Runs a station unless it is done.
+
+        Args:
+          name: of the station.
+          function: does the work.
+          directory: what it makes, of which there may be remains if it was killed.
+          resumes: whether it goes on from remains; else they are removed.
+        """
         if name in self.seconds:
             print(f"{name}: kept", flush=True)
             return
+        self._write()
+        if directory and not resumes:
+            shutil.rmtree(self._out / directory, ignore_errors=True)
         print(f"{name} ...", flush=True)
         start = time.perf_counter()
         function()
         self.seconds[name] = round(time.perf_counter() - start, 1)
+        self._write()
+
+    def _write(self) -> None:
         files.write_json(self._file, {"settings": self._settings, "seconds": self.seconds})
 
 
@@ -79,17 +100,21 @@ def quickstart(preset: str, seed: int, out: Path) -> dict[str, Any]:
     from interactrank_jax.scoring.score import score
     from interactrank_jax.train import train
 
-    stations = Stations(out, {"preset": preset, "seed": seed})
     log, examples = out / "log", out / "examples"
     configs = {model: load_config(model, preset, seed) for model in MODELS}
+    resolved = {model: configuration.to_json(config) for model, config in configs.items()}
+    settings = {"preset": preset, "seed": seed, "configs": files.digest(resolved)}
+    stations = Stations(out, settings)
     data = configs["interactrank"].data
 
-    stations.run("simulate", lambda: simulate(preset, seed, log))
-    stations.run("prepare", lambda: prepare(data, log, examples))
+    stations.run("simulate", lambda: simulate(preset, seed, log), "log")
+    stations.run("prepare", lambda: prepare(data, log, examples), "examples")
     for model in MODELS:
         stations.run(
             f"train_{model}",
             lambda model=model: train(configs[model], examples, out / model),  # type: ignore[misc]
+            model,
+            resumes=True,
         )
 
     def evaluate_all() -> None:
@@ -101,12 +126,13 @@ def quickstart(preset: str, seed: int, out: Path) -> dict[str, Any]:
 
     stations.run("evaluate", evaluate_all)
     best = out / "interactrank"
-    stations.run("index", lambda: build_index(best, examples, out / "index"))
+    stations.run("index", lambda: build_index(best, examples, out / "index"), "index")
     stations.run(
         "score",
         lambda: score(
             best, out / "index", examples, out / "scores", split="test", k=100, candidates="corpus"
         ),
+        "scores",
     )
 
     results = [files.read_json(out / "baselines" / f"{name}.json") for name in evaluate.BASELINES]
@@ -121,20 +147,30 @@ def quickstart(preset: str, seed: int, out: Path) -> dict[str, Any]:
         "scores": out / "scores" / "scores.parquet",
         "figure": figure,
     }
+    gains = {
+        metric: paired_difference(out / "interactrank", out / "two_tower", metric)
+        for metric in ("roc_auc", "request_auc", "hit_at_3")
+    }
     summary = {
         "preset": preset,
         "seed": seed,
+        "interactrank_minus_two_tower": gains,
         "models": {result["name"]: result["metrics"] for result in results},
         "intervals": {result["name"]: result["intervals"] for result in results},
         "seconds": stations.seconds,
         "artefacts": {name: str(path) for name, path in artefacts.items()},
+        "configs": resolved,
+        "versions": {name: importlib.metadata.version(name) for name in ("jax", "flax", "numpy")},
     }
     files.write_json(out / "summary.json", summary)
     print(
         f"\n{results[0]['requests']:,} test requests, {results[0]['candidates']:,} candidates, "
-        f"{results[0]['corpus']:,} items in the corpus; ± is half a 95% interval over requests\n"
+        f"recall among {results[0]['corpus']:,} items; ± is half a 95% interval over requests\n"
     )
     print(evaluate.table(results, TABLE_METRICS))
+    print("\nInteractRank minus two-tower, paired over requests, 95% intervals:")
+    for metric, (difference, low, high) in gains.items():
+        print(f"  {metric} {difference:+.4f} [{low:+.4f}, {high:+.4f}]")
     print("\nseconds: " + ", ".join(f"{name} {value}" for name, value in stations.seconds.items()))
     for name, path in artefacts.items():
         print(f"{name:>16}: {path}")
@@ -142,10 +178,16 @@ def quickstart(preset: str, seed: int, out: Path) -> dict[str, Any]:
     return summary
 
 
+def paired_difference(run: Path, other: Path, metric: str) -> tuple[float, float, float]:
+    """Returns a metric of one run minus that of another on the test split, and its interval."""
+    first, second = (np.load(path / "eval" / "test.npz") for path in (run, other))
+    return uncertainty.paired_bootstrap(
+        first["request_index"], first["score"], second["score"], first["engaged"], metric
+    )
+
+
 def draw(results: list[dict[str, Any]], runs: dict[str, Path], path: Path) -> None:
     """Saves one figure: test metrics with their intervals, and validation while training."""
-    import json
-
     import matplotlib
 
     matplotlib.use("Agg")

@@ -115,14 +115,13 @@ def restore_best(workdir: PathLike, template: dict[str, Any]) -> tuple[dict[str,
       InputError: there is none yet.
     """
     directory = Path(workdir).absolute() / "best"
-    options = ocp.CheckpointManagerOptions(read_only=True)
-    if directory.is_dir():
-        with ocp.CheckpointManager(directory, options=options) as manager:
-            step = manager.latest_step()
-            if step is not None:
-                arguments = ocp.args.StandardRestore(abstract(template))
-                return manager.restore(step, args=arguments), step
-    raise InputError(f"{directory} holds no model yet. Train first: `interactrank train`.")
+    # A checkpoint being written has another name until it is whole.
+    steps = [int(path.name) for path in directory.glob("*") if path.name.isdigit()]
+    if not steps:
+        raise InputError(f"{directory} holds no model yet. Train first: `interactrank train`.")
+    with ocp.StandardCheckpointer() as checkpointer:
+        path = directory / str(max(steps)) / "default"
+        return checkpointer.restore(path, abstract(template)), max(steps)
 
 
 def abstract(tree: Any) -> Any:

@@ -66,8 +66,8 @@ def _ranked_logits(scorer: Scorer, rows: Rows) -> np.ndarray | None:
 
 def evaluate_scorer(
     scorer: Scorer, rule: LabelRule, examples: Examples, split: str, config: Any
-) -> dict[str, Any]:
-    """Returns every figure of one scorer on one split, with intervals over requests.
+) -> tuple[dict[str, Any], Rows]:
+    """Returns every figure of one scorer on one split, with intervals over requests, and its rows.
 
     Args:
       scorer: what ranks.
@@ -99,7 +99,7 @@ def evaluate_scorer(
             bounds[f"recall_at_{k}"] = uncertainty.mean_interval(
                 recall, replicates=int(config.bootstrap)
             )
-    return {
+    result = {
         "name": scorer.name,
         "split": split,
         "requests": examples.split(split).requests,
@@ -111,6 +111,7 @@ def evaluate_scorer(
         "intervals": {name: list(bound) for name, bound in bounds.items()},
         "heads": head_figures(scorer, rows, rule, int(config.bootstrap)),
     }
+    return result, rows
 
 
 def head_figures(
@@ -177,7 +178,10 @@ def corpus_ranks(
 def evaluate(
     workdir: files.PathLike, examples_path: files.PathLike, split: str = "test"
 ) -> dict[str, Any]:
-    """Evaluates a run's best model and writes RUN/eval/SPLIT.json.
+    """Evaluates a run's best model; writes RUN/eval/SPLIT.json and the scores, RUN/eval/SPLIT.npz.
+
+    The scores (request_index, item, score, engaged; a row per candidate) are what paired
+    comparisons of models need.
 
     Raises:
       InputError: no run, no such split, examples it was not trained on.
@@ -188,9 +192,18 @@ def evaluate(
     model, step = run.restore_model()
     parallel = DataParallel(run.config.train.parallel)
     scorer = ModelScorer(run, examples, split, parallel).use(parallel.replicate(model))
-    result = evaluate_scorer(scorer, run.rule, examples, split, run.config.evaluate)
+    result, rows = evaluate_scorer(scorer, run.rule, examples, split, run.config.evaluate)
     result["step"] = step
-    write_result(Path(workdir) / "eval" / f"{split}.json", result)
+    directory = Path(workdir) / "eval"
+    with files.new_file(directory / f"{split}.npz") as partial, partial.open("wb") as file:
+        np.savez(
+            file,
+            request_index=rows.request,
+            item=rows.item,
+            score=rows.score,
+            engaged=run.rule.engaged(rows.actions),
+        )
+    write_result(directory / f"{split}.json", result)
     return result
 
 
@@ -207,7 +220,8 @@ def evaluate_baseline(
     examples = Examples(examples_path)
     examples.split(split)
     rule = LabelRule.from_config(config.label, examples.metadata.actions)
-    return evaluate_scorer(BASELINES[name](examples, split), rule, examples, split, config.evaluate)
+    scorer = BASELINES[name](examples, split)
+    return evaluate_scorer(scorer, rule, examples, split, config.evaluate)[0]
 
 
 def write_result(path: files.PathLike, result: dict[str, Any]) -> None:

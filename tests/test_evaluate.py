@@ -64,7 +64,7 @@ def test_a_constant_scorer_earns_nothing(examples, rule):
     config = tiny_config("interactrank").evaluate
     figures = evaluate.evaluate_scorer(
         Constant(examples.num_items), rule, examples, "test", config
-    )["metrics"]
+    )[0]["metrics"]
     assert figures["roc_auc"] == 0.5
     assert figures["recall_at_10"] == 0.0
     assert figures["hit_at_1"] < 0.3  # only requests without any negative
@@ -74,7 +74,7 @@ def test_a_scorer_that_knows_the_labels_gets_everything(examples, rule):
     config = tiny_config("interactrank").evaluate
     figures = evaluate.evaluate_scorer(
         Oracle(examples, "test", rule), rule, examples, "test", config
-    )["metrics"]
+    )[0]["metrics"]
     for name in ("roc_auc", "pr_auc", "request_auc", "hit_at_1", "mrr", "recall_at_10"):
         assert figures[name] == 1.0, name
 

@@ -262,7 +262,9 @@ class TestWarmStart:
         config = tiny_config("interactrank")
         config.train.warm_start = str(trained_run)
         config.model.tower.hidden = (24,)
-        with pytest.raises(InputError, match=r"another model: config\.model\.tower\.hidden was \[16\], is \[24\]"):
+        with pytest.raises(
+            InputError, match=r"another model: config\.model\.tower\.hidden was \[16\], is \[24\]"
+        ):
             train(config, examples_path, tmp_path / "warm")
 
     def test_other_heads_are_refused(self, tmp_path, examples_path, trained_run):
