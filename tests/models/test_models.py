@@ -26,6 +26,7 @@ SWITCHES: dict[str, dict[str, Any]] = {  # of InteractRank
     "without action and age": {"sequence": {"action": False, "age_buckets": 0}},
     "weighted pooling only": {"sequence": {"query_attention": False}},
     "attention pooling only": {"sequence": {"weighted_pooling": False}},
+    "one numeric view": {"tower": {"numeric_views": ("gaussian",)}},
     "linear cross": {"cross": {"transform": "linear"}},
 }
 CASES: dict[str, tuple[str, dict[str, Any]]] = {name: (name, {}) for name in MODELS} | {
@@ -450,3 +451,14 @@ def test_a_model_that_only_scores_aligned_inherits_an_outer_score(interactrank):
     np.testing.assert_allclose(
         apply(outputs["corpus"], method="similarity"), outputs["score_all"][..., 0], atol=1e-5
     )
+
+
+@pytest.mark.parametrize("positive", [True, False])
+def test_the_dot_weight_is_signed_only_when_the_switch_says_so(examples, positive):
+    config = tiny_config("two_tower", positive_dot_weight=positive)
+    run = Run("unused", config, examples.metadata)
+    params = jax.tree.map(lambda leaf: np.zeros(leaf.shape), run.model_template["params"])
+    params["dot_weight"] = np.array([-1.5, 2.0])
+    weight = run.model.apply({"params": params}, method="dot_weight")
+    expected = np.log1p(np.exp([-1.5, 2.0])) if positive else [-1.5, 2.0]
+    np.testing.assert_allclose(weight, expected, rtol=1e-6)
