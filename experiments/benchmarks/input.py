@@ -7,6 +7,7 @@ looks like without blocks. Both from a warm file system, in turn, medians of sev
 """
 
 import argparse
+import importlib.metadata
 import json
 import statistics
 import tempfile
@@ -63,6 +64,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     parser.add_argument("--seconds", type=float, default=3.0, help="per run")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--quick", action="store_true", help="one short run")
+    parser.add_argument("--out", type=Path, help="directory to write input.json into")
     parser.add_argument("--json", type=Path, help="write the figures here")
     arguments = parser.parse_args(argv)
     runs, seconds = (1, 0.5) if arguments.quick else (arguments.runs, arguments.seconds)
@@ -82,8 +84,17 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     row = next(train_iterator(examples, size, seed))
     figures["bytes_per_candidate"] = sum(v.nbytes for v in row.values()) / row["mask"].sum()
     print(json.dumps(figures, indent=2))
-    if arguments.json:
-        files.write_json(arguments.json, {**figures, "runs": runs, "batch_size": size})
+    record = {
+        **figures,
+        "runs": runs,
+        "batch_size": size,
+        "seed": seed,
+        "data": examples.metadata.config,
+        "versions": {name: importlib.metadata.version(name) for name in ("grain", "numpy")},
+    }
+    for path in (arguments.json, arguments.out and arguments.out / "input.json"):
+        if path:
+            files.write_json(path, record)
     return figures
 
 
