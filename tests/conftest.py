@@ -1,5 +1,6 @@
 """Set before jax starts: broadcasting must be meant, and compiling must be quick."""
 
+import importlib.metadata
 import os
 import shutil
 import tempfile
@@ -8,9 +9,11 @@ from pathlib import Path
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("JAX_NUMPY_RANK_PROMOTION", "raise")
 # Tests compile far more than they run, and several processes compile the same.
-os.environ.setdefault(
-    "XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
-)
+_FLAGS = ["--xla_backend_optimization_level=0"]
+if tuple(map(int, importlib.metadata.version("jaxlib").split(".")[:2])) < (0, 11):
+    # It halves the time to compile; later versions abort on a flag that they no longer have.
+    _FLAGS.append("--xla_cpu_use_fusion_emitters=false")
+os.environ.setdefault("XLA_FLAGS", " ".join(_FLAGS))
 _CACHE = tempfile.mkdtemp(prefix="interactrank-jax-compiled-")
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", _CACHE)
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
