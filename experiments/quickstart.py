@@ -237,7 +237,7 @@ def main(argv: list[str] | None = None) -> int:
     if preset == "tiny":  # compiling would be most of the time: let it be quick
         os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
     logging.basicConfig(level=logging.INFO, format="  %(message)s")
-    for noisy in ("absl", "jax", "bm25s"):
+    for noisy in ("absl", "jax", "matplotlib"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     try:
         summary = quickstart(preset, arguments.seed, arguments.out)

@@ -3,6 +3,7 @@
 They give the same [R, I] or [R, C] scores as a model and go through the same evaluation.
 """
 
+import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -42,6 +43,7 @@ class BM25:
                 "BM25 needs the package bm25s, which is not installed. Install it with "
                 "`pip install interactrank-jax[data]`."
             ) from error
+        logging.getLogger("bm25s").setLevel(logging.WARNING)  # it sets itself to DEBUG
         if not len(item_texts):
             raise InputError("item_texts is empty. Expected the text of each item of the corpus.")
         self._items = len(item_texts)

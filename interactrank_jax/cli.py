@@ -235,7 +235,7 @@ def main(argv: Sequence[str]) -> int:
         print(command.usage(name))
         return 0
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    for noisy in ("absl", "bm25s", "jax"):
+    for noisy in ("absl", "jax"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     try:
         command.run(_parse(command, name, rest))
