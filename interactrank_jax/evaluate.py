@@ -252,8 +252,9 @@ def head_table(result: dict[str, Any]) -> str:
 def _cell(value: float | None, low: float | None, high: float | None) -> str:
     if value is None or np.isnan(value):
         return ""
-    known = low is not None and high is not None and not np.isnan(low)
-    return f"{value:.4f}" + (f" ±{(high - low) / 2:.4f}" if known else "")  # type: ignore[operator]
+    if low is None or high is None or np.isnan(low):
+        return f"{value:.4f}"
+    return f"{value:.4f} ±{(high - low) / 2:.4f}"
 
 
 def table(results: list[dict[str, Any]], names: Sequence[str] = ()) -> str:
