@@ -109,7 +109,7 @@ def base_config(argument: str) -> ConfigDict:
         train=_config(
             seed=0,
             batch_size=256 if is_search else 64 if argument == "movielens_100k" else 2048,
-            epochs=3.0,
+            epochs=6.0 if is_search else 3.0,  # at 3 the two-tower model still rises
             max_steps=0,  # 0: from epochs
             warm_start="",
             parallel="pmap",

@@ -84,6 +84,7 @@ def load_config(model: str, preset: str, seed: int):
     config.train.seed = seed
     if preset == "tiny":
         config.train.batch_size = 64
+        config.train.epochs = 3.0
         config.train.eval_every = 50
         config.train.log_every = 25
         config.model.tower.hidden = (64,)

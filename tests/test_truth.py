@@ -32,7 +32,7 @@ def gain(root, idiosyncratic: float | None) -> float:
     return float(np.mean(gains))
 
 
-@pytest.mark.slow  # trains eight models on the small preset: about eight minutes on two cores
+@pytest.mark.slow  # trains eight models on the small preset: about twelve minutes on two cores
 def test_without_idiosyncratic_appeal_the_gain_of_interactrank_at_least_halves(tmp_path, capsys):
     with_appeal = gain(tmp_path / "with", None)
     without = gain(tmp_path / "without", 0.0)
