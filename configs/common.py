@@ -50,7 +50,7 @@ def movielens_data(split: str) -> ConfigDict:
         seed=0,
         split=_config(kind=split, fractions=(0.8, 0.1, 0.1)),
         folds=5,
-        history=_config(length=50, actions=rated, delay_s=60, rates=("like",)),
+        history=_config(length=50, actions=rated, delay_s=1, rates=("like",)),
         query_history=_config(length=20, actions=("like",)),
         cross=_config(
             features=(

@@ -62,8 +62,8 @@ class UserTimeline:
 
     def __init__(self, engagements: Engagements, users: int):
         engagements = engagements.take(engagements.user >= 0)
-        # Rows come in order of arrival: a stable sort by user keeps ties as they were.
-        order = np.argsort(engagements.user, kind="stable")
+        # Stable: what arrived in the same second stays in the order that it came in.
+        order = np.lexsort((engagements.time, engagements.user))
         self._item = engagements.item[order]
         self._action = engagements.action[order]
         self._event_time = engagements.event_time[order]
@@ -104,13 +104,13 @@ class UserTimeline:
             age=np.where(valid, age, 0).astype(np.float32),
         )
 
-    def counts(self, user: np.ndarray, until: np.ndarray, actions: int) -> np.ndarray:
-        """Returns how often each user had done each action as of `until`, int64 `[N, actions]`."""
+    def counts(self, user: np.ndarray, until: np.ndarray, actions: Sequence[int]) -> np.ndarray:
+        """Returns how often each user had done each action as of `until`, int64 `[N, A]`."""
         start, end = self._range(user, until)
-        result = np.zeros((len(user), actions), np.int64)
-        for action in range(actions):
+        result = np.zeros((len(user), len(actions)), np.int64)
+        for column, action in enumerate(actions):
             running = np.concatenate([[0], np.cumsum(self._action == action)])
-            result[:, action] = running[end] - running[start]
+            result[:, column] = running[end] - running[start]
         return result
 
 
@@ -118,11 +118,10 @@ class UserHistory:
     """The user's past for any request, timed or out of fold.
 
     Args:
-      engagements: all of them, in order of arrival; where timeless, in an order that no label
-        has a part in.
+      engagements: all of them, impressions too where they are counted. Those of one second (all,
+        where timeless) are in an order that no label has a part in.
       users: number of users.
       actions: indices of the actions that enter histories (counts take all).
-      num_actions: number of actions.
       length: L.
       delay_s: see `known_until`; None where the data is timeless.
       folds: number of folds, timeless only.
@@ -134,12 +133,11 @@ class UserHistory:
         *,
         users: int,
         actions: Sequence[int],
-        num_actions: int,
         length: int,
         delay_s: int | None,
         folds: int = 0,
     ):
-        self._length, self._delay_s, self._num_actions = length, delay_s, num_actions
+        self._length, self._delay_s = length, delay_s
         timeless = delay_s is None
         in_history = np.isin(engagements.action, np.asarray(actions, np.int8))
         self._all: dict[int, UserTimeline] = {}
@@ -168,13 +166,13 @@ class UserHistory:
                 getattr(result, field.name)[rows] = getattr(part, field.name)
         return result
 
-    def counts(self, user: np.ndarray, timestamp: np.ndarray, fold: np.ndarray) -> np.ndarray:
+    def counts(
+        self, user: np.ndarray, timestamp: np.ndarray, fold: np.ndarray, actions: Sequence[int]
+    ) -> np.ndarray:
         """Returns the number of engagements by action, int64 `[N, A]`, as of the same."""
-        result = np.zeros((len(user), self._num_actions), np.int64)
+        result = np.zeros((len(user), len(actions)), np.int64)
         for key, rows in self._by_fold(fold):
-            result[rows] = self._all[key].counts(
-                user[rows], self._until(timestamp[rows]), self._num_actions
-            )
+            result[rows] = self._all[key].counts(user[rows], self._until(timestamp[rows]), actions)
         return result
 
     def _by_fold(self, fold: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
@@ -208,16 +206,6 @@ def mean_over_visible(values: np.ndarray, fold: np.ndarray, folds: int) -> np.nd
     return result
 
 
-def mean_shares(engagements: Engagements, train_end: int, actions: int, folds: int) -> np.ndarray:
-    """Returns the share of each action among the engagements of the training split.
-
-    Those are the ones that arrived up to `train_end`; returns as `mean_over_visible` does.
-    """
-    engagements = engagements.take(engagements.time <= train_end)
-    one_hot = engagements.action[:, None] == np.arange(actions)
-    return mean_over_visible(one_hot, engagements.fold, folds)
-
-
 def rate_names(actions: Sequence[str], rates: Sequence[int]) -> tuple[Feature, ...]:
     """Returns the features that `rate_features` makes, in its order."""
     return tuple(
@@ -227,25 +215,28 @@ def rate_names(actions: Sequence[str], rates: Sequence[int]) -> tuple[Feature, .
     )
 
 
-def rate_features(counts: np.ndarray, actions: Sequence[int], mean_share: np.ndarray) -> np.ndarray:
+def rate_features(
+    counts: np.ndarray, shown: np.ndarray, actions: Sequence[int], mean_rate: np.ndarray
+) -> np.ndarray:
     """Returns what a user did so far as numbers: per action its count c and its rate.
 
-    The rate is (c - m n) / (n + 5): how much more than others a user does it, shrunk.
+    The rate is (c - m n) / (n + 5): how much more than others a user does it of the n items that
+    the user was shown, shrunk. Cross features of kind `rate` say the same of an item.
 
     Args:
-      counts: `[N, A]` engagements by action, n being their sum.
+      counts: `[N, A]` engagements by action.
+      shown: `[N]` n.
       actions: indices of the actions to describe.
-      mean_share: `[N, A]` m, the share of each action among all engagements in training.
+      mean_rate: `[N, A]` m, the share of shown items with each action in training.
 
     Returns:
       float32 `[N, 2 * len(actions)]`: count and rate of the first action, and so on; zeros for a
       user never seen.
     """
-    total = counts.sum(axis=1)
     columns = []
     for action in actions:
-        expected = mean_share[:, action] * total
-        columns += [counts[:, action], (counts[:, action] - expected) / (total + RATE_PRIOR)]
+        expected = mean_rate[:, action] * shown
+        columns += [counts[:, action], (counts[:, action] - expected) / (shown + RATE_PRIOR)]
     return (
         np.stack(columns, axis=1).astype(np.float32)
         if columns

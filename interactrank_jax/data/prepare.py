@@ -90,6 +90,14 @@ def prepare(
             engagements = dense.engagements_from_events(log, requests, item_ids)
         else:
             engagements = dense.engagements_from_impressions(impressions, requests, fold, countable)
+        counted = engagements
+        if plan.counts_impressions:
+            shown = dense.impressions_as_engagements(impressions, requests, fold, countable)
+            counted = dense.concatenate(engagements, shown)
+        shown_in_train = train[impressions.shown[train]]
+        mean_rates = history.mean_over_visible(
+            impressions.actions[shown_in_train], fold[shown_in_train], plan.folds
+        )
         slates = {
             name: splits.make_slates(impressions, np.flatnonzero(split == index), plan.slate)
             for index, name in enumerate(splits.SPLITS)
@@ -121,10 +129,9 @@ def prepare(
 
         progress("histories")
         user_history = history.UserHistory(
-            engagements,
+            counted,
             users=len(requests.users),
             actions=plan.history_actions,
-            num_actions=len(actions),
             length=config.history.length,
             delay_s=plan.delay_s,
             folds=plan.folds,
@@ -135,15 +142,8 @@ def prepare(
             length=config.query_history.length,
             lag_days=plan.lag_days,
         )
-        train_end = requests.timestamp[slates["train"].distinct[-1]]
-        shares = history.mean_shares(engagements, train_end, len(actions), plan.folds)
 
         progress("cross features")
-        counted = engagements
-        if plan.counts_impressions:
-            shown = dense.impressions_as_engagements(impressions, requests, fold, countable)
-            counted = dense.concatenate(engagements, shown)
-        shown_in_train = train[impressions.shown[train]]
         cross = iqp.CrossFeatures(
             plan.cross,
             counted,
@@ -151,9 +151,7 @@ def prepare(
             actions=actions,
             lag_days=plan.lag_days,
             prior=config.cross.prior,
-            mean_rates=history.mean_over_visible(
-                impressions.actions[shown_in_train], fold[shown_in_train], plan.folds
-            ),
+            mean_rates=mean_rates,
             backend=ibis.duckdb.connect(temp_directory=scratch, memory_limit=MEMORY_LIMIT),
         )
 
@@ -171,9 +169,14 @@ def prepare(
             progress(f"write {name}")
             first = part.rows[part.start]  # of each example; all its rows share user and fold
             user_counts = user_history.counts(
-                requests.user[part.request], requests.timestamp[part.request], fold[first]
+                requests.user[part.request],
+                requests.timestamp[part.request],
+                fold[first],
+                (*range(len(actions)), dense.IMPRESSION),
             )
-            rates = history.rate_features(user_counts, plan.rates, shares[fold[first]])
+            rates = history.rate_features(
+                user_counts[:, :-1], user_counts[:, -1], plan.rates, mean_rates[fold[first]]
+            )
             numeric = np.concatenate([encoded["request"].numeric[part.request], rates], axis=1)
 
             def past(examples: np.ndarray, part=part, first=first) -> history.History:

@@ -47,8 +47,10 @@ class Plan:
 
     @property
     def counts_impressions(self) -> bool:
-        """Whether a cross feature counts impressions."""
-        return any(IMPLICIT_ACTION in (spec.action, spec.total_action) for spec in self.cross)
+        """Whether a cross feature or a rate counts impressions."""
+        return bool(self.rates) or any(
+            IMPLICIT_ACTION in (spec.action, spec.total_action) for spec in self.cross
+        )
 
 
 def make_plan(config: Any, log: Log) -> Plan:

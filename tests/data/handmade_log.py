@@ -34,7 +34,7 @@ def data_config(**overrides: Any) -> ml_collections.ConfigDict:
             "seed": 0,
             "split": {"kind": "time", "fractions": (0.7, 0.15, 0.15)},
             "folds": 5,
-            "history": {"length": 6, "actions": ACTIONS, "delay_s": 60, "rates": ()},
+            "history": {"length": 6, "actions": ACTIONS, "delay_s": 60, "rates": ("save",)},
             "query_history": {"length": 4, "actions": ACTIONS},
             "cross": {
                 "features": ("share:click:7", "share:save:30:country"),

@@ -12,24 +12,7 @@ from interactrank_jax.data.schema import FeatureSpec
 from interactrank_jax.data.vocabulary import Vocabulary
 from interactrank_jax.errors import InputError
 from tests.data import handmade_log
-from tests.data.handmade_log import data_config, make_tables, replace, write_log
-
-
-@pytest.fixture(scope="module")
-def tables():
-    return make_tables()
-
-
-@pytest.fixture(scope="module")
-def log(tables, tmp_path_factory):
-    return write_log(tmp_path_factory.mktemp("log") / "log", tables)
-
-
-@pytest.fixture(scope="module")
-def examples(log, tmp_path_factory):
-    out = tmp_path_factory.mktemp("examples") / "examples"
-    prepare(data_config(**{"history.rates": ("save",)}), log, out)
-    return Examples(out)
+from tests.data.handmade_log import data_config, replace, write_log
 
 
 def _later(tables: dict[str, pa.Table]) -> dict[str, pa.Table]:
@@ -52,7 +35,7 @@ def _later(tables: dict[str, pa.Table]) -> dict[str, pa.Table]:
 
 def test_extending_keeps_rows_and_statistics_and_appends(examples, tables, tmp_path):
     log = write_log(tmp_path / "log", _later(tables))
-    config = data_config(**{"history.rates": ("save",)})
+    config = data_config()
     prepare(config, log, tmp_path / "out", extend=examples.path)
     extended = Examples(tmp_path / "out")
 
@@ -117,21 +100,21 @@ def _refused(config, log, examples, tmp_path, monkeypatch) -> str:
 def test_extending_with_another_meaning_is_refused_at_once(
     field, value, was, now, log, examples, tmp_path, monkeypatch
 ):
-    config = data_config(**{"history.rates": ("save",), field: value})
+    config = data_config(**{field: value})
     message = _refused(config, log, examples, tmp_path, monkeypatch)
     assert f"config.data.{field} was {was}, is {now}. " in message
     assert "set it back, or prepare without --extend" in message
 
 
 def test_every_field_that_differs_is_named(log, examples, tmp_path, monkeypatch):
-    config = data_config(**{"history.rates": ("save",), "text.ngram": 4, "cross.prior": 6.0})
+    config = data_config(**{"text.ngram": 4, "cross.prior": 6.0})
     message = _refused(config, log, examples, tmp_path, monkeypatch)
     assert "config.data.cross.prior was 5.0, is 6.0; config.data.text.ngram was 3, is 4" in message
 
 
 def test_extending_with_other_splits_slates_and_seed_is_taken(log, examples, tmp_path):
     config = data_config(**{
-        "history.rates": ("save",), "slate": 9, "block_size": 16, "seed": 1, "folds": 4,
+        "slate": 9, "block_size": 16, "seed": 1, "folds": 4,
         "split.fractions": (0.6, 0.2, 0.2), "vocabulary.min_count": 3,
     })  # fmt: skip
     metadata = prepare(config, log, tmp_path / "out", extend=examples.path)
@@ -141,7 +124,7 @@ def test_extending_with_other_splits_slates_and_seed_is_taken(log, examples, tmp
 
 def test_extending_other_actions_is_refused_at_once(tables, examples, tmp_path, monkeypatch):
     log = write_log(tmp_path / "log", tables, actions=("save", "click"))
-    config = data_config(**{"history.rates": ("save",)})
+    config = data_config()
     message = _refused(config, log, examples, tmp_path, monkeypatch)
     assert "actions were ['click', 'save'], those of the log are ['save', 'click']" in message
 
@@ -153,7 +136,7 @@ def test_extending_other_features_is_refused_at_once(tables, examples, tmp_path,
     )
     monkeypatch.setattr(handmade_log, "FEATURES", as_number)
     log = write_log(tmp_path / "log", tables)
-    config = data_config(**{"history.rates": ("save",)})
+    config = data_config()
     message = _refused(config, log, examples, tmp_path, monkeypatch)
     before, after = message.split("those of the log are")
     assert "hour (request, numeric)" in before
@@ -164,7 +147,7 @@ def test_extending_wider_embeddings_is_refused(tables, examples, tmp_path):
     taste = [[*row, 0.0] for row in tables["requests"]["taste"].to_pylist()]
     requests = replace(tables["requests"], "taste", taste)
     log = write_log(tmp_path / "log", tables | {"requests": requests})
-    config = data_config(**{"history.rates": ("save",)})
+    config = data_config()
     with pytest.raises(InputError, match="'taste' had width 3, it has width 4 in the log"):
         prepare(config, log, tmp_path / "out", extend=examples.path)
     assert not (tmp_path / "out").exists()
@@ -185,7 +168,7 @@ def test_extending_strings_by_integers_is_refused(table, column, tables, example
             rows = replace(rows, column, [code[value] for value in rows[column].to_pylist()])
         changed[name] = rows
     log = write_log(tmp_path / "log", changed)
-    config = data_config(**{"history.rates": ("save",)})
+    config = data_config()
     message = f"'{column}' of {table} was large_string, it is int64 in the log"
     with pytest.raises(InputError, match=message):
         prepare(config, log, tmp_path / "out", extend=examples.path)
@@ -197,7 +180,7 @@ def test_a_column_may_come_as_a_dictionary_where_it_did_not(tables, examples, tm
     encoded = later["items"]["brand"].combine_chunks().dictionary_encode()
     items = replace(later["items"], "brand", encoded)
     log = write_log(tmp_path / "log", later | {"items": items})
-    config = data_config(**{"history.rates": ("save",)})
+    config = data_config()
     prepare(config, log, tmp_path / "out", extend=examples.path)
     found = Examples(tmp_path / "out").items["brand"]
     assert np.array_equal(found[: examples.num_items], examples.items["brand"])

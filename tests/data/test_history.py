@@ -25,7 +25,7 @@ def make_engagements(count: int = 400, seed: int = 0, folds: int = 5) -> Engagem
 
 
 def _user_history(engagements: Engagements, **kwargs) -> history.UserHistory:
-    defaults = {"users": 6, "actions": (0, 2), "num_actions": 3, "length": 5, "delay_s": 60}
+    defaults = {"users": 6, "actions": (0, 2), "length": 5, "delay_s": 60}
     return history.UserHistory(engagements, **(defaults | kwargs))
 
 
@@ -38,7 +38,7 @@ def test_histories_equal_a_loop_over_everything():
     rng = np.random.default_rng(1)
     user, timestamp = rng.integers(0, 6, 150), rng.integers(-5, 21, 150) * DAY + 62
     result = _user_history(engagements).last(user, timestamp, _no_fold(150))
-    counts = _user_history(engagements).counts(user, timestamp, _no_fold(150))
+    counts = _user_history(engagements).counts(user, timestamp, _no_fold(150), (0, 1, 2))
     for row in range(150):
         past = np.flatnonzero(
             (engagements.user == user[row]) & (engagements.time <= timestamp[row] - 60)
@@ -65,7 +65,8 @@ def test_a_user_without_a_past_has_an_empty_history():
     result = _user_history(nothing).last(np.arange(6), np.full(6, 10**6), _no_fold(6))
     assert not result.item.any()
     assert not result.age.any()
-    assert not _user_history(nothing).counts(np.arange(6), np.full(6, 10**6), _no_fold(6)).any()
+    args = np.arange(6), np.full(6, 10**6), _no_fold(6), (0, 1, 2)
+    assert not _user_history(nothing).counts(*args).any()
 
 
 def test_a_delay_below_one_second_is_refused():
@@ -78,7 +79,7 @@ def test_timeless_histories_hold_the_training_rows_of_other_folds():
     built = _user_history(engagements, delay_s=None, folds=5, length=400)
     user, fold = np.repeat(np.arange(6), 6), np.tile(np.arange(-1, 5), 6)
     zeros = np.zeros(36, np.int64)
-    result, counts = built.last(user, zeros, fold), built.counts(user, zeros, fold)
+    result, counts = built.last(user, zeros, fold), built.counts(user, zeros, fold, (0, 1, 2))
     for row in range(36):
         visible = (engagements.user == user[row]) & (engagements.fold != fold[row])
         assert counts[row].sum() == visible.sum()
@@ -89,28 +90,21 @@ def test_timeless_histories_hold_the_training_rows_of_other_folds():
 
 def test_rates_are_shrunk_and_zero_for_a_new_user():
     counts = np.array([[3, 1], [0, 0]])
-    share = np.array([[0.5, 0.5]] * 2)
-    features = history.rate_features(counts, (0, 1), share)
-    np.testing.assert_allclose(features[0], [3, (3 - 2) / 9, 1, (1 - 2) / 9], rtol=1e-6)
+    mean = np.array([[0.5, 0.125]] * 2)
+    features = history.rate_features(counts, np.array([8, 0]), (0, 1), mean)
+    np.testing.assert_allclose(features[0], [3, (3 - 4) / 13, 1, (1 - 1) / 13], rtol=1e-6)
     assert not features[1].any()
     names = [feature.name for feature in history.rate_names(("a", "b"), (0, 1))]
     assert names == ["user_count_a", "user_rate_a", "user_count_b", "user_rate_b"]
 
 
-def test_mean_shares_of_a_fold_leave_the_fold_out():
+def test_counts_do_not_need_the_order_of_arrival():
     engagements = make_engagements()
-    shares = history.mean_shares(engagements, 10**9, 3, 5)
-    assert shares.shape == (6, 3)
-    others = engagements.action[engagements.fold != 2]
-    np.testing.assert_allclose(shares[2], np.bincount(others, minlength=3) / len(others))
-    np.testing.assert_allclose(shares[history.NO_FOLD], np.bincount(engagements.action) / 400)
-
-
-def test_mean_shares_with_time_end_with_training():
-    engagements = make_engagements()
-    shares = history.mean_shares(engagements, 10 * DAY, 3, 0)
-    early = engagements.action[engagements.time <= 10 * DAY]
-    np.testing.assert_allclose(shares[-1], np.bincount(early, minlength=3) / len(early))
+    shuffled = engagements.take(np.random.default_rng(1).permutation(len(engagements)))
+    user, time = np.arange(6), np.full(6, 12 * DAY)
+    before = _user_history(engagements).counts(user, time, _no_fold(6), (0, 1, 2))
+    after = _user_history(shuffled).counts(user, time, _no_fold(6), (0, 1, 2))
+    np.testing.assert_array_equal(before, after)
 
 
 def _top(engagements: Engagements, visible: np.ndarray, length: int) -> list[int]:

@@ -15,21 +15,10 @@ from interactrank_jax.errors import InputError
 from tests.data.handmade_log import (
     ACTIONS,
     data_config,
-    make_tables,
     random_config,
     replace,
     write_log,
 )
-
-
-@pytest.fixture(scope="module")
-def tables():
-    return make_tables()
-
-
-@pytest.fixture(scope="module")
-def log(tables, tmp_path_factory):
-    return write_log(tmp_path_factory.mktemp("log") / "log", tables)
 
 
 @pytest.mark.parametrize(
@@ -104,7 +93,7 @@ def test_a_directory_that_holds_something_is_refused(log, tmp_path):
 
 
 PHASES = [
-    (history, "mean_shares"),
+    (history, "mean_over_visible"),
     (iqp.CrossFeatures, "counts"),
     (iqp.CrossFeatures, "sparse"),
     (assemble.Assembly, "block"),

@@ -1,0 +1,137 @@
+"""The models that the properties are checked on, and a harness that asks one for everything."""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from interactrank_jax.data.examples import PADDING, Examples
+from interactrank_jax.data.pipeline import evaluation_batches
+from interactrank_jax.models import embeddings
+from interactrank_jax.models.registry import MODELS
+from interactrank_jax.runs import Run
+from tests.synthetic import SLATE, tiny_config
+
+INTERACTRANK = "interactrank"
+SWITCHES: dict[str, dict[str, Any]] = {  # of InteractRank
+    "without masknet": {"tower": {"masknet": {"blocks": 0}}},
+    "without sequences": {"sequence": {"history": "none", "query_history": "none"}},
+    "mean of sequences": {"sequence": {"history": "mean", "query_history": "mean"}},
+    "without action and age": {"sequence": {"action": False, "age_buckets": 0}},
+    "weighted pooling only": {"sequence": {"query_attention": False}},
+    "attention pooling only": {"sequence": {"weighted_pooling": False}},
+    "one numeric view": {"tower": {"numeric_views": ("gaussian",)}},
+    "linear cross": {"cross": {"transform": "linear"}},
+}
+CASES: dict[str, tuple[str, dict[str, Any]]] = {name: (name, {}) for name in MODELS} | {
+    name: (INTERACTRANK, fields) for name, fields in SWITCHES.items()
+}
+UTILITY = (1.0, 0.25)
+REQUESTS, HEADS = 6, 2
+CORPUS = np.arange(1, 12, dtype=np.int32)
+REQUEST_COLUMNS = (
+    "user",
+    "query",
+    "request/country",
+    "request/query_text",
+    "request/mood",
+    "request_numeric",
+    "history_item",
+    "history_action",
+    "history_age",
+    "query_history_item",
+)
+
+
+class Case:
+    """A model with random parameters and tables, and everything it says about a batch."""
+
+    def __init__(self, name: str, examples: Examples):
+        model, fields = CASES[name]
+        self.name = name
+        self.config = tiny_config(model, **fields)
+        masknet = self.config.model.tower.masknet
+        masknet.blocks = min(masknet.blocks, 1)  # less to compile
+        run = Run("unused", self.config, examples.metadata)
+        self.model, self.inputs = run.model, run.inputs
+        rng = np.random.default_rng(0)
+        template = run.model_template
+
+        def draw(path, leaf):
+            value = rng.normal(size=leaf.shape)
+            if leaf.ndim > 1:
+                return (value / np.sqrt(leaf.shape[0])).astype(np.float32)
+            return (0.2 * value + (path[-1].key == "scale")).astype(np.float32)
+
+        self.params = jax.tree_util.tree_map_with_path(draw, template["params"])
+        self.tables = {
+            table: rng.normal(size=leaf.shape).astype(np.float32)
+            for table, leaf in template["tables"].items()
+        }
+        for table in self.tables.values():
+            table[PADDING] = 0.0
+        self.store = embeddings.item_store(examples.items)
+        self.batch = next(evaluation_batches(examples, "test", REQUESTS))
+        self._outputs = jax.jit(self._everything)
+
+    def __call__(self, batch=None, *, params=None, tables=None, corpus=CORPUS):
+        """Returns numpy outputs; the same shapes, so that it compiles once."""
+        batch = self.batch if batch is None else batch
+        outputs = self._outputs(
+            self.params if params is None else params,
+            self.tables if tables is None else tables,
+            self.store,
+            batch,
+            corpus,
+        )
+        return jax.tree.map(np.asarray, outputs)
+
+    def _everything(self, params, tables, store, batch, corpus):
+        apply = functools.partial(self.model.apply, {"params": params})
+        request = embeddings.embed_requests(tables, batch, store, self.inputs)
+        slate = embeddings.embed_items(tables, batch["item"], store, self.inputs)
+        query = apply(request, method="encode_query")
+        items = apply(slate, method="encode_item")
+        corpus_items = apply(
+            embeddings.embed_items(tables, corpus, store, self.inputs), method="encode_item"
+        )
+        requests, cross = len(batch["item"]), batch["cross"]
+        broadcast = jax.tree.map(
+            lambda leaf: jnp.broadcast_to(leaf[None], (requests, *leaf.shape)), corpus_items
+        )
+        no_cross = jnp.zeros((requests, len(corpus), cross.shape[-1]))
+        return {
+            "query": query,
+            "items": items,
+            "corpus": corpus_items,
+            "call": apply(request, slate, cross),
+            "score": apply(query, items, cross, method="score"),
+            "score_without_cross": apply(query, items, jnp.zeros_like(cross), method="score"),
+            "aligned": apply(query, broadcast, no_cross, method="score"),
+            "score_all": apply(query, corpus_items, method="score_all"),
+            "rank_all": apply(query, corpus_items, UTILITY, method="rank_all"),
+            "similarity": apply(query, corpus_items, method="similarity"),
+        }
+
+    @functools.cached_property
+    def gradient(self):
+        """Gradient of a random functional of logits and similarities: by parameter, by row."""
+        rng = np.random.default_rng(1)
+        logit_weight = rng.normal(size=(REQUESTS, SLATE, HEADS)).astype(np.float32)
+        similarity_weight = rng.normal(size=(REQUESTS, REQUESTS)).astype(np.float32)
+
+        def functional(params, tables, batch, store):
+            apply = functools.partial(self.model.apply, {"params": params})
+            request = embeddings.embed_requests(tables, batch, store, self.inputs)
+            slate = embeddings.embed_items(tables, batch["item"], store, self.inputs)
+            query = apply(request, method="encode_query")
+            items = apply(slate, method="encode_item")
+            logits: Any = apply(query, items, batch["cross"], method="score")
+            first = jax.tree.map(lambda leaf: leaf[:, 0], items)
+            similarity: Any = apply(query, first, method="similarity")
+            return (logits * logit_weight).sum() + (similarity * similarity_weight).sum()
+
+        compiled = jax.jit(jax.grad(functional, argnums=(0, 1)))
+        return lambda batch: compiled(self.params, self.tables, batch, self.store)
