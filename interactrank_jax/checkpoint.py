@@ -3,11 +3,17 @@
     RUN/checkpoints/STEP    train state, Grain iterator, progress   (the two newest are kept)
     RUN/best/STEP           parameters and tables of the best validation so far
 
-Orbax writes beside and renames, so a checkpoint is whole or absent.
+Orbax writes beside and renames, so a checkpoint is whole or absent. Once it is there, the SHA-256
+of each of its files is written into it, STEP/checksums.json, and held against them before they are
+read. A checkpoint without that file is taken: its process was killed between the two, and it was
+whole by then.
 """
 
+import contextlib
 import dataclasses
 import hashlib
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +22,13 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
+from interactrank_jax import files
 from interactrank_jax.errors import InputError
 from interactrank_jax.files import PathLike
 from interactrank_jax.state import TrainState
+
+CHECKSUMS = "checksums.json"
+_WRITING = "the last whole checkpoint is sound, and the same command goes on from there"
 
 
 @dataclasses.dataclass
@@ -30,12 +40,14 @@ class Progress:
       best_step: its step.
       evaluations_since_best: for early stopping.
       stopped: early stopping has ended the run.
+      processes: that read the data, each its own part.
     """
 
     best_metric: float | None = None
     best_step: int = 0
     evaluations_since_best: int = 0
     stopped: bool = False
+    processes: int = dataclasses.field(default_factory=jax.process_count)
 
 
 class Checkpoints:
@@ -43,6 +55,12 @@ class Checkpoints:
 
     def __init__(self, workdir: PathLike):
         root = Path(workdir).absolute()
+        self._root = root
+        self._seals: list[_Seal] = []
+        with files.writing(root, _WRITING):
+            self._open(root)
+
+    def _open(self, root: Path) -> None:
         self._runs = ocp.CheckpointManager(
             root / "checkpoints", options=ocp.CheckpointManagerOptions(max_to_keep=2)
         )
@@ -57,45 +75,76 @@ class Checkpoints:
         self.close()
 
     def close(self) -> None:
-        """Waits for pending writes."""
-        self._runs.close()
-        self._best.close()
+        """Waits for pending writes.
+
+        Raises:
+          InputError: one failed for want of space or permission.
+        """
+        try:
+            with files.writing(self._root, _WRITING), contextlib.ExitStack() as stack:
+                stack.callback(self._best.close)
+                stack.callback(self._runs.close)
+        finally:
+            for seal in self._seals:
+                seal.finish()
 
     def latest_step(self) -> int | None:
         """Returns the newest whole checkpoint's step, or None."""
         return self._runs.latest_step()
 
     def save(self, state: TrainState, data: grain.DatasetIterator, progress: Progress) -> None:
-        """Saves everything a resumed run needs, at `state.step`."""
+        """Saves everything a resumed run needs, at `state.step`; the disk is written to meanwhile.
+
+        Raises:
+          InputError: this or an earlier one cannot be written for want of space or permission.
+        """
         step = int(state.step)
         if step == self.latest_step():
             return
-        self._runs.save(
-            step,
-            args=ocp.args.Composite(
-                state=ocp.args.StandardSave(state),
-                data=grain.checkpoint.CheckpointSave(data),
-                progress=ocp.args.JsonSave(dataclasses.asdict(progress)),
-            ),
-        )
+        with files.writing(self._root, _WRITING):
+            self._runs.save(
+                step,
+                args=ocp.args.Composite(
+                    state=ocp.args.StandardSave(state),
+                    data=grain.checkpoint.CheckpointSave(data),
+                    progress=ocp.args.JsonSave(dataclasses.asdict(progress)),
+                ),
+            )
+        self._seals = [seal for seal in self._seals if seal.pending]
+        if jax.process_index() == 0:
+            self._seals.append(_Seal(self._root / "checkpoints" / str(step)))
 
     def restore(
         self, template: TrainState, data: grain.DatasetIterator
     ) -> tuple[TrainState, Progress]:
-        """Restores the newest checkpoint; sets the iterator's position."""
+        """Restores the newest checkpoint; sets the iterator's position.
+
+        Raises:
+          InputError: it was saved by another number of processes, whose places in the data mean
+            nothing to these; or it is damaged. An older one is not taken in its stead without being
+            asked: a disk that loses bits is something to know of.
+        """
         step = self.latest_step()
-        progress = Progress(
-            **self._runs.restore(step, args=ocp.args.Composite(progress=ocp.args.JsonRestore()))[
-                "progress"
-            ]
-        )
-        restored = self._runs.restore(
-            step,
-            args=ocp.args.Composite(
-                state=ocp.args.StandardRestore(abstract(template)),
-                data=grain.checkpoint.CheckpointRestore(data),
-            ),
-        )
+        with _reading(self._root / "checkpoints" / str(step)):
+            progress = Progress(
+                **self._runs.restore(
+                    step, args=ocp.args.Composite(progress=ocp.args.JsonRestore())
+                )["progress"]
+            )
+            if progress.processes != jax.process_count():
+                raise InputError(
+                    f"{self._root} was trained by {progress.processes} processes, here are "
+                    f"{jax.process_count()}: each process goes on where it was in its own part of "
+                    f"the data. Resume with as many (the number of devices may differ), or start "
+                    f"another run with --config.train.warm_start={self._root}."
+                )
+            restored = self._runs.restore(
+                step,
+                args=ocp.args.Composite(
+                    state=ocp.args.StandardRestore(abstract(template)),
+                    data=grain.checkpoint.CheckpointRestore(data),
+                ),
+            )
         return restored["state"], progress
 
     def save_best(self, state: TrainState) -> None:
@@ -103,32 +152,108 @@ class Checkpoints:
         step = int(state.step)
         if step != self._best.latest_step():
             model = {"params": state.params, "tables": state.tables}
-            self._best.save(step, args=ocp.args.StandardSave(model), force=True)
-            # Before the checkpoint that speaks of it: a kill in between must not lose the model.
-            self._best.wait_until_finished()
+            with files.writing(self._root, _WRITING):
+                self._best.save(step, args=ocp.args.StandardSave(model), force=True)
+                # Before the checkpoint that speaks of it: a kill in between must not lose it.
+                self._best.wait_until_finished()
+                if jax.process_index() == 0:
+                    seal(self._root / "best" / str(step))
 
 
 def restore_best(workdir: PathLike, template: dict[str, Any]) -> tuple[dict[str, Any], int]:
     """Returns a run's best model, {'params', 'tables'}, and its step; writes nothing.
 
     Raises:
-      InputError: there is none yet.
+      InputError: there is none yet, or it is damaged.
     """
     directory = Path(workdir).absolute() / "best"
     # A checkpoint being written has another name until it is whole.
     steps = [int(path.name) for path in directory.glob("*") if path.name.isdigit()]
     if not steps:
         raise InputError(f"{directory} holds no model yet. Train first: `interactrank train`.")
-    with ocp.StandardCheckpointer() as checkpointer:
-        path = directory / str(max(steps)) / "default"
-        return checkpointer.restore(path, abstract(template)), max(steps)
+    path = directory / str(max(steps))
+    with _reading(path), ocp.StandardCheckpointer() as checkpointer:
+        return checkpointer.restore(path / "default", abstract(template)), max(steps)
+
+
+def seal(path: Path) -> None:
+    """Writes the checksums of a finished checkpoint into it."""
+    files.write_sealed(path / CHECKSUMS, {"files": files.file_digests(path)})
+
+
+def verify(path: Path) -> None:
+    """Holds a checkpoint against its checksums, if they were written.
+
+    Raises:
+      InputError: a file is absent or damaged; the message names it, and what can be done.
+    """
+    if not (path / CHECKSUMS).exists():
+        return
+    others = [other.name for other in path.parent.glob("*") if other.name.isdigit()]
+    older = max((int(name) for name in others if int(name) < int(path.name)), default=None)
+    if older is None:
+        remedy = "there is no older one: train again in a new --workdir"
+    else:
+        remedy = f"remove {path} to go on from step {older}"
+    try:
+        expected = files.read_sealed(path / CHECKSUMS)["files"]
+    except InputError as error:
+        raise InputError(f"{path / CHECKSUMS} is damaged: {remedy}.") from error
+    found = files.file_digests(path)
+    for name, checksum in expected.items():
+        if found.get(name) != checksum:
+            raise InputError(f"{path / name} is absent or damaged: {remedy}.")
+
+
+@contextlib.contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Verifies a checkpoint; names it where the block cannot read it all the same."""
+    verify(path)
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        raise InputError(f"{path} cannot be read ({error}): it is damaged.") from error
+
+
+class _Seal:
+    """Seals a checkpoint from a thread of its own, as soon as Orbax has renamed it."""
+
+    def __init__(self, path: Path):
+        self._path = path
+        self._closing = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    @property
+    def pending(self) -> bool:
+        """Whether it is not sealed yet."""
+        return self._thread.is_alive()
+
+    def finish(self) -> None:
+        """Seals at once; to be called when nothing is being written any more."""
+        self._closing.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while not self._path.is_dir() and not self._closing.wait(0.05):
+            pass
+        # One that was removed meanwhile, or that a full disk has no room for, goes unsealed.
+        with contextlib.suppress(OSError, InputError):
+            if self._path.is_dir():
+                seal(self._path)
 
 
 def abstract(tree: Any) -> Any:
-    """Returns shapes and types, placed on this process's first device: restores anywhere."""
-    sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    """Returns shapes and types, each where the leaf lies, or else on this process's first device.
+
+    So what was saved by any number of devices is restored to those of `tree`.
+    """
+    alone = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     return jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(np.shape(leaf), leaf.dtype, sharding=sharding), tree
+        lambda leaf: jax.ShapeDtypeStruct(
+            np.shape(leaf), leaf.dtype, sharding=getattr(leaf, "sharding", None) or alone
+        ),
+        tree,
     )
 
 

@@ -13,7 +13,7 @@ from typing import Any
 from absl import flags
 from ml_collections import config_flags
 
-from interactrank_jax import configuration
+from interactrank_jax import configuration, files
 from interactrank_jax.errors import InputError, did_you_mean
 
 REQUIRED = object()
@@ -85,9 +85,12 @@ def _leaks(args: Any) -> None:
 
 
 def _train(args: Any) -> None:
-    from interactrank_jax.train import train
+    from interactrank_jax import distributed
 
-    _report(f"run in {args.workdir}", train(args.config, args.examples, args.workdir))
+    with distributed.joined(args.coordinator, args.processes, args.process):
+        from interactrank_jax.train import train
+
+        _report(f"run in {args.workdir}", train(args.config, args.examples, args.workdir))
 
 
 def _evaluate(args: Any) -> None:
@@ -102,8 +105,9 @@ def _evaluate(args: Any) -> None:
     else:
         raise InputError("give --workdir=RUN, or --baseline=bm25 with --config.")
     print(evaluate.table([result]))
-    if result["heads"]:
-        print(f"\n{evaluate.head_table(result)}")
+    for part in ("heads", "stages"):
+        if result[part]:
+            print(f"\n{evaluate.part_table(result, part)}")
     print(
         f"\n{result['requests']:,} requests, {result['candidates']:,} candidates; recall over "
         f"{result['corpus_requests']:,} requests with an engaged item, among all "
@@ -181,7 +185,13 @@ COMMANDS: dict[str, Command] = {
         _train,
         "trains a model, or resumes the run in the workdir.",
         f"interactrank train {_CONFIG} --examples=runs/examples --workdir=runs/interactrank",
-        {"examples": _EXAMPLES, "workdir": _WORKDIR},
+        {
+            "examples": _EXAMPLES,
+            "workdir": _WORKDIR,
+            "coordinator": ("", "HOST:PORT of process 0, or 'auto'; for several processes"),
+            "processes": (1, "number of processes"),
+            "process": (0, "number of this process"),
+        },
         config=True,
     ),
     "evaluate": Command(
@@ -235,8 +245,9 @@ def main(argv: Sequence[str]) -> int:
         print(command.usage(name))
         return 0
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    for noisy in ("absl", "jax"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
+    logging.getLogger("jax").setLevel(logging.WARNING)
+    for doubling in ("absl", "asyncio"):  # with tracebacks of errors that are raised here anyway
+        logging.getLogger(doubling).setLevel(logging.CRITICAL)
     try:
         command.run(_parse(command, name, rest))
     except InputError as error:
@@ -245,6 +256,11 @@ def main(argv: Sequence[str]) -> int:
         return _fail(str(error), status=3)
     except KeyboardInterrupt as error:
         return _fail(str(error) or "interrupted; nothing half-written was left.", status=130)
+    except Exception as error:
+        problem = files.write_problem(error)
+        if problem is None:
+            raise
+        return _fail(f"could not write everything: {problem}.")
     return 0
 
 

@@ -7,8 +7,13 @@ from typing import Any
 import numpy as np
 
 from interactrank_jax import calibration, files, metrics, uncertainty
-from interactrank_jax.data.examples import PADDING, Examples
-from interactrank_jax.data.pipeline import evaluation_batches, request_batches
+from interactrank_jax.data.examples import PADDING, STAGES, Examples
+from interactrank_jax.data.pipeline import (
+    EVALUATION_COLUMNS,
+    evaluation_batches,
+    request_batches,
+    train_columns,
+)
 from interactrank_jax.errors import InputError, did_you_mean
 from interactrank_jax.labels import ENGAGED, LabelRule
 from interactrank_jax.parallel import DataParallel
@@ -16,19 +21,27 @@ from interactrank_jax.runs import Run
 from interactrank_jax.scorers import BASELINES, ModelScorer, Scorer
 
 RECALL_AT = (10, 100, 1000)
+STAGE_METRICS = ("roc_auc", "request_auc", "hit_at_3", "ndcg_at_10")
 
 
 class Rows:
-    """Every scored candidate of a split, flat: request `[n]`, item, logits `[n, H]`, actions."""
+    """Every scored candidate of a split, flat: request `[n]`, item, logits `[n, H]`, actions.
+
+    And stage: 1 (shown) everywhere if the log knows none.
+    """
 
     def __init__(self, scorer: Scorer, examples: Examples, split: str, batch_size: int):
         parts = []
-        for batch in evaluation_batches(examples, split, batch_size):
+        has_stages = "stage" in examples.metadata.candidate_columns
+        extra = ("stage",) if has_stages else ()
+        names = (*train_columns(examples), *EVALUATION_COLUMNS, *extra)
+        for batch in evaluation_batches(examples, split, batch_size, names=names):
             mask = batch["mask"]
             request = np.broadcast_to(batch["request_index"][:, None], mask.shape)
-            logits = scorer.slate(batch)
-            parts.append((request[mask], batch["item"][mask], logits[mask], batch["actions"][mask]))
-        self.request, self.item, self.logits, self.actions = (
+            stage = batch["stage"] if has_stages else np.ones_like(batch["item"])
+            columns = (request, batch["item"], scorer.slate(batch), batch["actions"], stage)
+            parts.append([column[mask] for column in columns])
+        self.request, self.item, self.logits, self.actions, self.stage = (
             np.concatenate(column) for column in zip(*parts, strict=True)
         )
         expected = examples.split(split).candidates
@@ -110,6 +123,7 @@ def evaluate_scorer(
         "metrics": values,
         "intervals": {name: list(bound) for name, bound in bounds.items()},
         "heads": head_figures(scorer, rows, rule, int(config.bootstrap)),
+        "stages": stage_figures(rows, engaged, int(config.bootstrap)),
     }
     return result, rows
 
@@ -136,6 +150,33 @@ def head_figures(
         once = np.ones(requests)
         figures[name] = {
             metric: [statistic(once), *bounds[metric]] for metric, statistic in chosen.items()
+        }
+    return figures
+
+
+def stage_figures(
+    rows: Rows, engaged: np.ndarray, replicates: int
+) -> dict[str, dict[str, list[float]]]:
+    """Returns [value, low, high] of ranking metrics against the negatives of each stage alone.
+
+    Engaged candidates of any stage against those of one stage that were not engaged with: shown,
+    retrieved but not shown, random. Empty where there is one stage only.
+    """
+    if len(np.unique(rows.stage)) < 2:
+        return {}
+    figures = {}
+    for code, name in enumerate(STAGES, start=1):
+        chosen = engaged | (rows.stage == code)
+        if not (chosen & ~engaged).any():
+            continue
+        prepared, requests = metrics.statistics(
+            rows.request[chosen], rows.score[chosen], engaged[chosen]
+        )
+        prepared = {metric: prepared[metric] for metric in STAGE_METRICS}
+        bounds = uncertainty.bootstrap(prepared, requests, replicates=replicates)
+        once = np.ones(requests)
+        figures[name] = {
+            metric: [statistic(once), *bounds[metric]] for metric, statistic in prepared.items()
         }
     return figures
 
@@ -237,15 +278,16 @@ def _nan_to_none(value: Any) -> Any:
     return None if isinstance(value, float) and np.isnan(value) else value
 
 
-def head_table(result: dict[str, Any]) -> str:
-    """Returns a Markdown table of a model's heads, calibration included; '' for a baseline."""
-    if not result["heads"]:
+def part_table(result: dict[str, Any], part: str) -> str:
+    """Returns a Markdown table of a result's 'heads' or 'stages'; '' where there are none."""
+    if not result[part]:
         return ""
-    names = list(next(iter(result["heads"].values())))
-    lines = ["| head | " + " | ".join(names) + " |", "|---" * (len(names) + 1) + "|"]
-    for head, figures in result["heads"].items():
-        cells = [_cell(*figures[name]) for name in names]
-        lines.append(f"| {head} | " + " | ".join(cells) + " |")
+    names = list(next(iter(result[part].values())))
+    lines = [f"| {part.removesuffix('s')} | " + " | ".join(names) + " |"]
+    lines.append("|---" * (len(names) + 1) + "|")
+    for name, figures in result[part].items():
+        cells = [_cell(*figures[metric]) for metric in names]
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 

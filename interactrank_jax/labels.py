@@ -1,6 +1,7 @@
 """What counts as a success, and how much an example weighs (InteractRank's unified label)."""
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -106,15 +107,19 @@ class LabelRule:
         patterns, count = _patterns(split)
         return int(count[self.engaged(patterns)].sum())
 
-    def class_weights(self, split: Split, sampling: float) -> list[tuple[float, float]]:
+    def class_weights(
+        self, split: Split, sampling: float, multipliers: Mapping[str, float] | None = None
+    ) -> list[tuple[float, float]]:
         """Mean training weight of positives and of negatives, per head, as training sees them.
 
         Args:
           split: the training split; its action patterns give exact counts.
           sampling: share of impression-only candidates kept in training.
+          multipliers: by action pattern, what weighs its rows beside the actions; 1 if absent.
         """
         patterns, count = _patterns(split)
         weight = self.example_weights(patterns) * np.where(self.acted(patterns), 1.0, sampling)
+        weight = weight * [(multipliers or {}).get(pattern, 1.0) for pattern in split.actions]
         labels = self.labels(patterns)
         means = []
         for head in range(len(self.heads)):

@@ -1,101 +1,196 @@
 """The same per-device function on one device or many: `pmap`, or `jit` of `shard_map`.
 
-Outside this file a state is unreplicated and a batch is one array for all devices.
+Three forms of a state:
+- canonical, everywhere outside this file: one global array a leaf, on the mesh of all devices of
+  all processes; replicated, or split by row where the layout says so. Checkpoints hold this.
+- placed: what the mapped functions take. With shard_map that is the canonical form; with pmap each
+  leaf has a leading axis of this process's devices.
+- unreplicated: one plain array a leaf on one device, for what one device does alone.
+
+A batch is the requests of this process, one array a column.
 """
 
 import functools
+import itertools
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from interactrank_jax.errors import InputError, did_you_mean
+from interactrank_jax.models.embeddings import ROW_MULTIPLE, SHARDED_FROM
+from interactrank_jax.table_sharding import DATA, MODEL, Layout
 
-AXIS = "data"
+KINDS = ("pmap", "shard_map")
 
 
 class DataParallel:
-    """Places states and batches on this process's devices, and maps functions over them.
+    """Places states and batches on devices, and maps functions over them.
 
     Attributes:
       kind: 'pmap' or 'shard_map'.
-      devices: the devices that share a batch.
+      devices: the devices that share a batch, of all processes.
+      layout: what the mapped functions must know of them.
     """
 
-    def __init__(self, kind: str, devices: Sequence[jax.Device] | None = None):
-        if kind not in ("pmap", "shard_map"):
-            raise InputError(
-                f"config.train.parallel is '{kind}'." + did_you_mean(kind, ["pmap", "shard_map"])
-            )
+    def __init__(
+        self,
+        kind: str,
+        devices: Sequence[jax.Device] | None = None,
+        *,
+        shards: int = 1,
+        tables: Mapping[str, int] | None = None,
+    ):
+        """Lays out the devices.
+
+        Args:
+          kind: one of KINDS.
+          devices: all of all processes by default.
+          shards: devices that the rows of long tables are split over.
+          tables: rows by table, to tell which are long.
+
+        Raises:
+          InputError: an unknown kind, or shards that this kind or these devices cannot have.
+        """
+        if kind not in KINDS:
+            raise InputError(f"config.train.parallel is '{kind}'." + did_you_mean(kind, KINDS))
         self.kind = kind
-        self.devices = list(devices if devices is not None else jax.local_devices())
-        self._mesh = Mesh(np.array(self.devices), (AXIS,), axis_types=(AxisType.Auto,))
+        self.devices = list(devices if devices is not None else jax.devices())
+        self._local = [d for d in self.devices if d.process_index == jax.process_index()]
+        if shards < 1 or len(self.devices) % shards or ROW_MULTIPLE % shards:
+            raise InputError(
+                f"config.train.table_shards is {shards}. Expected a power of two up to "
+                f"{ROW_MULTIPLE} that divides the number of devices, {len(self.devices)}."
+            )
+        if shards > 1 and kind != "shard_map":
+            raise InputError(
+                f"config.train.table_shards is {shards}: only shard_map can split tables. Set "
+                f"config.train.parallel='shard_map'."
+            )
+        grid = np.array(self.devices).reshape(-1, shards)
+        self._mesh = Mesh(grid, (DATA, MODEL), axis_types=(AxisType.Auto,) * 2)
+        self._local_mesh = Mesh(np.array(self._local), (DATA,), axis_types=(AxisType.Auto,))
+        long = [name for name, rows in (tables or {}).items() if rows >= SHARDED_FROM]
+        self.layout = Layout(
+            batch=(DATA,) if kind == "pmap" else (DATA, MODEL),
+            shards=shards,
+            sharded=frozenset(long if shards > 1 else ()),
+        )
 
     @property
     def size(self) -> int:
-        """Number of devices."""
+        """Number of devices, of all processes."""
         return len(self.devices)
 
+    # --- states ----------------------------------------------------------------------------------
+
+    def specs(self, tree: Any) -> Any:
+        """Returns each leaf's partition: rows of sharded tables and of their optimizer's state."""
+
+        def spec(path: Any, leaf: Any) -> P:
+            names = [getattr(entry, "key", getattr(entry, "name", None)) for entry in path]
+            after = dict(itertools.pairwise(names))
+            table = after.get("tables") or after.get("table_states")
+            # One that was short when it was saved may not divide.
+            is_sharded = table in self.layout.sharded and leaf.shape[0] % self.layout.shards == 0
+            return P(MODEL) if is_sharded else P()
+
+        return jax.tree_util.tree_map_with_path(spec, tree)
+
+    def shardings(self, tree: Any) -> Any:
+        """Returns where each leaf of the canonical form lies."""
+        return jax.tree.map(
+            lambda spec: NamedSharding(self._mesh, spec),
+            self.specs(tree),
+            is_leaf=lambda leaf: isinstance(leaf, P),
+        )
+
+    def initialise(self, init: Callable[[], Any]) -> Any:
+        """Runs `init()` so that each device computes only what it holds; returns it canonical."""
+        # Compiled in haste: it runs once, and drawing random numbers for a dozen shapes would
+        # otherwise take longer to compile than the training step.
+        options = {"xla_backend_optimization_level": 0}
+        shardings = self.shardings(jax.eval_shape(init))
+        return jax.jit(init, out_shardings=shardings, compiler_options=options)()
+
+    def place(self, canonical: Any) -> Any:
+        """Returns the placed form of a canonical one."""
+        return canonical if self.kind == "shard_map" else self.replicate(_first_copy(canonical))
+
     def replicate(self, tree: Any) -> Any:
-        """Puts one copy on each device."""
+        """Returns the placed form of plain arrays, equal in every process: a copy per device."""
         if self.kind == "shard_map":
-            return jax.device_put(tree, NamedSharding(self._mesh, P()))
-        sharding = NamedSharding(self._mesh, P(AXIS))
+            sharding = NamedSharding(self._mesh, P())
+            return jax.tree.map(
+                lambda leaf: jax.make_array_from_callback(
+                    np.shape(leaf), sharding, np.asarray(leaf).__getitem__
+                ),
+                tree,
+            )
+        sharding = NamedSharding(self._local_mesh, P(DATA))
         return jax.tree.map(
             lambda leaf: jax.device_put(
-                np.broadcast_to(np.asarray(leaf)[None], (self.size, *np.shape(leaf))), sharding
+                np.broadcast_to(np.asarray(leaf)[None], (len(self._local), *np.shape(leaf))),
+                sharding,
             ),
             tree,
         )
 
-    def unreplicate(self, tree: Any) -> Any:
-        """Returns the first device's copy, as arrays on that device."""
+    def canonical(self, placed: Any) -> Any:
+        """Returns the canonical form of a placed one; it outlives the placed one's donation."""
+        if self.kind == "shard_map":
+            # A CPU's arrays are written to disk from where they lie, which the next step reuses.
+            is_cpu = self.devices[0].platform == "cpu"
+            return jax.tree.map(lambda leaf: leaf.copy(), placed) if is_cpu else placed
+        sharding = NamedSharding(self._mesh, P())
 
-        def first(leaf: jax.Array) -> jax.Array:
-            copy = leaf.addressable_shards[0].data
-            return copy[0] if self.kind == "pmap" else copy
+        def one(leaf: jax.Array) -> jax.Array:
+            copies = [shard.data[0] for shard in leaf.addressable_shards]
+            return jax.make_array_from_single_device_arrays(copies[0].shape, sharding, copies)
 
-        return jax.tree.map(first, tree)
+        return jax.tree.map(one, placed)
 
-    def shard(self, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
-        """Splits the leading axis `[R, ...]` over the devices.
+    def unreplicate(self, placed: Any) -> Any:
+        """Returns a placed, replicated tree as plain arrays on one device."""
+        copy = _first_copy(placed)
+        return copy if self.kind == "shard_map" else jax.tree.map(lambda leaf: leaf[0], copy)
+
+    # --- batches ---------------------------------------------------------------------------------
+
+    def shard(self, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
+        """Splits this process's requests, the leading axis `[R, ...]`, over its devices.
 
         Raises:
-          InputError: R is not a multiple of the number of devices.
+          InputError: R is not a multiple of their number.
         """
-        sharding = NamedSharding(self._mesh, P(AXIS))
+        devices = len(self._local)
 
         def split(value: np.ndarray) -> jax.Array:
-            if value.shape[0] % self.size:
+            if value.shape[0] % devices:
                 raise InputError(
-                    f"a batch of {value.shape[0]} requests cannot be split over {self.size} "
+                    f"a batch of {value.shape[0]} requests cannot be split over {devices} "
                     f"devices: set config.train.batch_size to a multiple of it."
                 )
             if self.kind == "pmap":
-                value = value.reshape(self.size, -1, *value.shape[1:])
-            return jax.device_put(value, sharding)
+                value = value.reshape(devices, -1, *value.shape[1:])
+                return jax.device_put(value, NamedSharding(self._local_mesh, P(DATA)))
+            sharding = NamedSharding(self._mesh, P(self.layout.batch))
+            return jax.make_array_from_process_local_data(sharding, value)
 
         return {key: split(value) for key, value in batch.items()}
 
+    # --- functions -------------------------------------------------------------------------------
+
     def map_step(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """Compiles `function(state, batch, store) -> state`, donating state and batch."""
-        if self.kind == "pmap":
-            compiled = jax.pmap(
-                function, axis_name=AXIS, devices=self.devices, donate_argnums=(0, 1)
-            )
-        else:
-            mapped = jax.shard_map(
-                function,
-                mesh=self._mesh,
-                in_specs=(P(), P(AXIS), P()),
-                out_specs=P(),
-                check_vma=False,
-            )
-            compiled = jax.jit(mapped, donate_argnums=(0, 1))
+        mapped = self._map(
+            function, outputs=lambda state, *_: self.specs(state), donate_argnums=(0, 1)
+        )
         # CPU collectives of several steps in flight can deadlock; see jax's rendezvous.
         wait = self.size > 1 and self.devices[0].platform == "cpu"
 
@@ -104,7 +199,7 @@ class DataParallel:
             with warnings.catch_warnings():
                 # No output has a batch's shape; donating it still lets its memory be reused.
                 warnings.filterwarnings("ignore", "Some donated buffers were not usable")
-                state = compiled(state, batch, store)
+                state = mapped(state, batch, store)
             return jax.block_until_ready(state) if wait else state
 
         return step
@@ -112,25 +207,57 @@ class DataParallel:
     def map_rows(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """Compiles `function(model_state, batch, store) -> tree of [R, ...]` and gathers the rows.
 
-        The result is a tree of numpy arrays, in the order of the batch.
+        Every process gives the same whole batch and gets all rows, a tree of numpy arrays in the
+        order of the batch.
         """
-        if self.kind == "pmap":
-            compiled = jax.pmap(function, axis_name=AXIS, devices=self.devices)
-        else:
-            compiled = jax.jit(
-                jax.shard_map(
-                    function,
-                    mesh=self._mesh,
-                    in_specs=(P(), P(AXIS), P()),
-                    out_specs=P(AXIS),
-                    check_vma=False,
-                )
-            )
+        mapped = self._map(function, outputs=lambda *_: P(self.layout.batch))
 
         def rows(model_state, batch, store):
-            output = jax.device_get(compiled(model_state, self.shard(batch), store))
-            if self.kind == "pmap":
-                output = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), output)
-            return output
+            count, processes = len(next(iter(batch.values()))), jax.process_count()
+            if count % self.size:
+                raise InputError(
+                    f"{count} requests cannot be split over {self.size} devices: pad them."
+                )
+            start = jax.process_index() * count // processes
+            mine = {key: value[start:][: count // processes] for key, value in batch.items()}
+            output = mapped(model_state, self.shard(mine), store)
+
+            def gather(leaf: jax.Array) -> np.ndarray:
+                parts = [np.asarray(shard.data) for shard in leaf.addressable_shards]
+                if self.kind == "pmap":
+                    parts = [part[0] for part in parts]
+                local = np.concatenate(parts)
+                if processes == 1:
+                    return local
+                return multihost_utils.process_allgather(local, tiled=True)
+
+            return jax.tree.map(gather, output)
 
         return rows
+
+    def _map(self, function, *, outputs, donate_argnums=()):
+        """Maps `function(state, batch, store)`; `outputs` gives its partitions from the inputs."""
+        if self.kind == "pmap":
+            return jax.pmap(
+                function,
+                axis_name=DATA,
+                devices=self.devices,
+                donate_argnums=donate_argnums,
+            )
+
+        @functools.partial(jax.jit, donate_argnums=donate_argnums)
+        def mapped(*arguments):
+            state, _, _ = arguments
+            return jax.shard_map(
+                function,
+                mesh=self._mesh,
+                in_specs=(self.specs(state), P(self.layout.batch), P()),
+                out_specs=outputs(*arguments),
+                check_vma=False,
+            )(*arguments)
+
+        return mapped
+
+
+def _first_copy(tree: Any) -> Any:
+    return jax.tree.map(lambda leaf: leaf.addressable_shards[0].data, tree)

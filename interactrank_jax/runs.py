@@ -1,20 +1,24 @@
 """A run directory: the config that made it, the model it holds, the examples it belongs to."""
 
+import contextlib
 import functools
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from ml_collections import ConfigDict
 
-from interactrank_jax import configuration, files
+from interactrank_jax import configuration, distributed, files
 from interactrank_jax.checkpoint import restore_best
 from interactrank_jax.data.examples import Examples, Metadata
 from interactrank_jax.errors import InputError
 from interactrank_jax.labels import LabelRule
-from interactrank_jax.models.embeddings import Inputs, zero_inputs
+from interactrank_jax.models.embeddings import Inputs, table_rows, zero_inputs
 from interactrank_jax.models.registry import build_model
+from interactrank_jax.parallel import DataParallel
 
 
 class Run:
@@ -50,14 +54,14 @@ class Run:
         if self.workdir.exists() and not self.workdir.is_dir():
             raise InputError(f"--workdir={self.workdir} is a file. Expected a directory.")
         if not file.exists():
-            if self.workdir.is_dir() and any(self.workdir.iterdir()):
+            if self.workdir.is_dir() and any(p.name != ".lock" for p in self.workdir.iterdir()):
                 raise InputError(
                     f"--workdir={self.workdir} holds something that is no run. Expected a run, or "
                     f"a new or empty directory."
                 )
-            files.write_json(file, {"config": resolved, "metadata": self.metadata.to_json()})
+            files.write_sealed(file, {"config": resolved, "metadata": self.metadata.to_json()})
             return
-        saved = files.read_json(file)
+        saved = files.read_sealed(file)
         difference = configuration.difference(saved["config"], resolved)
         if difference:
             raise InputError(
@@ -71,12 +75,28 @@ class Run:
                 f"those, or another --workdir."
             )
 
+    @contextlib.contextmanager
+    def claimed(self, examples: Examples) -> Iterator[None]:
+        """Claims `workdir`, and keeps other processes out of it while the block runs.
+
+        Of several processes of one training, the first does so for all.
+
+        Raises:
+          InputError: see `claim`; or another process trains there.
+        """
+        with contextlib.ExitStack() as stack:
+            if jax.process_index() == 0:
+                stack.enter_context(files.lock(self.workdir))
+                self.claim(examples)
+            distributed.wait_for_all("claim")
+            yield
+
     @classmethod
     def open(cls, workdir: files.PathLike) -> "Run":
         """Opens a run for evaluation, indexing or scoring.
 
         Raises:
-          InputError: no run there.
+          InputError: no run there, or a damaged one.
         """
         file = Path(workdir) / "config.json"
         if not file.exists():
@@ -84,7 +104,7 @@ class Run:
                 f"{workdir} holds no run (no config.json). Expected the --workdir of "
                 f"`interactrank train`."
             )
-        saved = files.read_json(file)
+        saved = files.read_sealed(file)
         try:
             metadata = Metadata.from_json(saved["metadata"])
             return cls(workdir, ConfigDict(saved["config"]), metadata)
@@ -98,18 +118,30 @@ class Run:
         sample = zero_inputs(self.inputs, config.embedding_dim)
         params = jax.eval_shape(lambda: self.model.init(jax.random.key(0), **sample))["params"]
         tables = {
-            name: jax.ShapeDtypeStruct((rows, config.embedding_dim), jnp.float32)
-            for name, rows in self.metadata.tables.items()
+            name: jax.ShapeDtypeStruct((table_rows(ids), config.embedding_dim), jnp.float32)
+            for name, ids in self.metadata.tables.items()
         }
         return {"params": params, "tables": tables}
 
-    def restore_model(self) -> tuple[dict[str, Any], int]:
+    def restore_model(self, parallel: DataParallel | None = None) -> tuple[dict[str, Any], int]:
         """Returns the best model, {'params', 'tables'}, and its step.
+
+        Args:
+          parallel: to restore it canonical on those devices; on one device without.
 
         Raises:
           InputError: nothing trained yet.
         """
-        return restore_best(self.workdir, self.model_template)
+        template = self.model_template
+        if parallel is not None:
+            template = jax.tree.map(
+                lambda leaf, sharding: jax.ShapeDtypeStruct(
+                    leaf.shape, leaf.dtype, sharding=sharding
+                ),
+                template,
+                parallel.shardings(template),
+            )
+        return restore_best(self.workdir, template)
 
     def check_examples(self, examples: Examples) -> None:
         """Refuses examples whose ids do not mean what they meant in training.
@@ -122,3 +154,22 @@ class Run:
                 f"{examples.path} (hash {examples.metadata.digest}) is not what {self.workdir} was "
                 f"trained on (hash {self.examples_digest}): its ids may mean other things."
             )
+
+    def saved_scores(self, split: str) -> dict[str, np.ndarray]:
+        """Returns what `interactrank evaluate` saved: request_index, item, score, engaged `[n]`.
+
+        Raises:
+          InputError: this split was not evaluated, or the file is damaged.
+        """
+        file = self.workdir / "eval" / f"{split}.npz"
+        if not file.is_file():
+            raise InputError(
+                f"{file} does not exist. Run `interactrank evaluate --workdir={self.workdir} "
+                f"--split={split}` first."
+            )
+        names = ("request_index", "item", "score", "engaged")
+        try:
+            with np.load(file, allow_pickle=False) as arrays:  # zip holds a checksum of each
+                return {name: arrays[name] for name in names}
+        except Exception as error:  # zipfile raises whatever the damaged byte leads it to
+            raise InputError(f"{file} is damaged ({error}): evaluate again.") from error

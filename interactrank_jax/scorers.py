@@ -5,6 +5,7 @@ same code (`evaluate.py`), so figures of a model and of BM25 can stand in one ta
 """
 
 import math
+from collections import defaultdict
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -56,26 +57,26 @@ class ModelScorer:
         self.rule, self.examples, self.split = run.rule, examples, split
         self.batch_size = int(run.config.evaluate.batch_size)
         self._run, self._parallel = run, parallel
-        self._step = parallel.map_rows(make_score_step(run.model))
+        self._step = parallel.map_rows(make_score_step(run.model, parallel.layout))
         self._store = parallel.replicate(item_store(examples.items))
-        self._replicated: dict[str, Any] = {}
+        self._placed: dict[str, Any] = {}
         self._corpus: tuple[QueryEncoder, CorpusScorer] | None = None
 
-    def use(self, replicated: dict[str, Any]) -> "ModelScorer":
-        """Scores with {'params', 'tables'}, replicated, from now on."""
-        self._replicated, self._corpus = replicated, None
+    def use(self, placed: dict[str, Any]) -> "ModelScorer":
+        """Scores with {'params', 'tables'}, placed, from now on."""
+        self._placed, self._corpus = placed, None
         return self
 
     def slate(self, batch: Batch) -> np.ndarray:
         """Returns logits `[R, C, H]`."""
         count = len(batch["mask"])
         size = math.ceil(count / self._parallel.size) * self._parallel.size
-        return self._step(self._replicated, pad_batch(batch, size), self._store)[:count]
+        return self._step(self._placed, pad_batch(batch, size), self._store)[:count]
 
     def corpus(self, batch: Batch) -> np.ndarray:
         """Returns `[R, I]`, cross features included where the request has them."""
         if self._corpus is None:
-            model = self._parallel.unreplicate(self._replicated)
+            model = self._parallel.unreplicate(self._placed)
             items = encode_items(self._run, model, item_store(self.examples.items))
             self._corpus = (
                 QueryEncoder(self._run, model, self.examples),
@@ -154,6 +155,33 @@ def _join_texts(table, fields: list[str]) -> list[str]:
 
 def prior_offsets(run: Run, examples: Examples) -> tuple[float, ...]:
     """Returns per head what weighting and sampling added to the logits in training."""
-    sampling = float(run.config.train.loss.impression_sampling)
-    weights = run.rule.class_weights(examples.split("train"), sampling)
+    loss = run.config.train.loss
+    weights = run.rule.class_weights(
+        examples.split("train"),
+        float(loss.impression_sampling),
+        stage_multipliers(run, examples, tuple(loss.stage_weights)),
+    )
     return tuple(calibration.prior_correction(*pair) for pair in weights)
+
+
+def stage_multipliers(
+    run: Run, examples: Examples, stage_weights: tuple[float, ...]
+) -> dict[str, float]:
+    """Returns the mean stage weight of the training rows of each action pattern; {} if all are 1.
+
+    A pattern is written as in `Split.actions`.
+    """
+    if set(stage_weights) == {1.0}:
+        return {}
+    weight: dict[str, float] = defaultdict(float)
+    rows: dict[str, int] = defaultdict(int)
+    for block in examples.blocks("train", ("actions", "mask", "stage")):
+        actions, stage = (block[name][block["mask"]] for name in ("actions", "stage"))
+        by_stage = np.array((0.0, *stage_weights))[stage]
+        multiplier = np.where(run.rule.engaged(actions), 1.0, by_stage)
+        patterns, group = np.unique(actions, axis=0, return_inverse=True)
+        for number, pattern in enumerate(patterns.tolist()):
+            name, chosen = "".join(map(str, pattern)), group.reshape(-1) == number
+            weight[name] += float(multiplier[chosen].sum())
+            rows[name] += int(chosen.sum())
+    return {name: weight[name] / rows[name] for name in rows}

@@ -1,6 +1,5 @@
-"""The train state: one frozen dataclass, unreplicated wherever it is not on the devices."""
+"""The train state: one frozen dataclass."""
 
-import functools
 from typing import Any
 
 import jax
@@ -10,7 +9,9 @@ from flax import struct
 
 from interactrank_jax.models.embeddings import init_tables, zero_inputs
 from interactrank_jax.models.preranker import PreRanker
+from interactrank_jax.objective import Objective
 from interactrank_jax.optim import RowOptimizer
+from interactrank_jax.sketch import Sketch
 
 Array = jax.Array
 
@@ -27,6 +28,7 @@ class TrainState:
       opt_state: their optimizer's.
       tables: name -> `[V, d]` embedding tables.
       table_states: name -> row optimizer state.
+      sketch: counts of the items seen, None where no loss asks for them.
       rng: key that every step's randomness is folded from.
       sums: metric sums since they were last written, name -> scalar.
       health: int32 `[2]`: the first step with a non-finite tensor and that tensor's place in
@@ -38,6 +40,7 @@ class TrainState:
     opt_state: Any
     tables: dict[str, Array]
     table_states: dict[str, Any]
+    sketch: Sketch | None
     rng: Array
     sums: dict[str, Array]
     health: Array
@@ -49,34 +52,31 @@ def init_state(
     table_sizes: dict[str, int],
     optimizer: optax.GradientTransformation,
     row_optimizer: RowOptimizer,
-    sum_names: tuple[str, ...],
+    objective: Objective,
 ) -> TrainState:
-    """Returns the state at step 0, a function of `config.train.seed` alone."""
+    """Returns the state at step 0, a function of `config.train.seed` alone.
+
+    To be traced: `DataParallel.initialise` compiles it so that no device makes more than it holds.
+    """
     model_config = config.model
+    root = jax.random.key(config.train.seed)
+    dense_key, table_key, step_key = jax.random.split(root, 3)
     sample = zero_inputs(model.inputs, model_config.embedding_dim)
-
-    # Compiled as one, and in haste: it runs once, and drawing random numbers for a dozen shapes
-    # would otherwise take longer to compile than the training step.
-    @functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
-    def init() -> TrainState:
-        root = jax.random.key(config.train.seed)
-        dense_key, table_key, step_key = jax.random.split(root, 3)
-        params = model.init(dense_key, **sample)["params"]
-        tables = init_tables(
-            table_key, table_sizes, model_config.embedding_dim, model_config.embedding_scale
-        )
-        return TrainState(
-            step=jnp.zeros((), jnp.int32),
-            params=params,
-            opt_state=optimizer.init(params),
-            tables=tables,
-            table_states={name: row_optimizer.init(table) for name, table in tables.items()},
-            rng=jax.random.key_data(step_key),
-            sums={name: jnp.zeros((), jnp.float32) for name in sum_names},
-            health=jnp.full(2, HEALTHY, jnp.int32),
-        )
-
-    return init()
+    params = model.init(dense_key, **sample)["params"]
+    tables = init_tables(
+        table_key, table_sizes, model_config.embedding_dim, model_config.embedding_scale
+    )
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        opt_state=optimizer.init(params),
+        tables=tables,
+        table_states={name: row_optimizer.init(table) for name, table in tables.items()},
+        sketch=objective.init_sketch(),
+        rng=jax.random.key_data(step_key),
+        sums={name: jnp.zeros((), jnp.float32) for name in objective.sum_names},
+        health=jnp.full(2, HEALTHY, jnp.int32),
+    )
 
 
 def count_parameters(params: Any) -> int:

@@ -3,35 +3,35 @@
 RUN/config.json      the resolved config and the hash of the examples it was trained on
 RUN/metrics.jsonl    training and validation figures, one line a write (also TensorBoard)
 RUN/checkpoints, RUN/best    see `checkpoint.py`
+RUN/profile                  a trace of `config.train.profile_steps` steps
 """
 
 import dataclasses
+import functools
 import logging
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from interactrank_jax import configuration, evaluate, metrics, writers
+from interactrank_jax import configuration, distributed, evaluate, metrics, writers
 from interactrank_jax.checkpoint import Checkpoints, Progress
 from interactrank_jax.data.examples import Examples
-from interactrank_jax.data.pipeline import train_iterator
+from interactrank_jax.data.pipeline import train_columns, train_iterator
 from interactrank_jax.errors import InputError, did_you_mean
 from interactrank_jax.files import PathLike
 from interactrank_jax.labels import LabelRule
 from interactrank_jax.models.embeddings import item_store
+from interactrank_jax.objective import Objective
 from interactrank_jax.optim import RowOptimizer, dense_optimizer, learning_rate
 from interactrank_jax.parallel import DataParallel
 from interactrank_jax.runs import Run
 from interactrank_jax.scorers import ModelScorer
+from interactrank_jax.scoring.index import encode_items
 from interactrank_jax.state import HEALTHY, TrainState, count_parameters, init_state
-from interactrank_jax.steps import Objective, health_checks, make_train_step
+from interactrank_jax.steps import HARD_INDEX, health_checks, make_train_step
 
 logger = logging.getLogger(__name__)
 
@@ -62,13 +62,19 @@ def train(
     examples = Examples(examples_path)
     run = Run(workdir, config, examples.metadata)
     model, rule = run.model, run.rule
-    parallel = DataParallel(config.train.parallel, devices)
+    parallel = DataParallel(
+        config.train.parallel,
+        devices,
+        shards=int(config.train.table_shards),
+        tables=examples.metadata.tables,
+    )
     check_config(config, examples, rule, parallel.size)
-    batch_size = int(config.train.batch_size)
+    batch_size, processes = int(config.train.batch_size), jax.process_count()
+    is_first_process = jax.process_index() == 0
     steps_per_epoch = examples.split("train").examples // batch_size
     total_steps = int(config.train.max_steps) or max(1, int(config.train.epochs * steps_per_epoch))
 
-    objective = Objective.from_config(config, rule, examples.metadata)
+    objective = Objective.from_config(config, rule, examples.metadata, examples.num_items)
     schedule = learning_rate(config.train.optimizer, total_steps)
     optimizer = dense_optimizer(config.train.optimizer, schedule)
     row_optimizer = RowOptimizer(
@@ -76,30 +82,54 @@ def train(
         learning_rate(config.train.tables, total_steps, "tables"),
         config.train.tables.initial_accumulator,
     )
-    state = init_state(
+    init = functools.partial(
+        init_state,
         model,
         config,
         examples.metadata.tables,
         optimizer,
         row_optimizer,
-        objective.sum_names,
+        objective,
     )
+    state = parallel.initialise(init)
     if config.train.warm_start:
-        state = warm_start(state, run, examples)
-    data = train_iterator(examples, batch_size, seed=int(config.train.seed))
+        state = warm_start(state, run, examples, parallel)
+    parameters = {
+        "parameters": count_parameters(state.params),
+        "table_parameters": count_parameters(state.tables),
+    }
+    data = train_iterator(
+        examples,
+        batch_size // processes,
+        seed=int(config.train.seed),
+        names=(*train_columns(examples), *objective.columns),
+        shard=jax.process_index(),
+        num_shards=processes,
+    )
     logger.info(
         "%s: %s parameters, %s in tables, %d steps of %d requests on %d devices",
         config.model.name,
-        f"{count_parameters(state.params):,}",
-        f"{count_parameters(state.tables):,}",
+        f"{parameters['parameters']:,}",
+        f"{parameters['table_parameters']:,}",
         total_steps,
         batch_size,
         parallel.size,
     )
 
-    train_step = parallel.map_step(make_train_step(model, objective, optimizer, row_optimizer))
-    run.claim(examples)
-    with Checkpoints(workdir) as checkpoints, _stop_requests() as stop_requested:
+    train_step = parallel.map_step(
+        make_train_step(
+            model,
+            objective,
+            optimizer,
+            row_optimizer,
+            parallel.layout,
+            microbatches=int(config.train.microbatches),
+        )
+    )
+    if is_first_process:
+        run.claim(examples)
+    distributed.wait_for_all("claim")
+    with Checkpoints(workdir) as checkpoints, distributed.stop_requests() as stop_requested:
         progress = Progress()
         if checkpoints.latest_step() is not None:
             state, progress = checkpoints.restore(state, data)
@@ -107,13 +137,21 @@ def train(
         first_step = int(state.step)
         carried = jax.device_get(state.sums)  # by steps before the run was interrupted
         store = parallel.replicate(item_store(examples.items))
-        replicated = parallel.replicate(state)
+        placed = parallel.place(state)
+        del state  # the first step takes its memory over
+        if objective.hard_negatives:
+            store[HARD_INDEX] = hard_index(run, examples, placed, parallel)
         validation = ModelScorer(run, examples, "validation", parallel)
         select_by = config.train.select_by
 
         with (
-            writers.MetricWriter(workdir, resume_step=first_step) as writer,
-            writers.ProgressBar(total_steps, config.model.name, initial=first_step) as bar,
+            writers.MetricWriter(workdir, resume_step=first_step)
+            if is_first_process
+            else writers.NoMetricWriter() as writer,
+            writers.ProgressBar(
+                total_steps, config.model.name, initial=first_step, enabled=is_first_process
+            ) as bar,
+            writers.Profiler(run.workdir / "profile", int(config.train.profile_steps)) as profiler,
         ):
             clock = time.perf_counter()
             for step in range(first_step, total_steps):
@@ -125,13 +163,14 @@ def train(
                 is_evaluation = done % config.train.eval_every == 0 or is_last
                 is_checkpoint = done % config.train.checkpoint_every == 0 or is_evaluation
                 batch = parallel.shard(next(data))
-                replicated = train_step(replicated, batch, store)
-                stopping = stop_requested()
+                placed = train_step(placed, batch, store)
+                profiler.step(placed)
+                stopping = stop_requested(done)
 
                 if is_log or is_checkpoint or stopping:
-                    check_health(replicated, parallel.unreplicate(replicated.health), batch)
+                    check_health(placed, parallel.unreplicate(placed.health), batch)
                 if is_log:
-                    sums = jax.device_get(parallel.unreplicate(replicated.sums))
+                    sums = jax.device_get(parallel.unreplicate(placed.sums))
                     scalars = summarise(sums, carried, time.perf_counter() - clock)
                     scalars["train/learning_rate"] = float(schedule(step))
                     writer.write(done, scalars)
@@ -140,16 +179,18 @@ def train(
                         int(sums["candidates"] - carried["candidates"]),
                     )
                     carried = jax.tree.map(np.zeros_like, sums)
-                    replicated = replicated.replace(sums=parallel.replicate(carried))
+                    placed = placed.replace(sums=parallel.replicate(carried))
                 if is_evaluation:
-                    validation.use({"params": replicated.params, "tables": replicated.tables})
+                    validation.use({"params": placed.params, "tables": placed.tables})
                     figures = evaluate.validate(validation)
                     writer.write(done, {f"validation/{k}": v for k, v in figures.items()})
                     record_validation(progress, figures, done, config.train)
                     if progress.best_step == done:
-                        checkpoints.save_best(parallel.unreplicate(replicated))
+                        checkpoints.save_best(parallel.canonical(placed))
                 if is_checkpoint or stopping:
-                    checkpoints.save(parallel.unreplicate(replicated), data, progress)
+                    checkpoints.save(parallel.canonical(placed), data, progress)
+                    if objective.hard_negatives:
+                        store[HARD_INDEX] = hard_index(run, examples, placed, parallel)
                 if is_log or is_evaluation:
                     clock = time.perf_counter()
                 if stopping:
@@ -159,20 +200,20 @@ def train(
     return {
         "step": int(progress.best_step),
         select_by: progress.best_metric,
-        "steps": int(parallel.unreplicate(replicated.step)),
-        "parameters": count_parameters(state.params),
-        "table_parameters": count_parameters(state.tables),
+        "steps": int(parallel.unreplicate(placed.step)),
+        **parameters,
     }
+
+
+def hard_index(run: Run, examples: Examples, state: TrainState, parallel: DataParallel) -> Any:
+    """Returns every item's representation by the state's model, on the devices."""
+    model = parallel.unreplicate({"params": state.params, "tables": state.tables})
+    return parallel.replicate(encode_items(run, model, item_store(examples.items)))
 
 
 def check_config(config: ConfigDict, examples: Examples, rule: LabelRule, devices: int) -> None:
     """Raises InputError for what would fail only after a while, or silently not be what it says."""
     train_config, metadata = config.train, examples.metadata
-    if jax.process_count() > 1:
-        raise InputError(
-            f"training over {jax.process_count()} processes is not supported yet: run one process, "
-            f"on as many local devices as there are."
-        )
     difference = configuration.difference(
         metadata.config, configuration.to_json(config)["data"], "config.data"
     )
@@ -181,13 +222,26 @@ def check_config(config: ConfigDict, examples: Examples, rule: LabelRule, device
             f"{examples.path} was prepared with another config: {difference}. Prepare the log "
             f"again with this one."
         )
-    for name in ("batch_size", "log_every", "eval_every", "checkpoint_every"):
+    for name in ("batch_size", "microbatches", "log_every", "eval_every", "checkpoint_every"):
         if int(train_config[name]) < 1:
             raise InputError(f"config.train.{name} is {train_config[name]}. Expected at least 1.")
-    if int(train_config.batch_size) % devices:
+    parts = devices * int(train_config.microbatches)
+    if int(train_config.batch_size) % parts:
         raise InputError(
             f"config.train.batch_size is {train_config.batch_size}: it cannot be split over "
+            f"{devices} devices and {train_config.microbatches} microbatches. Use a multiple of "
+            f"{parts}."
+        )
+    negatives = int(train_config.loss.uniform_negatives)
+    if negatives % devices:
+        raise InputError(
+            f"config.train.loss.uniform_negatives is {negatives}: it cannot be split over "
             f"{devices} devices. Use a multiple of {devices}."
+        )
+    if int(train_config.table_shards) > 1 and int(train_config.loss.hard_negatives):
+        raise InputError(
+            "config.train.loss.hard_negatives needs an index of all items, which is made by a "
+            "device that has all tables: set config.train.table_shards=1 or leave them out."
         )
     if train_config.select_by not in metrics.METRICS:
         raise InputError(
@@ -239,7 +293,7 @@ def check_health(state: TrainState, health: Any, batch: Any) -> None:
 
     Args:
       state, batch: for the names of their tensors alone.
-      health: `TrainState.health`, unreplicated.
+      health: `TrainState.health`, unplaced.
     """
     step, place = (int(value) for value in jax.device_get(health))
     if step == HEALTHY:
@@ -272,7 +326,9 @@ def summarise(sums: dict[str, Any], carried: dict[str, Any], seconds: float) -> 
     return scalars
 
 
-def warm_start(state: TrainState, run: Run, examples: Examples) -> TrainState:
+def warm_start(
+    state: TrainState, run: Run, examples: Examples, parallel: DataParallel
+) -> TrainState:
     """Starts from another run's best model; its rows keep their place, new rows stay fresh.
 
     The examples must be that run's, or prepared with `--extend` of them, so that ids agree; then
@@ -298,7 +354,7 @@ def warm_start(state: TrainState, run: Run, examples: Examples) -> TrainState:
             f"{path} holds another model: {difference or 'other heads or inputs'}. Use its "
             f"config.model and config.label."
         )
-    model, _ = other.restore_model()
+    model, _ = other.restore_model(parallel)
     tables = {}
     for name, table in state.tables.items():
         old = model["tables"][name]
@@ -307,27 +363,8 @@ def warm_start(state: TrainState, run: Run, examples: Examples) -> TrainState:
                 f"table '{name}' of {path} has {old.shape[0]:,} rows, here {table.shape[0]:,}: it "
                 f"may only grow. Prepare with --extend."
             )
-        tables[name] = table.at[: old.shape[0]].set(old)
+        overwrite = jax.jit(
+            lambda table, old: table.at[: old.shape[0]].set(old), out_shardings=table.sharding
+        )
+        tables[name] = overwrite(table, old)
     return dataclasses.replace(state, params=model["params"], tables=tables)
-
-
-@contextmanager
-def _stop_requests() -> Iterator[Callable[[], bool]]:
-    """Turns SIGINT and SIGTERM into a question the loop asks; a second one acts at once."""
-    requested = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield requested.is_set
-        return
-
-    def request(number, frame):
-        requested.set()
-        signal.signal(number, previous[number])
-
-    previous = {
-        number: signal.signal(number, request) for number in (signal.SIGINT, signal.SIGTERM)
-    }
-    try:
-        yield requested.is_set
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)

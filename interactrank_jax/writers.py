@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
 
+import jax
 import numpy as np
 from tensorboardX import SummaryWriter
 from tqdm import tqdm
@@ -83,6 +84,52 @@ class MetricWriter:
         self.close()
 
 
+class NoMetricWriter:
+    """What the other processes write: nothing."""
+
+    def write(self, step: int, scalars: Mapping[str, Any]) -> None:
+        """Does nothing."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        pass
+
+
+class Profiler:
+    """Traces some steps of a loop with jax.profiler, once its compilation is behind it.
+
+    Open the trace with TensorBoard's profile plugin, or as Perfetto's `perfetto_trace.json.gz`.
+    """
+
+    SKIPPED = 5  # steps before the trace: compilation, first touches of memory
+
+    def __init__(self, directory: files.PathLike, steps: int):
+        """`steps` is how many to trace into `directory`; 0 for none."""
+        self._directory, self._steps = directory, steps
+        self._done = 0
+
+    def step(self, state: Any) -> None:
+        """Call after each step with what it returned."""
+        self._done += 1
+        if not self._steps or self._done not in (self.SKIPPED, self.SKIPPED + self._steps):
+            return
+        jax.block_until_ready(state)
+        if self._done == self.SKIPPED:
+            jax.profiler.start_trace(str(self._directory), create_perfetto_trace=True)
+        else:
+            self._steps = 0
+            jax.profiler.stop_trace()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self._steps and self._done >= self.SKIPPED:
+            jax.profiler.stop_trace()
+
+
 class ProgressBar:
     """A bar on standard error with candidates per second and time left.
 
@@ -95,19 +142,20 @@ class ProgressBar:
           bar.update(100, candidates=100 * batch_candidates)
     """
 
-    def __init__(self, total: int, description: str, *, initial: int = 0):
+    def __init__(self, total: int, description: str, *, initial: int = 0, enabled: bool = True):
         """Starts the bar.
 
         Args:
           total: number of units (steps, blocks, requests) of the whole work.
           description: what is being done.
           initial: units done before, by the run that this one resumes.
+          enabled: false in processes that leave it to another.
         """
         self._bar = tqdm(
             total=total,
             initial=initial,
             desc=description,
-            disable=None,  # tqdm's word for: unless it is a terminal
+            disable=None if enabled else True,  # None is tqdm's word for: unless a terminal
             dynamic_ncols=True,
             bar_format="{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} "
             "[{elapsed}<{remaining}{postfix}]",

@@ -3,6 +3,7 @@
 python -m tests.device_worker EXAMPLES RESULT.npz
 """
 
+import functools
 import sys
 
 import jax
@@ -12,22 +13,34 @@ import optax
 from absl import flags
 from jax.sharding import PartitionSpec as P
 
-from interactrank_jax import optim, steps
+from interactrank_jax import optim
 from interactrank_jax.data.examples import Examples
 from interactrank_jax.data.pipeline import train_iterator
 from interactrank_jax.evaluate import Rows, slate_figures
 from interactrank_jax.models import embeddings
 from interactrank_jax.models.embeddings import Slot, item_store
-from interactrank_jax.parallel import AXIS, DataParallel
+from interactrank_jax.objective import Objective
+from interactrank_jax.parallel import DataParallel
 from interactrank_jax.runs import Run
 from interactrank_jax.scorers import ModelScorer
 from interactrank_jax.state import init_state
-from interactrank_jax.steps import Objective, make_train_step
+from interactrank_jax.steps import make_train_step
+from interactrank_jax.table_sharding import look_up, reduce_rows
 from tests.synthetic import tiny_config
 
 DEVICES = 4
 FLAG = f"--xla_force_host_platform_device_count={DEVICES}"
 KINDS = ("pmap", "shard_map")
+# name -> kind, devices, shards of long tables
+RUNS = {
+    "pmap1": ("pmap", 1, 1),
+    "shard_map1": ("shard_map", 1, 1),
+    "pmap4": ("pmap", DEVICES, 1),
+    "shard_map4": ("shard_map", DEVICES, 1),
+    "sharded2": ("shard_map", DEVICES, 2),
+    "sharded4": ("shard_map", DEVICES, 4),
+}
+LONG_TABLE, LONG_ROWS, SPREAD = "item", 70_000, 800  # ids times SPREAD reach every shard
 BATCH, STEPS = 16, 4
 TABLE_SIZES = (3, 8, 12, 40)  # longer than, as long as and shorter than what devices hold together
 LOOKUPS, DIM = 2, 3  # per device
@@ -38,49 +51,75 @@ def main(examples_path: str, result_path: str) -> None:
     flags.FLAGS.mark_as_parsed()
     assert jax.device_count() == DEVICES, f"set XLA_FLAGS={FLAG}"
     examples = Examples(examples_path)
+    examples.metadata.tables[LONG_TABLE] = LONG_ROWS
     config = tiny_config("interactrank")
     # Every part takes part, without what devices draw differently: dropout and sampling.
     config.model.tower.masknet.update({"blocks": 1, "dropout": 0.0})
     config.train.loss.update({"impression_sampling": 1.0, "softmax_weight": 0.5})
     run = Run("unused", config, examples.metadata)
-    objective = Objective.from_config(config, run.rule, examples.metadata)
+    objective = Objective.from_config(config, run.rule, examples.metadata, examples.num_items)
     # Not Adam: it turns a gradient of rounding errors into a whole step.
     optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.sgd(0.1))
     row_optimizer = optim.RowOptimizer("adagrad", lambda _: jnp.float32(0.05))
-    state = init_state(
+    init = functools.partial(
+        init_state,
         run.model,
         config,
         examples.metadata.tables,
         optimizer,
         row_optimizer,
-        objective.sum_names,
+        objective,
     )
-    state = jax.tree.map(np.array, state)
     stream = train_iterator(examples, BATCH, seed=0)
     batches = [next(stream) for _ in range(STEPS)]
     store = item_store(examples.items)
-    per_device = make_train_step(run.model, objective, optimizer, row_optimizer)
+    store["id"] = store["id"] * SPREAD
 
     result: dict[str, np.ndarray] = {}
-    for kind in KINDS:
-        for count in (1, DEVICES):
-            name = f"{kind}{count}"
-            parallel = DataParallel(kind, jax.devices()[:count])
-            step = parallel.map_step(per_device)
-            now = parallel.replicate(jax.tree.map(np.copy, state))
-            on_devices = parallel.replicate(store)
-            for number, batch in enumerate(batches):
-                copies = {key: value.copy() for key, value in batch.items()}
-                now = step(now, parallel.shard(copies), on_devices)
-                if number == 0:
-                    save(result, f"{name}/first", parallel.unreplicate(now))
+    for name, (kind, count, shards) in RUNS.items():
+        parallel = DataParallel(
+            kind, jax.devices()[:count], shards=shards, tables=examples.metadata.tables
+        )
+        per_device = make_train_step(
+            run.model, objective, optimizer, row_optimizer, parallel.layout
+        )
+        step = parallel.map_step(per_device)
+        now = parallel.place(parallel.initialise(init))
+        save(result, f"{name}/initial", parallel.canonical(now))
+        on_devices = parallel.replicate(store)
+        scorer = ModelScorer(run, examples, "test", parallel)
+        scorer._store = on_devices
+        evaluated(result, name, scorer.use({"params": now.params, "tables": now.tables}))
+        for number, batch in enumerate(batches):
+            copies = {key: value.copy() for key, value in batch.items()}
+            now = step(now, parallel.shard(copies), on_devices)
+            if number == 0:
+                save(result, f"{name}/first", parallel.canonical(now))
+        if shards > 1:
+            held(result, name, now, parallel, per_device, batches[0], on_devices)
+        else:
             for device in range(count):
                 save(result, f"{name}/device{device}", copy_on(now, device, kind))
-            scorer = ModelScorer(run, examples, "test", parallel)
-            model = {"params": state.params, "tables": state.tables}
-            evaluated(result, name, scorer.use(parallel.replicate(model)))
     reduced(result)
     np.savez(result_path, **result)  # type: ignore[arg-type]
+
+
+def held(result, name, state, parallel, per_device, batch, store) -> None:
+    """Adds how many rows of the long table a device has ever held, and every replica of a shard."""
+    batch = parallel.shard({key: value.copy() for key, value in batch.items()})
+    mapped = parallel._map(
+        per_device, outputs=lambda state, *_: parallel.specs(state), donate_argnums=(0, 1)
+    )
+    program = mapped.lower(state, batch, store).compile().as_text()
+    rows = state.tables[LONG_TABLE].shape[0]
+    result[f"{name}/whole_in_program"] = np.array(f"[{rows}," in program or f"[{rows}]" in program)
+    result[f"{name}/part_in_program"] = np.array(f"[{rows // parallel.layout.shards}," in program)
+    table, accumulator = state.tables[LONG_TABLE], state.table_states[LONG_TABLE]["accumulator"]
+    for leaf, what in ((table, "table"), (accumulator, "accumulator")):
+        shards = sorted(leaf.addressable_shards, key=lambda shard: shard.device.id)
+        result[f"{name}/held_{what}"] = np.array([len(shard.data) for shard in shards])
+        result[f"{name}/start_{what}"] = np.array([shard.index[0].start or 0 for shard in shards])
+        result[f"{name}/shards_{what}"] = np.stack([np.asarray(shard.data) for shard in shards])
 
 
 def save(result, prefix, state) -> None:
@@ -121,11 +160,11 @@ def reduced(result) -> None:
 
         def update(table, ids, weight):
             slots = {"slot": Slot("t", ids)}
-            rows, index = embeddings.unique_rows({"t": table}, slots)
+            values, rows, index = look_up({"t": table}, slots, parallel.layout)
             gradient = jax.grad(
                 lambda values: (embeddings.embed(values, slots, index)["slot"] * weight).sum()
-            )({"t": rows["t"].read(table)})
-            rows, gradient = steps.reduce_rows(rows, gradient, {"t": table})
+            )(values)
+            rows, gradient = reduce_rows(rows, gradient, {"t": table}, parallel.layout)
             return optimizer.update(
                 table, optimizer.init(table), rows["t"], gradient["t"], jnp.int32(0)
             )
@@ -133,7 +172,7 @@ def reduced(result) -> None:
         mapped = jax.shard_map(
             update,
             mesh=parallel._mesh,
-            in_specs=(P(), P(AXIS), P(AXIS)),
+            in_specs=(P(), P(parallel.layout.batch), P(parallel.layout.batch)),
             out_specs=P(),
             check_vma=False,
         )

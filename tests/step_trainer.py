@@ -8,10 +8,10 @@ import numpy as np
 
 from interactrank_jax import steps
 from interactrank_jax.models.embeddings import item_store
+from interactrank_jax.objective import Objective
 from interactrank_jax.parallel import DataParallel
 from interactrank_jax.runs import Run
 from interactrank_jax.state import TrainState, init_state
-from interactrank_jax.steps import Objective
 from tests.synthetic import tiny_config
 
 BATCH = 16
@@ -20,36 +20,43 @@ BATCH = 16
 class Trainer:
     """A compiled step on one device, on states and batches of numpy arrays."""
 
-    def __init__(self, examples, model, optimizer, row_optimizer, loss=(), **model_fields):
+    def __init__(
+        self, examples, model, optimizer, row_optimizer, loss=(), microbatches=1, **model_fields
+    ):
         self.config = tiny_config(model, **model_fields)
         self.config.model.tower.masknet.update(
             {"dropout": 0.0, "blocks": min(1, self.config.model.tower.masknet.blocks)}
         )
         self.config.train.loss.update(dict(loss))
         self.run = Run("unused", self.config, examples.metadata)
-        self.objective = Objective.from_config(self.config, self.run.rule, examples.metadata)
+        self.objective = Objective.from_config(
+            self.config, self.run.rule, examples.metadata, examples.num_items
+        )
         self.optimizer, self.row_optimizer = optimizer, row_optimizer
+        self.parallel = DataParallel("shard_map", jax.devices()[:1])
         self.per_device = steps.make_train_step(
             self.run.model,
             self.objective,
             optimizer,
             row_optimizer,
+            self.parallel.layout,
+            microbatches,
         )
-        self.parallel = DataParallel("shard_map", jax.devices()[:1])
         self.store: Any = item_store(examples.items)
         self._step = self.parallel.map_step(self.per_device)
 
     @functools.cached_property
     def initial(self) -> TrainState:
-        state = init_state(
+        init = functools.partial(
+            init_state,
             self.run.model,
             self.config,
             self.run.metadata.tables,
             self.optimizer,
             self.row_optimizer,
-            self.objective.sum_names,
+            self.objective,
         )
-        return jax.tree.map(np.array, state)
+        return jax.tree.map(np.array, self.parallel.initialise(init))
 
     def step(self, state, batch):
         """One step; copies, because the step donates what it is given."""

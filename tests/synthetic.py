@@ -1,6 +1,5 @@
 """Examples made directly, without a log: small, quick, and with whatever a test wants planted."""
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +17,7 @@ from interactrank_jax.data.examples import (
     Metadata,
     NumericStatistics,
     Split,
+    write_metadata,
 )
 
 ACTIONS = ("click", "save")
@@ -119,7 +119,7 @@ def write_examples(
         config=configuration.to_json(interactrank.get_config().data) | {"block_size": block_size},
         digest=f"synthetic-{seed}",
     )
-    (path / "metadata.json").write_text(json.dumps(metadata.to_json()))
+    write_metadata(path, metadata)
     return path
 
 

@@ -1,4 +1,5 @@
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -176,7 +177,7 @@ def test_heads_have_calibration_with_intervals(result):
             value, low, high = figures[name]
             assert low <= high
             assert value >= 0
-    assert "| engaged |" in evaluate.head_table(result)
+    assert "| engaged |" in evaluate.part_table(result, "heads")
 
 
 class TestRefusals:
@@ -200,3 +201,39 @@ class TestRefusals:
         config = tiny_config("interactrank").evaluate
         with pytest.raises(InputError, match="counts as engaged"):
             evaluate.evaluate_scorer(Constant(examples.num_items), rule, examples, "test", config)
+
+
+class TestStages:
+    def rows(self):
+        """Two requests: an engaged item, one shown, one retrieved and two random ones each."""
+        stage = np.array([1, 1, 2, 3, 3] * 2)
+        score = np.array([5, 6, 7, 1, 2, 5, 1, 7, 1, 9], np.float32)
+        engaged = np.array([True, False, False, False, False] * 2)
+        return SimpleNamespace(request=np.repeat([0, 1], 5), score=score, stage=stage), engaged
+
+    def test_each_stage_is_measured_against_its_own_negatives(self):
+        figures = evaluate.stage_figures(*self.rows(), replicates=20)
+        expected = {"shown": 1 / 2, "retrieved": 0.0, "random": 3 / 4}
+        assert {name: found["request_auc"][0] for name, found in figures.items()} == expected
+        assert figures["random"]["hit_at_3"][0] == 1.0
+        value, low, high = figures["shown"]["roc_auc"]
+        assert low <= value <= high
+
+    def test_a_log_of_one_stage_has_nothing_to_tell_apart(self):
+        rows, engaged = self.rows()
+        rows.stage[:] = 1
+        assert evaluate.stage_figures(rows, engaged, replicates=20) == {}
+
+    def test_the_prior_correction_knows_the_weights_of_stages(self, rule, trained_run):
+        actions = np.array([[[1, 0], [0, 0], [0, 0], [0, 0], [0, 0]]], np.uint8)
+        stage = np.array([[1, 1, 3, 3, 0]])
+        block = {"actions": actions, "stage": stage, "mask": stage > 0}
+        examples = SimpleNamespace(blocks=lambda split, names: [block])
+        run = Run.open(trained_run)
+        found = scorers.stage_multipliers(run, examples, (1.0, 0.5, 0.1))
+        assert found == {"10": 1.0, "00": pytest.approx((1 + 0.1 + 0.1) / 3)}
+        assert scorers.stage_multipliers(run, examples, (1.0, 1.0, 1.0)) == {}
+        split = SimpleNamespace(actions={"10": 1, "00": 3})
+        plain, staged = (rule.class_weights(split, 1.0, m) for m in (None, found))
+        assert staged[0][0] == plain[0][0]
+        assert staged[0][1] == pytest.approx(plain[0][1] * 0.4)

@@ -13,9 +13,10 @@ import pytest
 from interactrank_jax.data.examples import Examples
 from interactrank_jax.errors import InputError
 from interactrank_jax.parallel import DataParallel
-from tests.device_worker import DEVICES, FLAG, KINDS, STEPS, TABLE_SIZES
+from tests.device_worker import DEVICES, FLAG, KINDS, LONG_ROWS, RUNS, STEPS, TABLE_SIZES
 
-RUNS = [f"{kind}{count}" for kind in KINDS for count in (1, DEVICES)]
+FIRST, *OTHERS = RUNS
+SHARDED = [name for name, (_, _, shards) in RUNS.items() if shards > 1]
 
 
 @pytest.fixture(scope="module")
@@ -39,15 +40,22 @@ def under(result, prefix):
 
 @pytest.mark.devices
 class TestDevices:
-    @pytest.mark.parametrize("run", RUNS[1:])
+    @pytest.mark.parametrize("run", OTHERS)
+    def test_the_initial_state_is_the_same(self, result, run):
+        expected, found = under(result, f"{FIRST}/initial"), under(result, f"{run}/initial")
+        assert set(found) == set(expected)
+        for key, value in expected.items():
+            np.testing.assert_array_equal(found[key], value, err_msg=key)
+
+    @pytest.mark.parametrize("run", OTHERS)
     def test_one_step_gives_the_same_state(self, result, run):
-        expected, found = under(result, f"{RUNS[0]}/first"), under(result, f"{run}/first")
+        expected, found = under(result, f"{FIRST}/first"), under(result, f"{run}/first")
         assert set(found) == set(expected)
         assert sum(key.startswith(".sums") for key in found) >= 8
         for key, value in expected.items():
             np.testing.assert_allclose(found[key], value, rtol=1e-5, atol=1e-5, err_msg=key)
 
-    @pytest.mark.parametrize("run", RUNS)
+    @pytest.mark.parametrize("run", [name for name in RUNS if name not in SHARDED])
     def test_steps_move_tables_parameters_and_sums(self, result, run):
         first, last = under(result, f"{run}/first"), under(result, f"{run}/device0")
         assert first[".step"] == 1
@@ -76,9 +84,33 @@ class TestDevices:
         assert list(zip(rows["request"], rows["item"], strict=True)) == expected
         assert len(rows["logits"]) == len(expected)
 
-    @pytest.mark.parametrize("run", RUNS[1:])
+    @pytest.mark.parametrize("run", SHARDED)
+    def test_a_device_holds_its_shard_of_a_long_table_and_never_the_whole(self, result, run):
+        found = under(result, f"{run}/")
+        rows = found["first.tables['item']"].shape[0]
+        assert rows >= LONG_ROWS
+        shards = RUNS[run][2]
+        for what in ("table", "accumulator"):
+            assert (found[f"held_{what}"] == rows // shards).all()
+        assert found["part_in_program"]
+        assert not found["whole_in_program"]
+
+    @pytest.mark.parametrize("run", SHARDED)
+    def test_every_shard_is_written_and_its_replicas_stay_bit_identical(self, result, run):
+        found, initial = under(result, f"{run}/"), under(result, f"{FIRST}/initial")
+        table, part = initial[".tables['item']"], found["held_table"][0]
+        starts = found["start_table"]
+        assert sorted(set(starts)) == list(range(0, len(table), part))
+        for start in set(starts):
+            copies = found["shards_table"][starts == start]
+            assert (copies[0] != table[start : start + part]).any()
+            assert len(copies) == DEVICES // RUNS[run][2]
+            for copy in copies:
+                np.testing.assert_array_equal(copy, copies[0])
+
+    @pytest.mark.parametrize("run", OTHERS)
     def test_an_evaluation_gives_the_same_logits_and_figures(self, result, run):
-        expected, found = under(result, f"{RUNS[0]}/"), under(result, f"{run}/")
+        expected, found = under(result, f"{FIRST}/"), under(result, f"{run}/")
         np.testing.assert_allclose(found["rows/logits"], expected["rows/logits"], atol=1e-5)
         figures = [key for key in expected if key.startswith("figures/")]
         assert "figures/roc_auc" in figures
@@ -131,6 +163,17 @@ def test_a_batch_that_cannot_be_split_is_refused_with_the_remedy():
     parallel = DataParallel("pmap", jax.devices()[:1] * 3)
     with pytest.raises(InputError, match=r"8 requests cannot be split over 3.*multiple"):
         parallel.shard({"x": np.zeros((8, 2))})
+
+
+@pytest.mark.parametrize("shards", [0, 2, 3])
+def test_shards_that_the_devices_cannot_have_are_refused(shards):
+    with pytest.raises(InputError, match=r"config\.train\.table_shards is .*power of two"):
+        DataParallel("shard_map", jax.devices()[:1], shards=shards)
+
+
+def test_pmap_cannot_split_tables():
+    with pytest.raises(InputError, match=r"only shard_map can split tables"):
+        DataParallel("pmap", jax.devices()[:1] * 2, shards=2)
 
 
 def test_an_unknown_kind_is_refused_with_the_nearest_name():

@@ -12,15 +12,13 @@ import pytest
 from interactrank_jax import optim, steps
 from interactrank_jax.data.examples import PADDING, Examples
 from interactrank_jax.data.pipeline import train_iterator
-from interactrank_jax.errors import InputError
 from interactrank_jax.models import embeddings
-from interactrank_jax.parallel import AXIS
-from interactrank_jax.runs import Run
 from interactrank_jax.state import HEALTHY
-from interactrank_jax.steps import Objective
 from interactrank_jax.train import check_health
 from tests.step_trainer import BATCH, Trainer
-from tests.synthetic import HISTORY, TABLES, tiny_config
+from tests.synthetic import HISTORY, TABLES
+
+LOSS = {"impression_sampling": 1.0, "softmax_weight": 0.5}
 
 
 @pytest.fixture(scope="module")
@@ -39,9 +37,9 @@ def trainer(examples):
     return Trainer(
         examples,
         "interactrank",
-        optax.adam(1e-2),
+        optax.chain(optax.clip_by_global_norm(1.0), optax.sgd(0.1)),
         optim.RowOptimizer("adagrad", lambda _: jnp.float32(0.1)),
-        {"impression_sampling": 1.0, "softmax_weight": 0.5},
+        LOSS,
     )
 
 
@@ -237,6 +235,23 @@ class TestWhatAStepTouches:
         assert_identical(trainer(warm, batches[4]), trainer(warm, batches[4]))
 
 
+def test_microbatches_give_the_step_of_the_whole_batch(examples, trainer, batches):
+    in_parts = Trainer(
+        examples,
+        "interactrank",
+        trainer.optimizer,
+        trainer.row_optimizer,
+        LOSS,
+        microbatches=4,
+    )
+    whole, parts = (t(trainer.initial, *batches[:2]) for t in (trainer, in_parts))
+    for (path, a), b in zip(
+        jax.tree_util.tree_leaves_with_path(whole), jax.tree.leaves(parts), strict=True
+    ):
+        np.testing.assert_allclose(b, a, rtol=1e-4, atol=1e-5, err_msg=jax.tree_util.keystr(path))
+    assert any((a != b).any() for a, b in zip(*map(jax.tree.leaves, (whole, parts)), strict=True))
+
+
 class TestImpressionSampling:
     BIAS = 0.7
 
@@ -302,50 +317,27 @@ class TestHealth:
         with pytest.raises(FloatingPointError, match="loss is not finite"):
             check_health(state, state.health, batches[0])
 
-    def test_a_gradient_that_is_not_finite_is_named_by_its_parameter(self, trainer, warm, batches):
-        # exp overflows behind the clamp: a finite loss, and 0 times inf in its gradient
+    def test_a_temperature_beyond_its_limit_keeps_everything_finite(self, trainer, warm, batches):
         params = {**warm.params, "log_inverse_temperature": np.float32(200.0)}
         state = trainer(warm.replace(params=params), batches[0])
-        assert np.isfinite(state.sums["loss"])
-        with pytest.raises(FloatingPointError, match="gradient/log_inverse_temperature is not"):
-            check_health(state, state.health, batches[0])
+        check_health(state, state.health, batches[0])
 
     @pytest.mark.parametrize("name", ["trainer", "sampled"])
     def test_the_state_alone_names_every_check_in_order(self, request, name, batches, monkeypatch):
         trainer = request.getfixturevalue(name)  # one of them has a table nothing looks up
         seen: list[str] = []
 
-        def record(health, step, checks):
+        def record(health, step, checks, axes):
             seen.extend(label for label, _ in checks)
             return health
 
         monkeypatch.setattr(steps, "_first_unhealthy", record)
         state = trainer.initial
-        jax.make_jaxpr(trainer.per_device, axis_env=[(AXIS, 1)])(
-            jax.tree.map(jnp.asarray, state), batches[0], trainer.store
-        )
+        jax.make_jaxpr(
+            trainer.per_device, axis_env=[(axis, 1) for axis in trainer.parallel.layout.batch]
+        )(jax.tree.map(jnp.asarray, state), batches[0], trainer.store)
         checks = steps.health_checks(batches[0], state.sums, state.params, state.tables)
         assert seen == [label for label, _ in checks]
-
-
-class TestObjective:
-    def objective(self, examples, **loss):
-        config = tiny_config("two_tower")
-        config.train.loss.update(loss)
-        return Objective.from_config(
-            config, Run("unused", config, examples.metadata).rule, examples.metadata
-        )
-
-    def test_head_weights_are_normalised(self, examples):
-        assert self.objective(examples).head_weights == pytest.approx((20 / 27, 7 / 27))
-
-    def test_an_unknown_loss_is_refused_with_the_nearest_name(self, examples):
-        with pytest.raises(InputError, match=r"loss.name is 'bec'.*Did you mean 'bce'"):
-            self.objective(examples, name="bec")
-
-    def test_one_weight_per_head(self, examples):
-        with pytest.raises(InputError, match=r"head_weights has 3 values.*one per head"):
-            self.objective(examples, head_weights=(1.0, 2.0, 3.0))
 
 
 class TestInitialState:

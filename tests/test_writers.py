@@ -10,7 +10,7 @@ import pytest
 from tensorboardX.proto.event_pb2 import Event
 
 from interactrank_jax.errors import InputError
-from interactrank_jax.writers import MetricWriter, ProgressBar
+from interactrank_jax.writers import MetricWriter, Profiler, ProgressBar
 
 
 def read(directory):
@@ -142,3 +142,19 @@ class TestProgressBar:
 
     def test_is_silent_where_output_is_no_terminal(self, monkeypatch):
         assert self.run(monkeypatch, io.StringIO()) == ""
+
+
+@pytest.mark.parametrize(("steps", "traced"), [(0, False), (3, True)])
+def test_a_profiler_traces_some_steps_after_the_first(tmp_path, steps, traced):
+    with Profiler(tmp_path / "profile", steps) as profiler:
+        for step in range(12):
+            profiler.step(np.float32(step))
+    found = list(tmp_path.rglob("*.trace.json.gz"))
+    assert bool(found) == traced
+
+
+def test_a_loop_that_ends_early_leaves_a_whole_trace(tmp_path):
+    with Profiler(tmp_path / "profile", 100) as profiler:
+        for step in range(8):
+            profiler.step(np.float32(step))
+    assert list(tmp_path.rglob("*.trace.json.gz"))

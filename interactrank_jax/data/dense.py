@@ -14,12 +14,12 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from interactrank_jax.data import schema as schema_lib
+from interactrank_jax.data.examples import STAGES
 from interactrank_jax.data.vocabulary import as_values, concat_tables, index_in
 from interactrank_jax.errors import InputError
 
 SECONDS_PER_DAY = 86_400
 IMPRESSION = -1  # the code of 'impression' among those of the actions, 0, 1, ...
-STAGES = ("shown", "retrieved", "random")  # stored as 1, 2, 3
 OPTIONAL_COLUMNS = ("propensity", "stage", "teacher_score")
 
 

@@ -1,7 +1,7 @@
 """What `prepare` leaves on disk and everything after it reads: the contract between the two.
 
     EXAMPLES/
-      metadata.json                 a `Metadata`
+      metadata.json                 a `Metadata`, the SHA-256 of every other file, and its own
       train|validation|test/        blocks of examples (`blocks.py`)
       items/*.npy                   the item store: one row per item, row 0 is padding
       items/ids.parquet             original item id of each row
@@ -10,9 +10,13 @@
       raw/SPLIT.parquet             the requests as they came, one row per `request_index`
       raw/items.parquet             the items as they came, one row per store row (row 0 is null)
 
+Every file is held against its SHA-256 once per process, before it is first used, and each block has
+a checksum of its own: damage is an error that names the file.
+
 This module imports neither the log code nor ibis or duckdb.
 """
 
+import concurrent.futures
 import dataclasses
 import functools
 from collections.abc import Iterator, Sequence
@@ -26,10 +30,12 @@ from interactrank_jax import files
 from interactrank_jax.data import blocks
 from interactrank_jax.errors import InputError, did_you_mean
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+METADATA_FILE = "metadata.json"
 PADDING = 0  # in every id column: row 0 of a table or of the item store
 
 REQUEST_ENTITIES = ("user", "request")
+STAGES = ("shown", "retrieved", "random")  # of candidates; 1, 2, 3 in the column, 0 is padding
 
 
 @dataclasses.dataclass(frozen=True)
@@ -209,7 +215,7 @@ class Examples:
 
     def __init__(self, path: files.PathLike):
         self.path = Path(path)
-        file = self.path / "metadata.json"
+        file = self.path / METADATA_FILE
         if not file.exists():
             raise InputError(
                 f"{self.path} holds no examples (no metadata.json). Expected the --out of "
@@ -223,10 +229,31 @@ class Examples:
                 f"Prepare the examples again."
             )
         self._sparse_cross: dict[str, SparseCross] = {}
+        self._whole: set[str] = set()
+        value = files.read_sealed(file)
         try:
+            self._digests: dict[str, str] = value.pop("files")
             self.metadata = Metadata.from_json(value)
         except (KeyError, TypeError) as error:
             raise InputError(f"{file} is incomplete ({error}): prepare again.") from error
+
+    def file(self, name: str) -> Path:
+        """Returns the path of a file by its name in the directory, once its checksum is right.
+
+        Raises:
+          InputError: it is absent or damaged.
+        """
+        path = self.path / name
+        if name not in self._whole:
+            if not path.is_file():
+                raise InputError(f"{path} does not exist: prepare the examples again.")
+            if files.file_digest(path) != self._digests.get(name):
+                raise InputError(
+                    f"{path} is damaged: its checksum is not the one in {METADATA_FILE}. Prepare "
+                    f"the examples again."
+                )
+            self._whole.add(name)
+        return path
 
     def split(self, name: str) -> Split:
         """Returns a split's sizes.
@@ -241,8 +268,14 @@ class Examples:
         return self.metadata.splits[name]
 
     def block_files(self, split: str) -> list[Path]:
-        """Returns the paths of a split's block files, in order."""
-        return [self.path / split / name for name, _ in self.split(split).files]
+        """Returns the paths of a split's block files, in order.
+
+        Raises:
+          InputError: one is absent or damaged.
+        """
+        names = [f"{split}/{name}" for name, _ in self.split(split).files]
+        with concurrent.futures.ThreadPoolExecutor() as pool:  # hashing leaves Python's lock
+            return list(pool.map(self.file, names))
 
     def blocks(
         self, split: str, names: Sequence[str] | None = None
@@ -269,7 +302,7 @@ class Examples:
     @functools.cached_property
     def item_ids(self) -> np.ndarray:
         """Original item id of each store row (object array; None for padding)."""
-        column = pq.read_table(self.path / "items" / "ids.parquet")["item_id"]
+        column = pq.read_table(self.file("items/ids.parquet"))["item_id"]
         # Not through NumPy's own conversion: integers beside a null would become floats.
         return np.array(column.to_pylist(), dtype=object)
 
@@ -295,19 +328,22 @@ class Examples:
 
     def has_corpus(self, split: str) -> bool:
         """Whether requests of a split can be scored with the corpus."""
-        return (self.path / "cross" / split).is_dir()
+        return any(name.startswith(f"cross/{split}/") for name in self._digests)
 
     def raw_requests(self, split: str):
         """Returns the requests as they came (pyarrow table), one row per request_index."""
-        return pq.read_table(self.path / "raw" / f"{split}.parquet")
+        return pq.read_table(self.file(f"raw/{split}.parquet"))
 
     def raw_items(self):
         """Returns the items as they came (pyarrow table), one row per store row."""
-        return pq.read_table(self.path / "raw" / "items.parquet")
+        return pq.read_table(self.file("raw/items.parquet"))
 
     def _load(self, name: str) -> np.ndarray:
-        file = self.path / name
-        try:
-            return np.load(file, mmap_mode="r", allow_pickle=False)
-        except (OSError, ValueError) as error:
-            raise InputError(f"{file} is absent or damaged ({error}): prepare again.") from error
+        return np.load(self.file(name), mmap_mode="r", allow_pickle=False)
+
+
+def write_metadata(directory: files.PathLike, metadata: Metadata) -> None:
+    """Writes `metadata.json` beside the finished files of a directory of examples."""
+    digests = files.file_digests(directory)
+    digests.pop(METADATA_FILE, None)
+    files.write_sealed(Path(directory) / METADATA_FILE, {**metadata.to_json(), "files": digests})

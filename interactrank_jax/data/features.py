@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from interactrank_jax import files
 from interactrank_jax.data.examples import (
     REQUEST_ENTITIES,
     CrossStatistics,
@@ -69,7 +70,7 @@ class Encoder:
         """
         old = None
         if self._old is not None:
-            path = self._old.path / "vocabulary" / f"{name}.parquet"
+            path = self._old.file(f"vocabulary/{name}.parquet")
             old = Vocabulary.load(path, self._out_of_vocabulary)
         vocabulary = Vocabulary.build(values, counts, self._min_count, self._out_of_vocabulary, old)
         self.vocabularies[name] = vocabulary
@@ -247,6 +248,6 @@ def write_items(
     for name, value in {**encoded.columns, "numeric": encoded.numeric}.items():
         arrays[name] = np.concatenate([np.zeros((1, *value.shape[1:]), value.dtype), value])
     for name, value in arrays.items():
-        np.save(folder / f"{name}.npy", value)
+        files.save_array(folder / f"{name}.npy", value)
     pq.write_table(raw.select(["item_id"]), folder / "ids.parquet")
     pq.write_table(raw, directory / "raw" / "items.parquet")

@@ -44,6 +44,7 @@ def train_iterator(
     batch_size: int,
     seed: int,
     *,
+    names: Sequence[str] | None = None,
     shard: int = 0,
     num_shards: int = 1,
     window: int = 8,
@@ -58,6 +59,7 @@ def train_iterator(
       examples: prepared examples.
       batch_size: requests per batch, R: arrays are `[R, ...]`.
       seed: of the order.
+      names: columns, `train_columns` by default.
       shard, num_shards: this process's share of the blocks.
       window: blocks permuted together.
       threads: reading threads.
@@ -65,7 +67,7 @@ def train_iterator(
     Raises:
       InputError: fewer blocks than shards; a file is absent or damaged (also while iterating).
     """
-    source = _BlockSource(examples.block_files("train"), train_columns(examples))
+    source = _BlockSource(examples.block_files("train"), names or train_columns(examples))
     if len(source) < num_shards:
         raise InputError(
             f"{examples.path}/train has {len(source)} blocks for {num_shards} processes. Prepare "

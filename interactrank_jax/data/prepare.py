@@ -29,6 +29,7 @@ from interactrank_jax.data.examples import (
     Metadata,
     SparseCross,
     Split,
+    write_metadata,
 )
 from interactrank_jax.data.vocabulary import as_values
 
@@ -271,7 +272,7 @@ def prepare(
                 numeric_statistics=old.metadata.numeric_statistics,
                 cross_statistics=old.metadata.cross_statistics,
             )
-        files.write_json(directory / "metadata.json", metadata.to_json())
+        write_metadata(directory, metadata)
     return metadata
 
 
@@ -279,7 +280,7 @@ def write_sparse_cross(directory: Path, sparse: SparseCross) -> None:
     """Writes the arrays that `Examples.sparse_cross` reads."""
     directory.mkdir(parents=True)
     for field in dataclasses.fields(SparseCross):
-        np.save(directory / f"{field.name}.npy", getattr(sparse, field.name))
+        files.save_array(directory / f"{field.name}.npy", getattr(sparse, field.name))
 
 
 def log_digest(log: schema.Log) -> dict[str, str]:

@@ -151,6 +151,10 @@ class Schema:
             raise InputError(
                 f"version is {value.get('version')!r}, this release reads {FORMAT_VERSION}."
             )
+        fields = ("format", "version", "timeless", "features", "actions")
+        for name in value:
+            if name not in fields:
+                raise InputError(f"unknown field '{name}'." + did_you_mean(name, fields))
         timeless = value.get("timeless", False)
         if not isinstance(timeless, bool):
             raise InputError(f"timeless is {timeless!r}. Expected true or false.")
@@ -220,7 +224,7 @@ class Log:
         """Returns name and Arrow type of each column of a table's part; dictionaries unwrapped.
 
         Raises:
-          InputError: the file is not Parquet.
+          InputError: the file is not Parquet, or two columns have one name.
         """
         path = self.files(table)[part]
         try:
@@ -230,6 +234,15 @@ class Log:
                 f"{path} is not a readable Parquet file ({error}): it was truncated or is "
                 f"something else. Write it again."
             ) from error
+        found: dict[str, str] = {}
+        for name in schema.names:
+            # DuckDB does not tell capitals apart, so it would read one for the other.
+            twin = found.setdefault(name.lower(), name)
+            if twin is not name:
+                raise InputError(
+                    f"{table} ({path}): columns '{twin}' and '{name}' have one name, capitals "
+                    f"aside. Expected each name once: rename or drop one."
+                )
         return {
             field.name: field.type.value_type if pa.types.is_dictionary(field.type) else field.type
             for field in schema

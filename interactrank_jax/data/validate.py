@@ -5,14 +5,18 @@ ids (duplicates, rows that refer to nothing). An error names table, column, row 
 offending row in the order of the table's ids.
 """
 
+import contextlib
 import dataclasses
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
+import duckdb
 import ibis
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 
+from interactrank_jax.data.examples import STAGES
 from interactrank_jax.errors import InputError, did_you_mean
 
 if TYPE_CHECKING:
@@ -20,7 +24,6 @@ if TYPE_CHECKING:
 
 # 1990-01-01 and 2100-01-01 in UTC seconds: older or later logs are far likelier to be a wrong unit.
 EARLIEST, LATEST = 631_152_000, 4_102_444_800
-STAGES = ("shown", "retrieved", "random")
 # Examples hold float32 and int32.
 LARGEST, SMALLEST_PROPENSITY = float(np.finfo(np.float32).max), float(np.finfo(np.float32).tiny)
 LAST_POSITION = int(np.iinfo(np.int32).max)
@@ -99,17 +102,37 @@ def validate(log: "Log") -> dict[str, Any]:
     for name in tables:
         _check_columns(log, name, expected[name])
     _check_id_types(log, tables)
-    totals = {name: _check_rows(log, name, expected[name]) for name in tables}
-    for name in tables[:3]:
-        _check_unique(log, name, totals[name]["rows"])
-    for name, column, target in (
-        ("impressions", "item_id", "items"),
-        ("impressions", "request_id", "requests"),
-        ("events", "item_id", "items"),
-    ):
-        if name in tables:
-            _check_known(log, name, column, target)
-    return _summary(log, totals)
+    with _readable(log, expected):
+        totals = {name: _check_rows(log, name, expected[name]) for name in tables}
+        for name in tables[:3]:
+            _check_unique(log, name, totals[name]["rows"])
+        for name, column, target in (
+            ("impressions", "item_id", "items"),
+            ("impressions", "request_id", "requests"),
+            ("events", "item_id", "items"),
+        ):
+            if name in tables:
+                _check_known(log, name, column, target)
+        return _summary(log, totals)
+
+
+@contextlib.contextmanager
+def _readable(log: "Log", expected: dict[str, dict[str, str]]) -> Iterator[None]:
+    """Names the file and column whose bytes the block could not read."""
+    try:
+        yield
+    except duckdb.Error as error:
+        for name, columns in expected.items():
+            for path in log.files(name):
+                for column in columns:
+                    try:
+                        pq.read_table(path, columns=[column])[column].validate(full=True)
+                    except (pa.ArrowException, OSError) as reason:
+                        raise InputError(
+                            f"{name} ({path}): column '{column}' cannot be read ({reason}). "
+                            f"Expected a whole Parquet file with text in UTF-8: write it again."
+                        ) from error
+        raise InputError(f"{log.path} cannot be read ({error}): write it again.") from error
 
 
 def _columns(log: "Log", name: str) -> dict[str, str]:
@@ -155,6 +178,12 @@ def _check_columns(log: "Log", name: str, expected: dict[str, str]) -> None:
                 raise InputError(
                     f"{name} ({path}): column '{column}' has type {present[column]}. Expected "
                     f"{words}: convert it."
+                )
+            first = log.columns(name)[column]
+            if not nulls and _is_string(first) != _is_string(present[column]):
+                raise InputError(
+                    f"{name} ({path}): column '{column}' has type {present[column]}, in the part "
+                    f"before {first}. Expected strings in all parts or in none: convert it."
                 )
 
 

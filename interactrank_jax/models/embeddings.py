@@ -8,7 +8,7 @@ the cost of a step does not grow with the table.
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -25,6 +25,8 @@ Tables = Mapping[str, Array]
 
 HISTORIES = ("history", "query_history")
 USER, QUERY, ITEM = "user_id", "query_id", "item_id"  # names of the id features
+SHARDED_FROM = 65_536  # a table of fewer rows is replicated on every device
+ROW_MULTIPLE = 128
 
 
 class Inputs(NamedTuple):
@@ -164,23 +166,23 @@ class Rows(NamedTuple):
     """The distinct rows a batch touches in one table.
 
     Attributes:
-      ids: `[U]` row numbers, ascending; unused places hold the table's length.
+      ids: `[U]` row numbers, ascending; unused places hold the table's length. None: the table is
+        taken whole, in order, and U is its length.
       touched: `[U]` bool, false for unused places and for the padding row.
     """
 
-    ids: Array
+    ids: Array | None
     touched: Array
 
     def read(self, array: Array) -> Array:
         """Returns these rows of `[V, ...]`; unused places give zeros."""
-        # As many rows as the table has: it was taken whole, in order.
-        if self.ids.shape[0] == array.shape[0]:
+        if self.ids is None:
             return array
         return array.at[self.ids].get(mode="fill", fill_value=0)
 
     def write(self, array: Array, new: Array) -> Array:
         """Returns `[V, ...]` with the touched rows replaced; all others keep their bits."""
-        if self.ids.shape[0] == array.shape[0]:
+        if self.ids is None:
             return jnp.where(self.touched.reshape(-1, *[1] * (array.ndim - 1)), new, array)
         places = jnp.where(self.touched, self.ids, array.shape[0])
         return array.at[places].set(new, mode="drop")
@@ -194,11 +196,17 @@ def item_store(items: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     }
 
 
+def table_rows(ids: int) -> int:
+    """Returns the rows of a table for `ids` ids: a long one can be split over up to 128 devices."""
+    return -(-ids // ROW_MULTIPLE) * ROW_MULTIPLE if ids >= SHARDED_FROM else ids
+
+
 def init_tables(key: Array, sizes: Mapping[str, int], dim: int, scale: float) -> dict[str, Array]:
-    """Returns normal(0, scale) tables `[rows, dim]` with a zero padding row."""
+    """Returns normal(0, scale) tables `[table_rows(ids), dim]` with a zero padding row."""
     tables = {}
-    for index, (name, rows) in enumerate(sorted(sizes.items())):
-        table = scale * jax.random.normal(jax.random.fold_in(key, index), (rows, dim))
+    for index, (name, ids) in enumerate(sorted(sizes.items())):
+        shape = (table_rows(ids), dim)
+        table = scale * jax.random.normal(jax.random.fold_in(key, index), shape)
         tables[name] = table.at[PADDING].set(0.0)
     return tables
 
@@ -218,9 +226,9 @@ def request_slots(batch: Batch, store: Batch, inputs: Inputs) -> dict[str, Slot]
     return slots
 
 
-def item_slots(store: Batch, items: Array, inputs: Inputs) -> dict[str, Slot]:
-    """Returns the slots of items given as store rows `[...]`."""
-    return _item_slots(store, items, inputs.item, "item")
+def item_slots(store: Batch, items: Array, inputs: Inputs, role: str = "item") -> dict[str, Slot]:
+    """Returns the slots of items given as store rows `[...]`; `role` tells several sets apart."""
+    return _item_slots(store, items, inputs.item, role)
 
 
 def _item_slots(store: Batch, items: Array, features: Sequence[Feature], role: str):
@@ -234,8 +242,15 @@ def _item_slots(store: Batch, items: Array, features: Sequence[Feature], role: s
     return slots
 
 
-def unique_rows(tables: Tables, slots: Mapping[str, Slot]) -> tuple[dict[str, Rows], dict]:
+def unique_rows(
+    sizes: Mapping[str, int], slots: Mapping[str, Slot], never_whole: Collection[str] = ()
+) -> tuple[dict[str, Rows], dict[str, Array]]:
     """Finds the rows that a batch needs, each once; `Rows.read` gathers them.
+
+    Args:
+      sizes: rows of each table.
+      slots: what the batch looks up.
+      never_whole: tables that no device can take whole.
 
     Returns:
       rows by table, and for each slot the places of its ids among those rows. A table no longer
@@ -247,10 +262,10 @@ def unique_rows(tables: Tables, slots: Mapping[str, Slot]) -> tuple[dict[str, Ro
     rows, index = {}, {}
     for table, names in sorted(by_table.items()):
         ids = jnp.concatenate([slots[name].ids.reshape(-1) for name in names])
-        size = tables[table].shape[0]
-        if size <= ids.shape[0]:
+        size = sizes[table]
+        if size <= ids.shape[0] and table not in never_whole:
             touched = jnp.zeros(size, bool).at[ids].set(True).at[PADDING].set(False)
-            rows[table] = Rows(jnp.arange(size, dtype=jnp.int32), touched)
+            rows[table] = Rows(None, touched)
             place = ids
         else:
             distinct, place = distinct_ids(ids, size)
@@ -297,13 +312,15 @@ def embed(
     return embedded
 
 
-def item_input(embedded: Mapping[str, Array], store: Batch, items: Array, inputs: Inputs):
+def item_input(
+    embedded: Mapping[str, Array], store: Batch, items: Array, inputs: Inputs, role: str = "item"
+) -> ItemInput:
     """Assembles the `ItemInput` of store rows `[...]` from embedded slots."""
     return ItemInput(
         features={
             feature.name: store[feature.name][items]
             if feature.kind == "embedding"
-            else embedded[f"item/{feature.name}"]
+            else embedded[f"{role}/{feature.name}"]
             for feature in inputs.item
         },
         numeric=store["numeric"][items],

@@ -1,6 +1,7 @@
 """Small functional layers shared by the towers."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +15,8 @@ Array = jax.Array
 
 
 def l2_normalize(x: Array, epsilon: float = 1e-12) -> Array:
-    """Scales `[..., d]` to unit length; zero stays zero, with a finite gradient."""
+    """Scales `[..., d]` to unit length, in float32; zero stays zero, with a finite gradient."""
+    x = x.astype(jnp.float32)
     return x * jax.lax.rsqrt(jnp.maximum(jnp.sum(x * x, -1, keepdims=True), epsilon))
 
 
@@ -78,19 +80,22 @@ class MaskBlock(nn.Module):
       width: output width.
       reduction: bottleneck as a share of the input width.
       dropout: rate on the output.
+      dtype: to compute in; parameters are float32.
     """
 
     width: int
     reduction: float = 0.1
     dropout: float = 0.005
+    dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x: Array, *, train: bool) -> Array:
         """Maps `[..., D]` to `[..., width]`."""
-        dim = x.shape[-1]
-        gate = nn.relu(nn.Dense(max(1, round(self.reduction * dim)))(x))
-        gate = nn.Dense(dim)(gate)
-        hidden = nn.relu(nn.LayerNorm()(nn.Dense(self.width)(gate * x)))
+        dim, dtype = x.shape[-1], self.dtype
+        gate = nn.relu(nn.Dense(max(1, round(self.reduction * dim)), dtype=dtype)(x))
+        gate = nn.Dense(dim, dtype=dtype)(gate)
+        hidden = nn.Dense(self.width, dtype=dtype)(gate * x.astype(dtype))
+        hidden = nn.relu(nn.LayerNorm(dtype=dtype)(hidden))
         return nn.Dropout(self.dropout, deterministic=not train)(hidden)
 
 
@@ -101,13 +106,14 @@ class ParallelMaskNet(nn.Module):
     width: int
     reduction: float = 0.1
     dropout: float = 0.005
+    dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x: Array, *, train: bool) -> Array:
         """Concatenates the blocks' outputs."""
         return jnp.concatenate(
             [
-                MaskBlock(self.width, self.reduction, self.dropout)(x, train=train)
+                MaskBlock(self.width, self.reduction, self.dropout, self.dtype)(x, train=train)
                 for _ in range(self.blocks)
             ],
             -1,
@@ -120,11 +126,12 @@ class MLP(nn.Module):
     widths: Sequence[int]
     dropout: float = 0.0
     activation: Callable[[Array], Array] = nn.relu
+    dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x: Array, *, train: bool) -> Array:
         """Applies the layers."""
         for width in self.widths:
-            x = self.activation(nn.Dense(width)(x))
+            x = self.activation(nn.Dense(width, dtype=self.dtype)(x))
             x = nn.Dropout(self.dropout, deterministic=not train)(x)
         return x

@@ -9,14 +9,19 @@ from interactrank_jax.models.preranker import PreRanker
 from interactrank_jax.models.two_tower import TwoTower
 
 MODELS: dict[str, type[PreRanker]] = {"interactrank": InteractRank, "two_tower": TwoTower}
+DTYPES = ("float32", "bfloat16")
 
 
 def build_model(config: ConfigDict, inputs: Inputs) -> PreRanker:
     """Returns the model that `config.name` (the `model` part of a config) names.
 
     Raises:
-      InputError: no such model.
+      InputError: no such model, or a type that it cannot compute in.
     """
     if config.name not in MODELS:
         raise InputError(f"no model '{config.name}'." + did_you_mean(config.name, MODELS))
+    if config.dtype not in DTYPES:
+        raise InputError(
+            f"config.model.dtype is '{config.dtype}'." + did_you_mean(str(config.dtype), DTYPES)
+        )
     return MODELS[config.name](FrozenConfigDict(config), inputs)

@@ -1,11 +1,14 @@
 """Sequences of items in the query tower: the user's real-time history, the query's own history."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
 from interactrank_jax.models.embeddings import SequenceInput
+from interactrank_jax.models.layers import along_last
 
 Array = jax.Array
 
@@ -34,16 +37,18 @@ class SequencePooling(nn.Module):
       actions: number of actions; 0 for a sequence without.
       age_buckets: number of age buckets; 0 for a sequence without.
       weighted, attention: whether each of the two poolings takes part.
+      dtype: to multiply in; sums and the softmax are float32.
     """
 
     actions: int = 0
     age_buckets: int = 0
     weighted: bool = True
     attention: bool = True
+    dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, sequence: SequenceInput, query: Array) -> Array:
-        """Maps a sequence of `[R, L, D]` and a query `[R, Dq]` to `[R, D]`; empty gives zeros."""
+        """Maps `[R, L, D]` and a query `[R, Dq]` to float32 `[R, D]`; empty gives zeros."""
         events, mask = sequence.items, sequence.mask
         length, dim = events.shape[-2:]
         embedding = nn.initializers.normal(0.02)
@@ -53,19 +58,22 @@ class SequencePooling(nn.Module):
         if self.age_buckets:
             table = self.param("age", embedding, (self.age_buckets, dim))
             events = events + _one_hot_lookup(table, age_bucket(sequence.age, self.age_buckets))
-        present = mask.astype(events.dtype)
-        pooled = jnp.zeros((*events.shape[:-2], dim), events.dtype)
+        events = events.astype(self.dtype)
+        present = mask.astype(jnp.float32)
+        weight = jnp.zeros_like(present)
         if self.weighted:
             alpha = self.param("alpha", nn.initializers.constant(1.0 / max(length, 1)), (length,))
-            pooled = pooled + jnp.einsum("l,...l,...ld->...d", alpha, present, events)
+            weight = weight + along_last(alpha, present) * present
         if self.attention:
-            projected = nn.Dense(dim, use_bias=False, name="query")(query)
-            scores = jnp.einsum("...d,...ld->...l", projected, events) / np.sqrt(dim)
+            projected = nn.Dense(dim, use_bias=False, name="query", dtype=self.dtype)(query)
+            scores = self._dot("...d,...ld->...l", projected, events) / np.sqrt(dim)
             scores = jnp.where(mask, scores, -1e9)
             # Multiplying by the mask once more turns the uniform weights of an empty sequence to 0.
-            attention = jax.nn.softmax(scores, -1) * present
-            pooled = pooled + jnp.einsum("...l,...ld->...d", attention, events)
-        return pooled
+            weight = weight + jax.nn.softmax(scores, -1) * present
+        return self._dot("...l,...ld->...d", weight.astype(self.dtype), events)
+
+    def _dot(self, subscripts: str, left: Array, right: Array) -> Array:
+        return jnp.einsum(subscripts, left, right, preferred_element_type=jnp.float32)
 
 
 def _one_hot_lookup(table: Array, index: Array) -> Array:

@@ -1,6 +1,7 @@
 """The two towers: everything about a request, or about an item, to vectors of unit length."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -23,11 +24,13 @@ class Tower(nn.Module):
       config: `tower` of the model config: numeric_views, hidden, output_dim, dropout, masknet.
       statistics: of the numeric features.
       heads: vectors to emit.
+      dtype: to compute in; the vectors are float32.
     """
 
     config: FrozenConfigDict
     statistics: tuple[NumericStatistics, ...]
     heads: int = 1
+    dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(
@@ -38,14 +41,15 @@ class Tower(nn.Module):
         if self.statistics:
             views = self.config.numeric_views
             parts.append(NumericNormalizer(self.statistics, tuple(views))(numeric))
-        x = nn.LayerNorm()(jnp.concatenate(parts, -1))
+        x = nn.LayerNorm(dtype=self.dtype)(jnp.concatenate(parts, -1))
         masknet = self.config.masknet
         if masknet.blocks:
-            x = ParallelMaskNet(masknet.blocks, masknet.width, masknet.reduction, masknet.dropout)(
-                x, train=train
+            gated = ParallelMaskNet(
+                masknet.blocks, masknet.width, masknet.reduction, masknet.dropout, self.dtype
             )
-        x = MLP(tuple(self.config.hidden), self.config.dropout)(x, train=train)
-        x = nn.Dense(self.heads * self.config.output_dim)(x)
+            x = gated(x, train=train)
+        x = MLP(tuple(self.config.hidden), self.config.dropout, dtype=self.dtype)(x, train=train)
+        x = nn.Dense(self.heads * self.config.output_dim, dtype=self.dtype)(x)
         return l2_normalize(x.reshape(*x.shape[:-1], self.heads, self.config.output_dim))
 
 
@@ -89,10 +93,17 @@ class QueryTower(nn.Module):
                     age_buckets=sequence.age_buckets if is_user else 0,
                     weighted=sequence.weighted_pooling,
                     attention=sequence.query_attention,
+                    dtype=jnp.dtype(self.config.dtype),
                     name=role,
                 )(events, jnp.concatenate(query, -1))
             )
-        tower = Tower(self.config.tower, self.inputs.request_numeric, self.heads, name="tower")
+        tower = Tower(
+            self.config.tower,
+            self.inputs.request_numeric,
+            self.heads,
+            jnp.dtype(self.config.dtype),
+            name="tower",
+        )
         return tower(request.features, request.numeric, pooled, train=train)
 
 
@@ -105,5 +116,10 @@ class ItemTower(nn.Module):
     @nn.compact
     def __call__(self, items: ItemInput, *, train: bool) -> Array:
         """Encodes items."""
-        tower = Tower(self.config.tower, self.inputs.item_numeric, name="tower")
+        tower = Tower(
+            self.config.tower,
+            self.inputs.item_numeric,
+            dtype=jnp.dtype(self.config.dtype),
+            name="tower",
+        )
         return tower(items.features, items.numeric, [], train=train)[..., 0, :]

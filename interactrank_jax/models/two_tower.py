@@ -8,14 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
+from interactrank_jax import losses
 from interactrank_jax.models.embeddings import ItemInput, RequestInput
 from interactrank_jax.models.layers import along_last
 from interactrank_jax.models.preranker import PreRanker
 from interactrank_jax.models.towers import ItemTower, QueryTower
 
 Array = jax.Array
-
-MAX_INVERSE_TEMPERATURE = 100.0
 
 
 class TwoTower(PreRanker):
@@ -85,5 +84,4 @@ class TwoTower(PreRanker):
 
     def similarity(self, query: Array, items: Array) -> Array:
         """Returns `[R, N]`: cosine of the first head over the learned temperature (>= 1/100)."""
-        inverse = jnp.minimum(jnp.exp(self.log_inverse_temperature), MAX_INVERSE_TEMPERATURE)
-        return (query[:, 0] @ items.T) * inverse
+        return losses.scale_logits(query[:, 0] @ items.T, self.log_inverse_temperature)

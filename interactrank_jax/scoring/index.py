@@ -1,6 +1,7 @@
 """The item index: every item's representation, computed once, with its id and its model's checksum.
 
-INDEX/metadata.json          model checksum, step, hash of the examples, shapes and checksums
+INDEX/metadata.json          model checksum, step, hash of the examples, shapes, and checksums of
+                             every file, itself included
 INDEX/representation-N.npy   leaf N of the item representation, `[I, ...]`, row = store row
 INDEX/ids.parquet            original item id of each row (row 0 is padding: null)
 """
@@ -21,7 +22,8 @@ from interactrank_jax.errors import InputError
 from interactrank_jax.models.embeddings import embed_items, item_store, zero_inputs
 from interactrank_jax.runs import Run
 
-FORMAT, FORMAT_VERSION = "interactrank-index", 1
+FORMAT, FORMAT_VERSION = "interactrank-index", 2
+IDS = "ids.parquet"
 
 
 def encode_items(run: Run, model: dict[str, Any], store: dict[str, np.ndarray], tile: int = 4096):
@@ -62,7 +64,7 @@ def build_index(workdir: files.PathLike, examples_path: files.PathLike, out: fil
         leaves = []
         for number, leaf in enumerate(jax.tree.leaves(representation)):
             name = f"representation-{number}.npy"
-            np.save(directory / name, leaf)
+            files.save_array(directory / name, leaf)
             leaves.append(
                 {
                     "file": name,
@@ -72,7 +74,7 @@ def build_index(workdir: files.PathLike, examples_path: files.PathLike, out: fil
                 }
             )
         ids = pa.array(examples.item_ids.tolist())
-        pq.write_table(pa.table({"item_id": ids}), directory / "ids.parquet")
+        pq.write_table(pa.table({"item_id": ids}), directory / IDS)
         metadata = {
             "format": FORMAT,
             "format_version": FORMAT_VERSION,
@@ -82,8 +84,9 @@ def build_index(workdir: files.PathLike, examples_path: files.PathLike, out: fil
             "examples_digest": examples.metadata.digest,
             "items": examples.num_items,
             "leaves": leaves,
+            "ids_sha256": files.file_digest(directory / IDS),
         }
-        files.write_json(directory / "metadata.json", metadata)
+        files.write_sealed(directory / "metadata.json", metadata)
     return metadata
 
 
@@ -106,13 +109,16 @@ class Index:
                 f"{self.path} holds no index (no metadata.json). Expected the --out of "
                 f"`interactrank index`."
             )
-        self.metadata = files.read_json(file)
-        found = (self.metadata.get("format"), self.metadata.get("format_version"))
+        metadata = files.read_json(file)
+        found = (None, None)
+        if isinstance(metadata, dict):
+            found = (metadata.get("format"), metadata.get("format_version"))
         if found != (FORMAT, FORMAT_VERSION):
             raise InputError(
                 f"{file} is of {found}, expected {(FORMAT, FORMAT_VERSION)}: give the --out of "
                 f"`interactrank index` of this release."
             )
+        self.metadata = files.read_sealed(file)
         expected = fingerprint(model)
         if self.metadata["model_checksum"] != expected:
             raise InputError(
@@ -122,12 +128,16 @@ class Index:
             )
         leaves = []
         for entry in self.metadata["leaves"]:
-            leaf_file = self.path / entry["file"]
-            if not leaf_file.is_file() or files.file_digest(leaf_file) != entry["sha256"]:
-                raise InputError(f"{leaf_file} is absent or damaged: build the index again.")
+            leaf_file = self._whole(entry["file"], entry["sha256"])
             leaves.append(np.load(leaf_file, allow_pickle=False))
         self.items = jax.tree.unflatten(_structure(run), leaves)
-        self.ids = pq.read_table(self.path / "ids.parquet")["item_id"]
+        self.ids = pq.read_table(self._whole(IDS, self.metadata["ids_sha256"]))["item_id"]
+
+    def _whole(self, name: str, checksum: str) -> Path:
+        file = self.path / name
+        if not file.is_file() or files.file_digest(file) != checksum:
+            raise InputError(f"{file} is absent or damaged: build the index again.")
+        return file
 
 
 def _structure(run: Run):

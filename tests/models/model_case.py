@@ -24,6 +24,7 @@ SWITCHES: dict[str, dict[str, Any]] = {  # of InteractRank
     "attention pooling only": {"sequence": {"weighted_pooling": False}},
     "one numeric view": {"tower": {"numeric_views": ("gaussian",)}},
     "linear cross": {"cross": {"transform": "linear"}},
+    "bfloat16": {"dtype": "bfloat16"},
 }
 CASES: dict[str, tuple[str, dict[str, Any]]] = {name: (name, {}) for name in MODELS} | {
     name: (INTERACTRANK, fields) for name, fields in SWITCHES.items()

@@ -72,26 +72,36 @@ def by_hand(tables):
     return result
 
 
+def row_ids(found, rows):
+    return np.arange(rows) if found.ids is None else np.asarray(found.ids)
+
+
 @pytest.mark.parametrize("rows", [10, 500], ids=["whole tables", "gathered rows"])
 class TestLookup:
     def tables(self, rows):
         names = ("item", "user", "text")
         return {name: jnp.asarray(draw(i, rows, 3)) for i, name in enumerate(names)}
 
+    def sizes(self, rows):
+        return dict.fromkeys(("item", "user", "text"), rows)
+
     def test_takes_a_short_table_whole_and_gathers_of_a_long_one(self, rows):
         tables = {"item": jnp.asarray(draw(0, rows, 3))}
         slots = {name: slot for name, slot in SLOTS.items() if slot.table == "item"}
-        found = embeddings.unique_rows(tables, slots)[0]["item"]
-        values = found.read(tables["item"])
-        assert found.ids.shape == ((10,) if rows == 10 else (14,))
-        assert values.shape == (*found.ids.shape, 3)
+        found = embeddings.unique_rows({"item": rows}, slots)[0]["item"]
+        assert (found.ids is None) == (rows == 10)
+        assert found.read(tables["item"]).shape == (10 if rows == 10 else 14, 3)
+
+    def test_never_takes_whole_what_no_device_can(self, rows):
+        found, _ = embeddings.unique_rows(self.sizes(rows), SLOTS, never_whole=("item",))
+        assert found["item"].ids is not None
 
     def test_gathered_rows_give_what_a_direct_lookup_gives(self, rows):
         tables = self.tables(rows)
 
         @jax.jit
         def both(tables):
-            found, index = embeddings.unique_rows(tables, SLOTS)
+            found, index = embeddings.unique_rows(self.sizes(rows), SLOTS)
             values = {name: found[name].read(tables[name]) for name in found}
             return embeddings.embed(values, SLOTS, index), embeddings.embed(tables, SLOTS)
 
@@ -111,14 +121,14 @@ class TestLookup:
 
         @jax.jit
         def both(tables):
-            found, index = embeddings.unique_rows(tables, SLOTS)
+            found, index = embeddings.unique_rows(self.sizes(rows), SLOTS)
             values = {name: found[name].read(tables[name]) for name in found}
             return found, jax.grad(functional)(values, index), jax.grad(functional)(tables, None)
 
         found, by_row, dense = both(tables)
         for name, table in tables.items():
             scattered = np.zeros_like(table)
-            ids = np.asarray(found[name].ids)
+            ids = row_ids(found[name], rows)
             inside = ids < rows
             scattered[ids[inside]] = by_row[name][inside]
             np.testing.assert_allclose(scattered, dense[name], rtol=1e-5, atol=1e-6)
@@ -126,14 +136,14 @@ class TestLookup:
             np.testing.assert_array_equal(dense[name][PADDING], 0)
 
     def test_marks_exactly_the_rows_looked_up_and_never_the_padding(self, rows):
-        found, _ = embeddings.unique_rows(self.tables(rows), SLOTS)
+        found, _ = embeddings.unique_rows(self.sizes(rows), SLOTS)
         for name in found:
             wanted = set(
                 np.concatenate(
                     [s.ids.reshape(-1) for s in SLOTS.values() if s.table == name]
                 ).tolist()
             ) - {PADDING}
-            marked = np.asarray(found[name].ids)[np.asarray(found[name].touched)]
+            marked = row_ids(found[name], rows)[np.asarray(found[name].touched)]
             assert sorted(marked) == sorted(wanted)
 
     def test_text_is_the_mean_of_its_tokens_whatever_the_padding(self, rows):

@@ -9,6 +9,7 @@ import pytest
 
 from interactrank_jax.data.examples import PADDING, Examples
 from interactrank_jax.errors import InputError
+from interactrank_jax.models import embeddings
 from interactrank_jax.models.preranker import PreRanker
 from interactrank_jax.models.registry import MODELS, build_model
 from interactrank_jax.models.two_tower import TwoTower
@@ -259,6 +260,35 @@ class TestSwitches:
         config = tiny_config("interactrank", name="interactrnak")
         with pytest.raises(InputError, match="Did you mean 'interactrank'"):
             build_model(config.model, interactrank.inputs)
+
+
+class TestBfloat16:
+    def test_is_close_to_float32_and_is_no_wider(self, cases):
+        exact, rounded = cases(INTERACTRANK), cases("bfloat16")
+        assert all(leaf.dtype == np.float32 for leaf in jax.tree.leaves(rounded.params))
+        expected, found = exact(), rounded()
+        for name in ("query", "items", "score", "similarity"):
+            assert found[name].dtype == np.float32
+            difference = np.abs(found[name] - expected[name]).max()
+            assert 0 < difference < 0.05 * np.abs(expected[name]).max(), name
+        norm = np.linalg.norm(found["items"], axis=-1)
+        np.testing.assert_allclose(norm, 1, atol=1e-6)  # normalised in float32
+
+    def test_its_towers_multiply_in_bfloat16(self, cases):
+        case = cases("bfloat16")
+        items = embeddings.embed_items(case.tables, CORPUS, case.store, case.inputs)
+        encode = functools.partial(case.model.apply, {"params": case.params}, method="encode_item")
+        lines = str(jax.make_jaxpr(encode)(items)).splitlines()
+        products = [line for line in lines if "dot_general" in line]
+        # The mixture of numeric views alone is float32: its inputs are raw values.
+        assert sum("f32" in line.split("=")[0].replace("bf16", "") for line in products) == 1
+        assert sum("bf16" in line.split("=")[0] for line in products) == len(products) - 1 > 3
+
+    def test_its_gradients_are_float32(self, cases):
+        case = cases("bfloat16")
+        assert {leaf.dtype for leaf in jax.tree.leaves(case.gradient(case.batch))} == {
+            np.dtype(np.float32)
+        }
 
 
 class TestExcludedQuery:

@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from interactrank_jax import evaluate, scorers
-from interactrank_jax.data.examples import Examples
+from interactrank_jax.data.examples import Examples, write_metadata
 from interactrank_jax.data.pipeline import evaluation_batches, request_batches
 from interactrank_jax.errors import InputError
 from interactrank_jax.parallel import DataParallel
@@ -222,6 +222,7 @@ def test_integer_ids_stay_integers(tmp_path, trained_run, examples_path):
     copy = shutil.copytree(examples_path, tmp_path / "examples")
     ids = pa.table({"item_id": pa.array([None, *range(2**53 + 1, 2**53 + 81)])})
     pq.write_table(ids, copy / "items" / "ids.parquet")
+    write_metadata(copy, Examples(copy).metadata)
     build_index(trained_run, copy, tmp_path / "index")
     saved = pq.read_table(tmp_path / "index" / "ids.parquet")["item_id"]
     assert saved.to_pylist()[:2] == [None, 2**53 + 1]

@@ -1,0 +1,102 @@
+"""Several processes as one run: joining, waiting for each other, stopping together."""
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import jax
+from jax.experimental import multihost_utils
+
+from interactrank_jax.errors import InputError
+
+# Seconds without a sign of life after which a process counts as gone.
+HEARTBEAT_TIMEOUT = 20
+FAILED = 4  # exit status
+
+
+@contextmanager
+def joined(coordinator: str, processes: int, process: int) -> Iterator[None]:
+    """Makes this process one of a run's for the length of the block.
+
+    An error in one process ends all: this one leaves at once, with status FAILED and a message,
+    rather than wait for others that wait for it.
+
+    Args:
+      coordinator: HOST:PORT of process 0, the same everywhere; 'auto' where jax finds the others
+        itself (TPU pods, Slurm, Kubernetes); '' for a process alone.
+      processes: number of processes.
+      process: this one's number, from 0.
+
+    Raises:
+      InputError: numbers that make no sense, or the others were not found.
+    """
+    if not coordinator:
+        yield
+        return
+    is_auto = coordinator == "auto"
+    if not is_auto and not 0 <= process < processes:
+        raise InputError(
+            f"--process={process} of --processes={processes}. Expected a number from 0 to one less "
+            f"than --processes, another for each process."
+        )
+    try:
+        jax.distributed.initialize(
+            coordinator_address=None if is_auto else coordinator,
+            num_processes=None if is_auto else processes,
+            process_id=None if is_auto else process,
+            heartbeat_timeout_seconds=HEARTBEAT_TIMEOUT,
+        )
+    except (RuntimeError, ValueError) as error:
+        raise InputError(
+            f"--coordinator={coordinator}: the other processes were not found ({error}). Start all "
+            f"of them with the same --coordinator and --processes."
+        ) from error
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise  # all stopped at the same step
+    except BaseException as error:
+        name = f"process {jax.process_index()} of {jax.process_count()}"
+        lost = isinstance(error, jax.errors.JaxRuntimeError)
+        hint = " Another process ended or cannot be reached: look at its output." if lost else ""
+        print(f"interactrank: {name} stopped: {error}{hint}", file=sys.stderr, flush=True)
+        os._exit(FAILED)
+
+
+def wait_for_all(what: str) -> None:
+    """Returns when every process has come here."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(what)
+
+
+@contextmanager
+def stop_requests() -> Iterator[Callable[[int], bool]]:
+    """Turns SIGINT and SIGTERM into a question that the loop asks after each step.
+
+    The question takes the number of steps done. One process is answered from its own signals, and
+    a second signal acts at once. Of several, each is answered yes at the same step once any of them
+    was told to stop: jax's coordination service finds a step that all can reach.
+    """
+    if jax.process_count() > 1:
+        yield multihost_utils.reached_preemption_sync_point
+        return
+    requested = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda _: requested.is_set()
+        return
+
+    def request(number, frame):
+        requested.set()
+        signal.signal(number, previous[number])
+
+    previous = {
+        number: signal.signal(number, request) for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    try:
+        yield lambda _: requested.is_set()
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

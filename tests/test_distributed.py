@@ -1,0 +1,146 @@
+"""Two processes of two fake devices each train as one run, and end as one."""
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from interactrank_jax import distributed
+from interactrank_jax.data.examples import Examples
+from interactrank_jax.errors import InputError
+from interactrank_jax.train import train
+from tests.conftest import REPOSITORY
+from tests.distributed_config import get_config
+
+PROCESSES, DEVICES = 2, 2
+PATIENCE_S = 240
+FOR_EVER = ("--config.train.max_steps=1000000", "--config.train.eval_every=1000000")
+
+
+def start(examples: Path, workdir: Path, *overrides: str) -> list[subprocess.Popen]:
+    """Starts all processes of a run."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={DEVICES}"
+    return [
+        subprocess.Popen(
+            [
+                *(sys.executable, "-c", "from interactrank_jax.cli import run; run()", "train"),
+                "--config=tests/distributed_config.py",
+                f"--examples={examples}",
+                f"--workdir={workdir}",
+                f"--coordinator=localhost:{port}",
+                f"--processes={PROCESSES}",
+                f"--process={process}",
+                *overrides,
+            ],
+            cwd=REPOSITORY,
+            env={**os.environ, "XLA_FLAGS": flags},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for process in range(PROCESSES)
+    ]
+
+
+def outputs(processes: list[subprocess.Popen]) -> list[str]:
+    """Waits for all; returns what they said."""
+    try:
+        return [process.communicate(timeout=PATIENCE_S)[0] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+
+
+def metrics(workdir: Path) -> list[dict]:
+    file = workdir / "metrics.jsonl"
+    return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+
+
+def wait_until_it_trains(workdir: Path, processes: list[subprocess.Popen]) -> None:
+    deadline = time.monotonic() + PATIENCE_S
+    while not metrics(workdir):
+        if time.monotonic() > deadline or any(process.poll() is not None for process in processes):
+            pytest.fail(f"it never trained: {outputs(processes)}")
+        time.sleep(0.1)
+
+
+@pytest.fixture(scope="module")
+def finished(examples_path, tmp_path_factory):
+    """A whole run of two processes: its directory, and what each reported."""
+    workdir = tmp_path_factory.mktemp("distributed") / "run"
+    processes = start(examples_path, workdir)
+    said = outputs(processes)
+    assert [process.returncode for process in processes] == [0] * PROCESSES, said
+    return workdir, said
+
+
+@pytest.mark.devices
+class TestTwoProcesses:
+    def test_they_train_as_one_process_does(self, finished, examples_path, tmp_path):
+        workdir, _ = finished
+        train(get_config(), examples_path, tmp_path / "alone")
+        found, expected = metrics(workdir), metrics(tmp_path / "alone")
+        assert [row["step"] for row in found] == [row["step"] for row in expected]
+        # Other batches, for each process reads its own blocks: the same run but for the order.
+        last, last_alone = found[-1], expected[-1]
+        assert last["validation/roc_auc"] == pytest.approx(
+            last_alone["validation/roc_auc"], abs=0.05
+        )
+        losses = [
+            [row["train/loss"] for row in rows if "train/loss" in row] for rows in (found, expected)
+        ]
+        assert losses[0] == pytest.approx(losses[1], rel=0.25)
+        assert losses[0][-1] < losses[0][0]
+
+    def test_all_report_the_same_steps_and_figures(self, finished):
+        _, said = finished
+        reports = [text[text.index("run in") :] for text in said]
+        assert reports[0] == reports[1]
+        assert f"on {PROCESSES * DEVICES} devices" in said[0]
+
+    def test_their_shards_of_the_data_are_unequal(self, examples_path):
+        rows = [len(block["mask"]) for block in Examples(examples_path).blocks("train")]
+        assert sum(rows[0::PROCESSES]) != sum(rows[1::PROCESSES])  # yet they agree on the steps
+
+    def test_another_number_of_processes_cannot_resume(self, finished, examples_path):
+        workdir, _ = finished
+        with pytest.raises(InputError, match=r"trained by 2 processes, here are 1.*warm_start"):
+            train(get_config(), examples_path, workdir)
+
+    def test_the_death_of_one_ends_the_other_with_a_message(self, examples_path, tmp_path):
+        processes = start(examples_path, tmp_path / "run", *FOR_EVER)
+        wait_until_it_trains(tmp_path / "run", processes)
+        died = time.monotonic()
+        processes[1].kill()
+        said, _ = processes[0].communicate(timeout=PATIENCE_S)
+        assert time.monotonic() - died < 60
+        assert processes[0].returncode not in (0, None)
+        assert re.search("Another process ended|another task died", said)
+
+    def test_a_signal_to_one_stops_all_at_one_step_with_a_checkpoint(self, examples_path, tmp_path):
+        processes = start(examples_path, tmp_path / "run", *FOR_EVER)
+        wait_until_it_trains(tmp_path / "run", processes)
+        processes[1].send_signal(signal.SIGTERM)
+        said = outputs(processes)
+        assert [process.returncode for process in processes] == [130] * PROCESSES
+        steps = [re.search(r"stopped after step (\d+)", text)[1] for text in said]
+        assert steps[0] == steps[1]
+        assert (tmp_path / "run" / "checkpoints" / steps[0]).is_dir()
+
+
+def test_a_process_number_out_of_range_is_refused_before_any_waiting():
+    with (
+        pytest.raises(InputError, match="--process=2 of --processes=2"),
+        distributed.joined("localhost:1", 2, 2),
+    ):
+        pass
