@@ -5,6 +5,8 @@ python -m tests.device_worker EXAMPLES RESULT.npz
 
 import functools
 import sys
+from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +16,7 @@ from absl import flags
 from jax.sharding import PartitionSpec as P
 
 from interactrank_jax import optim
+from interactrank_jax.checkpoint import Checkpoints, Progress
 from interactrank_jax.data.examples import Examples
 from interactrank_jax.data.pipeline import train_iterator
 from interactrank_jax.evaluate import Rows, slate_figures
@@ -40,6 +43,8 @@ RUNS = {
     "sharded2": ("shard_map", DEVICES, 2),
     "sharded4": ("shard_map", DEVICES, 4),
 }
+# Who saves a checkpoint, and who restores it.
+RESTORES = (("pmap4", "shard_map1"), ("sharded4", "pmap1"), ("pmap1", "sharded4"))
 LONG_TABLE, LONG_ROWS, SPREAD = "item", 70_000, 800  # ids times SPREAD reach every shard
 BATCH, STEPS = 16, 4
 TABLE_SIZES = (3, 8, 12, 40)  # longer than, as long as and shorter than what devices hold together
@@ -76,6 +81,7 @@ def main(examples_path: str, result_path: str) -> None:
     store["id"] = store["id"] * SPREAD
 
     result: dict[str, np.ndarray] = {}
+    trained: dict[str, Any] = {}
     for name, (kind, count, shards) in RUNS.items():
         parallel = DataParallel(
             kind, jax.devices()[:count], shards=shards, tables=examples.metadata.tables
@@ -100,8 +106,26 @@ def main(examples_path: str, result_path: str) -> None:
         else:
             for device in range(count):
                 save(result, f"{name}/device{device}", copy_on(now, device, kind))
+        trained[name] = parallel, now
+    restored(result, trained, init, stream, Path(result_path).parent)
     reduced(result)
     np.savez(result_path, **result)  # type: ignore[arg-type]
+
+
+def restored(result, trained, init, stream, directory) -> None:
+    """Adds what a checkpoint of some devices gives on others, and what it was made of."""
+    for number, (saver, reader) in enumerate(RESTORES):
+        parallel, state = trained[saver]
+        root = directory / f"restore{number}"
+        with Checkpoints(root) as checkpoints:
+            checkpoints.save(parallel.canonical(state), stream, Progress())
+        save(result, f"restore{number}/saved", parallel.canonical(state))
+        other = trained[reader][0]
+        with Checkpoints(root) as checkpoints:
+            found, _ = checkpoints.restore(other.initialise(init), stream)
+        save(result, f"restore{number}/found", other.canonical(other.place(found)))
+        places = [leaf.sharding.device_set for leaf in jax.tree.leaves(found)]
+        result[f"restore{number}/devices"] = np.array([len(place) for place in places])
 
 
 def held(result, name, state, parallel, per_device, batch, store) -> None:

@@ -13,7 +13,7 @@ import pytest
 from interactrank_jax.data.examples import Examples
 from interactrank_jax.errors import InputError
 from interactrank_jax.parallel import DataParallel
-from tests.device_worker import DEVICES, FLAG, KINDS, LONG_ROWS, RUNS, STEPS, TABLE_SIZES
+from tests.device_worker import DEVICES, FLAG, KINDS, LONG_ROWS, RESTORES, RUNS, STEPS, TABLE_SIZES
 
 FIRST, *OTHERS = RUNS
 SHARDED = [name for name, (_, _, shards) in RUNS.items() if shards > 1]
@@ -107,6 +107,15 @@ class TestDevices:
             assert len(copies) == DEVICES // RUNS[run][2]
             for copy in copies:
                 np.testing.assert_array_equal(copy, copies[0])
+
+    @pytest.mark.parametrize("number", range(len(RESTORES)), ids=lambda n: "->".join(RESTORES[n]))
+    def test_a_checkpoint_is_restored_onto_other_devices_bit_by_bit(self, result, number):
+        saved, found = (under(result, f"restore{number}/{what}") for what in ("saved", "found"))
+        assert saved[".step"] == STEPS
+        for key, value in saved.items():
+            np.testing.assert_array_equal(found[key], value, err_msg=key)
+        devices = RUNS[RESTORES[number][1]][1]
+        assert (result[f"restore{number}/devices"] == devices).all()
 
     @pytest.mark.parametrize("run", OTHERS)
     def test_an_evaluation_gives_the_same_logits_and_figures(self, result, run):
