@@ -97,7 +97,8 @@ def quickstart(preset: str, seed: int, out: Path) -> dict[str, Any]:
     from interactrank_jax import evaluate
     from interactrank_jax.data.prepare import prepare
     from interactrank_jax.data.simulate import simulate
-    from interactrank_jax.scoring.index import build_index
+    from interactrank_jax.runs import Run
+from interactrank_jax.scoring.index import build_index
     from interactrank_jax.scoring.score import score
     from interactrank_jax.train import train
 
@@ -181,7 +182,9 @@ def quickstart(preset: str, seed: int, out: Path) -> dict[str, Any]:
 
 def paired_difference(run: Path, other: Path, metric: str) -> tuple[float, float, float]:
     """Returns a metric of one run minus that of another on the test split, and its interval."""
-    first, second = (np.load(path / "eval" / "test.npz") for path in (run, other))
+    from interactrank_jax.runs import Run
+
+    first, second = (Run.open(path).saved_scores("test") for path in (run, other))
     return uncertainty.paired_bootstrap(
         first["request_index"], first["score"], second["score"], first["engaged"], metric
     )

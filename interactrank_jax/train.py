@@ -126,10 +126,11 @@ def train(
             microbatches=int(config.train.microbatches),
         )
     )
-    if is_first_process:
-        run.claim(examples)
-    distributed.wait_for_all("claim")
-    with Checkpoints(workdir) as checkpoints, distributed.stop_requests() as stop_requested:
+    with (
+        run.claimed(examples),
+        Checkpoints(workdir) as checkpoints,
+        distributed.stop_requests() as stop_requested,
+    ):
         progress = Progress()
         if checkpoints.latest_step() is not None:
             state, progress = checkpoints.restore(state, data)

@@ -41,7 +41,7 @@ class MetricWriter:
         Raises:
           InputError: metrics.jsonl holds something else, or the directory cannot be written.
         """
-        directory = Path(directory)
+        self._directory = directory = Path(directory)
         path = directory / "metrics.jsonl"
         try:
             directory.mkdir(parents=True, exist_ok=True)
@@ -69,6 +69,12 @@ class MetricWriter:
         record = {"step": int(step), "time": time.time(), **finite}
         self._file.write(json.dumps(record, allow_nan=False) + "\n")
         self._file.flush()
+        if not self._events.file_writer.event_writer._worker.is_alive():
+            # Its thread ended on an error of its own; its queue would fill up and block for ever.
+            raise InputError(
+                f"TensorBoard's events cannot be written to {self._directory}: free some space and "
+                f"run the same command again."
+            )
         for name, value in values.items():
             self._events.add_scalar(name, value, int(step))
 

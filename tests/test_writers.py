@@ -158,3 +158,12 @@ def test_a_loop_that_ends_early_leaves_a_whole_trace(tmp_path):
         for step in range(8):
             profiler.step(np.float32(step))
     assert list(tmp_path.rglob("*.trace.json.gz"))
+
+
+def test_tensorboards_thread_that_died_is_an_error_and_no_hang(tmp_path):
+    with MetricWriter(tmp_path) as writer:
+        thread = writer._events.file_writer.event_writer._worker
+        thread.stop()
+        thread.join()
+        with pytest.raises(InputError, match="TensorBoard's events cannot be written"):
+            writer.write(1, {"loss": 1.0})

@@ -114,7 +114,12 @@ def test_killed_while_a_checkpoint_is_written_the_last_whole_one_is_used(
     assert not list(workdir.glob("checkpoints/*tmp*"))
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda n: n.name)
+@pytest.mark.parametrize(
+    "number",
+    # One is enough for the suite: both are caught by the same lines.
+    [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)],
+    ids=lambda number: number.name,
+)
 def test_a_run_asked_to_stop_saves_a_checkpoint_within_seconds(
     number, tmp_path, examples_path, reference, capsys
 ):
