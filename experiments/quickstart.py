@@ -98,7 +98,7 @@ def quickstart(preset: str, seed: int, out: Path) -> dict[str, Any]:
     from interactrank_jax.data.prepare import prepare
     from interactrank_jax.data.simulate import simulate
     from interactrank_jax.runs import Run
-from interactrank_jax.scoring.index import build_index
+    from interactrank_jax.scoring.index import build_index
     from interactrank_jax.scoring.score import score
     from interactrank_jax.train import train
 
