@@ -18,8 +18,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from interactrank_jax import configuration, files, uncertainty
 from interactrank_jax.errors import InputError
 
@@ -97,7 +95,6 @@ def quickstart(preset: str, seed: int, out: Path) -> dict[str, Any]:
     from interactrank_jax import evaluate
     from interactrank_jax.data.prepare import prepare
     from interactrank_jax.data.simulate import simulate
-    from interactrank_jax.runs import Run
     from interactrank_jax.scoring.index import build_index
     from interactrank_jax.scoring.score import score
     from interactrank_jax.train import train

@@ -48,7 +48,8 @@ def test_train_step_leaves_the_keys_of_the_issue(tmp_path):
 def test_roofline_counts_work_and_finds_no_copy_of_a_table(tmp_path):
     figures, _ = run(roofline, tmp_path)
     assert figures["gflop_per_step"] > 0
-    assert figures["gb_per_step"] > 0
+    # XLA counts tables whole wherever they are indexed; what moves is less.
+    assert 0 < figures["gb_per_step"] < figures["gb_counted_by_xla"]
     assert figures["matmul_gflop_per_s"] > 0
     assert figures["table_copies"] == 0
     assert figures["aliased_share_of_output"] > 0.99  # the state is updated where it lies

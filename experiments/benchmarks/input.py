@@ -4,11 +4,12 @@
 
 The peer reads the same columns of the same data with one record per example: what a Grain pipeline
 looks like without blocks. Both from a warm file system, in turn, medians of several runs.
+
+Then InteractRank is trained on the same examples, fed as `train` feeds it, and the share of time
+that the loop is blocked in `next(data)` is taken: an upper bound of what the device waits for
+input, for steps run on while the loop waits.
 """
 
-import argparse
-import importlib.metadata
-import json
 import statistics
 import tempfile
 import time
@@ -16,9 +17,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import grain
+import jax
 import numpy as np
+from ml_collections import ConfigDict
 
-from interactrank_jax import files
+from configs import interactrank
+from experiments.benchmarks import reporting
+from experiments.benchmarks.workload import Trainer, Workload
 from interactrank_jax.data.blocks import BlockWriter, decode_block
 from interactrank_jax.data.examples import Examples
 from interactrank_jax.data.pipeline import Batch, train_columns, train_iterator
@@ -55,19 +60,39 @@ def rate(make: Callable[[], Iterator[Batch]], seconds: float) -> float:
     return candidates / (time.perf_counter() - start)
 
 
+def waiting_share(
+    config: ConfigDict, examples: Examples, batch_size: int, seed: int, steps: int
+) -> float:
+    """Returns the share of the training loop's time that goes into getting batches."""
+    trainer = Trainer(Workload(config, examples.metadata, dict(examples.items)))
+    data = train_iterator(examples, batch_size, seed)
+    for _ in range(3):  # compiles, and fills the pipeline's buffers
+        trainer.advance(trainer.parallel.shard(next(data)))
+    jax.block_until_ready(trainer.state)
+    waited, start = 0.0, time.perf_counter()
+    for _ in range(steps):
+        asked = time.perf_counter()
+        batch = next(data)
+        waited += time.perf_counter() - asked
+        trainer.advance(trainer.parallel.shard(batch))
+    jax.block_until_ready(trainer.state)
+    return waited / (time.perf_counter() - start)
+
+
 def main(argv: list[str] | None = None) -> dict[str, float]:
     """Parses the command line, measures, prints and returns the figures."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = reporting.parser(__doc__)
     parser.add_argument("--examples", default="runs/quickstart/examples")
     parser.add_argument("--batch_size", type=int, default=256, help="requests per batch")
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=3.0, help="per run")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--quick", action="store_true", help="one short run")
-    parser.add_argument("--out", type=Path, help="directory to write input.json into")
-    parser.add_argument("--json", type=Path, help="write the figures here")
+    parser.add_argument("--steps", type=int, default=150, help="of training")
     arguments = parser.parse_args(argv)
-    runs, seconds = (1, 0.5) if arguments.quick else (arguments.runs, arguments.seconds)
+    runs, seconds, steps = arguments.runs, arguments.seconds, arguments.steps
+    config = interactrank.get_config("search")
+    if arguments.quick:
+        runs, seconds, steps = 1, 0.2, 3
+        config.model.tower.masknet.blocks = 1  # compiles quickly
     examples = Examples(arguments.examples)
     size, seed = arguments.batch_size, arguments.seed
     with tempfile.TemporaryDirectory() as directory:
@@ -81,20 +106,14 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
             )
     figures = {f"{name}_candidates_per_s": statistics.median(v) for name, v in rates.items()}
     figures["ratio"] = figures["blocks_candidates_per_s"] / figures["per_example_candidates_per_s"]
+    figures["share_of_training_waiting_for_input"] = waiting_share(
+        config, examples, size, seed, steps
+    )
     row = next(train_iterator(examples, size, seed))
     figures["bytes_per_candidate"] = sum(v.nbytes for v in row.values()) / row["mask"].sum()
-    print(json.dumps(figures, indent=2))
-    record = {
-        **figures,
-        "runs": runs,
-        "batch_size": size,
-        "seed": seed,
-        "data": examples.metadata.config,
-        "versions": {name: importlib.metadata.version(name) for name in ("grain", "numpy")},
-    }
-    for path in (arguments.json, arguments.out and arguments.out / "input.json"):
-        if path:
-            files.write_json(path, record)
+    reporting.report(
+        "input", arguments, figures, runs=runs, batch_size=size, data=examples.metadata.config
+    )
     return figures
 
 
