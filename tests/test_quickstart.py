@@ -54,14 +54,3 @@ def test_a_directory_with_something_else_is_left_alone(tmp_path):
 def test_an_unknown_preset_is_named(tmp_path, capsys):
     assert quickstart.main(["--preset=smal", f"--out={tmp_path / 'out'}"]) == 2
     assert "Did you mean 'small'" in capsys.readouterr().err
-
-
-def test_the_input_benchmark_prints_a_ratio_against_its_peer(examples_path, tmp_path):
-    from experiments.benchmarks import input as input_benchmark
-
-    out = tmp_path / "figures.json"
-    figures = input_benchmark.main(
-        [f"--examples={examples_path}", "--quick", "--batch_size=16", f"--json={out}"]
-    )
-    assert figures["ratio"] > 0
-    assert json.loads(out.read_text())["ratio"] == figures["ratio"]

@@ -1,0 +1,55 @@
+"""What the benchmarks share: their flags, and the record that each leaves."""
+
+import argparse
+import importlib.metadata
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from interactrank_jax import files
+
+
+def parser(description: str) -> argparse.ArgumentParser:
+    """Returns a parser with `--quick`, `--seed`, `--out` and `--json`."""
+    result = argparse.ArgumentParser(description=description.split("\n", 1)[0])
+    result.add_argument("--seed", type=int, default=0)
+    result.add_argument("--quick", action="store_true", help="smallest sizes: shows that it runs")
+    result.add_argument("--out", type=Path, help="directory to write the record into")
+    result.add_argument("--json", type=Path, help="file to write the record to")
+    return result
+
+
+def report(
+    name: str, arguments: argparse.Namespace, figures: dict[str, Any], **context: Any
+) -> None:
+    """Prints the figures; writes them with their context, options, versions and machine's load."""
+    print(json.dumps(figures, indent=2))
+    options = {key: value for key, value in vars(arguments).items() if key not in ("out", "json")}
+    record = {
+        **figures,
+        **context,
+        "seed": arguments.seed,
+        "options": {key: _plain(value) for key, value in options.items()},
+        "versions": versions("jax", "jaxlib", "flax", "numpy", "grain", "duckdb", "torch"),
+        "cpu_count": os.cpu_count(),
+        "load_average": os.getloadavg(),
+    }
+    for path in (arguments.json, arguments.out and arguments.out / f"{name}.json"):
+        if path:
+            files.write_json(path, record)
+
+
+def versions(*packages: str) -> dict[str, str]:
+    """Returns the versions of those packages that are installed."""
+    found = {}
+    for package in packages:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _plain(value: Any) -> Any:
+    return str(value) if isinstance(value, Path) else value
