@@ -12,6 +12,7 @@ whole by then.
 import contextlib
 import dataclasses
 import hashlib
+import logging
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,6 +27,8 @@ from interactrank_jax import files
 from interactrank_jax.errors import InputError
 from interactrank_jax.files import PathLike
 from interactrank_jax.state import TrainState
+
+logger = logging.getLogger(__name__)
 
 CHECKSUMS = "checksums.json"
 _WRITING = "the last whole checkpoint is sound, and the same command goes on from there"
@@ -188,6 +191,7 @@ def verify(path: Path) -> None:
       InputError: a file is absent or damaged; the message names it, and what can be done.
     """
     if not (path / CHECKSUMS).exists():
+        logger.warning("%s has no checksums: its process was killed early. Taken unverified.", path)
         return
     others = [other.name for other in path.parent.glob("*") if other.name.isdigit()]
     older = max((int(name) for name in others if int(name) < int(path.name)), default=None)

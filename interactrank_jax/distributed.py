@@ -4,6 +4,7 @@ import os
 import signal
 import sys
 import threading
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -15,6 +16,10 @@ from interactrank_jax.errors import InputError
 # Seconds without a sign of life after which a process counts as gone.
 HEARTBEAT_TIMEOUT = 20
 FAILED = 4  # exit status
+
+
+class TrainingInterrupted(KeyboardInterrupt):
+    """SIGINT or SIGTERM came and a checkpoint is saved; the same command goes on from there."""
 
 
 @contextmanager
@@ -56,9 +61,11 @@ def joined(coordinator: str, processes: int, process: int) -> Iterator[None]:
         ) from error
     try:
         yield
-    except KeyboardInterrupt:
+    except TrainingInterrupted:
         raise  # all stopped at the same step
     except BaseException as error:
+        if not isinstance(error, InputError | FloatingPointError | jax.errors.JaxRuntimeError):
+            traceback.print_exc()
         name = f"process {jax.process_index()} of {jax.process_count()}"
         lost = isinstance(error, jax.errors.JaxRuntimeError)
         hint = " Another process ended or cannot be reached: look at its output." if lost else ""
@@ -76,11 +83,18 @@ def wait_for_all(what: str) -> None:
 def stop_requests() -> Iterator[Callable[[int], bool]]:
     """Turns SIGINT and SIGTERM into a question that the loop asks after each step.
 
-    The question takes the number of steps done. One process is answered from its own signals, and
-    a second signal acts at once. Of several, each is answered yes at the same step once any of them
-    was told to stop: jax's coordination service finds a step that all can reach.
+    The question takes the number of steps done. One process is answered from its own signals. Of
+    several, each is answered yes at the same step once any of them was told to stop: jax's
+    coordination service, which listens for SIGTERM, finds a step that all can reach. A second
+    SIGINT acts at once.
     """
     if jax.process_count() > 1:
+
+        def pass_on(number, frame):
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            os.kill(os.getpid(), signal.SIGTERM)
+
+        signal.signal(signal.SIGINT, pass_on)
         yield multihost_utils.reached_preemption_sync_point
         return
     requested = threading.Event()

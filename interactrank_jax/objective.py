@@ -23,7 +23,8 @@ Array = jax.Array
 
 POINTWISE = {"bce": losses.sigmoid_cross_entropy, "focal": losses.focal}
 LOG_Q = ("counts", "sketch", "none")
-# Terms over a slate: config field -> loss of the ranked score, or of the first head.
+# Terms over a slate, by NAME in `config.train.loss.NAME_weight`: of the ranked score, and of the
+# first head beside the teacher's score.
 SLATE = {"pairwise": losses.pairwise_logistic, "listwise": losses.listwise_softmax}
 DISTILLATION: dict[str, Callable[..., losses.Total]] = {
     "distill": losses.distill_pointwise,
@@ -66,9 +67,13 @@ class Objective:
         far, or 'none' for no correction.
       correction: one of `losses.CORRECTIONS`.
       uniform_negatives: items drawn uniformly from the store in each step, over all devices.
-      hard_negatives: items per request that rank highest for it by the last checkpoint's index.
+      hard_negatives: items per request that rank highest for it by the last checkpoint's index. A
+        run that was stopped between checkpoints makes the index anew when it goes on: its
+        negatives, and so its bits, are then not those of a run that was never stopped.
       slate_weights, distillation_weights: of the losses named in SLATE and DISTILLATION.
       distill_temperature: of the pointwise distillation.
+      offset: what weights and sampling add to the first head's logit in training; a teacher's
+        score is a logit without it.
       train_candidates: impressions in training, the sum of the item store's `count`.
       num_items: items in the store, padding included.
     """
@@ -86,18 +91,24 @@ class Objective:
     slate_weights: tuple[tuple[str, float], ...]
     distillation_weights: tuple[tuple[str, float], ...]
     distill_temperature: float
+    offset: float
     train_candidates: float
     num_items: int
 
     @classmethod
     def from_config(
-        cls, config: Any, rule: LabelRule, metadata: Metadata, num_items: int
+        cls,
+        config: Any,
+        rule: LabelRule,
+        metadata: Metadata,
+        num_items: int,
+        offset: float = 0.0,
     ) -> "Objective":
-        """Reads `config.train.loss`.
+        """Reads `config.train.loss`; the other arguments are as the attributes.
 
         Raises:
-          InputError: an unknown name, another number of weights than there are heads or stages, or
-            a column that the examples lack.
+          InputError: an unknown name, a number out of range, another number of weights than there
+            are heads or stages, or a column that the examples lack.
         """
         loss = config.train.loss
         for field, known in (
@@ -126,6 +137,19 @@ class Objective:
                 "config.train.loss.log_q to 'counts' or 'sketch'."
             )
         weights = np.asarray(loss.head_weights, np.float64)
+        if weights.min() < 0 or not weights.sum():
+            raise InputError(
+                f"config.train.loss.head_weights is {tuple(loss.head_weights)}. Expected weights "
+                f"of at least 0 with a sum above it."
+            )
+        for field in ("uniform_negatives", "hard_negatives"):
+            if int(loss[field]) < 0:
+                raise InputError(f"config.train.loss.{field} is {loss[field]}. Expected 0 or more.")
+        if loss.distill_temperature <= 0:
+            raise InputError(
+                f"config.train.loss.distill_temperature is {loss.distill_temperature}. Expected a "
+                f"number above 0."
+            )
         objective = cls(
             rule=rule,
             pointwise=loss.name,
@@ -140,6 +164,7 @@ class Objective:
             slate_weights=_above_zero(loss, SLATE),
             distillation_weights=_above_zero(loss, DISTILLATION),
             distill_temperature=float(loss.distill_temperature),
+            offset=offset,
             train_candidates=float(metadata.splits["train"].candidates),
             num_items=num_items,
         )
@@ -275,10 +300,11 @@ def total(
         add(name, weight, SLATE[name](logits @ utility, labels @ utility, where=mask))
     for name, weight in objective.distillation_weights:
         teacher = batch["teacher_score"]
+        student = logits[..., 0] - objective.offset
         loss = DISTILLATION[name]
         if name == "distill":
             loss = functools.partial(loss, temperature=objective.distill_temperature)
-        add(name, weight, loss(logits[..., 0], teacher, where=mask & ~jnp.isnan(teacher)))
+        add(name, weight, loss(student, teacher, where=mask & ~jnp.isnan(teacher)))
     sums["loss"] = result
     sums["candidates"] = mask.sum().astype(jnp.float32)
     sums["engaged"] = engaged.sum().astype(jnp.float32)
@@ -311,7 +337,11 @@ def _sampled_softmax(objective, apply, encoded, drawn, batch, store, counts, axe
         hard["hard_logits"] = jax.vmap(
             lambda query, items: apply(query, items, method="similarity")[0]
         )(jax.tree.map(lambda leaf: leaf[:, None], encoded.query), encoded.hard)
-        hard["hard_where"] = ~losses.accidental_hits(drawn["hard"], own)
+        # One that is a column already would count twice.
+        chosen = drawn["hard"]
+        hard["hard_where"] = (
+            ~losses.accidental_hits(chosen, own) & ~jnp.isin(chosen, items) & (chosen != PADDING)
+        )
     return losses.sampled_softmax(
         logits,
         (own[:, :, None] == items[None, None, :]).any(1),

@@ -110,6 +110,15 @@ class DataParallel:
             is_leaf=lambda leaf: isinstance(leaf, P),
         )
 
+    def template(self, init: Callable[[], Any]) -> Any:
+        """Returns the shapes of `init()`'s canonical form, and where they lie; makes nothing."""
+        shapes = jax.eval_shape(init)
+        return jax.tree.map(
+            lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+            shapes,
+            self.shardings(shapes),
+        )
+
     def initialise(self, init: Callable[[], Any]) -> Any:
         """Runs `init()` so that each device computes only what it holds; returns it canonical."""
         # Compiled in haste: it runs once, and drawing random numbers for a dozen shapes would
@@ -156,9 +165,16 @@ class DataParallel:
         return jax.tree.map(one, placed)
 
     def unreplicate(self, placed: Any) -> Any:
-        """Returns a placed, replicated tree as plain arrays on one device."""
-        copy = _first_copy(placed)
-        return copy if self.kind == "shard_map" else jax.tree.map(lambda leaf: leaf[0], copy)
+        """Returns a placed, replicated tree as plain arrays on one device.
+
+        Raises:
+          ValueError: a leaf is split by row, so that no device has it whole.
+        """
+        if self.kind == "shard_map":
+            if not all(leaf.is_fully_replicated for leaf in jax.tree.leaves(placed)):
+                raise ValueError("a table split over devices cannot be unreplicated.")
+            return _first_copy(placed)
+        return jax.tree.map(lambda leaf: leaf[0], _first_copy(placed))
 
     # --- batches ---------------------------------------------------------------------------------
 

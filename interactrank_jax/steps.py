@@ -75,7 +75,7 @@ def make_train_step(
             apply = functools.partial(model.apply, {"params": params})
             if "uniform" in drawn:
                 items = _embed_items(values, index, store, inputs, drawn["uniform"], "uniform")
-                rngs = {"dropout": draw_key}
+                rngs = {"dropout": jax.random.fold_in(encoding_key, microbatches)}
                 encoded = encoded._replace(
                     uniform=apply(items, train=True, rngs=rngs, method="encode_item")
                 )
@@ -90,7 +90,7 @@ def make_train_step(
         rows, row_gradient = reduce_rows(rows, row_gradient, state.tables, layout)
         sums = jax.lax.psum(sums, axes)
         updates, opt_state = optimizer.update(dense_gradient, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
+        params = model.constrain(optax.apply_updates(state.params, updates))
         tables, table_states = update_tables(
             row_optimizer, state.tables, state.table_states, rows, row_gradient, state.step
         )

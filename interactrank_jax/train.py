@@ -28,16 +28,12 @@ from interactrank_jax.objective import Objective
 from interactrank_jax.optim import RowOptimizer, dense_optimizer, learning_rate
 from interactrank_jax.parallel import DataParallel
 from interactrank_jax.runs import Run
-from interactrank_jax.scorers import ModelScorer
+from interactrank_jax.scorers import ModelScorer, prior_offsets
 from interactrank_jax.scoring.index import encode_items
 from interactrank_jax.state import HEALTHY, TrainState, count_parameters, init_state
 from interactrank_jax.steps import HARD_INDEX, health_checks, make_train_step
 
 logger = logging.getLogger(__name__)
-
-
-class TrainingInterrupted(KeyboardInterrupt):
-    """SIGINT or SIGTERM came and a checkpoint is saved; the same command goes on from there."""
 
 
 def train(
@@ -52,7 +48,7 @@ def train(
       config: a whole config, as `configs/*.py` give it.
       examples_path: output of `prepare`.
       workdir: the run directory.
-      devices: to train on; all local ones by default.
+      devices: to train on; all of all processes by default.
 
     Raises:
       InputError: examples or a workdir that do not fit the config.
@@ -74,7 +70,13 @@ def train(
     steps_per_epoch = examples.split("train").examples // batch_size
     total_steps = int(config.train.max_steps) or max(1, int(config.train.epochs * steps_per_epoch))
 
-    objective = Objective.from_config(config, rule, examples.metadata, examples.num_items)
+    objective = Objective.from_config(
+        config,
+        rule,
+        examples.metadata,
+        examples.num_items,
+        offset=prior_offsets(run, examples)[0],
+    )
     schedule = learning_rate(config.train.optimizer, total_steps)
     optimizer = dense_optimizer(config.train.optimizer, schedule)
     row_optimizer = RowOptimizer(
@@ -91,12 +93,10 @@ def train(
         row_optimizer,
         objective,
     )
-    state = parallel.initialise(init)
-    if config.train.warm_start:
-        state = warm_start(state, run, examples, parallel)
+    template = parallel.template(init)
     parameters = {
-        "parameters": count_parameters(state.params),
-        "table_parameters": count_parameters(state.tables),
+        "parameters": count_parameters(template.params),
+        "table_parameters": count_parameters(template.tables),
     }
     data = train_iterator(
         examples,
@@ -132,8 +132,12 @@ def train(
         distributed.stop_requests() as stop_requested,
     ):
         progress = Progress()
-        if checkpoints.latest_step() is not None:
-            state, progress = checkpoints.restore(state, data)
+        if checkpoints.latest_step() is None:
+            state = parallel.initialise(init)
+            if config.train.warm_start:
+                state = warm_start(state, run, examples, parallel)
+        else:
+            state, progress = checkpoints.restore(template, data)
             logger.info("resumed at step %d", int(state.step))
         first_step = int(state.step)
         carried = jax.device_get(state.sums)  # by steps before the run was interrupted
@@ -152,7 +156,9 @@ def train(
             writers.ProgressBar(
                 total_steps, config.model.name, initial=first_step, enabled=is_first_process
             ) as bar,
-            writers.Profiler(run.workdir / "profile", int(config.train.profile_steps)) as profiler,
+            writers.Profiler(
+                run.workdir / "profile", int(config.train.profile_steps) * is_first_process
+            ) as profiler,
         ):
             clock = time.perf_counter()
             for step in range(first_step, total_steps):
@@ -195,7 +201,7 @@ def train(
                 if is_log or is_evaluation:
                     clock = time.perf_counter()
                 if stopping:
-                    raise TrainingInterrupted(
+                    raise distributed.TrainingInterrupted(
                         f"stopped after step {done}; the same command goes on from there."
                     )
     return {
@@ -234,7 +240,7 @@ def check_config(config: ConfigDict, examples: Examples, rule: LabelRule, device
             f"{parts}."
         )
     negatives = int(train_config.loss.uniform_negatives)
-    if negatives % devices:
+    if train_config.loss.softmax_weight and negatives % devices:
         raise InputError(
             f"config.train.loss.uniform_negatives is {negatives}: it cannot be split over "
             f"{devices} devices. Use a multiple of {devices}."

@@ -5,8 +5,9 @@ python -m tests.device_worker EXAMPLES RESULT.npz
 
 import functools
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -26,7 +27,7 @@ from interactrank_jax.objective import Objective
 from interactrank_jax.parallel import DataParallel
 from interactrank_jax.runs import Run
 from interactrank_jax.scorers import ModelScorer
-from interactrank_jax.state import init_state
+from interactrank_jax.state import TrainState, init_state
 from interactrank_jax.steps import make_train_step
 from interactrank_jax.table_sharding import look_up, reduce_rows
 from tests.synthetic import tiny_config
@@ -43,6 +44,14 @@ RUNS = {
     "sharded2": ("shard_map", DEVICES, 2),
     "sharded4": ("shard_map", DEVICES, 4),
 }
+LOSS = {
+    "impression_sampling": 1.0,
+    "softmax_weight": 0.5,
+    "log_q": "sketch",
+    "correction": "positive_apart",
+    "pairwise_weight": 0.1,
+    "listwise_weight": 0.1,
+}
 # Who saves a checkpoint, and who restores it.
 RESTORES = (("pmap4", "shard_map1"), ("sharded4", "pmap1"), ("pmap1", "sharded4"))
 LONG_TABLE, LONG_ROWS, SPREAD = "item", 70_000, 800  # ids times SPREAD reach every shard
@@ -51,16 +60,19 @@ TABLE_SIZES = (3, 8, 12, 40)  # longer than, as long as and shorter than what de
 LOOKUPS, DIM = 2, 3  # per device
 
 
-def main(examples_path: str, result_path: str) -> None:
-    """Trains and evaluates on one and on four devices, and saves what came of it."""
-    flags.FLAGS.mark_as_parsed()
-    assert jax.device_count() == DEVICES, f"set XLA_FLAGS={FLAG}"
-    examples = Examples(examples_path)
-    examples.metadata.tables[LONG_TABLE] = LONG_ROWS
+class Parts(NamedTuple):
+    """A run, its initial state, and what `make_train_step` takes but for the layout."""
+
+    run: Run
+    init: Callable[[], TrainState]
+    step: tuple[Any, ...]
+
+
+def make_parts(examples: Examples) -> Parts:
+    """Returns them with every part at work, but for what devices draw differently."""
     config = tiny_config("interactrank")
-    # Every part takes part, without what devices draw differently: dropout and sampling.
     config.model.tower.masknet.update({"blocks": 1, "dropout": 0.0})
-    config.train.loss.update({"impression_sampling": 1.0, "softmax_weight": 0.5})
+    config.train.loss.update(LOSS)
     run = Run("unused", config, examples.metadata)
     objective = Objective.from_config(config, run.rule, examples.metadata, examples.num_items)
     # Not Adam: it turns a gradient of rounding errors into a whole step.
@@ -75,6 +87,21 @@ def main(examples_path: str, result_path: str) -> None:
         row_optimizer,
         objective,
     )
+    return Parts(run, init, (run.model, objective, optimizer, row_optimizer))
+
+
+def one_batch(examples: Examples) -> dict[str, np.ndarray]:
+    """Returns the first batch of the training data."""
+    return next(train_iterator(examples, BATCH, seed=0))
+
+
+def main(examples_path: str, result_path: str) -> None:
+    """Trains and evaluates on one and on four devices, and saves what came of it."""
+    flags.FLAGS.mark_as_parsed()
+    assert jax.device_count() == DEVICES, f"set XLA_FLAGS={FLAG}"
+    examples = Examples(examples_path)
+    examples.metadata.tables[LONG_TABLE] = LONG_ROWS
+    run, init, step_parts = make_parts(examples)
     stream = train_iterator(examples, BATCH, seed=0)
     batches = [next(stream) for _ in range(STEPS)]
     store = item_store(examples.items)
@@ -86,9 +113,7 @@ def main(examples_path: str, result_path: str) -> None:
         parallel = DataParallel(
             kind, jax.devices()[:count], shards=shards, tables=examples.metadata.tables
         )
-        per_device = make_train_step(
-            run.model, objective, optimizer, row_optimizer, parallel.layout
-        )
+        per_device = make_train_step(*step_parts, parallel.layout)
         step = parallel.map_step(per_device)
         now = parallel.place(parallel.initialise(init))
         save(result, f"{name}/initial", parallel.canonical(now))

@@ -10,13 +10,20 @@ import sys
 import time
 from pathlib import Path
 
+import jax
+import numpy as np
 import pytest
 
 from interactrank_jax import distributed
 from interactrank_jax.data.examples import Examples
 from interactrank_jax.errors import InputError
+from interactrank_jax.models.embeddings import item_store
+from interactrank_jax.parallel import DataParallel
+from interactrank_jax.steps import make_train_step
 from interactrank_jax.train import train
+from tests import distributed_worker
 from tests.conftest import REPOSITORY
+from tests.device_worker import LONG_ROWS, LONG_TABLE, SPREAD, make_parts, one_batch
 from tests.distributed_config import get_config
 
 PROCESSES, DEVICES = 2, 2
@@ -24,11 +31,15 @@ PATIENCE_S = 240
 FOR_EVER = ("--config.train.max_steps=1000000", "--config.train.eval_every=1000000")
 
 
-def start(examples: Path, workdir: Path, *overrides: str) -> list[subprocess.Popen]:
-    """Starts all processes of a run."""
+def free_port() -> int:
     with socket.socket() as free:
         free.bind(("localhost", 0))
-        port = free.getsockname()[1]
+        return free.getsockname()[1]
+
+
+def start(examples: Path, workdir: Path, *overrides: str) -> list[subprocess.Popen]:
+    """Starts all processes of a run."""
+    port = free_port()
     flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={DEVICES}"
     return [
         subprocess.Popen(
@@ -75,6 +86,44 @@ def wait_until_it_trains(workdir: Path, processes: list[subprocess.Popen]) -> No
 
 
 @pytest.fixture(scope="module")
+def stepped(examples_path, tmp_path_factory):
+    """The state after one step on one batch: of two processes, by run, and of this one alone."""
+    file = tmp_path_factory.mktemp("step") / "result.npz"
+    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={DEVICES}"
+    coordinator = f"localhost:{free_port()}"
+    command = [sys.executable, "-m", "tests.distributed_worker", coordinator]
+    processes = [
+        subprocess.Popen(
+            [*command, str(process), str(examples_path), str(file)],
+            cwd=REPOSITORY,
+            env={**os.environ, "XLA_FLAGS": flags},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for process in range(PROCESSES)
+    ]
+    said = outputs(processes)
+    assert [process.returncode for process in processes] == [0] * PROCESSES, said
+    with np.load(file) as arrays:
+        found = dict(arrays)
+
+    examples = Examples(examples_path)
+    examples.metadata.tables[LONG_TABLE] = LONG_ROWS
+    parts = make_parts(examples)
+    store = item_store(examples.items)
+    store["id"] = store["id"] * SPREAD
+    parallel = DataParallel("shard_map", jax.devices()[:1])
+    step = parallel.map_step(make_train_step(*parts.step, parallel.layout))
+    state = step(
+        parallel.place(parallel.initialise(parts.init)),
+        parallel.shard(one_batch(examples)),
+        parallel.replicate(store),
+    )
+    return found, state
+
+
+@pytest.fixture(scope="module")
 def finished(examples_path, tmp_path_factory):
     """A whole run of two processes: its directory, and what each reported."""
     workdir = tmp_path_factory.mktemp("distributed") / "run"
@@ -86,6 +135,13 @@ def finished(examples_path, tmp_path_factory):
 
 @pytest.mark.devices
 class TestTwoProcesses:
+    @pytest.mark.parametrize("run", distributed_worker.RUNS)
+    def test_one_step_on_the_same_batch_is_that_of_one_process(self, stepped, run):
+        found, state = stepped
+        for path, value in jax.tree_util.tree_leaves_with_path(state):
+            key = run + jax.tree_util.keystr(path)
+            np.testing.assert_allclose(found[key], value, rtol=1e-5, atol=1e-5, err_msg=key)
+
     def test_they_train_as_one_process_does(self, finished, examples_path, tmp_path):
         workdir, _ = finished
         train(get_config(), examples_path, tmp_path / "alone")

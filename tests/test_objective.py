@@ -138,11 +138,34 @@ class TestNegatives:
         assert objective.uniform_negatives == objective.hard_negatives == 0
         assert objective.init_sketch() is None
 
+    def test_a_hard_one_that_is_a_column_already_does_not_count_twice(
+        self, examples, trainer, batches
+    ):
+        batch = batches[0]
+        requests, width = batch["item"].shape
+        rng = np.random.default_rng(0)
+        query, items = (unit_vectors(rng, requests, n) for n in (2, width))
+        hard = unit_vectors(rng, requests, 1)
+        objective = make_objective(examples, softmax_weight=1.0, log_q="none", hard_negatives=1)
+        apply = functools.partial(trainer.run.model.apply, {"params": trainer.initial.params})
+
+        def softmax(ids):
+            encoded = objectives.Encoded(query, items, hard=hard)
+            drawn = {} if ids is None else {"hard": jnp.full((requests, 1), ids)}
+            loss = lambda _: objectives._sampled_softmax(  # noqa: E731
+                objective, apply, encoded, drawn, batch, trainer.store, None, ("data",)
+            )
+            return jax.vmap(loss, axis_name="data")(jnp.zeros(1)).loss[0]
+
+        absent = np.setdiff1d(np.arange(1, examples.num_items), batch["item"])[0]
+        assert softmax(int(batch["item"][batch["mask"]][0])) == softmax(None)
+        assert softmax(int(absent)) > softmax(None)
+
     @pytest.mark.parametrize("kind", ["uniform_negatives", "hard_negatives"])
     def test_more_negatives_make_the_softmax_harder(self, examples, trainer, batches, kind):
         """The same representations: only the columns they are compared with grow."""
         rng = np.random.default_rng(0)
-        unit = lambda *shape: losses_unit(rng.normal(size=(*shape, 8)))  # noqa: E731
+        unit = functools.partial(unit_vectors, rng)
         batch = batches[0]
         requests, width = batch["item"].shape
         encoded = objectives.Encoded(
@@ -169,7 +192,8 @@ class TestNegatives:
         assert softmax({role: drawn[role]}) > softmax({})
 
 
-def losses_unit(vectors):
+def unit_vectors(rng, *shape):
+    vectors = rng.normal(size=(*shape, 8))
     return jnp.asarray(vectors / np.linalg.norm(vectors, axis=-1, keepdims=True), jnp.float32)
 
 
@@ -188,6 +212,10 @@ class TestRefusals:
             ({"stage_weights": (1.0, 1.0)}, r"stage_weights is .*three"),
             ({"log_q": "none", "correction": "positive_apart"}, r"set config.*log_q"),
             ({"hard_negatives": 500}, r"hard_negatives is 500, of 80 items"),
+            ({"hard_negatives": -1}, r"hard_negatives is -1.*0 or more"),
+            ({"uniform_negatives": -4}, r"uniform_negatives is -4.*0 or more"),
+            ({"head_weights": (0.0, 0.0)}, r"head_weights is .*sum above"),
+            ({"distill_temperature": 0.0}, r"distill_temperature is 0.*above 0"),
         ],
     )
     def test_a_wrong_field_is_named(self, examples, loss, message):

@@ -321,6 +321,8 @@ class TestHealth:
         params = {**warm.params, "log_inverse_temperature": np.float32(200.0)}
         state = trainer(warm.replace(params=params), batches[0])
         check_health(state, state.health, batches[0])
+        # ... and comes back to it, from where the gradient can move it again.
+        np.testing.assert_allclose(state.params["log_inverse_temperature"], np.log(100), rtol=1e-6)
 
     @pytest.mark.parametrize("name", ["trainer", "sampled"])
     def test_the_state_alone_names_every_check_in_order(self, request, name, batches, monkeypatch):

@@ -67,6 +67,10 @@ class PreRanker(nn.Module):
         """
         return self.score_all(query, items)[..., 0]
 
+    def constrain(self, params: Any) -> Any:
+        """Returns the parameters within their bounds; called after each update."""
+        return params
+
     def __call__(
         self, request: RequestInput, items: ItemInput, cross: Array, *, train: bool = False
     ) -> Array:

@@ -1,7 +1,7 @@
 """The vanilla two-tower model (DSSM): the baseline, and what InteractRank adds its terms to."""
 
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -81,6 +81,11 @@ class TwoTower(PreRanker):
         """Returns the ranked score `[R, I]` by one matrix product, whatever the heads."""
         bias = self.bias @ jnp.asarray(utility, jnp.float32)
         return self.serving_query(query, utility) @ items.T + bias
+
+    def constrain(self, params: Any) -> Any:
+        """Keeps the temperature from running away beyond its limit."""
+        name = "log_inverse_temperature"
+        return {**params, name: jnp.minimum(params[name], losses.MAX_LOG_SCALE)}
 
     def similarity(self, query: Array, items: Array) -> Array:
         """Returns `[R, N]`: cosine of the first head over the learned temperature (>= 1/100)."""

@@ -7,6 +7,7 @@ INDEX/ids.parquet            original item id of each row (row 0 is padding: nul
 """
 
 import functools
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,14 +27,21 @@ FORMAT, FORMAT_VERSION = "interactrank-index", 2
 IDS = "ids.parquet"
 
 
-def encode_items(run: Run, model: dict[str, Any], store: dict[str, np.ndarray], tile: int = 4096):
-    """Returns the item representation of every store row: a pytree of numpy `[I, ...]`."""
+@functools.lru_cache(maxsize=8)
+def _item_encoder(run: Run) -> Callable[..., Any]:
+    """Compiles once a run, for hard negatives encode the corpus again and again."""
 
     @jax.jit
     def encode(model, store, rows):
         items = embed_items(model["tables"], rows, store, run.inputs)
         return run.model.apply({"params": model["params"]}, items, method="encode_item")
 
+    return encode
+
+
+def encode_items(run: Run, model: dict[str, Any], store: dict[str, np.ndarray], tile: int = 4096):
+    """Returns the item representation of every store row: a pytree of numpy `[I, ...]`."""
+    encode = _item_encoder(run)
     count = len(store["id"])
     tile = min(tile, count)
     store = jax.device_put(store)
