@@ -93,6 +93,7 @@ def train(
         row_optimizer,
         objective,
     )
+    source = warm_start_source(run, examples) if config.train.warm_start else None
     template = parallel.template(init)
     parameters = {
         "parameters": count_parameters(template.params),
@@ -134,8 +135,8 @@ def train(
         progress = Progress()
         if checkpoints.latest_step() is None:
             state = parallel.initialise(init)
-            if config.train.warm_start:
-                state = warm_start(state, run, examples, parallel)
+            if source is not None:
+                state = warm_start(state, source, parallel)
         else:
             state, progress = checkpoints.restore(template, data)
             logger.info("resumed at step %d", int(state.step))
@@ -333,16 +334,14 @@ def summarise(sums: dict[str, Any], carried: dict[str, Any], seconds: float) -> 
     return scalars
 
 
-def warm_start(
-    state: TrainState, run: Run, examples: Examples, parallel: DataParallel
-) -> TrainState:
-    """Starts from another run's best model; its rows keep their place, new rows stay fresh.
+def warm_start_source(run: Run, examples: Examples) -> Run:
+    """Opens the run that this one starts from.
 
     The examples must be that run's, or prepared with `--extend` of them, so that ids agree; then
     features and their statistics agree too.
 
     Raises:
-      InputError: other examples, another model or other heads, or tables that shrank.
+      InputError: no run there, other examples, or another model or other heads.
     """
     path = run.config.train.warm_start
     other = Run.open(path)
@@ -361,14 +360,23 @@ def warm_start(
             f"{path} holds another model: {difference or 'other heads or inputs'}. Use its "
             f"config.model and config.label."
         )
-    model, _ = other.restore_model(parallel)
+    return other
+
+
+def warm_start(state: TrainState, source: Run, parallel: DataParallel) -> TrainState:
+    """Starts from another run's best model; its rows keep their place, new rows stay fresh.
+
+    Raises:
+      InputError: it has no model yet, or its tables are longer.
+    """
+    model, _ = source.restore_model(parallel)
     tables = {}
     for name, table in state.tables.items():
         old = model["tables"][name]
         if old.shape[0] > table.shape[0]:
             raise InputError(
-                f"table '{name}' of {path} has {old.shape[0]:,} rows, here {table.shape[0]:,}: it "
-                f"may only grow. Prepare with --extend."
+                f"table '{name}' of {source.workdir} has {old.shape[0]:,} rows, here "
+                f"{table.shape[0]:,}: it may only grow. Prepare with --extend."
             )
         overwrite = jax.jit(
             lambda table, old: table.at[: old.shape[0]].set(old), out_shardings=table.sharding

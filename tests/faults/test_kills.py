@@ -101,6 +101,7 @@ def test_killed_while_a_checkpoint_is_written_the_last_whole_one_is_used(
     # Between a whole checkpoint and its checksums: it is taken all the same.
     marker.unlink()
     flags = ("--pause", "interactrank_jax.checkpoint:seal", "1", str(marker))
+    flags += ("--about", "checkpoints")  # the best model is sealed too
     process = start(examples_path, workdir, *flags)
     wait_for(process, marker.exists)
     kill(process)

@@ -14,8 +14,11 @@ from tests.conftest import REPOSITORY
 READY = "ready"
 
 
-def pause_at(place: str, call: int, marker: Path) -> None:
-    """Makes the `call`-th call of `module:attribute` write a file and never return."""
+def pause_at(place: str, call: int, marker: Path, about: str) -> None:
+    """Makes the `call`-th call of `module:attribute` write a file and never return.
+
+    Only calls whose arguments say `about` are counted.
+    """
     module, attribute = place.split(":")
     *owners, name = attribute.split(".")
     owner = functools.reduce(getattr, owners, importlib.import_module(module))
@@ -24,7 +27,7 @@ def pause_at(place: str, call: int, marker: Path) -> None:
 
     @functools.wraps(original)
     def paused(*args, **kwargs):
-        if next(calls) == call:
+        if about in str(args) and next(calls) == call:
             marker.touch()
             threading.Event().wait()
         return original(*args, **kwargs)
@@ -37,10 +40,11 @@ def main() -> int:
     parser.add_argument("examples")
     parser.add_argument("workdir")
     parser.add_argument("--pause", nargs=3, metavar=("MODULE:ATTRIBUTE", "CALL", "MARKER"))
+    parser.add_argument("--about", default="")
     flags = parser.parse_args()
     if flags.pause:
         place, call, marker = flags.pause
-        pause_at(place, int(call), Path(marker))
+        pause_at(place, int(call), Path(marker), flags.about)
     logging.basicConfig(level=logging.INFO, format="%(message)s")  # before what is imported does
     importlib.import_module("interactrank_jax.train")  # what takes long, before the clock starts
     print(READY, flush=True)
