@@ -23,8 +23,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from interactrank_jax.errors import InputError, did_you_mean
-from interactrank_jax.models.embeddings import ROW_MULTIPLE, SHARDED_FROM
-from interactrank_jax.table_sharding import DATA, MODEL, Layout
+from interactrank_jax.table_sharding import DATA, MODEL, ROW_MULTIPLE, SHARDED_FROM, Layout
 
 KINDS = ("pmap", "shard_map")
 

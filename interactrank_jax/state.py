@@ -7,11 +7,12 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 
-from interactrank_jax.models.embeddings import init_tables, zero_inputs
+from interactrank_jax.models.embeddings import zero_inputs
 from interactrank_jax.models.preranker import PreRanker
 from interactrank_jax.objective import Objective
 from interactrank_jax.optim import RowOptimizer
 from interactrank_jax.sketch import Sketch
+from interactrank_jax.table_sharding import init_tables
 
 Array = jax.Array
 

@@ -1,4 +1,4 @@
-"""Rows of embedding tables over devices: fetch what a batch looks up, sum what it learned.
+"""Rows of embedding tables over devices: make them, fetch what a batch looks up, sum gradients.
 
 A table is replicated, or split by row over the mesh axis `model`: shard m of M holds the rows
 [m V/M, (m+1) V/M) in order, so that whole tables, shards and checkpoints agree on where a row is.
@@ -11,12 +11,15 @@ from collections.abc import Mapping
 import jax
 import jax.numpy as jnp
 
+from interactrank_jax.data.examples import PADDING
 from interactrank_jax.models import embeddings
 from interactrank_jax.models.embeddings import Rows, Slot, Tables
 
 Array = jax.Array
 
 DATA, MODEL = "data", "model"  # mesh axes
+SHARDED_FROM = 65_536  # a table of fewer rows is replicated on every device
+ROW_MULTIPLE = 128
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,6 +39,21 @@ class Layout:
     def rows_of(self, table: str, local: Array) -> int:
         """Returns the rows of a table, whole, from a device's part of it."""
         return local.shape[0] * (self.shards if table in self.sharded else 1)
+
+
+def table_rows(ids: int) -> int:
+    """Returns the rows of a table for `ids` ids: a long one can be split over up to 128 devices."""
+    return -(-ids // ROW_MULTIPLE) * ROW_MULTIPLE if ids >= SHARDED_FROM else ids
+
+
+def init_tables(key: Array, sizes: Mapping[str, int], dim: int, scale: float) -> dict[str, Array]:
+    """Returns normal(0, scale) tables `[table_rows(ids), dim]` with a zero padding row."""
+    tables = {}
+    for index, (name, ids) in enumerate(sorted(sizes.items())):
+        shape = (table_rows(ids), dim)
+        table = scale * jax.random.normal(jax.random.fold_in(key, index), shape)
+        tables[name] = table.at[PADDING].set(0.0)
+    return tables
 
 
 def look_up(

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
@@ -37,22 +38,13 @@ def free_port() -> int:
         return free.getsockname()[1]
 
 
-def start(examples: Path, workdir: Path, *overrides: str) -> list[subprocess.Popen]:
-    """Starts all processes of a run."""
-    port = free_port()
+def start_all(command: Callable[[str, str], list[str]]) -> list[subprocess.Popen]:
+    """Starts `command(coordinator, number)` for every process."""
+    coordinator = f"localhost:{free_port()}"
     flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={DEVICES}"
     return [
         subprocess.Popen(
-            [
-                *(sys.executable, "-c", "from interactrank_jax.cli import run; run()", "train"),
-                "--config=tests/distributed_config.py",
-                f"--examples={examples}",
-                f"--workdir={workdir}",
-                f"--coordinator=localhost:{port}",
-                f"--processes={PROCESSES}",
-                f"--process={process}",
-                *overrides,
-            ],
+            [sys.executable, *command(coordinator, str(process))],
             cwd=REPOSITORY,
             env={**os.environ, "XLA_FLAGS": flags},
             stdout=subprocess.PIPE,
@@ -61,6 +53,22 @@ def start(examples: Path, workdir: Path, *overrides: str) -> list[subprocess.Pop
         )
         for process in range(PROCESSES)
     ]
+
+
+def start(examples: Path, workdir: Path, *overrides: str) -> list[subprocess.Popen]:
+    """Starts all processes of a run."""
+    return start_all(
+        lambda coordinator, process: [
+            *("-c", "from interactrank_jax.cli import run; run()", "train"),
+            "--config=tests/distributed_config.py",
+            f"--examples={examples}",
+            f"--workdir={workdir}",
+            f"--coordinator={coordinator}",
+            f"--processes={PROCESSES}",
+            f"--process={process}",
+            *overrides,
+        ]
+    )
 
 
 def outputs(processes: list[subprocess.Popen]) -> list[str]:
@@ -89,20 +97,12 @@ def wait_until_it_trains(workdir: Path, processes: list[subprocess.Popen]) -> No
 def stepped(examples_path, tmp_path_factory):
     """The state after one step on one batch: of two processes, by run, and of this one alone."""
     file = tmp_path_factory.mktemp("step") / "result.npz"
-    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={DEVICES}"
-    coordinator = f"localhost:{free_port()}"
-    command = [sys.executable, "-m", "tests.distributed_worker", coordinator]
-    processes = [
-        subprocess.Popen(
-            [*command, str(process), str(examples_path), str(file)],
-            cwd=REPOSITORY,
-            env={**os.environ, "XLA_FLAGS": flags},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for process in range(PROCESSES)
-    ]
+    processes = start_all(
+        lambda coordinator, process: [
+            *("-m", "tests.distributed_worker"),
+            *(coordinator, process, str(examples_path), str(file)),
+        ]
+    )
     said = outputs(processes)
     assert [process.returncode for process in processes] == [0] * PROCESSES, said
     with np.load(file) as arrays:

@@ -147,15 +147,11 @@ class TestNegatives:
         query, items = (unit_vectors(rng, requests, n) for n in (2, width))
         hard = unit_vectors(rng, requests, 1)
         objective = make_objective(examples, softmax_weight=1.0, log_q="none", hard_negatives=1)
-        apply = functools.partial(trainer.run.model.apply, {"params": trainer.initial.params})
 
         def softmax(ids):
             encoded = objectives.Encoded(query, items, hard=hard)
             drawn = {} if ids is None else {"hard": jnp.full((requests, 1), ids)}
-            loss = lambda _: objectives._sampled_softmax(  # noqa: E731
-                objective, apply, encoded, drawn, batch, trainer.store, None, ("data",)
-            )
-            return jax.vmap(loss, axis_name="data")(jnp.zeros(1)).loss[0]
+            return softmax_loss(trainer, objective, encoded, drawn, batch)
 
         absent = np.setdiff1d(np.arange(1, examples.num_items), batch["item"])[0]
         assert softmax(int(batch["item"][batch["mask"]][0])) == softmax(None)
@@ -172,8 +168,6 @@ class TestNegatives:
             query=unit(requests, 2), items=unit(requests, width), uniform=unit(5),
             hard=unit(requests, 4),
         )  # fmt: skip
-        params = trainer.initial.params
-        apply = functools.partial(trainer.run.model.apply, {"params": params})
         fields = {"softmax_weight": 1.0, "log_q": "none", kind: 5}
         objective = make_objective(examples, **fields)
         absent = np.setdiff1d(np.arange(1, examples.num_items), batch["item"])
@@ -183,13 +177,20 @@ class TestNegatives:
         }
         role = kind.removesuffix("_negatives")
 
-        def softmax(drawn):
-            total = lambda _: objectives._sampled_softmax(  # noqa: E731
-                objective, apply, encoded, drawn, batch, trainer.store, None, ("data",)
-            )
-            return jax.vmap(total, axis_name="data")(jnp.zeros(1)).loss[0]
+        harder = softmax_loss(trainer, objective, encoded, {role: drawn[role]}, batch)
+        assert harder > softmax_loss(trainer, objective, encoded, {}, batch)
 
-        assert softmax({role: drawn[role]}) > softmax({})
+
+def softmax_loss(trainer, objective, encoded, drawn, batch):
+    """Returns the sampled softmax of one device on given representations."""
+    apply = functools.partial(trainer.run.model.apply, {"params": trainer.initial.params})
+
+    def loss(_):
+        return objectives._sampled_softmax(
+            objective, apply, encoded, drawn, batch, trainer.store, None, ("data",)
+        )
+
+    return jax.vmap(loss, axis_name="data")(jnp.zeros(1)).loss[0]
 
 
 def unit_vectors(rng, *shape):

@@ -25,8 +25,6 @@ Tables = Mapping[str, Array]
 
 HISTORIES = ("history", "query_history")
 USER, QUERY, ITEM = "user_id", "query_id", "item_id"  # names of the id features
-SHARDED_FROM = 65_536  # a table of fewer rows is replicated on every device
-ROW_MULTIPLE = 128
 
 
 class Inputs(NamedTuple):
@@ -194,21 +192,6 @@ def item_store(items: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         name: np.asarray(value, np.float32 if value.dtype.kind == "f" else np.int32)
         for name, value in items.items()
     }
-
-
-def table_rows(ids: int) -> int:
-    """Returns the rows of a table for `ids` ids: a long one can be split over up to 128 devices."""
-    return -(-ids // ROW_MULTIPLE) * ROW_MULTIPLE if ids >= SHARDED_FROM else ids
-
-
-def init_tables(key: Array, sizes: Mapping[str, int], dim: int, scale: float) -> dict[str, Array]:
-    """Returns normal(0, scale) tables `[table_rows(ids), dim]` with a zero padding row."""
-    tables = {}
-    for index, (name, ids) in enumerate(sorted(sizes.items())):
-        shape = (table_rows(ids), dim)
-        table = scale * jax.random.normal(jax.random.fold_in(key, index), shape)
-        tables[name] = table.at[PADDING].set(0.0)
-    return tables
 
 
 def request_slots(batch: Batch, store: Batch, inputs: Inputs) -> dict[str, Slot]:

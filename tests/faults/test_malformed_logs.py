@@ -10,7 +10,8 @@ from interactrank_jax.data.examples import Examples
 from interactrank_jax.data.prepare import prepare
 from interactrank_jax.errors import InputError
 from tests.data.handmade_log import data_config, write_log
-from tests.faults.mutations import MUTATIONS, Arrays
+from tests.faults.mutate import Arrays
+from tests.faults.mutations import MUTATIONS
 
 CONFIG = data_config(block_size=8)
 

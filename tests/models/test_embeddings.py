@@ -12,6 +12,7 @@ from interactrank_jax.data.pipeline import evaluation_batches
 from interactrank_jax.errors import InputError
 from interactrank_jax.models import embeddings
 from interactrank_jax.models.embeddings import Slot
+from interactrank_jax.table_sharding import init_tables
 from tests.synthetic import FEATURES, TABLES
 
 
@@ -266,7 +267,7 @@ class TestInputs:
 
 
 def test_tables_start_small_with_a_zero_padding_row_and_differ_from_each_other():
-    tables = embeddings.init_tables(jax.random.key(0), {"a": 400, "b": 400}, 8, 0.05)
+    tables = init_tables(jax.random.key(0), {"a": 400, "b": 400}, 8, 0.05)
     for table in tables.values():
         assert table.shape == (400, 8)
         np.testing.assert_array_equal(table[PADDING], 0)
