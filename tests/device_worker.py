@@ -127,7 +127,7 @@ def main(examples_path: str, result_path: str) -> None:
             if number == 0:
                 save(result, f"{name}/first", parallel.canonical(now))
         if shards > 1:
-            held(result, name, now, parallel, per_device, batches[0], on_devices)
+            held(result, name, now, parallel, init, per_device, batches[0], on_devices)
         else:
             for device in range(count):
                 save(result, f"{name}/device{device}", copy_on(now, device, kind))
@@ -153,13 +153,15 @@ def restored(result, trained, init, stream, directory) -> None:
         result[f"restore{number}/devices"] = np.array([len(place) for place in places])
 
 
-def held(result, name, state, parallel, per_device, batch, store) -> None:
+def held(result, name, state, parallel, init, per_device, batch, store) -> None:
     """Adds how many rows of the long table a device has ever held, and every replica of a shard."""
     batch = parallel.shard({key: value.copy() for key, value in batch.items()})
     mapped = parallel._map(
         per_device, outputs=lambda state, *_: parallel.specs(state), donate_argnums=(0, 1)
     )
     program = mapped.lower(state, batch, store).compile().as_text()
+    shardings = parallel.shardings(jax.eval_shape(init))
+    program += jax.jit(init, out_shardings=shardings).lower().compile().as_text()
     rows = state.tables[LONG_TABLE].shape[0]
     result[f"{name}/whole_in_program"] = np.array(f"[{rows}," in program or f"[{rows}]" in program)
     result[f"{name}/part_in_program"] = np.array(f"[{rows // parallel.layout.shards}," in program)

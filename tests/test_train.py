@@ -1,6 +1,5 @@
 import json
 import shutil
-from pathlib import Path
 
 import jax
 import numpy as np
@@ -9,14 +8,12 @@ import pytest
 from interactrank_jax import train as train_module
 from interactrank_jax.checkpoint import fingerprint
 from interactrank_jax.errors import InputError
+from interactrank_jax.evaluate import evaluate
 from interactrank_jax.runs import Run
 from interactrank_jax.train import train
 from tests.faults.configs import long_config
+from tests.faults.processes import assert_same_run, metric_lines
 from tests.synthetic import tiny_config, write_examples
-
-
-def metric_lines(workdir: Path) -> list[dict]:
-    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
 
 
 @pytest.fixture(scope="module")
@@ -53,6 +50,41 @@ class TestRun:
             for path in (trained_run, tmp_path / "again", tmp_path / "other")
         ]
         assert prints[0] == prints[1] != prints[2]
+
+    # The other tests train with pmap; with all of this it compiles for half a minute.
+    @pytest.mark.parametrize(
+        "parallel", ["shard_map", pytest.param("pmap", marks=pytest.mark.slow)]
+    )
+    def test_every_option_at_once_trains_resumes_and_is_evaluated(
+        self, tmp_path, examples_path, parallel
+    ):
+        config = tiny_config("interactrank")
+        config.model.dtype = "bfloat16"
+        config.model.tower.masknet.blocks = 1
+        config.train.update({"parallel": parallel, "microbatches": 2, "max_steps": 12})
+        config.train.loss.update(
+            {
+                "log_q": "sketch",
+                "correction": "positive_apart",
+                "uniform_negatives": 6,
+                "hard_negatives": 3,
+                "pairwise_weight": 0.1,
+                "listwise_weight": 0.1,
+            }
+        )
+        workdir = tmp_path / "run"
+        train(config, examples_path, workdir)
+        losses = [line for line in metric_lines(workdir) if "train/loss/listwise" in line]
+        assert len(losses) == 12 / config.train.log_every
+        assert all(line["train/loss/softmax"] > 0 for line in losses)
+
+        # Again from its checkpoint at step 8, where the index of hard negatives is made anew too.
+        resumed = tmp_path / "resumed"
+        shutil.copytree(workdir, resumed)
+        shutil.rmtree(resumed / "checkpoints" / "12")
+        train(config, examples_path, resumed)
+        assert_same_run(resumed, workdir)
+        assert 0 < evaluate(workdir, examples_path)["metrics"]["roc_auc"] < 1
 
     def test_early_stopping_ends_the_run_after_patience_worse_validations(self):
         config = tiny_config("interactrank").train
