@@ -3,6 +3,8 @@ PYTHON ?= python3
 PRESET ?= small
 OUT ?= runs/quickstart
 BIN := .venv/bin
+# Huge pages for malloc (glibc): each step on a CPU takes tens of megabytes and gives them back.
+export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 
 .PHONY: quickstart test lint format types clean
 

@@ -18,6 +18,7 @@ from interactrank_jax import losses, sketch
 from interactrank_jax.data.examples import PADDING, Metadata
 from interactrank_jax.errors import InputError, did_you_mean
 from interactrank_jax.labels import LabelRule
+from interactrank_jax.models.preranker import PreRanker
 
 Array = jax.Array
 
@@ -74,6 +75,8 @@ class Objective:
       distill_temperature: of the pointwise distillation.
       offset: what weights and sampling add to the first head's logit in training; a teacher's
         score is a logit without it.
+      auxiliary: weights of the model's own losses, by name.
+      diagnostics: names of the figures that the model reports.
       train_candidates: impressions in training, the sum of the item store's `count`.
       num_items: items in the store, padding included.
     """
@@ -92,6 +95,8 @@ class Objective:
     distillation_weights: tuple[tuple[str, float], ...]
     distill_temperature: float
     offset: float
+    auxiliary: tuple[tuple[str, float], ...]
+    diagnostics: tuple[str, ...]
     train_candidates: float
     num_items: int
 
@@ -103,8 +108,11 @@ class Objective:
         metadata: Metadata,
         num_items: int,
         offset: float = 0.0,
+        model: PreRanker | None = None,
     ) -> "Objective":
         """Reads `config.train.loss`; the other arguments are as the attributes.
+
+        A `model` adds its own terms.
 
         Raises:
           InputError: an unknown name, a number out of range, another number of weights than there
@@ -165,6 +173,8 @@ class Objective:
             distillation_weights=_above_zero(loss, DISTILLATION),
             distill_temperature=float(loss.distill_temperature),
             offset=offset,
+            auxiliary=tuple(model.auxiliary_losses().items()) if model else (),
+            diagnostics=model.diagnostic_names() if model else (),
             train_candidates=float(metadata.splits["train"].candidates),
             num_items=num_items,
         )
@@ -192,13 +202,15 @@ class Objective:
     def loss_names(self) -> tuple[str, ...]:
         """Names of the loss terms."""
         names = [*self.rule.heads, *(["softmax"] if self.softmax_weight else [])]
-        names += [name for name, _ in (*self.slate_weights, *self.distillation_weights)]
+        further = (*self.slate_weights, *self.distillation_weights, *self.auxiliary)
+        names += [name for name, _ in further]
         return tuple(f"loss/{name}" for name in names)
 
     @property
     def sum_names(self) -> tuple[str, ...]:
         """Names of the sums a step adds to `TrainState.sums`."""
-        return ("steps", "candidates", "engaged", "loss", "gradient_norm", *self.loss_names)
+        names = ("steps", "candidates", "engaged", "loss", "gradient_norm", *self.loss_names)
+        return names + tuple(f"model/{name}" for name in self.diagnostics)
 
     def init_sketch(self) -> sketch.Sketch | None:
         """Returns what counts the stream, None where nothing asks for it."""
@@ -251,6 +263,7 @@ def total(
     batch: Any,
     store: Any,
     counts: sketch.Sketch | None,
+    progress: Array,
     key: Array,
     axes: tuple[str, ...],
 ) -> tuple[Array, dict[str, Array]]:
@@ -264,14 +277,26 @@ def total(
       batch: this device's requests.
       store: the item store.
       counts: of `init_sketch`, this batch counted.
-      key: of the impressions to keep.
+      progress: share of training done.
+      key: of the impressions to keep, and of dropout.
       axes: that the devices are mapped over.
     """
     rule = objective.rule
     actions, mask = batch["actions"], batch["mask"]
-    logits = apply(encoded.query, encoded.items, batch["cross"], method="score")
     labels = rule.labels(actions).astype(jnp.float32)
     engaged = rule.engaged(actions) & mask
+    key, dropout_key = jax.random.split(key)
+    training = apply(
+        encoded.query,
+        encoded.items,
+        batch["cross"],
+        engaged=engaged,
+        mask=mask,
+        progress=progress,
+        rngs={"dropout": dropout_key},
+        method="train_score",
+    )
+    logits = training.logits
     kept = jax.random.uniform(key, mask.shape) < objective.impression_sampling
     where = mask & (rule.acted(actions) | kept)
     weights = rule.example_weights(actions)
@@ -282,11 +307,13 @@ def total(
     sums = {}
     result = jnp.zeros(())
 
+    def share(term: losses.Total) -> Array:
+        return losses.Total(term.loss, jax.lax.psum(term.weight, axes)).mean()
+
     def add(name: str, weight: float, term: losses.Total) -> None:
         nonlocal result
-        share = losses.Total(term.loss, jax.lax.psum(term.weight, axes)).mean()
-        sums[f"loss/{name}"] = share
-        result = result + weight * share
+        sums[f"loss/{name}"] = share(term)
+        result = result + weight * sums[f"loss/{name}"]
 
     for head, name in enumerate(rule.heads):
         loss = POINTWISE[objective.pointwise]
@@ -305,6 +332,10 @@ def total(
         if name == "distill":
             loss = functools.partial(loss, temperature=objective.distill_temperature)
         add(name, weight, loss(student, teacher, where=mask & ~jnp.isnan(teacher)))
+    for name, weight in objective.auxiliary:
+        add(name, weight, training.losses[name])
+    for name in objective.diagnostics:
+        sums[f"model/{name}"] = share(training.diagnostics[name])
     sums["loss"] = result
     sums["candidates"] = mask.sum().astype(jnp.float32)
     sums["engaged"] = engaged.sum().astype(jnp.float32)

@@ -115,11 +115,10 @@ class Run:
     @functools.cached_property
     def model_template(self) -> dict[str, Any]:
         """Shapes of {'params', 'tables'}."""
-        config = self.config.model
-        sample = zero_inputs(self.inputs, config.embedding_dim)
+        sample = zero_inputs(self.inputs, self.model.row_width)
         params = jax.eval_shape(lambda: self.model.init(jax.random.key(0), **sample))["params"]
         tables = {
-            name: jax.ShapeDtypeStruct((table_rows(ids), config.embedding_dim), jnp.float32)
+            name: jax.ShapeDtypeStruct((table_rows(ids), self.model.row_width(name)), jnp.float32)
             for name, ids in self.metadata.tables.items()
         }
         return {"params": params, "tables": tables}

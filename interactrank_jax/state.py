@@ -59,14 +59,11 @@ def init_state(
 
     To be traced: `DataParallel.initialise` compiles it so that no device makes more than it holds.
     """
-    model_config = config.model
     root = jax.random.key(config.train.seed)
     dense_key, table_key, step_key = jax.random.split(root, 3)
-    sample = zero_inputs(model.inputs, model_config.embedding_dim)
+    sample = zero_inputs(model.inputs, model.row_width)
     params = model.init(dense_key, **sample)["params"]
-    tables = init_tables(
-        table_key, table_sizes, model_config.embedding_dim, model_config.embedding_scale
-    )
+    tables = init_tables(table_key, table_sizes, model.row_width, config.model.embedding_scale)
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,

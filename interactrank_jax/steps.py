@@ -36,6 +36,7 @@ def make_train_step(
     row_optimizer: RowOptimizer,
     layout: Layout,
     microbatches: int = 1,
+    total_steps: int = 1,
 ) -> Callable[[TrainState, Batch, Batch], TrainState]:
     """Returns `step(state, batch, store) -> state`.
 
@@ -47,6 +48,7 @@ def make_train_step(
       microbatches: parts that a device encodes one after the other, so that only one part's
         activations are in memory. The loss is that of the whole batch, in-batch negatives
         included: representations are kept, the rest is computed again for the gradient.
+      total_steps: length of the training, for models that change in its course.
     """
     inputs, axes = model.inputs, layout.batch
 
@@ -79,8 +81,9 @@ def make_train_step(
                 encoded = encoded._replace(
                     uniform=apply(items, train=True, rngs=rngs, method="encode_item")
                 )
+            progress = jnp.minimum(state.step / total_steps, 1.0)
             return objectives.total(
-                objective, apply, encoded, drawn, batch, store, counts, loss_key, axes
+                objective, apply, encoded, drawn, batch, store, counts, progress, loss_key, axes
             )
 
         gradient = jax.value_and_grad(loss_function, argnums=(0, 1), has_aux=True)

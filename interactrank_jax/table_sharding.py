@@ -6,7 +6,7 @@ Both ways a row's gradient is summed by one device, its owner, which sends the s
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
@@ -46,11 +46,13 @@ def table_rows(ids: int) -> int:
     return -(-ids // ROW_MULTIPLE) * ROW_MULTIPLE if ids >= SHARDED_FROM else ids
 
 
-def init_tables(key: Array, sizes: Mapping[str, int], dim: int, scale: float) -> dict[str, Array]:
-    """Returns normal(0, scale) tables `[table_rows(ids), dim]` with a zero padding row."""
+def init_tables(
+    key: Array, sizes: Mapping[str, int], row_width: Callable[[str], int], scale: float
+) -> dict[str, Array]:
+    """Returns normal(0, scale) tables `[table_rows(ids), row_width(name)]`; row 0 is zero."""
     tables = {}
     for index, (name, ids) in enumerate(sorted(sizes.items())):
-        shape = (table_rows(ids), dim)
+        shape = (table_rows(ids), row_width(name))
         table = scale * jax.random.normal(jax.random.fold_in(key, index), shape)
         tables[name] = table.at[PADDING].set(0.0)
     return tables

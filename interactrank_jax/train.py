@@ -76,6 +76,7 @@ def train(
         examples.metadata,
         examples.num_items,
         offset=prior_offsets(run, examples)[0],
+        model=model,
     )
     schedule = learning_rate(config.train.optimizer, total_steps)
     optimizer = dense_optimizer(config.train.optimizer, schedule)
@@ -125,6 +126,7 @@ def train(
             row_optimizer,
             parallel.layout,
             microbatches=int(config.train.microbatches),
+            total_steps=total_steps,
         )
     )
     with (
@@ -323,7 +325,7 @@ def summarise(sums: dict[str, Any], carried: dict[str, Any], seconds: float) -> 
     scalars = {
         f"train/{name}": float(value) / steps
         for name, value in sums.items()
-        if name.startswith("loss") or name == "gradient_norm"
+        if name.startswith(("loss", "model/")) or name == "gradient_norm"
     }
     candidates = max(float(sums["candidates"]), 1.0)
     scalars["train/engagement_rate"] = float(sums["engaged"]) / candidates

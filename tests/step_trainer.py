@@ -30,7 +30,11 @@ class Trainer:
         self.config.train.loss.update(dict(loss))
         self.run = Run("unused", self.config, examples.metadata)
         self.objective = Objective.from_config(
-            self.config, self.run.rule, examples.metadata, examples.num_items
+            self.config,
+            self.run.rule,
+            examples.metadata,
+            examples.num_items,
+            model=self.run.model,
         )
         self.optimizer, self.row_optimizer = optimizer, row_optimizer
         self.parallel = DataParallel("shard_map", jax.devices()[:1])

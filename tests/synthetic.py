@@ -1,5 +1,6 @@
 """Examples made directly, without a log: small, quick, and with whatever a test wants planted."""
 
+import importlib
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from ml_collections import ConfigDict
 
-from configs import interactrank, two_tower
+from configs import interactrank
 from interactrank_jax import configuration
 from interactrank_jax.data.blocks import BlockWriter
 from interactrank_jax.data.examples import (
@@ -38,7 +39,7 @@ ITEMS, SLATE, HISTORY, QUERY_HISTORY = 81, 5, 7, 3
 
 def tiny_config(model: str, **model_fields) -> ConfigDict:
     """A config that fits these examples and trains in seconds."""
-    config = {"interactrank": interactrank, "two_tower": two_tower}[model].get_config("search")
+    config = importlib.import_module(f"configs.{model}").get_config("search")
     config.data.block_size = BLOCK_SIZE
     config.label.update(
         {

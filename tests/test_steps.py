@@ -349,10 +349,10 @@ class TestInitialState:
         np.testing.assert_array_equal(state.health, HEALTHY)
         weight = np.log1p(np.exp(state.params["dot_weight"]))
         np.testing.assert_allclose(weight, config.dot_weight_init, rtol=1e-5)
-        np.testing.assert_allclose(state.params["cross_weight"], config.cross.weight_init)
+        np.testing.assert_allclose(state.params["cross_terms"]["weight"], config.cross.weight_init)
         inverse = np.exp(state.params["log_inverse_temperature"])
         np.testing.assert_allclose(inverse, 1 / 0.07, rtol=1e-5)
-        alpha = state.params["query_tower"]["history"]["alpha"]  # starts as the mean
+        alpha = state.params["query_tower"]["pooling_history"]["alpha"]  # starts as the mean
         np.testing.assert_allclose(alpha, 1 / HISTORY)
 
     def test_has_a_table_and_its_state_for_every_name(self, trainer):

@@ -13,12 +13,16 @@ all alike; the first steps are left out.
     torch_sparse            one row per impression; SparseAdam for the tables
     torch_request_batches   our batches; SparseAdam for the tables
 
-Without PyTorch its columns are null. The peers stop at 1 million rows: Adam over 10 million would
-need several times 1.3 GB beside all others. PyTorch gets its faster choice of one or two threads,
-the fused Adam kernel, its own defaults for how threads wait, and labels made beforehand. On a busy
-machine its two threads wait for each other, so take figures from an idle one; see `load_average`.
+First ours take turns alone, for the ratio of table sizes; then, without the largest tables, beside
+PyTorch. Without PyTorch its columns are null. The peers stop at 1 million rows: Adam over 10
+million would need several times 1.3 GB beside all others. PyTorch gets its faster choice of one or
+two threads, the fused Adam kernel, its own defaults for how threads wait, and labels made
+beforehand. On a busy machine its two threads wait for each other, so take figures from an idle one;
+see `load_average`. Set GLIBC_TUNABLES=glibc.malloc.hugetlb=1, as the Makefile does: it holds for
+both.
 """
 
+import os
 import statistics
 import time
 from typing import Any, Protocol
@@ -29,6 +33,7 @@ from experiments.benchmarks import reporting
 from experiments.benchmarks.workload import (
     Batch,
     Trainer,
+    Workload,
     make_batch,
     make_workload,
     one_row_per_impression,
@@ -109,13 +114,15 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
         "rows": sizes,
         "device": str(jax.local_devices()[0].device_kind),
         "parallel": arguments.parallel,
+        "malloc": os.environ.get("GLIBC_TUNABLES", ""),
         "torch_threads": None,
         "skipped": {},
     }
+    workloads: dict[str, Workload] = {}
+    batches: dict[str, list[Batch]] = {}
     for size, rows in sizes.items():
-        batches: list[Batch] = []
         for optimizer in arguments.tables:
-            workload = make_workload(
+            workloads[size] = workload = make_workload(
                 rows,
                 arguments.seed,
                 row_optimizer=optimizer,
@@ -125,36 +132,42 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
             )
             context.setdefault("config", configuration.to_json(workload.config))
             seeds = [arguments.seed * 1000 + i for i in range(4 * steps)]
-            batches = batches or [make_batch(workload, requests, seed) for seed in seeds]
-            engines[f"{OURS[optimizer]}_{size}"] = Trainer(workload), batches
-        if reason := _no_peers(arguments, size):
-            context["skipped"][f"torch_{size}"] = reason
-            continue
-        rows_each = [one_row_per_impression(batch) for batch in batches]
-        sparse = pytorch.TorchTrainer(workload, sparse=True)
-        if context["torch_threads"] is None:
-            context["torch_threads"] = pytorch.choose_threads(sparse, batches)
-        dense = pytorch.TorchTrainer(workload, sparse=False)
-        engines[f"torch_dense_{size}"] = dense, rows_each
-        engines[f"torch_sparse_{size}"] = sparse, rows_each
-        engines[f"torch_request_batches_{size}"] = sparse, batches
-
+            if size not in batches:
+                batches[size] = [make_batch(workload, requests, seed) for seed in seeds]
+            engines[f"{OURS[optimizer]}_{size}"] = Trainer(workload), batches[size]
     seconds = measure(engines, rounds, steps)
     figures: dict[str, Any] = {}
     for optimizer in arguments.tables:
+        small, large = (seconds[f"{OURS[optimizer]}_{size}"] for size in ("10k", "10m"))
+        name = "step_time_ratio_10m_over_10k" + OURS[optimizer].removeprefix("ours")
+        figures[name] = median_ratio(large, small)
+        # On a busy machine the fastest rounds say more than the median of disturbed ones.
+        figures[f"{name}_fastest"] = min(large) / min(small)
+
+    # The peers come when the largest tables have gone: they would share its memory.
+    for size in sizes:
+        if reason := _no_peers(arguments, size):
+            context["skipped"][f"torch_{size}"] = reason
+            for name in [name for name in engines if name.endswith(f"_{size}")]:
+                del engines[name]
+            continue
+        rows_each = [one_row_per_impression(batch) for batch in batches[size]]
+        sparse = pytorch.TorchTrainer(workloads[size], sparse=True)
+        if context["torch_threads"] is None:
+            context["torch_threads"] = pytorch.choose_threads(sparse, batches[size])
+        dense = pytorch.TorchTrainer(workloads[size], sparse=False)
+        engines[f"torch_dense_{size}"] = dense, rows_each
+        engines[f"torch_sparse_{size}"] = sparse, rows_each
+        engines[f"torch_request_batches_{size}"] = sparse, batches[size]
+    beside_peers = measure(engines, rounds, steps)
+    for optimizer in arguments.tables:
         ours, suffix = OURS[optimizer], OURS[optimizer].removeprefix("ours")
         for peer in ("torch_dense", "torch_sparse", "torch_request_batches"):
-            other = seconds.get(f"{peer}_1m")
+            other = beside_peers.get(f"{peer}_1m")
             figures[f"speedup_vs_{peer}_1m{suffix}"] = other and median_ratio(
-                other, seconds[f"{ours}_1m"]
+                other, beside_peers[f"{ours}_1m"]
             )
-        figures[f"step_time_ratio_10m_over_10k{suffix}"] = median_ratio(
-            seconds[f"{ours}_10m"], seconds[f"{ours}_10k"]
-        )
-        # On a busy machine the fastest rounds say more than the median of disturbed ones.
-        figures[f"step_time_ratio_10m_over_10k{suffix}_fastest"] = min(
-            seconds[f"{ours}_10m"]
-        ) / min(seconds[f"{ours}_10k"])
+    seconds |= beside_peers
     impressions = requests * int(workload.metadata.slate)
     for name, values in seconds.items():
         figures[f"impressions_per_s_{name}"] = impressions / statistics.median(values)

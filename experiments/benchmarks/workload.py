@@ -262,7 +262,9 @@ class Trainer:
         rule = LabelRule.from_config(config.label, metadata.actions)
         inputs = Inputs.from_metadata(metadata, rule.heads, config.model)
         self.model = model = build_model(config.model, inputs)
-        objective = Objective.from_config(config, rule, metadata, len(workload.store["id"]))
+        objective = Objective.from_config(
+            config, rule, metadata, len(workload.store["id"]), model=model
+        )
         optimizer = dense_optimizer(
             config.train.optimizer, learning_rate(config.train.optimizer, TOTAL_STEPS)
         )

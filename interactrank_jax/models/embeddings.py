@@ -8,7 +8,7 @@ the cost of a step does not grow with the table.
 """
 
 import dataclasses
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -351,16 +351,19 @@ def embed_items(tables: Tables, items: Array, store: Batch, inputs: Inputs) -> I
     return item_input(embed(tables, item_slots(store, items, inputs)), store, items, inputs)
 
 
-def zero_inputs(inputs: Inputs, dim: int) -> dict[str, Any]:
-    """Returns inputs of one request and one item, all zero, to initialise a model with."""
+def zero_inputs(inputs: Inputs, row_width: Callable[[str], int]) -> dict[str, Any]:
+    """Returns inputs of one request and one item, all zero, to initialise a model with.
+
+    `row_width` gives the width of a table's rows, see `PreRanker.row_width`.
+    """
+
+    def width_of(feature):
+        return feature.width if feature.kind == "embedding" else row_width(feature.table)
 
     def features(specs):
-        return {
-            feature.name: jnp.zeros((1, feature.width if feature.kind == "embedding" else dim))
-            for feature in specs
-        }
+        return {feature.name: jnp.zeros((1, width_of(feature))) for feature in specs}
 
-    width = dim * len(inputs.sequence)
+    width = sum(width_of(feature) for feature in inputs.item if feature.name in inputs.sequence)
 
     def history(role, length):
         if role not in inputs.histories:

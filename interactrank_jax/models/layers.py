@@ -121,7 +121,11 @@ class ParallelMaskNet(nn.Module):
 
 
 class MLP(nn.Module):
-    """Dense layers with an activation after each: `[..., D]` to `[..., widths[-1]]`."""
+    """Dense layers with an activation after each: `[..., D]` to `[..., widths[-1]]`.
+
+    With a second input `pair` `[..., M, P]` the first layer sees both, for each of the M: its
+    product with x is then computed once and not M times, and the output is `[..., M, widths[-1]]`.
+    """
 
     widths: Sequence[int]
     dropout: float = 0.0
@@ -129,9 +133,12 @@ class MLP(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Array, *, train: bool) -> Array:
+    def __call__(self, x: Array, pair: Array | None = None, *, train: bool) -> Array:
         """Applies the layers."""
-        for width in self.widths:
-            x = self.activation(nn.Dense(width, dtype=self.dtype)(x))
-            x = nn.Dropout(self.dropout, deterministic=not train)(x)
+        for number, width in enumerate(self.widths):
+            x = nn.Dense(width, dtype=self.dtype)(x)
+            if pair is not None and number == 0:
+                second = nn.Dense(width, use_bias=False, dtype=self.dtype, name="pair")
+                x = x[..., None, :] + second(pair)
+            x = nn.Dropout(self.dropout, deterministic=not train)(self.activation(x))
         return x

@@ -4,16 +4,31 @@ Shapes: R requests, C candidates of a request, I items, K cross features, H head
 """
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from ml_collections import FrozenConfigDict
 
+from interactrank_jax.losses import Total
 from interactrank_jax.models.embeddings import Inputs, ItemInput, RequestInput
 
 Array = jax.Array
+
+
+class Training(NamedTuple):
+    """What a model says of a batch in training.
+
+    Attributes:
+      logits: `[R, C, H]`.
+      losses: further terms by name, those of `auxiliary_losses`.
+      diagnostics: figures for the log by name, those of `diagnostic_names`: loss / weight is shown.
+    """
+
+    logits: Array
+    losses: dict[str, Total]
+    diagnostics: dict[str, Total]
 
 
 class PreRanker(nn.Module):
@@ -21,6 +36,9 @@ class PreRanker(nn.Module):
 
     Subclasses give `encode_query`, `encode_item`, `score` and, where a cheaper form than
     broadcasting exists, `score_all` and `rank_all`. Representations are pytrees of arrays.
+
+    A model that trains otherwise than it serves overrides `train_score` too. It may then return
+    other representations where `train` is set: `train_score` and `similarity` take those.
 
     Attributes:
       config: the `model` part of the config.
@@ -31,6 +49,7 @@ class PreRanker(nn.Module):
     inputs: Inputs
 
     uses_cross: ClassVar[bool] = True  # whether `score` looks at the cross features
+    is_decoupled: ClassVar[bool] = True  # whether items are encoded ahead, so that it can serve
 
     def encode_query(self, request: RequestInput, *, train: bool = False) -> Any:
         """Returns the query representation: a pytree with leading axis `[R]`."""
@@ -66,6 +85,34 @@ class PreRanker(nn.Module):
         By default the first head of `score_all`.
         """
         return self.score_all(query, items)[..., 0]
+
+    def train_score(
+        self, query: Any, items: Any, cross: Array, *, engaged: Array, mask: Array, progress: Array
+    ) -> Training:
+        """Returns the logits of a training batch with whatever else the model trains on.
+
+        By default `score` alone.
+
+        Args:
+          query, items, cross: as `score` takes them, encoded with `train` set.
+          engaged, mask: `[R, C]` candidates engaged with, and those that exist.
+          progress: share of training done, from 0 to 1.
+        """
+        del engaged, mask, progress
+        return Training(self.score(query, items, cross), {}, {})
+
+    def auxiliary_losses(self) -> dict[str, float]:
+        """Returns the weight of each loss term that `train_score` adds, by name."""
+        return {}
+
+    def diagnostic_names(self) -> tuple[str, ...]:
+        """Returns the names of the figures that `train_score` reports."""
+        return ()
+
+    def row_width(self, table: str) -> int:
+        """Returns the width of an embedding table's rows."""
+        del table
+        return int(self.config.embedding_dim)
 
     def constrain(self, params: Any) -> Any:
         """Returns the parameters within their bounds; called after each update."""

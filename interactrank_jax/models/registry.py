@@ -4,11 +4,18 @@ from ml_collections import ConfigDict, FrozenConfigDict
 
 from interactrank_jax.errors import InputError, did_you_mean
 from interactrank_jax.models.embeddings import Inputs
+from interactrank_jax.models.fit import FIT
+from interactrank_jax.models.interactfit import InteractFIT
 from interactrank_jax.models.interactrank import InteractRank
 from interactrank_jax.models.preranker import PreRanker
 from interactrank_jax.models.two_tower import TwoTower
 
-MODELS: dict[str, type[PreRanker]] = {"interactrank": InteractRank, "two_tower": TwoTower}
+MODELS: dict[str, type[PreRanker]] = {
+    "two_tower": TwoTower,
+    "interactrank": InteractRank,
+    "fit": FIT,
+    "interactfit": InteractFIT,
+}
 DTYPES = ("float32", "bfloat16")
 
 

@@ -26,16 +26,51 @@ def masked_mean(items: Array, mask: Array) -> Array:
     return (items * weight).sum(-2) / jnp.maximum(weight.sum(-2), 1.0)
 
 
-class SequencePooling(nn.Module):
-    """Pools a sequence twice and sums (InteractRank, user sequence).
+def masked_mean_by_action(items: Array, action: Array, mask: Array, actions: int) -> Array:
+    """Averages the events of each action apart: `[R, L, D]` to `[R, actions * D]`.
 
-    u_p = sum_i alpha_i e_i with a learned weight per position, and u_q = sum_i softmax_i(<q, e_i>)
-    e_i with q a learned projection of the query embedding. e_i is the item's embedding plus an
-    embedding of the action and one of the age's exponential bucket.
+    What somebody liked and what somebody disliked are two features, not one.
+    """
+    one_hot = jax.nn.one_hot(action - 1, actions, dtype=items.dtype)
+    weight = one_hot * mask.astype(items.dtype)[..., None]
+    total = jnp.einsum("rla,rld->rad", weight, items)
+    mean = total / jnp.maximum(weight.sum(-2), 1.0)[..., None]
+    return mean.reshape(len(items), -1)
+
+
+class EventEmbedding(nn.Module):
+    """An event e_i: the item's embedding, plus one of the action and one of the age's bucket.
 
     Attributes:
       actions: number of actions; 0 for a sequence without.
       age_buckets: number of age buckets; 0 for a sequence without.
+    """
+
+    actions: int = 0
+    age_buckets: int = 0
+
+    @nn.compact
+    def __call__(self, sequence: SequenceInput) -> Array:
+        """Returns `[R, L, D]`."""
+        events = sequence.items
+        dim, embedding = events.shape[-1], nn.initializers.normal(0.02)
+        if self.actions:
+            table = self.param("action", embedding, (self.actions + 1, dim))
+            events = events + _one_hot_lookup(table, sequence.action)
+        if self.age_buckets:
+            table = self.param("age", embedding, (self.age_buckets, dim))
+            events = events + _one_hot_lookup(table, age_bucket(sequence.age, self.age_buckets))
+        return events
+
+
+class SequencePooling(nn.Module):
+    """Pools a sequence twice and sums (InteractRank, user sequence).
+
+    u_p = sum_i alpha_i e_i with a learned weight per position, and u_q = sum_i softmax_i(<q, e_i>)
+    e_i with q a learned projection of the query embedding.
+
+    Attributes:
+      actions, age_buckets: of the events, see `EventEmbedding`.
       weighted, attention: whether each of the two poolings takes part.
       dtype: to multiply in; sums and the softmax are float32.
     """
@@ -49,16 +84,10 @@ class SequencePooling(nn.Module):
     @nn.compact
     def __call__(self, sequence: SequenceInput, query: Array) -> Array:
         """Maps `[R, L, D]` and a query `[R, Dq]` to float32 `[R, D]`; empty gives zeros."""
-        events, mask = sequence.items, sequence.mask
+        mask = sequence.mask
+        embed = EventEmbedding(self.actions, self.age_buckets, name="events")
+        events = embed(sequence).astype(self.dtype)
         length, dim = events.shape[-2:]
-        embedding = nn.initializers.normal(0.02)
-        if self.actions:
-            table = self.param("action", embedding, (self.actions + 1, dim))
-            events = events + _one_hot_lookup(table, sequence.action)
-        if self.age_buckets:
-            table = self.param("age", embedding, (self.age_buckets, dim))
-            events = events + _one_hot_lookup(table, age_bucket(sequence.age, self.age_buckets))
-        events = events.astype(self.dtype)
         present = mask.astype(jnp.float32)
         weight = jnp.zeros_like(present)
         if self.weighted:
@@ -74,6 +103,41 @@ class SequencePooling(nn.Module):
 
     def _dot(self, subscripts: str, left: Array, right: Array) -> Array:
         return jnp.einsum(subscripts, left, right, preferred_element_type=jnp.float32)
+
+
+class TargetAttention(nn.Module):
+    """DIN (Zhou et al., 2018): each event weighs what a small network makes of it and the target.
+
+    weight_i = w2 relu(W [t, e_i, t - e_i, t * e_i] + b1) + b2, no softmax; the sum of weight_i e_i.
+    W is applied by parts: what an event or a target contributes alone is computed once, so that of
+    M targets only the products t * e_i cost M times.
+
+    Attributes:
+      hidden: width of the network.
+      dtype: to multiply in; the sum is float32.
+    """
+
+    hidden: int
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, events: Array, mask: Array, target: Array) -> Array:
+        """Maps events `[R, L, D]`, their mask and targets `[R, M, T]` to `[R, M, D]`."""
+        dim, dtype = events.shape[-1], self.dtype
+        if target.shape[-1] != dim:
+            target = nn.Dense(dim, use_bias=False, name="target", dtype=dtype)(target)
+        shape = (4 * dim, self.hidden)
+        weight = self.param("weight", nn.initializers.he_normal(), shape).astype(dtype)
+        bias = self.param("bias", nn.initializers.zeros, (self.hidden,)).astype(dtype)
+        of_target, of_event, of_difference, of_product = jnp.split(weight, 4)
+        events, target = events.astype(dtype), target.astype(dtype)
+        hidden = jnp.einsum("rmd,rld,dh->rmlh", target, events, of_product, optimize=True)
+        hidden += (target @ (of_target + of_difference))[:, :, None]
+        hidden += (events @ (of_event - of_difference))[:, None]
+        hidden += along_last(bias, hidden)
+        attention = nn.Dense(1, name="attention", dtype=dtype)(nn.relu(hidden))[..., 0]
+        attention = attention * mask[:, None].astype(dtype)
+        return jnp.einsum("rml,rld->rmd", attention, events, preferred_element_type=jnp.float32)
 
 
 def _one_hot_lookup(table: Array, index: Array) -> Array:

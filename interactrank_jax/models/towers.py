@@ -12,114 +12,156 @@ from interactrank_jax.data.examples import NumericStatistics
 from interactrank_jax.errors import InputError
 from interactrank_jax.models.embeddings import QUERY, Inputs, ItemInput, RequestInput
 from interactrank_jax.models.layers import MLP, NumericNormalizer, ParallelMaskNet, l2_normalize
-from interactrank_jax.models.sequence import SequencePooling, masked_mean
+from interactrank_jax.models.sequence import (
+    SequencePooling,
+    masked_mean,
+    masked_mean_by_action,
+)
 
 Array = jax.Array
 
 
-class Tower(nn.Module):
-    """Concat, layer norm, parallel MaskNet (if `masknet.blocks`), MLP, projection, L2 norm.
+class TowerInput(nn.Module):
+    """Concat, layer norm, parallel MaskNet (if `masknet.blocks`): a side of the pair to `[..., D]`.
 
     Attributes:
-      config: `tower` of the model config: numeric_views, hidden, output_dim, dropout, masknet.
+      config: `tower` of the model config: numeric_views, masknet.
       statistics: of the numeric features.
-      heads: vectors to emit.
-      dtype: to compute in; the vectors are float32.
+      dtype: to compute in.
     """
 
     config: FrozenConfigDict
     statistics: tuple[NumericStatistics, ...]
-    heads: int = 1
     dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(
         self, features: Mapping[str, Array], numeric: Array, extra: list[Array], *, train: bool
     ) -> Array:
-        """Maps features `[..., d]` each and numeric `[..., Fn]` to `[..., heads, output_dim]`."""
+        """Maps features `[..., d]` each, in the order of their names, and numeric `[..., Fn]`."""
         parts = [features[name] for name in sorted(features)] + extra
         if self.statistics:
             views = self.config.numeric_views
             parts.append(NumericNormalizer(self.statistics, tuple(views))(numeric))
         x = nn.LayerNorm(dtype=self.dtype)(jnp.concatenate(parts, -1))
         masknet = self.config.masknet
-        if masknet.blocks:
-            gated = ParallelMaskNet(
-                masknet.blocks, masknet.width, masknet.reduction, masknet.dropout, self.dtype
-            )
-            x = gated(x, train=train)
-        x = MLP(tuple(self.config.hidden), self.config.dropout, dtype=self.dtype)(x, train=train)
-        x = nn.Dense(self.heads * self.config.output_dim, dtype=self.dtype)(x)
-        return l2_normalize(x.reshape(*x.shape[:-1], self.heads, self.config.output_dim))
+        if not masknet.blocks:
+            return x
+        gated = ParallelMaskNet(
+            masknet.blocks, masknet.width, masknet.reduction, masknet.dropout, self.dtype
+        )
+        return gated(x, train=train)
+
+
+class TowerOutput(nn.Module):
+    """MLP, projection to vectors, L2 norm.
+
+    Attributes:
+      config: `tower` of the model config: hidden, dropout.
+      vectors: how many to emit.
+      width: of each.
+      dtype: to compute in; the vectors are float32.
+    """
+
+    config: FrozenConfigDict
+    vectors: int
+    width: int
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array, pair: Array | None = None, *, train: bool) -> Array:
+        """Maps `[..., D]`, and `[..., M, P]` beside it, to `[..., (M,) vectors, width]`."""
+        mlp = MLP(tuple(self.config.hidden), self.config.dropout, dtype=self.dtype)
+        x = nn.Dense(self.vectors * self.width, dtype=self.dtype)(mlp(x, pair, train=train))
+        return l2_normalize(x.reshape(*x.shape[:-1], self.vectors, self.width))
 
 
 class QueryTower(nn.Module):
-    """The request, its user and its query, with both histories: `[R, heads, output_dim]`.
+    """The request, its user and its query, with both histories: `[R, vectors, width]`.
 
     `config.sequence` says how each of `history` and `query_history` is pooled: 'interactrank'
-    (weighted pooling and query cross-attention, with age and action), 'mean', or 'none'.
+    (weighted pooling and query cross-attention, with age and action), 'mean', 'mean_by_action' (one
+    mean per action), or 'none'; 'target' leaves it to a model that attends to it by a target.
     """
 
     config: FrozenConfigDict
     inputs: Inputs
-    heads: int = 1
+    vectors: int
+    width: int
 
-    @nn.compact
-    def __call__(self, request: RequestInput, *, train: bool) -> Array:
-        """Encodes requests."""
+    def setup(self):
+        """Makes the parts."""
+        dtype = jnp.dtype(self.config.dtype)
+        self.tower_input = TowerInput(self.config.tower, self.inputs.request_numeric, dtype)
+        self.tower_output = TowerOutput(self.config.tower, self.vectors, self.width, dtype)
         sequence = self.config.sequence
+        self.pooling = {
+            role: SequencePooling(
+                actions=self.inputs.actions if role == "history" and sequence.action else 0,
+                age_buckets=sequence.age_buckets if role == "history" else 0,
+                weighted=sequence.weighted_pooling,
+                attention=sequence.query_attention,
+                dtype=dtype,
+            )
+            for role in self.inputs.histories
+            if sequence[role] == "interactrank"
+        }
+
+    def encode_input(self, request: RequestInput, *, train: bool) -> Array:
+        """Returns what the tower makes of a request alone, `[R, D]`, before its MLP."""
+        pooled = []
+        for role in self.inputs.histories:
+            events, kind = getattr(request, role), self.config.sequence[role]
+            if not events.mask.shape[-1]:
+                continue
+            if kind == "mean":
+                pooled.append(masked_mean(events.items, events.mask))
+            elif kind == "mean_by_action":
+                pooled.append(
+                    masked_mean_by_action(
+                        events.items, events.action, events.mask, self.inputs.actions
+                    )
+                )
+            elif kind == "interactrank":
+                pooled.append(self.pooling[role](events, self._query(request)))
+        return self.tower_input(request.features, request.numeric, pooled, train=train)
+
+    def _query(self, request: RequestInput) -> Array:
         query = [
             request.features[feature.name]
             for feature in self.inputs.request
             if feature.name == QUERY or feature.kind == "text"
         ]
-        pooled = []
-        for role in self.inputs.histories:
-            events = getattr(request, role)
-            if not events.mask.shape[-1]:
-                continue
-            if sequence[role] == "mean":
-                pooled.append(masked_mean(events.items, events.mask))
-                continue
-            if not query:
-                raise InputError(
-                    "config.model.exclude leaves nothing of the query, which histories are pooled "
-                    "with: set config.model.sequence's history and query_history to 'mean'."
-                )
-            is_user = role == "history"
-            pooled.append(
-                SequencePooling(
-                    actions=self.inputs.actions if is_user and sequence.action else 0,
-                    age_buckets=sequence.age_buckets if is_user else 0,
-                    weighted=sequence.weighted_pooling,
-                    attention=sequence.query_attention,
-                    dtype=jnp.dtype(self.config.dtype),
-                    name=role,
-                )(events, jnp.concatenate(query, -1))
+        if not query:
+            raise InputError(
+                "config.model.exclude leaves nothing of the query, which histories are pooled "
+                "with: set config.model.sequence's history and query_history to 'mean'."
             )
-        tower = Tower(
-            self.config.tower,
-            self.inputs.request_numeric,
-            self.heads,
-            jnp.dtype(self.config.dtype),
-            name="tower",
-        )
-        return tower(request.features, request.numeric, pooled, train=train)
+        return jnp.concatenate(query, -1)
+
+    def encode_output(self, x: Array, pair: Array | None = None, *, train: bool) -> Array:
+        """Returns unit vectors of an encoded input `[R, D]`, see `TowerOutput`."""
+        return self.tower_output(x, pair, train=train)
+
+    def __call__(self, request: RequestInput, *, train: bool) -> Array:
+        """Encodes requests."""
+        return self.encode_output(self.encode_input(request, train=train), train=train)
 
 
 class ItemTower(nn.Module):
-    """The item alone: `[..., output_dim]`."""
+    """The item alone: `[..., vectors, width]`."""
 
     config: FrozenConfigDict
     inputs: Inputs
+    vectors: int
+    width: int
 
     @nn.compact
     def __call__(self, items: ItemInput, *, train: bool) -> Array:
         """Encodes items."""
-        tower = Tower(
-            self.config.tower,
-            self.inputs.item_numeric,
-            dtype=jnp.dtype(self.config.dtype),
-            name="tower",
+        tower, dtype = self.config.tower, jnp.dtype(self.config.dtype)
+        x = TowerInput(tower, self.inputs.item_numeric, dtype, name="tower_input")(
+            items.features, items.numeric, [], train=train
         )
-        return tower(items.features, items.numeric, [], train=train)[..., 0, :]
+        output = TowerOutput(tower, self.vectors, self.width, dtype, name="tower_output")
+        return output(x, train=train)

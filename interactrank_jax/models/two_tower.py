@@ -31,8 +31,9 @@ class TwoTower(PreRanker):
     def setup(self):
         """Makes the towers and the affine projection."""
         heads = len(self.inputs.heads)
-        self.query_tower = QueryTower(self.config, self.inputs, heads)
-        self.item_tower = ItemTower(self.config, self.inputs)
+        width = self.config.tower.output_dim
+        self.query_tower = QueryTower(self.config, self.inputs, heads, width)
+        self.item_tower = ItemTower(self.config, self.inputs, 1, width)
         raw = float(self.config.dot_weight_init)
         if self.config.positive_dot_weight:
             raw = float(np.log(np.expm1(raw)))  # softplus of it is the weight
@@ -48,7 +49,7 @@ class TwoTower(PreRanker):
 
     def encode_item(self, items: ItemInput, *, train: bool = False) -> Array:
         """Returns one unit vector per item, `[..., d]`."""
-        return self.item_tower(items, train=train)
+        return self.item_tower(items, train=train)[..., 0, :]
 
     def dot_weight(self) -> Array:
         """Returns the weight of the dot product, `[H]`.

@@ -149,7 +149,7 @@ class Index:
 
 
 def _structure(run: Run):
-    sample = zero_inputs(run.inputs, run.config.model.embedding_dim)
+    sample = zero_inputs(run.inputs, run.model.row_width)
     encode = functools.partial(run.model.apply, method="encode_item")
     shape = jax.eval_shape(encode, {"params": run.model_template["params"]}, sample["items"])
     return jax.tree.structure(shape)

@@ -49,10 +49,10 @@ REQUEST_COLUMNS = (
 class Case:
     """A model with random parameters and tables, and everything it says about a batch."""
 
-    def __init__(self, name: str, examples: Examples):
+    def __init__(self, name: str, examples: Examples, **further: Any):
         model, fields = CASES[name]
         self.name = name
-        self.config = tiny_config(model, **fields)
+        self.config = tiny_config(model, **fields, **further)
         masknet = self.config.model.tower.masknet
         masknet.blocks = min(masknet.blocks, 1)  # less to compile
         run = Run("unused", self.config, examples.metadata)

@@ -258,7 +258,7 @@ class TestInputs:
 
     def test_zero_inputs_have_the_shapes_of_real_ones(self, examples, store, tables, inputs):
         batch: Any = next(evaluation_batches(examples, "test", 1))
-        zero = embeddings.zero_inputs(inputs, 3)
+        zero = embeddings.zero_inputs(inputs, lambda table: 3)
         request = embeddings.embed_requests(tables, batch, store, inputs)
         assert jax.tree.map(np.shape, zero["request"]) == jax.tree.map(np.shape, request)
         items = embeddings.embed_items(tables, batch["item"][:, :1], store, inputs)
@@ -267,7 +267,7 @@ class TestInputs:
 
 
 def test_tables_start_small_with_a_zero_padding_row_and_differ_from_each_other():
-    tables = init_tables(jax.random.key(0), {"a": 400, "b": 400}, 8, 0.05)
+    tables = init_tables(jax.random.key(0), {"a": 400, "b": 400}, lambda table: 8, 0.05)
     for table in tables.values():
         assert table.shape == (400, 8)
         np.testing.assert_array_equal(table[PADDING], 0)

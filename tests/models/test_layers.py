@@ -208,8 +208,8 @@ class TestSequencePooling:
             for place in present:
                 embedded[place] = events.items[request, place].astype(np.float64)
                 if sides:
-                    embedded[place] += params["action"][events.action[request, place]]
-                    embedded[place] += params["age"][bucket[place]]
+                    embedded[place] += params["events"]["action"][events.action[request, place]]
+                    embedded[place] += params["events"]["age"][bucket[place]]
             if weighted:
                 for place in present:
                     pooled[request] += params["alpha"][place] * embedded[place]
@@ -234,7 +234,7 @@ class TestSequencePooling:
         events, query = self.sequence(), draw(2, self.R, self.DQ)
         params = random_like(module, 3, events, query)
         assert set(params) == {
-            *(["action", "age"] if sides else []),
+            *(["events"] if sides else []),
             *(["alpha"] if weighted else []),
             *(["query"] if attention else []),
         }
@@ -256,6 +256,53 @@ class TestSequencePooling:
         gradient = jax.jit(jax.grad(functional, argnums=(0, 1)))(params, query)
         for leaf in jax.tree.leaves(gradient):
             np.testing.assert_array_equal(leaf, 0)
+
+
+class TestMeanByAction:
+    def test_averages_the_events_of_each_action_apart(self):
+        items = np.arange(12, dtype=np.float32).reshape(1, 4, 3)
+        action, mask = np.array([[1, 2, 1, 1]]), np.array([[True, True, True, False]])
+        pooled = sequence.masked_mean_by_action(items, action, mask, 3)
+        expected = np.concatenate([(items[0, 0] + items[0, 2]) / 2, items[0, 1], np.zeros(3)])
+        np.testing.assert_allclose(pooled, expected[None], rtol=1e-6)
+
+
+class TestTargetAttention:
+    R, L, M, D, HIDDEN = 2, 4, 3, 5, 6
+
+    @pytest.mark.parametrize("target_width", [D, 7])
+    def test_equals_the_network_on_target_event_difference_and_product(self, target_width):
+        module = sequence.TargetAttention(self.HIDDEN)
+        events = draw(1, self.R, self.L, self.D)
+        target = draw(2, self.R, self.M, target_width)
+        mask = np.array([[1, 1, 0, 1], [0, 0, 0, 0]], bool)
+        params = random_like(module, 3, events, mask, target)
+        expected = np.zeros((self.R, self.M, self.D))
+        for r, m, place in np.ndindex(self.R, self.M, self.L):
+            t, e = target[r, m], events[r, place]
+            if target_width != self.D:
+                t = t @ params["target"]["kernel"]
+            hidden = np.concatenate([t, e, t - e, t * e]) @ params["weight"] + params["bias"]
+            attention = params["attention"]
+            weight = np.maximum(hidden, 0) @ attention["kernel"] + attention["bias"]
+            expected[r, m] += mask[r, place] * weight * e
+        attended = apply(module, params, events, mask, target)
+        np.testing.assert_allclose(attended, expected, rtol=1e-4, atol=1e-5)
+        np.testing.assert_array_equal(attended[1], 0)  # an empty sequence
+
+
+class TestMLP:
+    def test_a_pair_input_is_more_columns_of_the_first_layer(self):
+        module = MLP((4, 3))
+        x, pair = draw(1, 2, 5), draw(2, 2, 6, 7)
+        params = random_like(module, 3, x, pair, train=False)
+        repeated = np.broadcast_to(x[:, None], (2, 6, 5))
+        first = np.concatenate([params["Dense_0"]["kernel"], params["pair"]["kernel"]])
+        joint = {**params, "Dense_0": {**params["Dense_0"], "kernel": first}}
+        del joint["pair"]
+        expected = apply(module, joint, np.concatenate([repeated, pair], -1), train=False)
+        found = apply(module, params, x, pair, train=False)
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_along_last_gives_a_vector_the_rank_it_is_broadcast_to():

@@ -1,0 +1,46 @@
+"""FIT: meta queries inside the user tower, and a small network over heads in place of the dot.
+
+    interactrank prepare --config=configs/fit.py --log=LOG --out=EXAMPLES
+    interactrank train   --config=configs/fit.py --examples=EXAMPLES --workdir=RUN
+
+Arguments: those of `configs/common.py`. Hardware, time and expected metrics: README, "Results".
+Switches: model.meta.vectors=0 (no meta queries), model.meta.attention_hidden=0 (no target
+attention), model.late.user_heads=0 (a dot product).
+"""
+
+from ml_collections import ConfigDict
+
+from configs import common
+
+
+def get_config(argument: str = "search") -> ConfigDict:
+    """Returns the config for a data set."""
+    config = common.base_config(argument)
+    config.model = common.model_config("fit", pooling="mean", masknet_blocks=0)
+    config.model.sequence.update({"history": "target", "action": True, "age_buckets": 16})
+    add_fit(config.model)
+    if argument == "movielens_100k":
+        common.fit_small_data(config)
+    return config
+
+
+def add_fit(model: ConfigDict) -> None:
+    """Adds the fields of the meta queries and of the late interaction."""
+    model.meta = ConfigDict(
+        {
+            "vectors": 16,  # N
+            "attention_hidden": 16,
+            "decay": 0.5,  # share of training over which the temperature falls from 1
+            "temperature_min": 1e-3,
+        }
+    )
+    # 4 heads of 16 take as much room in an index as one vector of 64.
+    model.late = ConfigDict(
+        {
+            "user_heads": 4,
+            "item_heads": 4,
+            "width": 16,
+            "hidden": (8, 8),
+            "scale_init": 1 / 0.07,
+        }
+    )

@@ -1,0 +1,41 @@
+"""The cross features' part of a logit: what history knows of this query with this item."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+
+from interactrank_jax.models.layers import along_last
+
+Array = jax.Array
+
+
+class CrossTerms(nn.Module):
+    """sum_k w_hk f(IQP_k), an affine projection without its bias (InteractRank).
+
+    f divides by the training scale, and in 'log' damps to sign log1p. It keeps zero at zero, so
+    that an item without history has no cross term.
+
+    Attributes:
+      scale: of each cross feature.
+      heads: H.
+      transform: 'log' or 'linear'.
+      weight_init: initial weight of all.
+    """
+
+    scale: tuple[float, ...]
+    heads: int
+    transform: str
+    weight_init: float
+
+    def setup(self):
+        """Makes the weights."""
+        shape = (len(self.scale), self.heads)
+        self.weight = self.param("weight", nn.initializers.constant(self.weight_init), shape)
+
+    def __call__(self, cross: Array) -> Array:
+        """Maps `[..., K]` to `[..., H]`."""
+        scaled = cross / along_last(np.array(self.scale, np.float32), cross)
+        if self.transform == "log":
+            scaled = jnp.sign(scaled) * jnp.log1p(jnp.abs(scaled))
+        return scaled @ self.weight

@@ -1,0 +1,263 @@
+"""FIT (Xiong et al., SIGIR 2025): learned early and late interaction that keep the towers apart.
+
+Early: a meta query stands in for the candidate inside the user tower. A matrix of N learned vectors
+is all the user tower ever sees of items, so a request has N user vectors, whatever the number of
+candidates, and an item stores which of them it goes with beside its own vector. Late: a small
+network scores the similarities of several user and item heads instead of one dot product.
+"""
+
+from typing import Any, ClassVar, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+
+from interactrank_jax import losses
+from interactrank_jax.losses import Total
+from interactrank_jax.models.embeddings import ItemInput, RequestInput
+from interactrank_jax.models.late import LightweightScorer, lightweight_score
+from interactrank_jax.models.layers import along_last
+from interactrank_jax.models.preranker import PreRanker, Training
+from interactrank_jax.models.sequence import EventEmbedding, TargetAttention
+from interactrank_jax.models.towers import ItemTower, QueryTower
+
+Array = jax.Array
+
+
+class Request(NamedTuple):
+    """A request in training: what does not depend on the meta query, once for all candidates.
+
+    Attributes:
+      x: `[R, D]` input of the tower's MLP.
+      events: `[R, L, De]` and `mask` `[R, L]`: the history that the meta query attends to, or None.
+    """
+
+    x: Array
+    events: Array | None
+    mask: Array | None
+
+
+class Item(NamedTuple):
+    """An item.
+
+    Attributes:
+      vectors: `[..., V, p]` its heads, of unit length.
+      meta: int32 `[...]` the meta query that it goes with.
+      similarity: `[..., N]` of its attributes and the meta vectors; training only.
+    """
+
+    vectors: Array
+    meta: Array
+    similarity: Array | None = None
+
+
+class MetaQueries(nn.Module):
+    """The item meta matrix Q `[N, D]` and the query group Q* = (Q Q^T) Q (FIT, Meta Query Module).
+
+    Attributes:
+      count: N.
+      width: D, of an item's concatenated embeddings.
+    """
+
+    count: int
+    width: int
+
+    def setup(self):
+        """Makes the matrix, Kaiming-uniform."""
+        init = nn.initializers.he_uniform(in_axis=-1, out_axis=-2)
+        self.matrix = self.param("matrix", init, (self.count, self.width))
+
+    def group(self) -> Array:
+        """Returns the queries Q*, `[N, D]`: parameter-free self-attention without a softmax."""
+        return (self.matrix @ self.matrix.T) @ self.matrix
+
+    def similarity(self, attributes: Array) -> Array:
+        """Returns e Q^T `[..., N]` of attributes `[..., D]`, with the raw matrix."""
+        return attributes @ self.matrix.T
+
+
+def temperature(progress: Array, decay: float, minimum: float) -> Array:
+    """Returns tau = max(1 - progress / decay, minimum); decay: share of training it falls over."""
+    return jnp.maximum(1 - progress / decay, minimum)
+
+
+class FIT(PreRanker):
+    """logit = LSS(heads(u_idx), heads(v)), with u_n the user vector of meta query n.
+
+    Training mixes the queries of an item by softmax(similarity / tau) (the soft query) and so runs
+    the user tower's MLP once per candidate; serving takes the nearest (the hard query) and runs it
+    N times per request. In both, what does not depend on the query is computed once per request:
+    the embeddings, pooling, layer norm and MaskNet, their product with the first layer of the MLP,
+    and the events' part of the target attention. Per query remain the query's own columns of the
+    first layer, its products with the events, and the later layers.
+
+    `config.meta.vectors = 0` leaves the meta queries out, `config.late.user_heads = 0` puts a dot
+    product (affine, as in the two-tower model) in place of the scorer; without both it is the
+    two-tower model.
+
+    QueryRep: `[R, N, U, p]` user vectors; in training a `Request`. ItemRep: an `Item`.
+    """
+
+    uses_cross: ClassVar[bool] = False
+
+    def setup(self):
+        """Makes the towers, the meta queries and the scorer."""
+        config, heads = self.config, len(self.inputs.heads)
+        dtype = jnp.dtype(config.dtype)
+        late, width = config.late, config.tower.output_dim
+        user_vectors, item_vectors = heads, 1
+        if late.user_heads:
+            user_vectors, item_vectors, width = late.user_heads, late.item_heads, late.width
+            self.scorer = LightweightScorer(
+                user_vectors, item_vectors, tuple(late.hidden), heads, late.scale_init
+            )
+        else:
+            weight = nn.initializers.constant(float(np.log(np.expm1(config.dot_weight_init))))
+            self.dot_weight = self.param("dot_weight", weight, (heads,))
+            self.bias = self.param("bias", nn.initializers.zeros, (heads,))
+        self.query_tower = QueryTower(config, self.inputs, user_vectors, width)
+        self.item_tower = ItemTower(config, self.inputs, item_vectors, width)
+        self.log_inverse_temperature = self.param(
+            "log_inverse_temperature", nn.initializers.constant(np.log(1 / 0.07)), ()
+        )
+        if config.meta.vectors:
+            self.meta = MetaQueries(config.meta.vectors, self._attribute_width())
+            if self._attends():
+                self.events = EventEmbedding(
+                    self.inputs.actions if config.sequence.action else 0,
+                    config.sequence.age_buckets,
+                )
+                self.attention = TargetAttention(config.meta.attention_hidden, dtype)
+
+    def _attribute_width(self) -> int:
+        return sum(
+            feature.width if feature.kind == "embedding" else self.row_width(feature.table)
+            for feature in self.inputs.item
+        )
+
+    def _attends(self) -> bool:
+        meta = self.config.meta
+        return bool(meta.vectors and meta.attention_hidden and "history" in self.inputs.histories)
+
+    # --- Encoding ---
+
+    def encode_query(self, request: RequestInput, *, train: bool = False) -> Any:
+        """Returns user vectors `[R, N, U, p]`; in training what they are made of."""
+        encoded = self._encode_request(request, train=train)
+        return encoded if train else self._hard_vectors(encoded, train=False)
+
+    def _encode_request(self, request: RequestInput, *, train: bool) -> Request:
+        x = self.query_tower.encode_input(request, train=train)
+        if not self._attends():
+            return Request(x, None, None)
+        return Request(x, self.events(request.history), request.history.mask)
+
+    def _user_vectors(self, request: Request, queries: Array, *, train: bool) -> Array:
+        """Returns `[R, M, U, p]` of M queries per request, `[R, M, D]`."""
+        pair = queries
+        if request.events is not None:
+            attended = self.attention(request.events, request.mask, queries)
+            pair = jnp.concatenate([queries, attended], -1)
+        return self.query_tower.encode_output(request.x, pair, train=train)
+
+    def _hard_vectors(self, request: Request, *, train: bool) -> Array:
+        """Returns the user vectors of all N meta queries, `[R, N, U, p]`."""
+        if not self.config.meta.vectors:
+            return self.query_tower.encode_output(request.x, train=train)[:, None]
+        group = self.meta.group()
+        queries = jnp.broadcast_to(group, (len(request.x), *group.shape))
+        return self._user_vectors(request, queries, train=train)
+
+    def encode_item(self, items: ItemInput, *, train: bool = False) -> Item:
+        """Returns the item's heads and the number of its meta query."""
+        vectors = self.item_tower(items, train=train)
+        if not self.config.meta.vectors:
+            return Item(vectors, jnp.zeros(vectors.shape[:-2], jnp.int32))
+        attributes = [items.features[feature.name] for feature in self.inputs.item]
+        similarity = self.meta.similarity(jnp.concatenate(attributes, -1))
+        nearest = jnp.argmax(similarity, -1).astype(jnp.int32)
+        return Item(vectors, nearest, similarity if train else None)
+
+    # --- Scoring ---
+
+    def score(self, query: Array, items: Item, cross: Array) -> Array:
+        """Returns `[R, C, H]`: the item's own user vector with the item."""
+        del cross
+        place = items.meta[..., None, None]
+        return self._logits(jnp.take_along_axis(query, place, 1), items.vectors)
+
+    def score_all(self, query: Array, items: Item) -> Array:
+        """Returns `[R, I, H]`, request by request: user vectors are picked for each item."""
+        weights = self._score_weights()
+
+        def one(vectors):
+            return self._score(weights, vectors[items.meta], items.vectors)
+
+        return jax.lax.map(one, query)
+
+    def _logits(self, user: Array, item: Array) -> Array:
+        return self._score(self._score_weights(), user, item)
+
+    def _score_weights(self) -> Any:
+        if self.config.late.user_heads:
+            return self.scorer.weights()
+        return nn.softplus(self.dot_weight), self.bias
+
+    def _score(self, weights: Any, user: Array, item: Array) -> Array:
+        """Returns logits `[..., H]` of user vectors `[..., U, p]` and items `[..., V, p]`."""
+        if self.config.late.user_heads:
+            return lightweight_score(weights, user, item)
+        weight, bias = weights
+        dot = jnp.einsum("...hp,...vp->...h", user, item)
+        return dot * along_last(weight, dot) + along_last(bias, dot)
+
+    def similarity(self, query: Any, items: Item) -> Array:
+        """Returns `[R, N]`: mean cosine of the heads over the learned temperature."""
+        if isinstance(query, Request):
+            query = self._hard_vectors(query, train=False)
+        late = bool(self.config.late.user_heads)
+        user = query.mean(-2) if late else query[..., 0, :]
+        cosine = jnp.einsum("rnp,ip->rni", user, items.vectors.mean(-2))
+        own = jnp.take_along_axis(cosine, items.meta[None, None], 1)[:, 0]
+        return losses.scale_logits(own, self.log_inverse_temperature)
+
+    # --- Training ---
+
+    def train_score(
+        self, query: Any, items: Any, cross: Array, *, engaged: Array, mask: Array, progress: Array
+    ) -> Training:
+        """Returns the logits of soft queries, how close those are to the hard ones, and their use.
+
+        Diagnostics: `query_similarity`, the cosine of soft and hard query, which must approach 1 as
+        the temperature falls; `meta_usage/n`, the share of candidates that go with meta query n.
+        """
+        del cross, engaged
+        if not self.config.meta.vectors:
+            vectors = self._hard_vectors(query, train=True)
+            user = jnp.take_along_axis(vectors, items.meta[..., None, None], 1)
+            return Training(self._logits(user, items.vectors), {}, {})
+        config = self.config.meta
+        tau = temperature(progress, config.decay, config.temperature_min)
+        group = self.meta.group()
+        soft = jax.nn.softmax(items.similarity / tau, -1) @ group
+        hard = group[items.meta]
+        logits = self._logits(self._user_vectors(query, soft, train=True), items.vectors)
+        norms = jnp.linalg.norm(soft, axis=-1) * jnp.linalg.norm(hard, axis=-1)
+        cosine = (soft * hard).sum(-1) / jnp.maximum(norms, 1e-12)
+        count = mask.sum().astype(jnp.float32)
+        used = jax.nn.one_hot(items.meta, config.vectors) * mask[..., None]
+        figures = [(cosine * mask).sum(), *used.sum((0, 1))]
+        diagnostics = zip(self.diagnostic_names(), figures, strict=True)
+        return Training(logits, {}, {name: Total(value, count) for name, value in diagnostics})
+
+    def diagnostic_names(self) -> tuple[str, ...]:
+        """Returns the names of the figures that `train_score` reports."""
+        vectors = int(self.config.meta.vectors)
+        usage = tuple(f"meta_usage/{number}" for number in range(vectors))
+        return ("query_similarity", *usage) if vectors else ()
+
+    def constrain(self, params: Any) -> Any:
+        """Keeps the temperature from running away beyond its limit."""
+        name = "log_inverse_temperature"
+        return {**params, name: jnp.minimum(params[name], losses.MAX_LOG_SCALE)}

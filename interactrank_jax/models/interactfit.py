@@ -1,0 +1,37 @@
+"""InteractFIT: FIT's learned interaction, and what history knows of the pair (InteractRank)."""
+
+from typing import Any, ClassVar
+
+import jax
+
+from interactrank_jax.models.cross import CrossTerms
+from interactrank_jax.models.fit import FIT, Item
+from interactrank_jax.models.preranker import Training
+
+Array = jax.Array
+
+
+class InteractFIT(FIT):
+    """logit = FIT's logit + sum_k w_hk f(IQP_k).
+
+    InteractRank's sequence, MaskNet and losses are those of the config. Where the examples have no
+    cross features it is FIT.
+    """
+
+    uses_cross: ClassVar[bool] = True
+
+    def setup(self):
+        """Adds the weights of the cross features."""
+        super().setup()
+        self.cross_terms = CrossTerms(
+            self.inputs.cross_scale, len(self.inputs.heads), **self.config.cross
+        )
+
+    def score(self, query: Array, items: Item, cross: Array) -> Array:
+        """Returns `[R, C, H]`."""
+        return super().score(query, items, cross) + self.cross_terms(cross)
+
+    def train_score(self, query: Any, items: Any, cross: Array, **batch: Any) -> Training:
+        """Returns FIT's training logits with the cross terms."""
+        training = super().train_score(query, items, cross, **batch)
+        return training._replace(logits=training.logits + self.cross_terms(cross))

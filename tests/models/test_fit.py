@@ -1,0 +1,343 @@
+"""FIT and InteractFIT against literal numpy versions of their equations, and beside each other."""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from interactrank_jax.data.examples import Examples
+from interactrank_jax.models import embeddings, fit, late
+from interactrank_jax.models.fit import FIT, MetaQueries
+from interactrank_jax.models.two_tower import TwoTower
+from interactrank_jax.runs import Run
+from tests.models.model_case import CORPUS, Case
+from tests.models.test_layers import draw
+from tests.synthetic import tiny_config
+
+N = 16
+NO_DROPOUT = {"masknet": {"dropout": 0.0}}
+
+
+@pytest.fixture(scope="module")
+def examples(examples_path):
+    return Examples(examples_path)
+
+
+class TrainingCase(Case):
+    """A case that also says what the model gives in training, dropout off."""
+
+    def __init__(self, name, examples, **fields):
+        super().__init__(name, examples, **fields)
+        self._training = jax.jit(self._train)
+
+    def train(self, progress=0.0, params=None, batch=None, tables=None):
+        return self._training(
+            self.params if params is None else params,
+            self.tables if tables is None else tables,
+            self.store,
+            self.batch if batch is None else batch,
+            jnp.float32(progress),
+        )
+
+    def _train(self, params, tables, store, batch, progress):
+        apply = functools.partial(self.model.apply, {"params": params})
+        request = embeddings.embed_requests(tables, batch, store, self.inputs)
+        slate = embeddings.embed_items(tables, batch["item"], store, self.inputs)
+        query = apply(request, train=True, method="encode_query")
+        items = apply(slate, train=True, method="encode_item")
+        training: Any = apply(
+            query,
+            items,
+            batch["cross"],
+            engaged=batch["mask"],
+            mask=batch["mask"],
+            progress=progress,
+            method="train_score",
+        )
+        return {
+            "training": training,
+            "similarity": apply(query, jax.tree.map(lambda x: x[:, 0], items), method="similarity"),
+        }
+
+
+@pytest.fixture(scope="module")
+def case(examples):
+    return TrainingCase("fit", examples, meta={"temperature_min": 1e-6})
+
+
+class TestMetaQueries:
+    def test_the_group_is_self_attention_of_the_matrix_alone(self):
+        module, attributes = MetaQueries(3, 4), draw(0, 2, 5, 4)
+        template = jax.eval_shape(
+            lambda: module.init(jax.random.key(0), attributes, method="similarity")
+        )
+        matrix = draw(1, *template["params"]["matrix"].shape)
+        variables = {"params": {"matrix": matrix}}
+        group = np.zeros((3, 4))
+        for i in range(3):
+            for j in range(3):
+                group[i] += (matrix[i] @ matrix[j]) * matrix[j]
+        np.testing.assert_allclose(module.apply(variables, method="group"), group, rtol=1e-4)
+        similarity = module.apply(variables, attributes, method="similarity")
+        np.testing.assert_allclose(similarity, attributes @ matrix.T, rtol=1e-4, atol=1e-5)
+
+    def test_starts_uniform_within_kaimings_bound(self):
+        module = MetaQueries(200, 50)
+        matrix = module.init(jax.random.key(0), method="group")["params"]["matrix"]
+        bound = np.sqrt(6 / 50)
+        assert 0.98 * bound < np.abs(matrix).max() <= bound
+        assert abs(np.std(matrix) - bound / np.sqrt(3)) < 0.01
+
+    @pytest.mark.parametrize(
+        ("progress", "tau"), [(0.0, 1.0), (0.25, 0.5), (0.5, 1e-3), (1.0, 1e-3)]
+    )
+    def test_the_temperature_falls_linearly_to_its_least(self, progress, tau):
+        assert fit.temperature(jnp.float32(progress), 0.5, 1e-3) == pytest.approx(tau)
+
+
+class TestScorer:
+    U, V, P, HIDDEN, H = 3, 2, 4, (5, 6), 2
+
+    def weights(self, seed=0):
+        module = late.LightweightScorer(self.U, self.V, self.HIDDEN, self.H, 1 / 0.07)
+        template = jax.eval_shape(lambda: module.init(jax.random.key(0), method="weights"))
+        leaves, tree = jax.tree.flatten(template["params"])
+        params = jax.tree.unflatten(
+            tree, [draw(seed + k, *leaf.shape) for k, leaf in enumerate(leaves)]
+        )
+        return module.apply({"params": params}, method="weights")
+
+    def test_equals_the_equations_one_pair_at_a_time(self):
+        weights = jax.tree.map(np.asarray, self.weights())
+        user, item = draw(10, 7, self.U, self.P), draw(11, 7, self.V, self.P)
+        expected = np.zeros((7, self.H))
+        for pair in range(7):
+            similarity = np.zeros((self.U, self.V))
+            for u, v in np.ndindex(self.U, self.V):
+                dot = user[pair, u] @ item[pair, v]
+                similarity[u, v] = weights.scale * (dot - weights.centre[u, v])
+            first = np.zeros((self.U, self.HIDDEN[0]))
+            for u in range(self.U):
+                first[u] = np.maximum(similarity[u] @ weights.item_weight + weights.item_bias, 0)
+            second = np.zeros((self.HIDDEN[0], self.HIDDEN[1]))
+            for k in range(self.HIDDEN[0]):
+                row = first[:, k] @ weights.user_weight + weights.user_bias
+                second[k] = np.maximum(row, 0)
+            expected[pair] = second.reshape(-1) @ weights.weight + weights.bias
+        found = jax.jit(late.lightweight_score)(weights, user, item)
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+
+    def test_permuting_user_heads_with_their_weights_alike_changes_nothing(self):
+        weights = self.weights()
+        user, item = draw(10, 7, self.U, self.P), draw(11, 7, self.V, self.P)
+        order = np.array([2, 0, 1])
+        turned = weights._replace(
+            centre=weights.centre[order], user_weight=weights.user_weight[order]
+        )
+        before = late.lightweight_score(weights, user, item)
+        after = late.lightweight_score(turned, user[:, order], item)
+        np.testing.assert_allclose(after, before, rtol=1e-4, atol=1e-5)
+        assert not np.allclose(late.lightweight_score(weights, user[:, order], item), before)
+
+    def test_initial_logits_of_unit_vectors_have_a_usable_spread(self):
+        spreads = []
+        for seed in range(20):
+            module = late.LightweightScorer(4, 4, (8, 8), 1, 1 / 0.07)
+            params = module.init(jax.random.key(seed), method="weights")
+            weights = module.apply(params, method="weights")
+            rng = np.random.default_rng(seed)
+            user, item = (rng.normal(size=(500, 4, 16)) for _ in range(2))
+            user, item = (x / np.linalg.norm(x, axis=-1, keepdims=True) for x in (user, item))
+            logits = late.lightweight_score(weights, user, item)
+            spreads.append(float(np.std(logits)))
+        assert min(spreads) > 0.1
+        assert max(spreads) < 3
+
+
+class TestTraining:
+    def test_the_soft_query_tends_to_the_hard_one_and_so_do_the_logits(self, case):
+        hard = case()["call"]
+        distances, cosines = [], []
+        for progress in (0.0, 0.4, 0.49, 0.5):
+            training = case.train(progress)["training"]
+            difference = np.abs(training.logits - hard)
+            distances.append(difference[case.batch["mask"]].max())
+            total = training.diagnostics["query_similarity"]
+            cosines.append(float(total.mean()))
+        assert distances == sorted(distances, reverse=True)
+        assert cosines == sorted(cosines)
+        assert distances[0] > 1e-2
+        assert distances[-1] < 1e-4
+        assert cosines[-1] == pytest.approx(1, abs=1e-5)
+
+    def test_the_soft_logits_equal_a_tower_run_on_each_candidates_mixture(self, case):
+        """One candidate at a time, with the mixed query as the only meta query."""
+        params = case.params
+        matrix = params["meta"]["matrix"]
+        items = embeddings.embed_items(case.tables, case.batch["item"], case.store, case.inputs)
+        attributes = np.concatenate([items.features[f.name] for f in case.inputs.item], -1)
+        odds = np.exp(attributes @ matrix.T)
+        group = matrix @ matrix.T @ matrix
+        soft = (odds / odds.sum(-1, keepdims=True)) @ group
+        found = np.asarray(case.train(0.0)["training"].logits)
+
+        @jax.jit
+        def one(query):
+            def vectors(module):
+                encoded = module._encode_request(request, train=False)
+                return module._user_vectors(encoded, query, train=False)
+
+            request = embeddings.embed_requests(case.tables, case.batch, case.store, case.inputs)
+            user = case.model.apply({"params": params}, method=vectors)
+            item = case.model.apply({"params": params}, items, method="encode_item")
+            return case.model.apply(
+                {"params": params}, user[:, 0], item.vectors[:, 0], method="_logits"
+            )
+
+        np.testing.assert_allclose(one(soft[:, :1]), found[:, 0], rtol=1e-3, atol=1e-3)
+
+    def test_usage_counts_the_candidates_of_each_meta_query(self, case):
+        diagnostics = case.train()["training"].diagnostics
+        meta = case()["items"].meta[case.batch["mask"]]
+        used = [float(diagnostics[f"meta_usage/{n}"].loss) for n in range(N)]
+        np.testing.assert_array_equal(used, np.bincount(meta, minlength=N))
+
+    def test_at_temperature_one_every_meta_vector_learns(self, case):
+        def loss(matrix, progress):
+            params = {**case.params, "meta": {"matrix": matrix}}
+            return (case.train(progress, params)["training"].logits ** 2).sum()
+
+        gradient = np.asarray(jax.jit(jax.grad(loss))(case.params["meta"]["matrix"], 0.0))
+        assert np.isfinite(gradient).all()
+        assert (np.abs(gradient).max(1) > 0).all()
+
+    def test_the_similarity_is_the_same_of_both_representations(self, case):
+        outputs = case()
+        first = jax.tree.map(lambda leaf: leaf[:, 0], outputs["items"])
+        expected = case.model.apply(
+            {"params": case.params}, outputs["query"], first, method="similarity"
+        )
+        np.testing.assert_allclose(case.train()["similarity"], expected, rtol=1e-4, atol=1e-4)
+
+
+class TestServing:
+    def test_an_item_picks_its_own_user_vector(self, case):
+        outputs = case()
+        meta = outputs["corpus"].meta
+        assert len(np.unique(meta)) > 1
+        for n in np.unique(meta):
+            alone = {**outputs["corpus"]._asdict(), "meta": np.zeros_like(meta)}
+            scores = case.model.apply(
+                {"params": case.params},
+                outputs["query"][:, n : n + 1],
+                fit.Item(**alone),
+                method="score_all",
+            )
+            chosen = meta == n
+            np.testing.assert_allclose(
+                scores[:, chosen], outputs["score_all"][:, chosen], rtol=1e-4, atol=1e-4
+            )
+
+    def test_an_item_goes_with_the_meta_vector_nearest_to_its_attributes(self, case):
+        items = embeddings.embed_items(case.tables, CORPUS, case.store, case.inputs)
+        attributes = np.concatenate([items.features[f.name] for f in case.inputs.item], -1)
+        expected = (attributes @ case.params["meta"]["matrix"].T).argmax(-1)
+        np.testing.assert_array_equal(case()["corpus"].meta, expected)
+
+
+class TestRelatives:
+    def test_without_meta_queries_and_scorer_it_is_the_two_tower_model(self, examples):
+        fields = {
+            "meta": {"vectors": 0},
+            "late": {"user_heads": 0},
+            "sequence": {"history": "mean"},
+        }
+        case = TrainingCase("fit", examples, **fields)
+        two_tower = TwoTower(case.model.config, case.inputs)
+        assert_same_model(case, two_tower)
+
+    def test_one_meta_query_and_a_dot_make_a_two_tower_model(self, examples):
+        """The one query reads as constant columns, so that a request has one vector per head."""
+        case = TrainingCase("fit", examples, meta={"vectors": 1}, late={"user_heads": 0})
+        outputs = case()
+        assert outputs["query"].shape[1] == 1
+        assert not outputs["corpus"].meta.any()
+        two_tower = TwoTower(case.model.config, case.inputs)
+        names = ("dot_weight", "bias", "log_inverse_temperature")
+        affine = {"params": {name: case.params[name] for name in names}}
+        dot = np.einsum("rhd,id->rih", outputs["query"][:, 0], outputs["corpus"].vectors[:, 0])
+        weight = two_tower.apply(affine, method="dot_weight")
+        expected = dot * np.asarray(weight) + case.params["bias"]
+        np.testing.assert_allclose(outputs["score_all"], expected, rtol=1e-4, atol=1e-4)
+        soft = case.train(0.0)["training"].logits
+        np.testing.assert_allclose(soft, outputs["call"], rtol=1e-4, atol=1e-4)
+        silent = jax.tree_util.tree_map_with_path(
+            lambda path, leaf: leaf * ("pair" not in jax.tree_util.keystr(path)), case.params
+        )
+        quiet = case(params=silent)["score_all"]
+
+        tower = dict(silent["query_tower"])
+        mlp = {k: v for k, v in tower["tower_output"]["MLP_0"].items() if k != "pair"}
+        tower["tower_output"] = {**tower["tower_output"], "MLP_0": mlp}
+        params = {name: silent[name] for name in (*names, "item_tower")} | {"query_tower": tower}
+        request = embeddings.embed_requests(case.tables, case.batch, case.store, case.inputs)
+        corpus = embeddings.embed_items(case.tables, CORPUS, case.store, case.inputs)
+        plain = functools.partial(two_tower.apply, {"params": params})
+        query, items = plain(request, method="encode_query"), plain(corpus, method="encode_item")
+        np.testing.assert_allclose(
+            plain(query, items, method="score_all"), quiet, rtol=1e-4, atol=1e-4
+        )
+
+    def test_interactfit_without_history_of_the_pair_is_fit(self, examples):
+        case = TrainingCase("interactfit", examples, tower=NO_DROPOUT)
+        params = {k: v for k, v in case.params.items() if k != "cross_terms"}
+        plain = FIT(case.model.config, case.inputs)
+        outputs = case()
+        scored = plain.apply(
+            {"params": params}, outputs["query"], outputs["items"], case.batch["cross"],
+            method="score",
+        )  # fmt: skip
+        np.testing.assert_array_equal(scored, outputs["score_without_cross"])
+        batch = {**case.batch, "cross": np.zeros_like(case.batch["cross"])}
+        request = embeddings.embed_requests(case.tables, batch, case.store, case.inputs)
+        fit_query = plain.apply({"params": params}, request, method="encode_query")
+        np.testing.assert_allclose(fit_query, outputs["query"], rtol=1e-5, atol=1e-6)
+
+    def test_interactfit_adds_interactranks_cross_terms(self, examples):
+        case = TrainingCase("interactfit", examples, tower=NO_DROPOUT)
+        cross = case.batch["cross"] / np.array(case.inputs.cross_scale, np.float32)
+        expected = np.sign(cross) * np.log1p(np.abs(cross)) @ case.params["cross_terms"]["weight"]
+        outputs = case()
+        difference = outputs["score"] - outputs["score_without_cross"]
+        np.testing.assert_allclose(difference, expected, atol=1e-4)
+        without = {**case.batch, "cross": np.zeros_like(case.batch["cross"])}
+        trained, bare = (
+            case.train(batch=batch)["training"].logits for batch in (case.batch, without)
+        )
+        np.testing.assert_allclose(np.asarray(trained - bare), expected, atol=1e-4)
+
+
+def assert_same_model(case, other):
+    """The same parameters and tables give the same logits, in serving and in training."""
+    request = embeddings.embed_requests(case.tables, case.batch, case.store, case.inputs)
+    slate = embeddings.embed_items(case.tables, case.batch["item"], case.store, case.inputs)
+    expected = other.apply({"params": case.params}, request, slate, case.batch["cross"])
+    np.testing.assert_allclose(case()["call"], expected, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(case.train()["training"].logits, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("vectors", [2, 9])
+def test_the_number_of_meta_queries_is_that_of_the_user_vectors(examples, vectors):
+    config = tiny_config("fit", meta={"vectors": vectors})
+    run = Run("unused", config, examples.metadata)
+    sample = embeddings.zero_inputs(run.inputs, run.model.row_width)
+    query = jax.eval_shape(
+        functools.partial(run.model.apply, method="encode_query"),
+        {"params": run.model_template["params"]},
+        sample["request"],
+    )
+    late = config.model.late
+    assert query.shape == (1, vectors, late.user_heads, late.width)
