@@ -19,8 +19,7 @@ def get_config(argument: str = "search") -> ConfigDict:
     config.model = common.model_config("fit", pooling="mean", masknet_blocks=0)
     config.model.sequence.update({"history": "target", "action": True, "age_buckets": 16})
     add_fit(config.model)
-    if argument == "movielens_100k":
-        common.fit_small_data(config)
+    common.fit_to_data(config, argument)
     return config
 
 

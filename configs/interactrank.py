@@ -3,7 +3,7 @@
     interactrank prepare --config=configs/interactrank.py --log=LOG --out=EXAMPLES
     interactrank train   --config=configs/interactrank.py --examples=EXAMPLES --workdir=RUN
 
-Arguments: search (default: the simulator's log, preset small), movielens_100k, movielens_1m.
+Arguments: those of `configs/common.py`.
 Hardware, time and expected metrics: README, "Quickstart" and "MovieLens".
 """
 
@@ -24,6 +24,5 @@ def get_config(argument: str = "search") -> ConfigDict:
     config.model.cross = ConfigDict(
         {"transform": "log" if is_search else "linear", "weight_init": 1.0 if is_search else 0.5}
     )
-    if argument == "movielens_100k":
-        common.fit_small_data(config)
+    common.fit_to_data(config, argument)
     return config

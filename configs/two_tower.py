@@ -3,7 +3,7 @@
     interactrank prepare --config=configs/two_tower.py --log=LOG --out=EXAMPLES
     interactrank train   --config=configs/two_tower.py --examples=EXAMPLES --workdir=RUN
 
-Arguments: search (default: the simulator's log, preset small), movielens_100k, movielens_1m.
+Arguments: those of `configs/common.py`.
 Hardware, time and expected metrics: README, "Quickstart".
 """
 
@@ -16,6 +16,5 @@ def get_config(argument: str = "search") -> ConfigDict:
     """Returns the config for a data set."""
     config = common.base_config(argument)
     config.model = common.model_config("two_tower", pooling="mean", masknet_blocks=0)
-    if argument == "movielens_100k":
-        common.fit_small_data(config)
+    common.fit_to_data(config, argument)
     return config

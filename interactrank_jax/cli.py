@@ -58,11 +58,44 @@ def _simulate(args: Any) -> None:
 
 
 def _convert(args: Any) -> None:
-    if args.format != "movielens":
-        raise InputError(f"--format={args.format}." + did_you_mean(args.format, ["movielens"]))
-    from interactrank_jax.data.movielens import convert
+    if args.format == "ratings":
+        from interactrank_jax.data import ratings
 
-    _report(f"log in {args.out}", convert(args.source, args.out))
+        _report(f"log in {args.out}", ratings.convert(args.source, args.out, _rating_options(args)))
+    elif args.format == "movielens":
+        for flag, (default, _) in _RATING_FLAGS.items():
+            if args[flag].value != default:
+                raise InputError(f"--{flag} is for --format=ratings only: leave it out.")
+        from interactrank_jax.data.movielens import convert
+
+        _report(f"log in {args.out}", convert(args.source, args.out))
+    else:
+        raise InputError(
+            f"--format={args.format}." + did_you_mean(args.format, ["movielens", "ratings"])
+        )
+
+
+def _rating_options(args: Any) -> Any:
+    from interactrank_jax.data.ratings import Options
+
+    try:
+        neutral = float(args.neutral) if args.neutral else None
+    except ValueError as error:
+        raise InputError(f"--neutral={args.neutral}. Expected a number, such as 3.") from error
+    names = {
+        flag: tuple(filter(None, args[flag].value.split(",")))
+        for flag in ("columns", "text", "categorical", "ignore", "query")
+    }
+    return Options(
+        user=args.user,
+        item=args.item,
+        rating=args.rating,
+        time=args.time,
+        threshold=args.threshold,
+        neutral=neutral,
+        separator=args.separator,
+        **names,
+    )
 
 
 def _prepare(args: Any) -> None:
@@ -108,11 +141,16 @@ def _evaluate(args: Any) -> None:
     for part in ("heads", "stages"):
         if result[part]:
             print(f"\n{evaluate.part_table(result, part)}")
+    corpus = ""
+    if result["corpus_requests"]:
+        corpus = (
+            f"; recall over {result['corpus_requests']:,} requests with an engaged item, among all "
+            f"{result['corpus']:,} items of the log"
+        )
     print(
-        f"\n{result['requests']:,} requests, {result['candidates']:,} candidates; recall over "
-        f"{result['corpus_requests']:,} requests with an engaged item, among all "
-        f"{result['corpus']:,} items of the log. ± is half a 95% interval over requests; heads are "
-        f"calibrated for weights and sampling."
+        f"\nprotocol {result['protocol']}, {result['requests']:,} requests, "
+        f"{result['candidates']:,} candidates{corpus}. ± is half a 95% interval over requests; "
+        f"heads are calibrated for weights and sampling."
     )
 
 
@@ -142,6 +180,21 @@ _EXAMPLES = (REQUIRED, "directory that `prepare` wrote")
 _WORKDIR = (REQUIRED, "run directory")
 _CONFIG = "--config=configs/interactrank.py"
 
+_RATING_FLAGS: dict[str, tuple[Any, str]] = {
+    "user": ("user_id", "ratings: column of user ids, in users.* too"),
+    "item": ("item_id", "ratings: column of item ids, in items.* too"),
+    "rating": ("rating", "ratings: column of labels or ratings"),
+    "time": ("", "ratings: column of times, in UTC seconds or ISO 8601; none: no time"),
+    "threshold": (0.0, "ratings: a rating above it is a success"),
+    "neutral": ("", "ratings: a rating that is neither success nor failure"),
+    "separator": ("", "ratings: between columns; found by itself if not given"),
+    "columns": ("", "ratings: names of the columns, A,B,C, if the file has no header"),
+    "text": ("", "ratings: columns A,B of users.* and items.* that are text"),
+    "categorical": ("", "ratings: numbers there that are categories"),
+    "ignore": ("", "ratings: columns there that are no features"),
+    "query": ("", "ratings: categorical features of users that stand for the query"),
+}
+
 COMMANDS: dict[str, Command] = {
     "simulate": Command(
         _simulate,
@@ -155,12 +208,13 @@ COMMANDS: dict[str, Command] = {
     ),
     "convert": Command(
         _convert,
-        "converts a public data set to a log.",
+        "converts a data set of ratings or clicks to a log.",
         "interactrank convert --format=movielens --source=ml-100k --out=runs/log",
         {
-            "format": (REQUIRED, "movielens"),
-            "source": (REQUIRED, "directory of the data set, as its owner packs it"),
+            "format": (REQUIRED, "movielens, or ratings: any table of user, item and label"),
+            "source": (REQUIRED, "directory or archive of the data set, as its owner packs it"),
             "out": (REQUIRED, "new directory for the log"),
+            **_RATING_FLAGS,
         },
     ),
     "prepare": Command(
@@ -269,6 +323,8 @@ def _parse(command: Command, name: str, argv: Sequence[str]) -> flags.FlagValues
     for flag, (default, help_text) in command.flags.items():
         if isinstance(default, int):
             flags.DEFINE_integer(flag, default, help_text, flag_values=values)
+        elif isinstance(default, float):
+            flags.DEFINE_float(flag, default, help_text, flag_values=values)
         else:
             text = None if default is REQUIRED else default
             flags.DEFINE_string(flag, text, help_text, flag_values=values)

@@ -5,13 +5,10 @@ import contextlib
 import errno
 import fcntl
 import hashlib
-import io
 import json
-import lzma
 import os
 import shutil
 import uuid
-import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
@@ -249,27 +246,3 @@ def read_sealed(path: PathLike) -> dict[str, Any]:
             f"command that made it."
         )
     return value
-
-
-def open_text(path: PathLike, encoding: str = "utf-8") -> io.TextIOBase:
-    """Opens a text file that may be plain, `.xz` or `.zip` (with one file in it).
-
-    `path` may name the plain file: then its `.xz` or `.zip` sibling is used where it is absent.
-
-    Raises:
-      InputError: none of the three exists.
-    """
-    path = Path(path)
-    candidates = [path, path.with_name(path.name + ".xz"), path.with_name(path.name + ".zip")]
-    found = next((candidate for candidate in candidates if candidate.is_file()), None)
-    if found is None:
-        raise InputError(f"{path} does not exist, neither plain nor as .xz or .zip.")
-    if found.suffix == ".xz":
-        return lzma.open(found, "rt", encoding=encoding)
-    if found.suffix == ".zip":
-        archive = zipfile.ZipFile(found)
-        names = [name for name in archive.namelist() if not name.endswith("/")]
-        if len(names) != 1:
-            raise InputError(f"{found} holds {len(names)} files. Expected exactly one: unpack it.")
-        return io.TextIOWrapper(archive.open(names[0]), encoding=encoding)
-    return found.open("rt", encoding=encoding)

@@ -192,7 +192,7 @@ class DataParallel:
                     f"devices: set config.train.batch_size to a multiple of it."
                 )
             if self.kind == "pmap":
-                value = value.reshape(devices, -1, *value.shape[1:])
+                value = value.reshape(devices, len(value) // devices, *value.shape[1:])
                 return jax.device_put(value, NamedSharding(self._local_mesh, P(DATA)))
             sharding = NamedSharding(self._mesh, P(self.layout.batch))
             return jax.make_array_from_process_local_data(sharding, value)

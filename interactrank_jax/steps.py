@@ -168,7 +168,9 @@ def _in_parts(function, count: int, tree: Any, key: Array) -> Any:
     """Applies `function(part, key)` to `count` parts of `tree` `[R, ...]`, one after the other."""
     if count == 1:
         return function(tree, key)
-    parts = jax.tree.map(lambda leaf: leaf.reshape(count, -1, *leaf.shape[1:]), tree)
+    parts = jax.tree.map(
+        lambda leaf: leaf.reshape(count, len(leaf) // count, *leaf.shape[1:]), tree
+    )
     keys = jax.random.split(key, count)
     outputs = jax.lax.map(lambda part: jax.checkpoint(function)(*part), (parts, keys))
     return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), outputs)

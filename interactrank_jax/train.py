@@ -69,6 +69,7 @@ def train(
     is_first_process = jax.process_index() == 0
     steps_per_epoch = examples.split("train").examples // batch_size
     total_steps = int(config.train.max_steps) or max(1, int(config.train.epochs * steps_per_epoch))
+    eval_every = int(config.train.eval_every) or steps_per_epoch
 
     objective = Objective.from_config(
         config,
@@ -170,7 +171,7 @@ def train(
                 done = step + 1
                 is_last = done == total_steps
                 is_log = done % config.train.log_every == 0 or is_last
-                is_evaluation = done % config.train.eval_every == 0 or is_last
+                is_evaluation = done % eval_every == 0 or is_last
                 is_checkpoint = done % config.train.checkpoint_every == 0 or is_evaluation
                 batch = parallel.shard(next(data))
                 placed = train_step(placed, batch, store)
@@ -232,7 +233,7 @@ def check_config(config: ConfigDict, examples: Examples, rule: LabelRule, device
             f"{examples.path} was prepared with another config: {difference}. Prepare the log "
             f"again with this one."
         )
-    for name in ("batch_size", "microbatches", "log_every", "eval_every", "checkpoint_every"):
+    for name in ("batch_size", "microbatches", "log_every", "checkpoint_every"):
         if int(train_config[name]) < 1:
             raise InputError(f"config.train.{name} is {train_config[name]}. Expected at least 1.")
     parts = devices * int(train_config.microbatches)

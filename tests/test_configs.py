@@ -1,17 +1,23 @@
 """Every config, with every argument, becomes a model that trains a step on data of its kind."""
 
+import jax
 import numpy as np
 import pytest
 
+from configs import common
 from interactrank_jax import configuration
+from interactrank_jax.data.examples import Examples
 from interactrank_jax.data.movielens import convert
 from interactrank_jax.data.prepare import prepare
 from interactrank_jax.errors import InputError
+from interactrank_jax.models.embeddings import zero_inputs
+from interactrank_jax.models.registry import MODELS
+from interactrank_jax.runs import Run
 from interactrank_jax.train import train
 from tests.conftest import REPOSITORY
 
-ARGUMENTS = ("search", "movielens_100k", "movielens_1m")
-MODELS = ("interactrank", "two_tower")
+ARGUMENTS = tuple(common.DATA_SETS)
+TIMED = ("movielens_100k", "movielens_100k_random", "ratings_time")
 
 
 def load(model: str, argument: str):
@@ -42,16 +48,36 @@ def write_movielens(path, timed: bool):
 def examples(tmp_path_factory, tiny_examples):
     root = tmp_path_factory.mktemp("movielens")
     paths = {"search": tiny_examples}
-    for argument, timed in (("movielens_100k", True), ("movielens_1m", False)):
-        convert(write_movielens(root / f"raw-{argument}", timed), root / f"log-{argument}")
+    for timed in (True, False):
+        convert(write_movielens(root / f"raw-{timed}", timed), root / f"log-{timed}")
+    for argument in ARGUMENTS[1:]:
         paths[argument] = root / argument
         config = load("interactrank", argument)
-        prepare(config.data, root / f"log-{argument}", paths[argument])
+        prepare(config.data, root / f"log-{argument in TIMED}", paths[argument])
     return paths
 
 
 @pytest.mark.parametrize("argument", ARGUMENTS)
 @pytest.mark.parametrize("model", MODELS)
+def test_every_config_makes_a_model_of_its_data(tmp_path, examples, model, argument):
+    config = load(model, argument)
+    run = Run(tmp_path, config, Examples(examples[argument]).metadata)
+    assert config.model.name == model
+    sample = zero_inputs(run.inputs, run.model.row_width)
+    logits = jax.eval_shape(run.model.apply, {"params": run.model_template["params"]}, **sample)
+    assert logits.shape == (1, 1, len(config.label.heads))
+
+
+@pytest.mark.parametrize(
+    ("model", "argument"),
+    [
+        ("interactrank", "movielens_100k"),
+        ("interactfit", "movielens_1m"),
+        ("fit", "movielens_1m_published"),
+        ("matrix_factorization", "movielens_100k_random"),
+        ("dat", "ratings_time"),
+    ],
+)
 def test_a_config_trains_a_step(tmp_path, examples, model, argument):
     config = load(model, argument)
     config.train.update({"batch_size": 16, "max_steps": 1})
@@ -62,9 +88,10 @@ def test_a_config_trains_a_step(tmp_path, examples, model, argument):
 
 @pytest.mark.parametrize("argument", ARGUMENTS)
 def test_the_models_of_one_data_set_share_its_examples(argument):
-    first, second = (configuration.to_json(load(model, argument)) for model in MODELS)
-    assert first["data"] == second["data"]
-    assert first["label"] == second["label"]
+    whole = {model: configuration.to_json(load(model, argument)) for model in MODELS}
+    for config in whole.values():
+        assert config["data"] == whole["two_tower"]["data"]
+        assert config["label"] == whole["two_tower"]["label"]
 
 
 def test_a_config_survives_json():

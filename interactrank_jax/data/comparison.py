@@ -22,7 +22,7 @@ class Leak:
 
     Attributes:
       feature: name of the column, or of the cross or numeric feature in it.
-      split: where.
+      split: where; 'items' for what the item store holds.
       check: what was done to the log.
       finding: what happened, with an example.
     """
@@ -87,6 +87,26 @@ def compare(
 
 def _along(rows: np.ndarray, values: np.ndarray) -> np.ndarray:
     return rows.reshape(len(rows), *[1] * (values.ndim - 1))
+
+
+def compare_items(name: str, before: Examples, after: Examples) -> list[Leak]:
+    """Returns the features in which an item of the store differs: no label may be in any.
+
+    Args:
+      name: of the check.
+      before, after: the examples.
+    """
+    numeric = [feature.name for feature in before.metadata.select(("item",), "numeric")]
+    leaks = []
+    for column, was in before.items.items():
+        moved = (was != after.items[column]).reshape(len(was), -1)
+        whole = [(f"{column} of items", moved.any(axis=1))]
+        for feature, rows in zip(numeric, moved.T, strict=True) if column == "numeric" else whole:
+            if rows.any():
+                example = before.item_ids[np.argmax(rows)]
+                finding = f"moved in {rows.sum():,} items, such as {example!r}"
+                leaks.append(Leak(feature, "items", name, finding))
+    return leaks
 
 
 def compare_sparse(

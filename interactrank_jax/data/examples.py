@@ -30,7 +30,7 @@ from interactrank_jax import files
 from interactrank_jax.data import blocks
 from interactrank_jax.errors import InputError, did_you_mean
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 METADATA_FILE = "metadata.json"
 PADDING = 0  # in every id column: row 0 of a table or of the item store
 

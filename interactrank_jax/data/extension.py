@@ -13,7 +13,9 @@ import pyarrow.parquet as pq
 
 from interactrank_jax.data import history
 from interactrank_jax.data.examples import Examples, Feature
+from interactrank_jax.data.protocols import PUBLISHED
 from interactrank_jax.data.schema import Log
+from interactrank_jax.data.splits import Plan
 from interactrank_jax.data.vocabulary import Vocabulary, as_values
 from interactrank_jax.errors import InputError
 
@@ -21,20 +23,24 @@ from interactrank_jax.errors import InputError
 MEANING = ("text", "vocabulary.out_of_vocabulary", "cross", "history", "query_history")
 
 
-def check_extension(
-    config: Mapping[str, Any], log: Log, rates: Sequence[int], old: Examples
-) -> None:
+def check_extension(config: Mapping[str, Any], log: Log, plan: Plan, old: Examples) -> None:
     """Compares what is known before any row is read.
 
     Args:
       config: `config.data` as JSON has it.
       log: the log.
-      rates: the actions, by index, that `history.rates` names.
+      plan: what the config asks for.
       old: the examples to extend.
 
     Raises:
-      InputError: the actions, a field of the config or the declared features differ.
+      InputError: the actions, a field of the config or the declared features differ, or the
+        protocol is `published`.
     """
+    if PUBLISHED in (plan.protocol, old.metadata.config.get("protocol")):
+        raise InputError(
+            f"--extend={old.path}: examples of protocol '{PUBLISHED}' are not extended. Prepare "
+            f"without --extend."
+        )
     before, actions = old.metadata, tuple(log.schema.actions)
     if before.actions != actions:
         raise InputError(
@@ -55,7 +61,7 @@ def check_extension(
     declared = [(spec.name, spec.entity, spec.kind) for spec in log.schema.features]
     generated = [
         (feature.name, feature.entity, feature.kind)
-        for feature in history.rate_names(actions, rates)
+        for feature in history.rate_names(actions, plan.rates)
     ]
     features = [(feature.name, feature.entity, feature.kind) for feature in before.features]
     if features != declared + generated:

@@ -1,19 +1,21 @@
 """The leak detector: change what a request must not know, prepare again, and see what moves.
 
-It treats the preparation as a closed box, on the user's own log and config.
+It treats the preparation as a closed box, on the user's own log and config. What is checked depends
+on the protocol (`protocols.py`); `published` is held to the rules of `clean_random`, and fails.
 
-With time: at a moment t, every label of a request at or after t and every event that arrives at or
-after t is changed; no feature of an example at or before t may move. There are three moments, each
-in the middle of the busiest day of a split. Vocabularies and statistics come from the training
-split as a whole, by design. So where t lies inside it, what shapes vocabularies (the items shown)
-is left alone, and features made with a training mean (the kinds rate and item_rate, user_rate_*)
-are not compared, but their counts are.
+With time (`clean_time`): at a moment t, every label of a request at or after t and every event that
+arrives at or after t is changed; no feature of an example at or before t may move, nor any of an
+item. There are three moments, each in the middle of the busiest day of a split. Vocabularies and
+statistics come from the training split as a whole, by design. So where t lies inside it, what
+shapes vocabularies (the items shown) is left alone, and features made with a training mean (the
+kinds rate and item_rate, user_rate_*) are not compared, but their counts are.
 
 Timeless: a training row may depend only on the rows of other folds. The labels of one fold are
-changed, and no feature of its own rows may move; then those of the evaluation splits, and nothing
-may move at all. Last, all labels are shuffled, and a boosted tree on the training features must
-not find in one half of the rows what predicts the other half: this is what gives away leave-one-out
-statistics, which depend on no label of their own row and yet reveal it.
+changed, and no feature of its own rows may move, nor any of an item, which all folds share; then
+those of the evaluation splits, and nothing may move at all. Last, all labels are shuffled, and a
+boosted tree on the training features must not find in one half of the rows what predicts the other
+half: this is what gives away leave-one-out statistics, which depend on no label of their own row
+and yet reveal it.
 """
 
 import dataclasses
@@ -29,7 +31,7 @@ import pyarrow.parquet as pq
 
 from interactrank_jax import files
 from interactrank_jax.data import dense, schema, splits
-from interactrank_jax.data.comparison import Leak, compare, compare_sparse
+from interactrank_jax.data.comparison import Leak, compare, compare_items, compare_sparse
 from interactrank_jax.data.examples import Examples
 from interactrank_jax.data.prepare import prepare
 from interactrank_jax.data.vocabulary import as_values, index_in
@@ -50,15 +52,17 @@ class Report:
     """What was checked, and what leaks.
 
     Attributes:
+      protocol: that the log was prepared under.
       checks: what was done to the log, in order.
       leaks: empty where all is well.
     """
 
+    protocol: str
     checks: tuple[str, ...]
     leaks: tuple[Leak, ...]
 
     def __str__(self) -> str:
-        lines = [f"checked: {check}" for check in self.checks]
+        lines = [f"protocol: {self.protocol}", *(f"checked: {check}" for check in self.checks)]
         lines += [
             f"LEAK {leak.feature} ({leak.split}), {leak.check}: {leak.finding}"
             for leak in self.leaks
@@ -72,7 +76,7 @@ def check(
     """Does what `examine` does, and fails if there is a leak.
 
     Returns:
-      For each check what came of it: 'nothing moved'.
+      `protocol`, and for each check what came of it: 'nothing moved'.
 
     Raises:
       InputError: as `prepare` raises it; or features leak, named with an example each.
@@ -80,7 +84,7 @@ def check(
     report = examine(config, log_path, progress)
     if report.leaks:
         raise InputError(f"features know what they must not.\n{report}")
-    return dict.fromkeys(report.checks, "nothing moved")
+    return {"protocol": report.protocol, **dict.fromkeys(report.checks, "nothing moved")}
 
 
 def examine(
@@ -110,7 +114,9 @@ def examine(
         checks = _timeless_checks(work) if plan.timeless else _timed_checks(work)
         found = [(name, leaks) for name, leaks in checks]
     return Report(
-        tuple(name for name, _ in found), tuple(leak for _, leaks in found for leak in leaks)
+        plan.protocol,
+        tuple(name for name, _ in found),
+        tuple(leak for _, leaks in found for leak in leaks),
     )
 
 
@@ -178,6 +184,7 @@ def _timed_checks(work: _Work) -> Iterator[tuple[str, list[Leak]]]:
 
         skip = _made_with_training_means(work) if in_training else ()
         leaks = compare(name, work.before, after, visible, skip)
+        leaks += compare_items(name, work.before, after)
         for part in splits.SPLITS[1:]:
             requests = np.flatnonzero(seconds[part] <= moment)
             leaks += compare_sparse(name, work.before, after, part, requests)
@@ -247,8 +254,10 @@ def _timeless_checks(work: _Work) -> Iterator[tuple[str, list[Leak]]]:
     impressions = dense.read_impressions(log, requests, as_values(items["item_id"]))
     split = splits.assign_splits(work.plan, requests, impressions, seed)
     fold = splits.assign_folds(work.plan, split, seed)
-    order = splits.training_order(int((split == 0).sum()), seed)
-    written_fold = fold[split == 0][order]  # every impression is one example
+    train = np.flatnonzero(split == 0)
+    slates = splits.make_slates(impressions, train, fold, work.plan.slate)
+    order = splits.training_order(len(slates.start), seed)
+    written_fold = fold[slates.rows[slates.start]][order]
     table = dense.read_table(log, "impressions")
 
     def flipped(rows: np.ndarray) -> pa.Table:
@@ -268,11 +277,13 @@ def _timeless_checks(work: _Work) -> Iterator[tuple[str, list[Leak]]]:
 
     name = "labels of fold 0 changed"
     after = work.prepare_again(name, impressions=flipped(fold == 0))
-    yield name, compare(name, work.before, after, in_fold)
+    leaks = compare(name, work.before, after, in_fold)
+    yield name, leaks + compare_items(name, work.before, after)
     name = "labels of validation and test changed"
     after = work.prepare_again(name, impressions=flipped(split != 0))
     leaks = compare(name, work.before, after, everywhere)
-    for part in splits.SPLITS[1:]:
+    leaks += compare_items(name, work.before, after)
+    for part in splits.SPLITS[1:] if work.plan.has_corpus else ():
         everyone = np.arange(work.before.metadata.splits[part].requests)
         leaks += compare_sparse(name, work.before, after, part, everyone)
     yield name, leaks
@@ -291,10 +302,13 @@ def _find_noise(name: str, examples: Examples, seed: int) -> list[Leak]:
     from threadpoolctl import threadpool_limits
 
     columns: dict[str, list[np.ndarray]] = {}
-    names = ("user", "item", "cross", "cross_count", "cross_total", "request_numeric", "actions")
-    for block in examples.blocks("train", names):
+    of_request = ("user", "request_numeric")
+    names = (*of_request, "item", "cross", "cross_count", "cross_total", "actions")
+    for block in examples.blocks("train", (*names, "mask")):
+        example, _ = np.nonzero(block["mask"])
         for column in names:
             values = block[column]
+            values = values[example] if column in of_request else values[block["mask"]]
             columns.setdefault(column, []).append(values.reshape(len(values), -1))
     arrays = {column: np.concatenate(parts)[:NOISE_ROWS] for column, parts in columns.items()}
     action = int(np.argmin(np.abs(arrays["actions"].mean(axis=0) - 0.5)))

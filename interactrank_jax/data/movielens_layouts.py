@@ -3,13 +3,11 @@
 import dataclasses
 import fnmatch
 import functools
-import io
-import re
-import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from interactrank_jax import files
+from interactrank_jax.data.raw_files import Folder
 from interactrank_jax.errors import InputError, did_you_mean
 
 # The flags at the end of each line of u.item, in their order.
@@ -22,85 +20,56 @@ _GENRES_100K = (
 Columns = dict[str, list[str]]
 
 
-class Folder:
-    """Text files in a directory (plain, `.xz`, `.zip`), or in an archive as downloaded."""
+def _rows(
+    folder: Folder, name: str, separator: str, columns: Sequence[str], encoding: str = "utf-8"
+) -> Columns:
+    """Returns the first columns of a separated file without a header, by the names given."""
+    return _split(folder, name, folder.lines(name, encoding), separator, columns, 1)
 
-    def __init__(self, path: Path):
-        self.path = path
-        self._archive: zipfile.ZipFile | None = None
-        if path.is_dir():
-            found = [file.name for file in path.iterdir()]
-            self.names = {re.sub(r"\.(xz|zip)$", "", name): name for name in sorted(found)}
-        elif path.is_file() and zipfile.is_zipfile(path):
-            self._archive = zipfile.ZipFile(path)
-            members = [name for name in self._archive.namelist() if not name.endswith("/")]
-            self.names = {Path(name).name: name for name in members}
-        else:
+
+def _split(
+    folder: Folder, name: str, lines: list[str], separator: str, columns: Sequence[str], first: int
+) -> Columns:
+    split = [line.rstrip("\r").split(separator) for line in lines]
+    width = len(columns)
+    for number, row in enumerate(split, first):
+        if len(row) < width:
             raise InputError(
-                f"{path} is neither a directory nor a zip archive. Expected {_expected()}."
+                f"{folder.path}/{name}, line {number}: {len(row)} columns separated by "
+                f"{separator!r}. Expected {width} ({', '.join(columns)}), found "
+                f"{lines[number - first]!r}: was the file truncated?"
             )
+    return {column: [row[k] for row in split] for k, column in enumerate(columns)}
 
-    def lines(self, name: str, encoding: str) -> list[str]:
-        """Returns the lines of a file, without line ends and empty lines."""
-        text: io.TextIOBase
-        if self._archive is not None:
-            text = io.TextIOWrapper(self._archive.open(self.names[name]), encoding=encoding)
-        else:
-            text = files.open_text(self.path / name, encoding)
-        try:
-            with text:
-                lines = [line for line in text.read().split("\n") if line.strip()]
-        except UnicodeDecodeError as error:
-            raise InputError(f"{self.path}/{name} is not {encoding} text ({error}).") from error
-        if not lines:
-            raise InputError(f"{self.path}/{name} is empty.")
-        return lines
 
-    def rows(
-        self, name: str, separator: str, columns: Sequence[str], encoding: str = "utf-8"
-    ) -> Columns:
-        """Returns the first columns of a separated file without a header, by the names given."""
-        return self._split(name, self.lines(name, encoding), separator, columns, 1)
-
-    def _split(
-        self, name: str, lines: list[str], separator: str, columns: Sequence[str], first: int
-    ) -> Columns:
-        split = [line.rstrip("\r").split(separator) for line in lines]
-        width = len(columns)
-        for number, row in enumerate(split, first):
-            if len(row) < width:
-                raise InputError(
-                    f"{self.path}/{name}, line {number}: {len(row)} columns separated by "
-                    f"{separator!r}. Expected {width} ({', '.join(columns)}), found "
-                    f"{lines[number - first]!r}: was the file truncated?"
-                )
-        return {column: [row[k] for row in split] for k, column in enumerate(columns)}
-
-    def table(self, name: str, wanted: dict[str, str]) -> Columns:
-        """Returns columns of a tab-separated file with a header, renamed as `wanted` says."""
-        header, *lines = self.lines(name, "utf-8")
-        present = [column.split(":")[0] for column in header.rstrip("\r").split("\t")]
-        for column in wanted:
-            if column not in present:
-                raise InputError(
-                    f"{self.path}/{name}: column '{column}' is missing."
-                    + did_you_mean(column, present)
-                )
-        rows = self._split(name, lines, "\t", present, 2)
-        return {ours: rows[theirs] for theirs, ours in wanted.items()}
+def _table(folder: Folder, name: str, wanted: dict[str, str]) -> Columns:
+    """Returns columns of a tab-separated file with a header, renamed as `wanted` says."""
+    header, *lines = folder.lines(name, "utf-8")
+    present = [column.split(":")[0] for column in header.rstrip("\r").split("\t")]
+    for column in wanted:
+        if column not in present:
+            raise InputError(
+                f"{folder.path}/{name}: column '{column}' is missing."
+                + did_you_mean(column, present)
+            )
+    rows = _split(folder, name, lines, "\t", present, 2)
+    return {ours: rows[theirs] for theirs, ours in wanted.items()}
 
 
 def _atomic(folder: Folder) -> tuple[Columns, Columns, Columns]:
     stem = next(name for name in folder.names if name.endswith(".inter")).removesuffix(".inter")
-    ratings = folder.table(
+    ratings = _table(
+        folder,
         f"{stem}.inter",
         {"user_id": "user", "item_id": "item", "rating": "rating", "timestamp": "time"},
     )
-    items = folder.table(
+    items = _table(
+        folder,
         f"{stem}.item",
         {"item_id": "item", "movie_title": "title", "release_year": "year", "class": "genres"},
     )
-    users = folder.table(
+    users = _table(
+        folder,
         f"{stem}.user",
         {
             "user_id": "user",
@@ -114,9 +83,9 @@ def _atomic(folder: Folder) -> tuple[Columns, Columns, Columns]:
 
 
 def _original_100k(folder: Folder) -> tuple[Columns, Columns, Columns]:
-    ratings = folder.rows("u.data", "\t", ("user", "item", "rating", "time"))
+    ratings = _rows(folder, "u.data", "\t", ("user", "item", "rating", "time"))
     head = ("item", "title", "released", "video", "url")
-    items = folder.rows("u.item", "|", (*head, *_GENRES_100K), "latin-1")
+    items = _rows(folder, "u.item", "|", (*head, *_GENRES_100K), "latin-1")
     flags = zip(*(items[genre] for genre in _GENRES_100K), strict=True)
     genres = [
         " ".join(genre for genre, flag in zip(_GENRES_100K, row, strict=True) if flag == "1")
@@ -124,7 +93,7 @@ def _original_100k(folder: Folder) -> tuple[Columns, Columns, Columns]:
     ]
     # Release dates read 01-Jan-1995: the year is what a title without one falls back to.
     years = [date[-4:] for date in items["released"]]
-    users = folder.rows("u.user", "|", ("user", "age", "gender", "occupation", "zip"))
+    users = _rows(folder, "u.user", "|", ("user", "age", "gender", "occupation", "zip"))
     return (
         ratings,
         {"item": items["item"], "title": items["title"], "year": years, "genres": genres},
@@ -137,11 +106,11 @@ def _original_1m(folder: Folder, name: str = "ratings.dat") -> tuple[Columns, Co
     if name not in folder.names:
         name = "ratings.dat"
     timed = folder.lines(name, "latin-1")[0].count("::") >= 3
-    ratings = folder.rows(name, "::", columns if timed else columns[:3], "latin-1")
-    items = folder.rows("movies.dat", "::", ("item", "title", "genres"), "latin-1")
+    ratings = _rows(folder, name, "::", columns if timed else columns[:3], "latin-1")
+    items = _rows(folder, "movies.dat", "::", ("item", "title", "genres"), "latin-1")
     items["genres"] = [genres.replace("|", " ") for genres in items["genres"]]
     items["year"] = [""] * len(items["title"])  # the title has it
-    users = folder.rows("users.dat", "::", ("user", "gender", "age", "occupation", "zip"))
+    users = _rows(folder, "users.dat", "::", ("user", "gender", "age", "occupation", "zip"))
     return ratings, items, users
 
 
@@ -166,12 +135,21 @@ VARIANTS = {
 }
 
 
+def open_folder(path: files.PathLike) -> Folder:
+    """Opens where the data lie.
+
+    Raises:
+      InputError: neither a directory nor an archive.
+    """
+    return Folder(Path(path), f"Expected {_expected()}.")
+
+
 def _expected() -> str:
     layouts = "; ".join(
         f"{name}: {' or '.join(variant.ratings)}, {', '.join(variant.others)}"
         for name, variant in VARIANTS.items()
     )
-    return f"MovieLens in one of the layouts ({layouts}), each file plain, .xz or .zip"
+    return f"MovieLens in one of the layouts ({layouts}), each file plain, .xz, .gz or .zip"
 
 
 def detect(folder: Folder, variant: str | None) -> str:

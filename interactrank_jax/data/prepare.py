@@ -19,7 +19,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from interactrank_jax import files
-from interactrank_jax.data import dense, extension, features, history, iqp, schema, splits
+from interactrank_jax.data import (
+    dense,
+    extension,
+    features,
+    history,
+    iqp,
+    protocols,
+    schema,
+    splits,
+)
 from interactrank_jax.data.assemble import Assembly, action_patterns
 from interactrank_jax.data.blocks import BlockWriter
 from interactrank_jax.data.examples import (
@@ -66,7 +75,7 @@ def prepare(
     config_json = plain(config)
     old = Examples(extend) if extend is not None else None
     if old is not None:
-        extension.check_extension(config_json, log, plan.rates, old)
+        extension.check_extension(config_json, log, plan, old)
     log_statistics = schema.validate(log)
     if old is not None:
         extension.check_columns(log, old)
@@ -80,6 +89,11 @@ def prepare(
         impressions = dense.read_impressions(log, requests, item_ids)
         split = splits.assign_splits(plan, requests, impressions, config.seed)
         fold = splits.assign_folds(plan, split, config.seed)
+        if plan.protocol == protocols.PUBLISHED:
+            log, raw_items, requests, impressions = protocols.publish(
+                plan.leaking_means, split, log, raw_items, requests, impressions
+            )
+            item_ids = as_values(raw_items["item_id"])
         train = np.flatnonzero(split == 0)
         # With time all rows count, each as of the request. Timeless, training rows alone do, in an
         # order that is shuffled before labels are looked at: made from engagements alone, the
@@ -100,7 +114,7 @@ def prepare(
             impressions.actions[shown_in_train], fold[shown_in_train], plan.folds
         )
         slates = {
-            name: splits.make_slates(impressions, np.flatnonzero(split == index), plan.slate)
+            name: splits.make_slates(impressions, np.flatnonzero(split == index), fold, plan.slate)
             for index, name in enumerate(splits.SPLITS)
         }
 
@@ -219,7 +233,7 @@ def prepare(
                     spec.name: features.cross_statistics(values[part.rows, k])
                     for k, spec in enumerate(plan.cross)
                 }
-            else:
+            elif plan.has_corpus:
                 write_sparse_cross(
                     directory / "cross" / name,
                     cross.sparse(

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from interactrank_jax.data import cross_spec, history
+from interactrank_jax.data import cross_spec, history, protocols
 from interactrank_jax.data.dense import Impressions, Requests
 from interactrank_jax.data.schema import IMPLICIT_ACTION, Log
 from interactrank_jax.errors import InputError, did_you_mean
@@ -20,16 +20,19 @@ class Plan:
     """What `config.data` asks for, checked.
 
     Attributes:
-      timeless: nothing is as of anything; labels are counted out of fold.
+      protocol: one of `protocols.PROTOCOLS`.
       fractions: of the splits.
       folds: number of folds where timeless, else 0.
-      slate: candidates of an example: 1 where impressions are split at random.
+      slate: candidates of an example, at most.
       delay_s, lag_days: None where timeless.
-      history_actions, query_history_actions, rates: indices of actions.
+      history_actions, query_history_actions: indices of actions.
+      rates: indices of the actions whose counts and rates are features of the user, as of the
+        request or out of fold.
+      leaking_means: those whose means are features under `published`, instead.
       cross: the cross features.
     """
 
-    timeless: bool
+    protocol: str
     fractions: tuple[float, ...]
     folds: int
     slate: int
@@ -38,7 +41,18 @@ class Plan:
     history_actions: tuple[int, ...]
     query_history_actions: tuple[int, ...]
     rates: tuple[int, ...]
+    leaking_means: tuple[int, ...]
     cross: tuple[cross_spec.CrossSpec, ...]
+
+    @property
+    def timeless(self) -> bool:
+        """Whether nothing is as of anything, for impressions are split at random."""
+        return self.protocol != protocols.CLEAN_TIME
+
+    @property
+    def has_corpus(self) -> bool:
+        """Whether an item is one item, so that requests can be scored with all of them."""
+        return self.protocol != protocols.PUBLISHED
 
     @property
     def segments(self) -> tuple[str, ...]:
@@ -57,21 +71,37 @@ def make_plan(config: Any, log: Log) -> Plan:
     """Checks `config.data` against the schema of a log.
 
     Raises:
-      InputError: a value out of range, an unknown action or segment, or a time split of a log
-        without time.
+      InputError: a value out of range, an unknown protocol, action or segment, a time split of a
+        log without time, or histories or cross features where the protocol has none.
     """
     actions = log.schema.actions
-    kind = config.split.kind
-    if kind not in ("time", "random"):
+    protocol = config.protocol
+    if protocol not in protocols.PROTOCOLS:
         raise InputError(
-            f"config.data.split.kind is '{kind}'." + did_you_mean(str(kind), ("time", "random"))
+            f"config.data.protocol is '{protocol}'."
+            + did_you_mean(str(protocol), protocols.PROTOCOLS)
         )
-    if kind == "time" and log.schema.timeless:
+    timeless, is_published = protocol != protocols.CLEAN_TIME, protocol == protocols.PUBLISHED
+    if not timeless and log.schema.timeless:
         raise InputError(
-            f"config.data.split.kind is 'time', but {log.path} is timeless: its requests have no "
-            f"timestamp. Set config.data.split.kind='random'."
+            f"config.data.protocol is '{protocol}', but {log.path} is timeless: its requests have "
+            f"no timestamp. Set config.data.protocol='{protocols.CLEAN_RANDOM}'."
         )
-    timeless = kind == "random"
+    if is_published and not len(config.history.rates):
+        raise InputError(
+            f"config.data.history.rates is empty. Expected the actions whose means protocol "
+            f"'{protocol}' makes features of, such as ('like',)."
+        )
+    for name, value in (
+        ("history.actions", config.history.actions),
+        ("query_history.actions", config.query_history.actions),
+        ("cross.features", config.cross.features),
+    ):
+        if is_published and len(value):
+            raise InputError(
+                f"config.data.{name} is {tuple(value)}, but protocol '{protocol}' has no histories "
+                f"and no cross features. Set it to ()."
+            )
     fractions = tuple(float(value) for value in config.split.fractions)
     if len(fractions) != 3 or min(fractions) <= 0 or abs(sum(fractions) - 1) > 1e-6:
         raise InputError(
@@ -106,16 +136,18 @@ def make_plan(config: Any, log: Log) -> Plan:
                 )
         return tuple(actions.index(name) for name in names)
 
+    rates = indices("history.rates", config.history.rates)
     return Plan(
-        timeless=timeless,
+        protocol=protocol,
         fractions=fractions,
         folds=int(config.folds) if timeless else 0,
-        slate=1 if timeless else int(config.slate),
+        slate=int(config.slate),
         delay_s=None if timeless else history.check_delay(config.history.delay_s),
         lag_days=None if timeless else cross_spec.check_lag(config.cross.lag_days),
         history_actions=indices("history.actions", config.history.actions),
         query_history_actions=indices("query_history.actions", config.query_history.actions),
-        rates=indices("history.rates", config.history.rates),
+        rates=() if is_published else rates,
+        leaking_means=rates if is_published else (),
         cross=cross_spec.parse_specs(config.cross.features, log.schema),
     )
 
@@ -199,20 +231,26 @@ class Slates:
         return np.searchsorted(self.distinct, self.request)
 
 
-def make_slates(impressions: Impressions, rows: np.ndarray, slate: int) -> Slates:
+def make_slates(impressions: Impressions, rows: np.ndarray, fold: np.ndarray, slate: int) -> Slates:
     """Cuts each request's impressions, best position first, into slates of up to `slate`.
+
+    The candidates of a slate are of one fold: they may use the same rows, so that whatever is made
+    of a request is made once for all of them.
 
     Args:
       impressions: the impressions, by request.
       rows: positions of those in the split, ascending.
+      fold: `[M]` of every impression, of `assign_folds`.
       slate: C.
     """
-    distinct, first, sizes = np.unique(
-        impressions.request[rows], return_index=True, return_counts=True
-    )
+    rows = rows[np.lexsort((rows, fold[rows], impressions.request[rows]))]
+    request = impressions.request[rows]
+    other_request = np.diff(request, prepend=-1) != 0
+    first = np.flatnonzero(other_request | (np.diff(fold[rows], prepend=np.int8(0)) != 0))
+    sizes = np.diff(first, append=len(rows))
     parts = -(-sizes // slate)
-    owner = np.repeat(np.arange(len(distinct)), parts)
+    owner = np.repeat(np.arange(len(first)), parts)
     number = np.arange(len(owner)) - np.repeat(np.cumsum(parts) - parts, parts)
     start = first[owner] + number * slate
     length = np.minimum(slate, sizes[owner] - number * slate)
-    return Slates(rows, start, length, distinct[owner], distinct)
+    return Slates(rows, start, length, request[start], np.unique(request))

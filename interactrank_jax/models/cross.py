@@ -10,11 +10,18 @@ from interactrank_jax.models.layers import along_last
 Array = jax.Array
 
 
+def scale_cross(cross: Array, scale: tuple[float, ...], transform: str) -> Array:
+    """Returns cross features `[..., K]` by their training scale, in 'log' damped to sign log1p."""
+    scaled = cross / along_last(np.array(scale, np.float32), cross)
+    if transform == "log":
+        return jnp.sign(scaled) * jnp.log1p(jnp.abs(scaled))
+    return scaled
+
+
 class CrossTerms(nn.Module):
     """sum_k w_hk f(IQP_k), an affine projection without its bias (InteractRank).
 
-    f divides by the training scale, and in 'log' damps to sign log1p. It keeps zero at zero, so
-    that an item without history has no cross term.
+    f is `scale_cross`. It keeps zero at zero, so that an item without history has no cross term.
 
     Attributes:
       scale: of each cross feature.
@@ -30,12 +37,13 @@ class CrossTerms(nn.Module):
 
     def setup(self):
         """Makes the weights."""
-        shape = (len(self.scale), self.heads)
-        self.weight = self.param("weight", nn.initializers.constant(self.weight_init), shape)
+        if self.scale:  # an empty array can be saved in no checkpoint
+            shape = (len(self.scale), self.heads)
+            self.weight = self.param("weight", nn.initializers.constant(self.weight_init), shape)
 
     def __call__(self, cross: Array) -> Array:
         """Maps `[..., K]` to `[..., H]`."""
-        scaled = cross / along_last(np.array(self.scale, np.float32), cross)
-        if self.transform == "log":
-            scaled = jnp.sign(scaled) * jnp.log1p(jnp.abs(scaled))
+        if not self.scale:
+            return jnp.zeros((*cross.shape[:-1], self.heads), cross.dtype)
+        scaled = scale_cross(cross, self.scale, self.transform)
         return scaled @ self.weight

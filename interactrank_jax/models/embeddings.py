@@ -64,13 +64,16 @@ class Inputs(NamedTuple):
         Args:
           metadata: of the examples.
           heads: names of the model's heads.
-          config: the `model` part of a config: `exclude` names embedded features, ids included,
-            that the model shall not see; `sequence` says what histories are made of.
+          config: the `model` part of a config: `only` names the embedded features, ids included,
+            that the model shall see (all if empty), `exclude` those that it shall not; `sequence`
+            says what histories are made of.
 
         Raises:
-          InputError: `exclude` or `sequence.features` names what is not there.
+          InputError: `only`, `exclude` or `sequence.features` names what is not there.
         """
-        exclude, sequence = tuple(config["exclude"]), config["sequence"]
+        only, exclude = tuple(config.get("only", ())), tuple(config["exclude"])
+        sequence = config["sequence"]
+        histories = tuple(role for role in HISTORIES if sequence[role] != "none")
         request_side, item_side = ("user", "request"), ("item",)
         names: list[str] = []
 
@@ -78,7 +81,11 @@ class Inputs(NamedTuple):
             features = metadata.select(entities)
             known = ids + tuple(feature for feature in features if feature.kind != "numeric")
             names.extend(feature.name for feature in known)
-            return tuple(feature for feature in known if feature.name not in exclude)
+            return tuple(
+                feature
+                for feature in known
+                if feature.name not in exclude and (not only or feature.name in only)
+            )
 
         def statistics(entities):
             features = metadata.select(entities, "numeric")
@@ -101,11 +108,12 @@ class Inputs(NamedTuple):
             actions=len(metadata.actions),
             history_length=metadata.history_length,
             query_history_length=metadata.query_history_length,
-            sequence=tuple(sequence["features"]),
-            histories=tuple(role for role in HISTORIES if sequence[role] != "none"),
+            sequence=tuple(sequence["features"]) if histories else (),
+            histories=histories,
         )
         items = [feature.name for feature in inputs.item if feature.kind != "embedding"]
         for field, given, known in (
+            ("only", only, names),
             ("exclude", exclude, names),
             ("sequence.features", inputs.sequence, items),
         ):

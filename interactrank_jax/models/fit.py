@@ -30,12 +30,11 @@ class Request(NamedTuple):
 
     Attributes:
       x: `[R, D]` input of the tower's MLP.
-      events: `[R, L, De]` and `mask` `[R, L]`: the history that the meta query attends to, or None.
+      history: events `[R, L, De]` that the meta query attends to and their mask `[R, L]`, or None.
     """
 
     x: Array
-    events: Array | None
-    mask: Array | None
+    history: tuple[Array, Array] | None
 
 
 class Item(NamedTuple):
@@ -149,15 +148,16 @@ class FIT(PreRanker):
 
     def _encode_request(self, request: RequestInput, *, train: bool) -> Request:
         x = self.query_tower.encode_input(request, train=train)
-        if not self._attends():
-            return Request(x, None, None)
-        return Request(x, self.events(request.history), request.history.mask)
+        history = request.history
+        if history is None or not self._attends():
+            return Request(x, None)
+        return Request(x, (self.events(history), history.mask))
 
     def _user_vectors(self, request: Request, queries: Array, *, train: bool) -> Array:
         """Returns `[R, M, U, p]` of M queries per request, `[R, M, D]`."""
         pair = queries
-        if request.events is not None:
-            attended = self.attention(request.events, request.mask, queries)
+        if request.history is not None:
+            attended = self.attention(*request.history, queries)
             pair = jnp.concatenate([queries, attended], -1)
         return self.query_tower.encode_output(request.x, pair, train=train)
 
@@ -185,7 +185,8 @@ class FIT(PreRanker):
         """Returns `[R, C, H]`: the item's own user vector with the item."""
         del cross
         place = items.meta[..., None, None]
-        return self._logits(jnp.take_along_axis(query, place, 1), items.vectors)
+        user = jnp.take_along_axis(query, place, 1, mode="promise_in_bounds")
+        return self._logits(user, items.vectors)
 
     def score_all(self, query: Array, items: Item) -> Array:
         """Returns `[R, I, H]`, request by request: user vectors are picked for each item."""

@@ -3,11 +3,16 @@
 from ml_collections import ConfigDict, FrozenConfigDict
 
 from interactrank_jax.errors import InputError, did_you_mean
+from interactrank_jax.models.cold import COLD
+from interactrank_jax.models.dat import DAT
 from interactrank_jax.models.embeddings import Inputs
 from interactrank_jax.models.fit import FIT
 from interactrank_jax.models.interactfit import InteractFIT
 from interactrank_jax.models.interactrank import InteractRank
+from interactrank_jax.models.inttower import IntTower
+from interactrank_jax.models.matrix_factorization import MatrixFactorization
 from interactrank_jax.models.preranker import PreRanker
+from interactrank_jax.models.ranking import DCNV2, AutoInt, DeepFM, LogisticRegression, WideAndDeep
 from interactrank_jax.models.two_tower import TwoTower
 
 MODELS: dict[str, type[PreRanker]] = {
@@ -15,6 +20,15 @@ MODELS: dict[str, type[PreRanker]] = {
     "interactrank": InteractRank,
     "fit": FIT,
     "interactfit": InteractFIT,
+    "matrix_factorization": MatrixFactorization,
+    "dat": DAT,
+    "inttower": IntTower,
+    "cold": COLD,
+    "lr": LogisticRegression,
+    "wide_deep": WideAndDeep,
+    "deepfm": DeepFM,
+    "dcn_v2": DCNV2,
+    "autoint": AutoInt,
 }
 DTYPES = ("float32", "bfloat16")
 

@@ -65,6 +65,11 @@ def build_index(workdir: files.PathLike, examples_path: files.PathLike, out: fil
       InputError: no trained model, or examples it was not trained on.
     """
     run, examples = Run.open(workdir), Examples(examples_path)
+    if not run.model.is_decoupled:
+        raise InputError(
+            f"{workdir} holds a '{run.config.model.name}' model, a network over each pair: "
+            f"there is nothing to compute ahead. Evaluate it, or index a model of two towers."
+        )
     run.check_examples(examples)
     model, step = run.restore_model()
     representation = encode_items(run, model, item_store(examples.items))

@@ -32,7 +32,8 @@ def data_config(**overrides: Any) -> ml_collections.ConfigDict:
             "slate": 8,
             "block_size": 32,
             "seed": 0,
-            "split": {"kind": "time", "fractions": (0.7, 0.15, 0.15)},
+            "protocol": "clean_time",
+            "split": {"fractions": (0.7, 0.15, 0.15)},
             "folds": 5,
             "history": {"length": 6, "actions": ACTIONS, "delay_s": 60, "rates": ("save",)},
             "query_history": {"length": 4, "actions": ACTIONS},
@@ -51,7 +52,13 @@ def data_config(**overrides: Any) -> ml_collections.ConfigDict:
 
 def random_config(**overrides: Any) -> ml_collections.ConfigDict:
     """Returns `config.data` for a random split."""
-    return data_config(**{"split.kind": "random", **overrides})
+    return data_config(**{"protocol": "clean_random", **overrides})
+
+
+def published_config(**overrides: Any) -> ml_collections.ConfigDict:
+    """Returns `config.data` for the protocol that leaks."""
+    nothing = {"history.actions": (), "query_history.actions": (), "cross.features": ()}
+    return data_config(**{"protocol": "published", **nothing, **overrides})
 
 
 def make_tables(

@@ -221,11 +221,11 @@ def test_no_cross_features_give_empty_arrays():
     assert sparse.value.shape == (0, 0)
 
 
-@pytest.mark.parametrize("kind", ["time", "random"])
-def test_slates_and_corpus_hold_the_same_bits(kind, tmp_path):
+@pytest.mark.parametrize("protocol", ["clean_time", "clean_random"])
+def test_slates_and_corpus_hold_the_same_bits(protocol, tmp_path):
     log = handmade_log.write_log(tmp_path / "log", handmade_log.make_tables())
     config = handmade_log.data_config(**{
-        "split.kind": kind,
+        "protocol": protocol,
         "cross.features": ("share:click:7", "rate:click:30", "item_rate:save:30:country"),
     })  # fmt: skip
     prepare(config, log, tmp_path / "examples")

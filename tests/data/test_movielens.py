@@ -1,5 +1,6 @@
 """MovieLens as a log: the layouts it comes in, and what becomes of a rating."""
 
+import gzip
 import lzma
 import zipfile
 from pathlib import Path
@@ -78,6 +79,8 @@ def write(path, layout, compression=""):
         text = ("\n".join(lines) + "\n").encode("latin-1" if latin else "utf-8")
         if compression == ".xz":
             (path / f"{name}.xz").write_bytes(lzma.compress(text))
+        elif compression == ".gz":
+            (path / f"{name}.gz").write_bytes(gzip.compress(text))
         elif compression == ".zip":
             with zipfile.ZipFile(path / f"{name}.zip", "w") as archive:
                 archive.writestr(name, text)
@@ -90,10 +93,11 @@ def rows(path, table):
     return pq.read_table(path / f"{table}.parquet").to_pylist()
 
 
+PACKINGS = ("", ".xz", ".gz", ".zip")
 TIMED = {"atomic": atomic, "100k": original_100k, "1m": original_1m}
 
 
-@pytest.mark.parametrize("compression", ["", ".xz", ".zip"])
+@pytest.mark.parametrize("compression", PACKINGS)
 @pytest.mark.parametrize("variant", TIMED)
 def test_every_layout_and_compression_gives_the_same_valid_log(tmp_path, variant, compression):
     source = write(tmp_path / "source", TIMED[variant](), compression)
@@ -172,10 +176,11 @@ def test_an_archive_as_downloaded_is_read_in_place(tmp_path):
     assert convert(tmp_path / "ml-1m.zip", tmp_path / "log")["impressions"] == 4
 
 
+@pytest.mark.parametrize("compression", PACKINGS)
 @pytest.mark.parametrize("variant", [None, "1m-timeless"])
-def test_ratings_without_times_become_a_timeless_log(tmp_path, variant):
+def test_ratings_without_times_become_a_timeless_log(tmp_path, variant, compression):
     # By layout when the column is absent, by wish when it is there.
-    source = write(tmp_path / "source", original_1m(timed=variant is not None))
+    source = write(tmp_path / "source", original_1m(timed=variant is not None), compression)
     summary = convert(source, tmp_path / "log", variant)
     assert (summary["variant"], summary["events"]) == ("1m-timeless", 0)
     log = open_log(tmp_path / "log")
@@ -195,6 +200,20 @@ def test_the_owners_own_name_with_three_columns_is_timeless_too(tmp_path):
     layout = original_1m(timed=False)
     layout["ratings.dat"] = layout.pop("ratings.notime.dat")
     assert convert(write(tmp_path / "source", layout), tmp_path / "log")["timeless"]
+
+
+def test_a_plain_file_goes_before_a_packed_one(tmp_path):
+    source = write(tmp_path / "source", original_1m())
+    (source / "ratings.dat.xz").write_bytes(b"not packed at all")
+    assert convert(source, tmp_path / "log")["impressions"] == 4
+
+
+def test_a_packed_file_of_several_is_refused(tmp_path):
+    source = write(tmp_path / "source", original_100k(), ".zip")
+    with zipfile.ZipFile(source / "u.user.zip", "a") as archive:
+        archive.writestr("more", "x")
+    with pytest.raises(InputError, match=r"u\.user\.zip holds 2 files. Expected exactly one"):
+        convert(source, tmp_path / "log")
 
 
 def test_a_wrong_place_says_which_files_are_expected(tmp_path):

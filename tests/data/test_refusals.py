@@ -43,7 +43,7 @@ from tests.data.handmade_log import (
         ),
         ("cross.lag_days", 0, "config.data.cross.lag_days is 0. Expected at least 1"),
         ("cross.prior", 0.0, "config.data.cross.prior is 0.0"),
-        ("split.kind", "times", "config.data.split.kind is .* Did you mean 'time'"),
+        ("protocol", "clean_tim", "config.data.protocol is .* Did you mean 'clean_time'"),
         ("split.fractions", (0.5, 0.5, 0.5), "config.data.split.fractions is .* sum to 1"),
         (
             "split.fractions",

@@ -1,0 +1,239 @@
+"""Models compared on one test split: a row each, in a results file, a Markdown table and a figure.
+
+A row is a dictionary of plain values, the keys of `experiments/results/public_datasets.json`.
+"""
+
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from interactrank_jax import files, metrics, uncertainty
+from interactrank_jax.errors import InputError
+
+BASE = "two_tower"
+KEY = ("dataset", "protocol", "model")
+REPLICATES = 400
+
+Row = dict[str, Any]
+
+
+class Scored(NamedTuple):
+    """What one trained model says of the test split.
+
+    Attributes:
+      request_index, item, engaged, score: `[n]`, a row per candidate.
+      logloss: after the prior correction.
+    """
+
+    request_index: np.ndarray
+    item: np.ndarray
+    engaged: np.ndarray
+    score: np.ndarray
+    logloss: float
+
+
+def relative_improvement(auc: float, base: float) -> float:
+    """Returns RelaImpr, (AUC - .5) / (AUC of the base - .5) - 1."""
+    return (auc - 0.5) / (base - 0.5) - 1
+
+
+def paired_difference(
+    user: np.ndarray, ours: Sequence[Scored], base: Sequence[Scored], replicates: int = REPLICATES
+) -> uncertainty.PairedDifference:
+    """Mean ROC-AUC over the seeds of one model minus that of another, and its 95% interval.
+
+    What is averaged over seeds is the AUC, which is what a model that is trained once can be
+    expected to reach; averaged scores would be those of an ensemble. A replicate draws users with
+    all their rows, the same for both models, and of each model as many seeds as it has: so the
+    interval holds for other users and for other seeds.
+
+    Args:
+      user: `[n]` whose row it is, as integers.
+      ours, base: one per seed.
+      replicates: number of resamples.
+
+    Raises:
+      InputError: they were not tested on the same rows.
+    """
+    first = base[0]
+    prepared = []
+    for runs in (ours, base):
+        for run in runs:
+            if not np.array_equal(run.request_index, first.request_index) or not np.array_equal(
+                run.item, first.item
+            ):
+                raise InputError("the models were not tested on the same rows in the same order.")
+        prepared.append(
+            [metrics.statistics(user, run.score, run.engaged)[0]["roc_auc"] for run in runs]
+        )
+    generator = np.random.default_rng(0)
+
+    def mean_auc(runs: Sequence[metrics.Statistic], users: np.ndarray, drawn: np.ndarray) -> float:
+        auc = {run: runs[run](users) for run in set(drawn.tolist())}
+        return float(np.mean([auc[run] for run in drawn.tolist()]))
+
+    def difference(users: np.ndarray) -> float:
+        means = (
+            mean_auc(runs, users, generator.integers(len(runs), size=len(runs)))
+            for runs in prepared
+        )
+        return next(means) - next(means)
+
+    number = len(np.unique(user))
+    low, high = uncertainty.bootstrap({"": difference}, number, replicates=replicates)[""]
+    once = np.ones(number)
+    value, other = (mean_auc(runs, once, np.arange(len(runs))) for runs in prepared)
+    return uncertainty.PairedDifference(value - other, low, high)
+
+
+def make_row(
+    key: tuple[str, str, str],
+    tested: Sequence[Scored],
+    base: Sequence[Scored] | None,
+    user: np.ndarray,
+    group: np.ndarray,
+    **further: Any,
+) -> Row:
+    """Returns a model's row.
+
+    Args:
+      key: data set, protocol, model.
+      tested: one per seed.
+      base: the two-tower model's; None for its own row.
+      user: `[n]` by whom the interval resamples.
+      group: `[n]` within what the grouped AUC is taken, the mean over groups with both classes.
+      further: other values.
+    """
+    aucs = [metrics.roc_auc(run.score, run.engaged) for run in tested]
+    grouped = [metrics.request_auc(group, run.score, run.engaged) for run in tested]
+    auc, relaimpr, difference = statistics.fmean(aucs), 0.0, None
+    if base is not None:
+        base_auc = statistics.fmean(metrics.roc_auc(run.score, run.engaged) for run in base)
+        relaimpr = relative_improvement(auc, base_auc)
+        difference = paired_difference(user, tested, base)
+    return {
+        **dict(zip(KEY, key, strict=True)),
+        "seeds": len(tested),
+        "auc_mean": round(auc, 6),
+        "auc_std": _deviation(aucs),
+        "logloss_mean": round(statistics.fmean(run.logloss for run in tested), 6),
+        "logloss_std": _deviation([run.logloss for run in tested]),
+        "relaimpr": round(relaimpr, 6),
+        "grouped_auc_mean": round(statistics.fmean(grouped), 6),
+        "grouped_auc_std": _deviation(grouped),
+        "diff_vs_two_tower": difference and round(difference.difference, 6),
+        "diff_low": difference and round(difference.low, 6),
+        "diff_high": difference and round(difference.high, 6),
+        **further,
+    }
+
+
+def _deviation(values: Sequence[float]) -> float | None:
+    return round(statistics.stdev(values), 6) if len(values) > 1 else None
+
+
+def merge(path: files.PathLike, rows: Sequence[Row]) -> None:
+    """Writes rows into a results file: in place of those of the same key, or at its end.
+
+    Raises:
+      InputError: the file holds something else.
+    """
+    path = Path(path)
+    held = files.read_json(path) if path.exists() else []
+    if not isinstance(held, list) or not all(isinstance(row, dict) for row in held):
+        raise InputError(f"{path} holds no list of rows. Name another file.")
+    by_key = {tuple(row.get(name) for name in KEY): row for row in (*held, *rows)}
+    files.write_json(path, list(by_key.values()))
+
+
+def table(rows: Sequence[Row]) -> str:
+    """Returns the Markdown table of rows of one data set and protocol.
+
+    Raises:
+      InputError: they are of several.
+    """
+    if len({(row["dataset"], row["protocol"]) for row in rows}) > 1:
+        raise InputError("rows of several data sets or protocols do not belong in one table.")
+    has_published = any(row.get("published_auc") for row in rows)
+    columns = [
+        "model",
+        "seeds",
+        "AUC",
+        "logloss",
+        "RelaImpr",
+        rows[0]["grouped_metric"],
+        "parameters",
+        "FLOPs per candidate",
+        "training examples/s",
+        "AUC minus two-tower's [95%]",
+        *(["published AUC / logloss"] if has_published else []),
+    ]
+    lines = ["| " + " | ".join(columns) + " |", "|---" * len(columns) + "|"]
+    for row in rows:
+        cells = [
+            row["model"],
+            str(row["seeds"]),
+            _spread(row["auc_mean"], row["auc_std"]),
+            _spread(row["logloss_mean"], row["logloss_std"]),
+            f"{row['relaimpr']:+.2%}",
+            _spread(row["grouped_auc_mean"], row["grouped_auc_std"]),
+            _whole(row["parameters"]),
+            _whole(row["serving_flops_per_candidate"]),
+            _whole(row["examples_per_s"]),
+            _interval(row),
+        ]
+        if has_published:
+            published = (row.get("published_auc"), row.get("published_logloss"))
+            cells.append(" / ".join(f"{value:.4f}" for value in published if value is not None))
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _spread(mean: float, deviation: float | None) -> str:
+    return f"{mean:.4f}" if deviation is None else f"{mean:.4f} ± {deviation:.4f}"
+
+
+def _whole(value: float | None) -> str:
+    return "" if value is None else f"{value:,.0f}"
+
+
+def _interval(row: Row) -> str:
+    if row["diff_vs_two_tower"] is None:
+        return ""
+    return f"{row['diff_vs_two_tower']:+.4f} [{row['diff_low']:+.4f}, {row['diff_high']:+.4f}]"
+
+
+def draw(rows: Sequence[Row], title: str, path: Path) -> None:
+    """Saves the figure: AUC of every model, and against what a candidate costs to serve."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    height = max(4.0, 0.35 * len(rows) + 1)
+    figure, (all_, cost) = plt.subplots(1, 2, figsize=(12, height), layout="constrained")
+    for place, row in enumerate(rows):
+        color = plt.get_cmap("tab20")(place % 20)
+        all_.errorbar(row["auc_mean"], place, xerr=row["auc_std"], fmt="o", color=color, capsize=3)
+        flops = row["serving_flops_per_candidate"]
+        if flops is None:
+            cost.axhline(row["auc_mean"], color=color, linestyle="--", label=row["model"])
+        else:
+            cost.errorbar(flops, row["auc_mean"], yerr=row["auc_std"], fmt="o", color=color)
+            where = {"textcoords": "offset points", "xytext": (4, 4), "fontsize": 8}
+            cost.annotate(row["model"], (flops, row["auc_mean"]), **where)
+    all_.set_yticks(range(len(rows)), [row["model"] for row in rows])
+    all_.invert_yaxis()
+    all_.set_xlabel("test AUC, ± standard deviation over seeds")
+    if cost.get_legend_handles_labels()[0]:
+        cost.legend(loc="lower right")
+    cost.set_xscale("log")
+    cost.margins(x=0.25)
+    cost.set_xlabel("serving FLOPs per candidate")
+    cost.set_ylabel("test AUC")
+    figure.suptitle(title)
+    figure.savefig(path, dpi=120)
+    plt.close(figure)

@@ -1,0 +1,221 @@
+"""What takes part in a comparison, and how each is trained on validation and tested once.
+
+Reference lines without training (`reference_lines.py`), models that pre-rank, and ranking models
+beside them. All see the same examples, the same search (`search.py`) and the same test rows.
+"""
+
+import dataclasses
+import json
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from experiments import comparison, reference_lines, search, sweeps, trials
+from interactrank_jax import configuration, files, metrics
+from interactrank_jax.data.examples import Examples
+from interactrank_jax.errors import InputError
+from interactrank_jax.labels import LabelRule
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+
+UNTRAINED = ("mean_lr", "one_hot_lr")
+REFERENCE_LINES = (*UNTRAINED, "matrix_factorization")
+PRE_RANKERS = ("two_tower", "dat", "inttower", "cold", "fit", "interactrank", "interactfit")
+RANKING_REFERENCES = ("lr", "wide_deep", "deepfm", "dcn_v2", "autoint")
+MODELS = (*REFERENCE_LINES, *PRE_RANKERS, *RANKING_REFERENCES)
+MOST_REFERENCE_SEEDS = 3  # ranking references are there for orientation
+
+Result = tuple[list[comparison.Scored], dict[str, Any]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """What every contender is run with.
+
+    Attributes:
+      argument: of the configs.
+      log: directory of the log.
+      out: directory for examples and trials.
+      seeds: of the chosen trial; the first is the search's.
+      limit: trials of a search.
+      parallel: trainings at once.
+      budget_s: seconds for all trainings of a model together.
+      common: overrides of all configs.
+    """
+
+    argument: str
+    log: Path
+    out: Path
+    seeds: tuple[int, ...]
+    limit: int
+    parallel: int
+    budget_s: float
+    common: Mapping[str, Any]
+
+    def spec(self, model: str) -> str:
+        """Returns FILE:ARGUMENT of a model's config."""
+        return f"{CONFIGS / model}.py:{self.argument}"
+
+    def seeds_of(self, model: str) -> tuple[int, ...]:
+        """Returns the seeds that a model is trained with."""
+        return self.seeds[:MOST_REFERENCE_SEEDS] if model in RANKING_REFERENCES else self.seeds
+
+    def examples(self, data: Any) -> Path:
+        """Prepares the examples of a `config.data` unless they are there; returns their place."""
+        path = self.out / f"examples-{files.digest(configuration.to_json(data))[:8]}"
+        if not path.exists():
+            from interactrank_jax.data.prepare import prepare
+
+            print("examples ...", flush=True)
+            prepare(data, self.log, path)
+        return path
+
+
+def run(model: str, setting: Setting) -> Result:
+    """Returns what a contender says of the test split, per seed, and values for its row.
+
+    Raises:
+      InputError: no config, or no trial came to anything.
+    """
+    return (_run_line if model in UNTRAINED else _run_model)(model, setting)
+
+
+def _run_line(model: str, setting: Setting) -> Result:
+    config = configuration.load(setting.spec(comparison.BASE))
+    data, action = config.data, config.label.positive[0]
+    if model == "mean_lr":
+        data = reference_lines.add_means(data, action)
+    examples = Examples(setting.examples(data))
+    rule = LabelRule.from_config(config.label, examples.metadata.actions)
+    if model == "mean_lr":
+        line = reference_lines.mean_lr(examples, rule, action)
+    else:
+        line = reference_lines.one_hot_lr(examples, rule)
+    logloss = metrics.logloss(line.score, line.engaged)
+    tested = comparison.Scored(line.request_index, line.item, line.engaged, line.score, logloss)
+    return [tested], {
+        "parameters": line.parameters,
+        "serving_flops_per_candidate": None,
+        "examples_per_s": None,
+        "trials": line.trials,
+        "chosen": line.chosen,
+        "note": "",
+    }
+
+
+def _run_model(model: str, setting: Setting) -> Result:
+    spec, seeds = setting.spec(model), setting.seeds_of(model)
+    config = trials.resolve(spec, setting.common)
+    examples = setting.examples(config.data)
+    # Each training has an equal share of the model's time.
+    budget_s = setting.budget_s * setting.parallel / (setting.limit + len(seeds) - 1)
+
+    def train(
+        overrides: Sequence[Mapping[str, Any]], seed: Mapping[str, Any]
+    ) -> list[trials.Outcome]:
+        common = {**setting.common, **seed}
+        made = trials.make(spec, overrides, examples, setting.out / model, common)
+        return trials.run(made, parallel=setting.parallel, budget_s=budget_s)
+
+    found, best = search.search(
+        config, lambda overrides: train(overrides, {"train.seed": seeds[0]}), setting.limit
+    )
+    if best.error:
+        raise InputError(f"no trial of {model} came to anything: {best.error}")
+    chosen = best.trial.overrides
+    others = train(list(sweeps.product([chosen], sweeps.over("train.seed", seeds[1:]))), {})
+    good = [outcome for outcome in (best, *others) if not outcome.error]
+    return [score_test(outcome) for outcome in good], {
+        **sizes(best.trial),
+        "examples_per_s": round(statistics.median(map(examples_per_s, good))),
+        "trials": len(found),
+        "chosen": {trials.short(field): value for field, value in chosen.items()},
+        "note": _note(found, others, budget_s),
+    }
+
+
+def _note(
+    found: Sequence[trials.Outcome], others: Sequence[trials.Outcome], budget_s: float
+) -> str:
+    """Returns what a reader of the row must know of its trainings."""
+    notes = []
+    for outcomes, what in ((found, "trials"), (others, "further seeds")):
+        errors = [outcome.error for outcome in outcomes if outcome.error]
+        if errors:
+            notes.append(f"{len(errors)} of {len(outcomes)} {what} failed ({errors[0]})")
+        cut = sum(bool(trials.stopped(outcome)) for outcome in outcomes)
+        if cut:
+            notes.append(
+                f"{cut} of {len(outcomes)} {what} stopped by their time limit of {budget_s:.0f} s"
+            )
+    return "; ".join(notes)
+
+
+def score_test(outcome: trials.Outcome) -> comparison.Scored:
+    """Scores the test split with a trial's best model; once, then it is kept beside the run."""
+    assert outcome.best is not None
+    file = outcome.trial.directory / f"test-{outcome.best[0]}.npz"
+    if not file.exists():
+        from interactrank_jax import evaluate
+        from interactrank_jax.parallel import DataParallel
+        from interactrank_jax.runs import Run
+        from interactrank_jax.scorers import ModelScorer
+
+        run, examples = Run.open(outcome.trial.workdir), Examples(outcome.trial.examples)
+        parallel = DataParallel(run.config.train.parallel)
+        model, _ = run.restore_model()
+        scorer = ModelScorer(run, examples, "test", parallel).use(parallel.replicate(model))
+        rows = evaluate.Rows(scorer, examples, "test", scorer.batch_size)
+        tested = comparison.Scored(
+            rows.request,
+            rows.item,
+            run.rule.engaged(rows.actions),
+            rows.score,
+            evaluate.slate_figures(scorer, rows, run.rule)["logloss"],
+        )
+        with files.new_file(file) as partial, partial.open("wb") as opened:
+            np.savez(opened, **tested._asdict())
+    with np.load(file, allow_pickle=False) as arrays:
+        return comparison.Scored(
+            request_index=arrays["request_index"],
+            item=arrays["item"],
+            engaged=arrays["engaged"],
+            score=arrays["score"],
+            logloss=float(arrays["logloss"]),
+        )
+
+
+def sizes(trial: trials.Trial) -> dict[str, float]:
+    """Returns a trained model's number of parameters, and of FLOPs to score a candidate.
+
+    Tables of features that the model does not look at do not count.
+    """
+    from experiments.efficiency import serving_flops
+    from interactrank_jax.runs import Run
+    from interactrank_jax.state import count_parameters
+
+    run = Run.open(trial.workdir)
+    looked_at = {feature.table for feature in (*run.inputs.request, *run.inputs.item)}
+    template = run.model_template
+    dense = count_parameters(template["params"])
+    tables = count_parameters([v for k, v in template["tables"].items() if k in looked_at])
+    return {
+        "parameters": dense + tables,
+        "dense_parameters": dense,
+        "table_parameters": tables,
+        "serving_flops_per_candidate": serving_flops(run),
+    }
+
+
+def examples_per_s(outcome: trials.Outcome) -> float:
+    """Returns the candidates that a run trained on per second: median of its log.
+
+    The first figure is left out where there are others: compiling is in it.
+    """
+    lines = (outcome.trial.workdir / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    name = "train/candidates_per_second"
+    found = [values[name] for values in map(json.loads, lines) if name in values]
+    return statistics.median(found[1:] or found)

@@ -1,0 +1,94 @@
+"""A search of few trials that is the same for every model: one field after the other.
+
+The first trial is the config as it stands. Then each stage tries other values of one field, all
+else as in the best trial so far, and keeps what is better on validation.
+"""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from experiments import trials
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """A field and what to try in its place.
+
+    Attributes:
+      field: dotted; a model whose config lacks it goes without.
+      text: what is tried, in words.
+      others: from the field's value to the values to try.
+    """
+
+    field: str
+    text: str
+    others: Callable[[Any], tuple[Any, ...]]
+
+
+def _third_and_triple(rate: float) -> tuple[float, ...]:
+    return float(f"{rate / 3:.3g}"), float(f"{rate * 3:.3g}")
+
+
+def _other_dropout(rate: float) -> tuple[float, ...]:
+    return tuple(sorted({0.0, 0.2, 0.4} - {rate}, key=lambda other: abs(other - rate))[:2])
+
+
+# What most decides how well a model does comes first: fewer trials leave the end away.
+SPACE = (
+    Stage("train.tables.learning_rate", "a third and three times", _third_and_triple),
+    Stage("train.optimizer.learning_rate", "a third and three times", _third_and_triple),
+    Stage("model.tower.dropout", "the two nearest of 0, 0.2 and 0.4", _other_dropout),
+    Stage("model.embedding_dim", "half", lambda width: (width // 2,)),
+)
+TRIALS = 8  # of a model that has every field
+
+
+def describe(limit: int) -> str:
+    """Returns the search in words."""
+    stages = "; ".join(f"{trials.short(stage.field)}: {stage.text}" for stage in SPACE)
+    return (
+        f"At most {limit} trials a model, chosen by ROC-AUC on validation: the config as it "
+        f"stands, then one field after the other from the best so far ({stages})."
+    )
+
+
+def search(
+    config: ConfigDict,
+    train: Callable[[Sequence[dict[str, Any]]], list[trials.Outcome]],
+    limit: int,
+) -> tuple[list[trials.Outcome], trials.Outcome]:
+    """Searches.
+
+    Args:
+      config: as it stands.
+      train: from overrides to the outcomes of trials with them.
+      limit: number of trials.
+
+    Returns:
+      (outcomes of all trials, that of the best: the first of equal ones).
+    """
+    found: list[trials.Outcome] = []
+    batch: list[dict[str, Any]] = [{}]  # together with the first stage, which starts from it too
+    best: dict[str, Any] = {}
+    for stage in SPACE:
+        value = _value(config, stage.field)
+        if value is not None:
+            batch += [{**best, stage.field: other} for other in stage.others(value)]
+        batch = batch[: limit - len(found)]
+        if batch:
+            found += train(batch)
+            batch = []
+            best = dict(max(found, key=lambda outcome: outcome.value).trial.overrides)
+    return found, max(found, key=lambda outcome: outcome.value)
+
+
+def _value(config: ConfigDict, field: str) -> Any:
+    value: Any = config
+    for part in field.split("."):
+        if part not in value:
+            return None
+        value = value[part]
+    return value

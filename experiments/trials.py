@@ -1,0 +1,257 @@
+"""Trials: trainings of one config with overrides, each in a directory of its own.
+
+    OUT/trials/NAME/run          the run directory
+    OUT/trials/NAME/train.json   how the training went (`jobs.Record`), and train.log, what it said
+
+NAME is readable and ends in a hash of everything that decides the result: the resolved config and
+the examples. So the same command finds its trials again, and a changed config starts new ones.
+Trials are compared on validation, by what training wrote of it; nothing here looks at the test.
+"""
+
+import dataclasses
+import json
+import math
+import os
+import re
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from experiments import jobs
+from interactrank_jax import configuration, files, metrics
+from interactrank_jax.data.examples import Examples
+from interactrank_jax.errors import InputError
+
+LONGEST_NAME = 100
+# The smallest sizes, for `--quick`: shows that everything runs.
+QUICK = {
+    "train.batch_size": 64,
+    "train.max_steps": 8,
+    "train.eval_every": 4,
+    "train.log_every": 2,
+    "train.checkpoint_every": 4,
+    "evaluate.bootstrap": 10,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Trial:
+    """One training.
+
+    Attributes:
+      spec: FILE[:ARGUMENT] of the config.
+      overrides: dotted field -> value, what tells it from the others.
+      common: the same, of all of them.
+      config: the three together.
+      examples: directory of the examples.
+      directory: of the trial.
+    """
+
+    spec: str
+    overrides: Mapping[str, Any]
+    common: Mapping[str, Any]
+    config: ConfigDict
+    examples: Path
+    directory: Path
+
+    @property
+    def name(self) -> str:
+        """The overrides, for reading."""
+        return describe(self.overrides)
+
+    @property
+    def workdir(self) -> Path:
+        """The run directory."""
+        return self.directory / "run"
+
+    @property
+    def metric(self) -> str:
+        """The validation metric that its best model is chosen by."""
+        return str(self.config.train.select_by)
+
+    @property
+    def command(self) -> tuple[str, ...]:
+        """Program and arguments that train it, or go on with it."""
+        both = {**self.common, **self.overrides}
+        return (
+            *(sys.executable, "-m", "interactrank_jax", "train"),
+            f"--config={self.spec}",
+            *(f"--config.{field}={_text(value)}" for field, value in both.items()),
+            f"--examples={self.examples}",
+            f"--workdir={self.workdir}",
+        )
+
+    @property
+    def job(self) -> jobs.Job:
+        """The training as a job."""
+        return jobs.Job(self.name, self.command, self.directory / "train.json")
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """What a trial came to.
+
+    Attributes:
+      trial: the trial.
+      record: how its training went.
+      curve: (step, validation metrics by name), in order of steps.
+      best: of those the one whose model the run kept; None if it has none.
+    """
+
+    trial: Trial
+    record: jobs.Record
+    curve: tuple[tuple[int, dict[str, float]], ...]
+    best: tuple[int, dict[str, float]] | None
+
+    @property
+    def value(self) -> float:
+        """The validation metric at the best step, its sign such that higher is better."""
+        if self.error or self.best is None:
+            return -math.inf
+        return _sign(self.trial.metric) * self.best[1][self.trial.metric]
+
+    @property
+    def error(self) -> str:
+        """Why it cannot be compared with others, '' if it can."""
+        if self.record.status == jobs.STOPPED and self.best is None:
+            return (
+                f"stopped after {self.record.seconds:.0f} s, before its first validation: a larger "
+                f"--budget_s or a smaller config.train.eval_every is needed"
+            )
+        return self.record.error
+
+
+def make(
+    spec: str,
+    sweep: Iterable[Mapping[str, Any]],
+    examples: Path,
+    out: Path,
+    common: Mapping[str, Any] | None = None,
+) -> tuple[Trial, ...]:
+    """Returns the trials of a sweep, each once.
+
+    Args:
+      spec: FILE[:ARGUMENT] of the config.
+      sweep: overrides of each trial.
+      examples: directory of the examples.
+      out: directory below which each trial has its own.
+      common: overrides of all of them, where they set no others.
+
+    Raises:
+      InputError: no such config or examples, an unknown field, or a value of another type.
+    """
+    digest = Examples(examples).metadata.digest
+    common = common or {}
+    trials = {}
+    for given in sweep:
+        overrides = {field: _plain(value) for field, value in given.items()}
+        config = resolve(spec, {**common, **overrides})
+        key = files.digest([configuration.to_json(config), digest])[:8]
+        readable = re.sub(r"[^\w.,=+-]", "", describe(overrides))[:LONGEST_NAME]
+        directory = out / "trials" / f"{readable}-{key}"
+        trials[directory] = Trial(spec, overrides, common, config, examples, directory)
+    return tuple(trials.values())
+
+
+def resolve(spec: str, overrides: Mapping[str, Any]) -> ConfigDict:
+    """Returns a config with overrides.
+
+    Raises:
+      InputError: an unknown field, or a value of another type than its own.
+    """
+    config = configuration.load(spec)
+    configuration.check_overrides(config, [f"--config.{field}=" for field in overrides])
+    for field, value in overrides.items():
+        try:
+            config.update_from_flattened_dict({field: value})
+        except (TypeError, ValueError) as error:
+            raise InputError(f"config.{field} cannot be {value!r}: {error}") from error
+    return config
+
+
+def run(trials: Sequence[Trial], *, parallel: int = 1, budget_s: float = math.inf) -> list[Outcome]:
+    """Trains what is not trained yet (see `jobs.run`); returns an outcome per trial."""
+    by_job = {trial.job: trial for trial in trials}
+    # Seeds compile the same step: it is kept beside the trials.
+    cache = {str(trial.directory.parents[1] / "compiled") for trial in trials}
+    records = jobs.run(
+        list(by_job),
+        parallel=parallel,
+        budget_s=budget_s,
+        environment={"JAX_COMPILATION_CACHE_DIR": cache.pop()} if cache else {},
+        report=lambda job, record: summary(read(by_job[job], record)),
+    )
+    return [read(trial, record) for trial, record in zip(trials, records, strict=True)]
+
+
+def compile_quickly() -> None:
+    """Makes trials to come spend little on compiling, which is most of a quick run."""
+    os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
+
+
+def read(trial: Trial, record: jobs.Record) -> Outcome:
+    """Reads what a trial's run wrote of its validations."""
+    curve = []
+    file = trial.workdir / "metrics.jsonl"
+    for line in file.read_text(encoding="utf-8").splitlines() if file.exists() else ():
+        values = json.loads(line)
+        validation = {
+            name.removeprefix("validation/"): float(value)
+            for name, value in values.items()
+            if name.startswith("validation/") and value is not None
+        }
+        if trial.metric in validation:
+            curve.append((int(values["step"]), validation))
+    sign = _sign(trial.metric)
+    # The first of equal ones, as in training.
+    best = max(curve, key=lambda point: sign * point[1][trial.metric], default=None)
+    return Outcome(trial, record, tuple(curve), best)
+
+
+def summary(outcome: Outcome) -> str:
+    """Returns one line on a trial."""
+    if outcome.error or outcome.best is None:
+        return f"{outcome.trial.name}: {outcome.error or outcome.record.status}"
+    step, values = outcome.best
+    metric = outcome.trial.metric
+    return (
+        f"{outcome.trial.name}: validation {metric} {values[metric]:.4f} at step {step:,}, "
+        f"{outcome.record.seconds:.0f} s{stopped(outcome)}"
+    )
+
+
+def stopped(outcome: Outcome) -> str:
+    """Returns what to add where the time limit ended a trial, else ''."""
+    return ", stopped by its time limit" if outcome.record.status == jobs.STOPPED else ""
+
+
+def describe(overrides: Mapping[str, Any]) -> str:
+    """Returns overrides for reading, such as 'optimizer.learning_rate=0.001, tower.dropout=0.2'."""
+    parts = [f"{short(field)}={_text(value)}" for field, value in overrides.items()]
+    return ", ".join(parts) or "as configured"
+
+
+def short(field: str) -> str:
+    """Returns the last two parts of a dotted field: one alone would be ambiguous."""
+    return ".".join(field.split(".")[-2:])
+
+
+def _sign(metric: str) -> int:
+    return -1 if metric in metrics.LOWER_IS_BETTER else 1
+
+
+def _plain(value: Any) -> Any:
+    """Returns NumPy's numbers as Python's and lists as tuples, whose `repr` is what flags take."""
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, list | tuple):
+        return tuple(_plain(entry) for entry in value)
+    return value
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else repr(value)

@@ -1,0 +1,377 @@
+"""Sweeps, the processes they run in, and the table that they end in."""
+
+import json
+import math
+import os
+import shlex
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from experiments import jobs, run, sweeps, trials
+from experiments.sweeps import over, product, zipped
+from interactrank_jax.errors import InputError
+from tests.conftest import REPOSITORY
+
+CONFIG = f"{REPOSITORY / 'tests/faults/configs.py'}:tiny"
+RATE = "train.optimizer.learning_rate"
+
+
+# --- sweeps -----------------------------------------------------------------------------------
+
+
+def test_product_and_zipped_compose():
+    sizes = zipped(over("hidden", (8, 16)), over("out", (4, 8)))
+    assert list(product(sizes, over("dropout", (0.0, 0.5)))) == [
+        {"hidden": 8, "out": 4, "dropout": 0.0},
+        {"hidden": 8, "out": 4, "dropout": 0.5},
+        {"hidden": 16, "out": 8, "dropout": 0.0},
+        {"hidden": 16, "out": 8, "dropout": 0.5},
+    ]
+    with pytest.raises(ValueError, match="shorter"):
+        list(zipped(over("hidden", (8, 16)), over("out", (4,))))
+
+
+def write_sweep(path: Path, body: str) -> Path:
+    path.write_text(f"from experiments.sweeps import over\n\ndef sweep():\n    return {body}\n")
+    return path
+
+
+def test_a_sweep_file_yields_each_trial_once(tmp_path):
+    file = write_sweep(tmp_path / "sweep.py", "[{'a': 1}, {'a': 2}, {'a': 1}]")
+    assert sweeps.load(file) == [{"a": 1}, {"a": 2}]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "defines no function `sweep`"),
+        ("def sweep():\n    return [3]\n", "yields 3. Expected dicts"),
+        ("def sweep():\n    return []\n", "yields nothing"),
+    ],
+)
+def test_a_file_that_is_no_sweep_says_what_is_missing(tmp_path, text, message):
+    file = tmp_path / "sweep.py"
+    file.write_text(text)
+    with pytest.raises(InputError, match=message):
+        sweeps.load(file)
+    with pytest.raises(InputError, match="no Python file"):
+        sweeps.load(tmp_path / "absent.py")
+
+
+@pytest.mark.parametrize("file", sorted((REPOSITORY / "experiments/sweeps").glob("[!_]*.py")))
+def test_example_sweeps_fit_a_config(file, examples_path, tmp_path):
+    made = trials.make(CONFIG, sweeps.load(file), examples_path, tmp_path)
+    assert len(made) == len(sweeps.load(file)) > 1
+
+
+# --- trials -----------------------------------------------------------------------------------
+
+
+def test_names_are_readable_and_stand_for_all_that_decides(examples_path, tmp_path):
+    def names(*sweep, config=CONFIG, common=None):
+        made = trials.make(config, sweep, examples_path, tmp_path, common)
+        return [trial.directory.name for trial in made]
+
+    (name,) = names({RATE: 0.002})
+    assert name.startswith("optimizer.learning_rate=0.002-")
+    assert names({RATE: np.float64(0.002)}) == [name]
+    assert names({}, {RATE: 0.002}, {}) == [*names({}), name]
+    assert names({RATE: 0.003}) != names({RATE: 0.002}, common={"model.embedding_dim": 4}) != [name]
+    assert names({RATE: 0.002}, config=CONFIG.replace(":tiny", ":long")) != [name]
+
+
+def test_overrides_become_flags(examples_path, tmp_path):
+    overrides = {"model.tower.hidden": [8, 4], "train.loss.name": "focal", RATE: np.float32(0.5)}
+    (trial,) = trials.make(CONFIG, [overrides], examples_path, tmp_path, {"train.seed": 3})
+    assert trial.command[1:4] == ("-m", "interactrank_jax", "train")
+    flags = [flag for flag in trial.command if flag.startswith("--config.")]
+    assert flags == [
+        "--config.train.seed=3",
+        "--config.model.tower.hidden=(8, 4)",
+        "--config.train.loss.name=focal",
+        "--config.train.optimizer.learning_rate=0.5",
+    ]
+    assert trial.config.model.tower.hidden == (8, 4)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"train.learning_rat": 1e-3}, "Did you mean config.train"),
+        ({"train.batch_size": "many"}, "config.train.batch_size cannot be 'many'"),
+    ],
+)
+def test_a_wrong_override_is_refused_before_anything_runs(
+    overrides, message, examples_path, tmp_path
+):
+    with pytest.raises(InputError, match=message):
+        trials.make(CONFIG, [{}, overrides], examples_path, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+# --- jobs -------------------------------------------------------------------------------------
+
+# Counts how often it was started; then does what it is told.
+PROGRAM = """
+import os, pathlib, signal, sys, time
+here = pathlib.Path(sys.argv[1])
+here.mkdir(exist_ok=True)
+starts = len(list(here.glob("start*")))
+(here / f"start{starts}").write_text(str(len(os.sched_getaffinity(0))))
+
+def saves(number, frame):
+    sys.exit(130)
+
+match sys.argv[2]:
+    case "fails":
+        print("a warning")
+        print("interactrank: no such field.\\n\\nUsage: more lines", file=sys.stderr)
+        sys.exit(2)
+    case "crashes":
+        raise RuntimeError("out of luck")
+    case "long" if starts == 0:
+        signal.signal(signal.SIGTERM, saves)
+        (here / "ready").touch()
+        time.sleep(60)
+    case "deaf":
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        (here / "ready").touch()
+        time.sleep(60)
+    case "meets":
+        (here.parent / f"met{os.getpid()}").touch()
+        while len(list(here.parent.glob("met*"))) < 2:
+            time.sleep(0.01)
+"""
+
+
+@pytest.fixture
+def make_job(tmp_path):
+    program = tmp_path / "program.py"
+    program.write_text(PROGRAM)
+
+    def make(name, what):
+        command = (sys.executable, str(program), str(tmp_path / name), what)
+        return jobs.Job(name, command, tmp_path / "records" / f"{name}.json")
+
+    return make
+
+
+def starts(tmp_path, name):
+    return len(list((tmp_path / name).glob("start*")))
+
+
+def test_a_finished_job_is_not_run_again_and_a_failed_one_is(make_job, tmp_path, capfd):
+    queue = [make_job("bad", "fails"), make_job("good", "ends"), make_job("worse", "crashes")]
+    for _ in range(2):
+        records = jobs.run(queue)
+        assert [record.status for record in records] == ["failed", "finished", "failed"]
+    assert records[0].error == "exit status 2: no such field."
+    assert records[2].error == "exit status 1: RuntimeError: out of luck"
+    assert [starts(tmp_path, name) for name in ("bad", "good", "worse")] == [2, 1, 2]
+    assert capfd.readouterr().out.count("good: finished") == 1
+    assert (tmp_path / "records/bad.log").read_text().count("a warning") == 2
+
+
+def test_a_job_that_is_killed_says_by_what(make_job, tmp_path):
+    job = make_job("one", "ends")
+    kill = "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
+    (record,) = jobs.run([jobs.Job("one", (sys.executable, "-c", kill), job.record)])
+    assert record.error.startswith("killed by SIGKILL")
+
+
+def test_jobs_run_at_once_each_on_its_share_of_the_cores(make_job, tmp_path):
+    records = jobs.run([make_job("a", "meets"), make_job("b", "meets")], parallel=2)
+    assert [record.status for record in records] == ["finished"] * 2  # each waited for the other
+    cores = [int((tmp_path / name / "start0").read_text()) for name in ("a", "b")]
+    available = len(os.sched_getaffinity(0))
+    # A process may look before it is bound, so neither count is exact; the assignment is.
+    assert all(1 <= count <= available for count in cores)
+    shares = [jobs._cores(slot, 2) for slot in range(2)]
+    assert sorted(core for share in shares for core in share) == sorted(os.sched_getaffinity(0))
+    assert jobs._cores(0, 1) == []  # alone, it has all of them
+    assert jobs._cores(available, available + 1)  # more jobs than cores: some share one
+
+
+def clock(tmp_path, *names):
+    """Time is up as soon as the named jobs are at work."""
+
+    def seconds(process):
+        name = process.job.name
+        return 100.0 if name in names and (tmp_path / name / "ready").exists() else 1.0
+
+    return property(seconds)
+
+
+def test_time_limit_stops_a_job_and_a_longer_one_takes_it_up(make_job, tmp_path, monkeypatch):
+    monkeypatch.setattr(jobs._Process, "seconds", clock(tmp_path, "slow"))
+    queue = [make_job("slow", "long"), make_job("quick", "ends")]
+    for _ in range(2):
+        slow, quick = jobs.run(queue, budget_s=50.0)
+        assert (slow.status, slow.seconds) == ("stopped", 100.0)
+        assert quick.status == "finished"
+    assert starts(tmp_path, "slow") == 1
+    slow, _ = jobs.run(queue, budget_s=200.0)
+    assert slow.status == "finished"
+    assert starts(tmp_path, "slow") == 2
+
+
+def test_a_job_that_does_not_stop_is_killed(make_job, tmp_path, monkeypatch):
+    monkeypatch.setattr(jobs._Process, "seconds", clock(tmp_path, "deaf"))
+    monkeypatch.setattr(jobs, "GRACE_S", 0.2)
+    (record,) = jobs.run([make_job("deaf", "deaf")], budget_s=50.0)
+    assert record.status == "stopped"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_stops_the_jobs_and_the_next_run_goes_on(make_job, tmp_path, number):
+    queue = [make_job("one", "long"), make_job("two", "ends")]
+
+    def interrupt():
+        while not (tmp_path / "one/ready").exists():
+            time.sleep(0.01)
+        os.kill(os.getpid(), number)
+
+    threading.Thread(target=interrupt).start()
+    with pytest.raises(KeyboardInterrupt):
+        jobs.run(queue)
+    assert [jobs.read_record(job).status for job in queue] == ["interrupted", "waiting"]
+    assert [record.status for record in jobs.run(queue)] == ["finished"] * 2
+    assert starts(tmp_path, "one") == 2
+
+
+# --- the table --------------------------------------------------------------------------------
+
+
+def outcome(overrides, aucs, status=jobs.FINISHED, seconds=10.0, error=""):
+    """An outcome whose validation ROC-AUC at steps 10, 20, ... is `aucs`."""
+    trial = trials.Trial(CONFIG, overrides, {}, trials.resolve(CONFIG, {}), Path(), Path())
+    curve = [(10 * k, {"roc_auc": auc, "logloss": 1 - auc}) for k, auc in enumerate(aucs, 1)]
+    best = max(curve, key=lambda point: point[1]["roc_auc"], default=None)
+    return trials.Outcome(trial, jobs.Record(status, seconds, error), tuple(curve), best)
+
+
+def test_table_ranks_trials_and_shows_failures():
+    outcomes = [
+        outcome({RATE: 0.1}, [], jobs.FAILED, 3.4, "exit status 3: step 2: a|b is not finite."),
+        outcome({RATE: 0.01}, [0.6, 0.7, 0.65]),
+        outcome({RATE: 0.02}, [0.6, 0.8], jobs.STOPPED, 60.2),
+        outcome({RATE: 0.03}, [], jobs.STOPPED, 60.2),
+    ]
+    header, _, *rows = run.table(outcomes).splitlines()
+    assert header == ("| optimizer.learning_rate | roc_auc | logloss | best step | seconds |  |")
+    assert rows[:3] == [
+        "| 0.02 | 0.8000 | 0.2000 | 20 | 60 | stopped by its time limit |",
+        "| 0.01 | 0.7000 | 0.3000 | 20 | 10 |  |",
+        "| 0.1 |  |  |  | 3 | failed: exit status 3: step 2: a\\|b is not finite. |",
+    ]
+    assert "before its first validation" in rows[3]
+
+
+def test_table_has_mean_and_deviation_over_seeds():
+    outcomes = [
+        outcome({RATE: rate, "train.seed": seed}, [auc])
+        for rate, seed, auc in ((0.1, 0, 0.5), (0.1, 1, 0.75), (0.2, 0, 0.5), (0.2, 1, 0.9))
+    ]
+    _, _, *rows = run.table(outcomes).splitlines()
+    assert rows == [
+        "| 0.2 | 0.7000 ± 0.2828 | 0.3000 ± 0.2828 | 10, 10 | 10, 10 |  |",
+        "| 0.1 | 0.6250 ± 0.1768 | 0.3750 ± 0.1768 | 10, 10 | 10, 10 |  |",
+    ]
+
+
+def test_a_metric_of_which_less_is_better_is_ranked_so():
+    less, more = outcome({RATE: 0.1}, [0.9]), outcome({RATE: 0.2}, [0.6])  # log loss .1 and .4
+    for each in (less, more):
+        each.trial.config.train.select_by = "logloss"
+    assert less.value == pytest.approx(-0.1)
+    assert run.groups([more, less]) == [[less], [more]]
+
+
+# --- the whole --------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def command(tmp_path, examples_path, monkeypatch):
+    """The command line of a sweep: a trial that ends, one that fails, one that goes on and on."""
+    monkeypatch.chdir(REPOSITORY)
+    file = write_sweep(
+        tmp_path / "sweep.py",
+        "[{'train.max_steps': 8}, {'train.batch_size': 4096},"
+        " {'train.max_steps': 1_000_000, 'train.patience': 0}]",
+    )
+    config = tmp_path / "config.py"  # the model that compiles fastest
+    config.write_text(
+        "from tests.synthetic import tiny_config\n\ndef get_config():\n"
+        "    return tiny_config('two_tower')\n"
+    )
+    out = tmp_path / "out"
+    return [f"--config={config}", f"--sweep={file}", f"--examples={examples_path}", f"--out={out}"]
+
+
+def test_a_sweep_of_trainings(command, tmp_path, monkeypatch, capsys):
+    def seconds(process):
+        file = process.job.record.parent / "run/metrics.jsonl"
+        validated = file.exists() and "validation/" in file.read_text()
+        return 100.0 if validated and "max_steps=1000000" in process.job.name else 1.0
+
+    monkeypatch.setattr(jobs._Process, "seconds", property(seconds))
+    record = tmp_path / "record.json"
+    flags = [*command, "--parallel=2", "--budget_s=50", f"--json={record}"]
+    assert run.main(flags) == 0
+    out = tmp_path / "out"
+    written = json.loads(record.read_text())
+    assert written == json.loads((out / "results.json").read_text())
+    by_status = {trial["status"]: trial for trial in written["trials"]}
+    assert set(by_status) == {"finished", "failed", "stopped"}
+    assert "fewer than one batch" in by_status["failed"]["error"]
+    assert by_status["finished"]["step"] in (4, 8)
+    stopped = by_status["stopped"]  # its best model so far is there to be used
+    assert stopped["validation"]["roc_auc"] > 0
+    assert (Path(stopped["workdir"]) / "best" / str(stopped["step"])).is_dir()
+    table = (out / "table.md").read_text()
+    assert table in capsys.readouterr().out
+    assert table.count("\n") == 5
+    assert (out / "figure.png").stat().st_size > 10_000
+
+    def logs():
+        return {path: path.stat().st_size for path in out.glob("trials/*/train.log")}
+
+    before = logs()
+    assert run.main(flags) == 0
+    grown = [path.parent.name for path, size in logs().items() if size > before[path]]
+    assert [name.startswith("train.batch_size=4096") for name in grown] == [True]
+
+
+def test_print_gives_a_shell_line_per_trial_and_runs_nothing(command, tmp_path, capsys):
+    assert run.main([*command, "--seeds", "0", "1", "--print"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 6
+    assert not (tmp_path / "out").exists()
+    words = shlex.split(lines[1])
+    assert words[:2] == ["env", "GLIBC_TUNABLES=glibc.malloc.hugetlb=1"]
+    assert words[3:6] == ["-m", "interactrank_jax", "train"]
+    assert {"--config.train.max_steps=8", "--config.train.seed=1"} <= set(words)
+    workdirs = {word for line in lines for word in shlex.split(line) if "--workdir" in word}
+    assert len(workdirs) == 6
+
+
+def test_wrong_flags_are_named(command, capsys):
+    assert run.main([*command[:1], "--sweep=no.py", *command[2:]]) == 2
+    assert "no.py is no Python file" in capsys.readouterr().err
+    for flag in ("--budget_s=0", "--parallel=0"):
+        with pytest.raises(SystemExit):
+            run.main([*command, flag])
+
+
+def test_a_sweep_without_any_success_says_so(command, tmp_path, monkeypatch):
+    failed = jobs.Record(jobs.FAILED, 1.0, "exit status 2")
+    monkeypatch.setattr(jobs, "run", lambda queue, **_: [failed] * len(queue))
+    assert run.main(command) == 1
+    assert (tmp_path / "out/table.md").read_text().count("failed: exit status 2") == 3
+    assert math.isinf(outcome({}, [], jobs.FAILED, error="x").value)
