@@ -103,9 +103,7 @@ class TestTowers:
         inputs, params = case.inputs, case.params
         request = embeddings.embed_requests(case.tables, case.batch, case.store, inputs)
         tower = params["query_tower"]["tower_input"]
-        numeric = self.normalized(
-            case, tower, inputs.request_numeric, case.batch["request_numeric"]
-        )
+        numeric = normalize(tower, inputs.request_numeric, request.numeric)
         means = {}
         for role in ("history", "query_history"):
             events = getattr(request, role)
