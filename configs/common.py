@@ -287,6 +287,10 @@ def model_config(name: str, pooling: str, masknet_blocks: int) -> ConfigDict:
 
 def fit_to_data(config: ConfigDict, argument: str) -> None:
     """Fits a whole config, its `model` part set, to the size and the protocol of a data set."""
+    is_random = argument in ("movielens_100k_random", "movielens_1m", "ratings")
+    if is_random and config.model.sequence.history == "mean":
+        # What somebody liked and what somebody disliked do not average.
+        config.model.sequence.history = "mean_by_action"
     if argument == "movielens_100k":
         fit_small_data(config)
     elif argument == "movielens_100k_random":

@@ -3,7 +3,7 @@
     interactrank prepare --config=configs/fit.py --log=LOG --out=EXAMPLES
     interactrank train   --config=configs/fit.py --examples=EXAMPLES --workdir=RUN
 
-Arguments: those of `configs/common.py`. Hardware, time and expected metrics: README, "Results".
+Arguments: those of `configs/common.py`. Hardware and time: README, "Sweeps and comparisons".
 Switches: model.meta.vectors=0 (no meta queries), model.meta.attention_hidden=0 (no target
 attention), model.late.user_heads=0 (a dot product).
 """
@@ -19,6 +19,7 @@ def get_config(argument: str = "search") -> ConfigDict:
     config.model = common.model_config("fit", pooling="mean", masknet_blocks=0)
     config.model.sequence.update({"history": "target", "action": True, "age_buckets": 16})
     add_fit(config.model)
+    config.train.loss.softmax_weight = 0.0  # it would take all N user vectors in training
     common.fit_to_data(config, argument)
     return config
 
@@ -40,6 +41,6 @@ def add_fit(model: ConfigDict) -> None:
             "item_heads": 4,
             "width": 16,
             "hidden": (8, 8),
-            "scale_init": 1 / 0.07,
+            "scale_init": 5.0,
         }
     )

@@ -36,12 +36,16 @@ def _other_dropout(rate: float) -> tuple[float, ...]:
     return tuple(sorted({0.0, 0.2, 0.4} - {rate}, key=lambda other: abs(other - rate))[:2])
 
 
+def _ten_times(weight: float) -> tuple[float, ...]:
+    return (10 * weight,) if weight else ()
+
+
 # What most decides how well a model does comes first: fewer trials leave the end away.
 SPACE = (
     Stage("train.tables.learning_rate", "a third and three times", _third_and_triple),
     Stage("train.optimizer.learning_rate", "a third and three times", _third_and_triple),
     Stage("model.tower.dropout", "the two nearest of 0, 0.2 and 0.4", _other_dropout),
-    Stage("model.embedding_dim", "half", lambda width: (width // 2,)),
+    Stage("train.loss.softmax_weight", "ten times", _ten_times),
 )
 TRIALS = 8  # of a model that has every field
 
