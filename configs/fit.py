@@ -19,7 +19,6 @@ def get_config(argument: str = "search") -> ConfigDict:
     config.model = common.model_config("fit", pooling="mean", masknet_blocks=0)
     config.model.sequence.update({"history": "target", "action": True, "age_buckets": 16})
     add_fit(config.model)
-    config.train.loss.softmax_weight = 0.0  # it would take all N user vectors in training
     common.fit_to_data(config, argument)
     return config
 
@@ -28,7 +27,7 @@ def add_fit(model: ConfigDict) -> None:
     """Adds the fields of the meta queries and of the late interaction."""
     model.meta = ConfigDict(
         {
-            "vectors": 16,  # N
+            "vectors": 8,  # N: the sampled softmax takes so many user vectors in training
             "attention_hidden": 16,
             "decay": 0.5,  # share of training over which the temperature falls from 1
             "temperature_min": 1e-3,

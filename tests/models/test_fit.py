@@ -17,7 +17,7 @@ from tests.models.model_case import CORPUS, Case
 from tests.models.test_layers import draw
 from tests.synthetic import tiny_config
 
-N = 16
+N = 8
 NO_DROPOUT = {"masknet": {"dropout": 0.0}}
 
 
