@@ -228,7 +228,16 @@ def test_a_job_that_does_not_stop_is_killed(make_job, tmp_path, monkeypatch):
     assert record.status == "stopped"
 
 
+@pytest.fixture
+def hears_sigint():
+    """What a shell without job control puts into the background ignores SIGINT from the start."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.usefixtures("hears_sigint")
 def test_an_interrupt_stops_the_jobs_and_the_next_run_goes_on(make_job, tmp_path, number):
     queue = [make_job("one", "long"), make_job("two", "ends")]
 

@@ -196,6 +196,39 @@ class TestEveryModel:
         for name, leaf in tables.items():
             np.testing.assert_array_equal(leaf[PADDING], 0, err_msg=name)
 
+    def test_training_gives_what_the_model_declares(self, case):
+        """By shapes alone: each model's own tests compare its training logits with those served."""
+
+        def train(params, tables, batch, store):
+            apply = functools.partial(
+                case.model.apply, {"params": params}, rngs={"dropout": jax.random.key(0)}
+            )
+            request = embeddings.embed_requests(tables, batch, store, case.inputs)
+            slate = embeddings.embed_items(tables, batch["item"], store, case.inputs)
+            query = apply(request, train=True, method="encode_query")
+            items = apply(slate, train=True, method="encode_item")
+            first = jax.tree.map(lambda leaf: leaf[:, 0], items)
+            training: Any = apply(
+                query,
+                items,
+                batch["cross"],
+                engaged=batch["mask"],
+                mask=batch["mask"],
+                progress=np.float32(0.3),
+                method="train_score",
+            )
+            return training, apply(query, first, method="similarity")
+
+        training, similarity = jax.eval_shape(
+            train, case.params, case.tables, case.batch, case.store
+        )
+        assert training.logits.shape == (REQUESTS, SLATE, HEADS)
+        assert similarity.shape == (REQUESTS, REQUESTS)
+        assert set(case.model.auxiliary_losses()) <= set(training.losses)
+        assert set(case.model.diagnostic_names()) == set(training.diagnostics)
+        for term in (*training.losses.values(), *training.diagnostics.values()):
+            assert term.loss.shape == term.weight.shape == ()
+
     def test_gradients_are_finite_where_there_is_nothing_to_see(self, case):
         nothing = {name: np.zeros_like(value) for name, value in case.batch.items()}
         for leaf in jax.tree.leaves(case.gradient(nothing)):

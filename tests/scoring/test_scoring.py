@@ -214,6 +214,31 @@ class TestRefusals:
         with pytest.raises(InputError, match="no model yet"):
             build_index(tmp_path / "run", examples_path, tmp_path / "index")
 
+    def test_an_index_of_a_model_that_does_not_decouple(self, tmp_path, examples):
+        Run(tmp_path / "run", tiny_config("deepfm"), examples.metadata).claim(examples)
+        with pytest.raises(InputError, match=r"'deepfm' model, a network over each pair"):
+            build_index(tmp_path / "run", examples.path, tmp_path / "index")
+
+
+def test_fit_is_served_by_the_number_of_an_items_meta_query(tmp_path, examples):
+    """Through the index an item scores what the model's own forward pass gives it, hard mode."""
+    workdir, path = tmp_path / "run", tmp_path / "index"
+    train(tiny_config("fit"), examples.path, workdir)
+    build_index(workdir, examples.path, path)
+    run = Run.open(workdir)
+    model, _ = run.restore_model()
+    index = Index(path, run, model)
+    assert index.items.meta.dtype == np.int32
+    assert len(np.unique(index.items.meta)) > 1
+    scorer = CorpusScorer(run.model, model["params"], index.items, run.rule.utility)
+    batch = next(iter(evaluation_batches(examples, "test", 45)))
+    cross = examples.sparse_cross("test").padded(batch["request_index"], scorer.num_items)
+    scores = np.asarray(scorer.scores(QueryEncoder(run, model, examples)(batch), *cross))
+    own = own_logits(run, model, examples)
+    for row, column in np.argwhere(batch["mask"]):
+        key = int(batch["request_index"][row]), int(batch["item"][row, column])
+        assert scores[row, key[1]] == pytest.approx(own[key], abs=1e-4)
+
 
 def test_integer_ids_stay_integers(tmp_path, trained_run, examples_path):
     """The nulls of the padding row must not turn them into floats."""
