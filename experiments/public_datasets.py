@@ -21,7 +21,7 @@ import numpy as np
 
 from experiments import comparison, contenders, search, trials
 from experiments.benchmarks import reporting
-from experiments.run import count, positive
+from experiments.command_line import count, exit_status, positive
 from interactrank_jax import configuration, files
 from interactrank_jax.data.examples import Examples
 from interactrank_jax.errors import InputError, did_you_mean
@@ -188,14 +188,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--quick", action="store_true", help="smallest sizes: shows that it runs")
     arguments = parser.parse_args(argv)
-    try:
-        return _main(arguments)
-    except InputError as error:
-        print(f"public_datasets: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("public_datasets: stopped; the same command goes on from there.", file=sys.stderr)
-        return 130
+    return exit_status("public_datasets", lambda: _main(arguments))
 
 
 def choose_models(asked: Sequence[str] | None, protocol: str) -> list[str]:

@@ -24,8 +24,8 @@ from typing import Any
 
 from experiments import jobs, sweeps, trials
 from experiments.benchmarks import reporting
+from experiments.command_line import count, exit_status, positive
 from interactrank_jax import configuration, files
-from interactrank_jax.errors import InputError
 
 SEED = "train.seed"
 SHOWN = ("roc_auc", "logloss", "request_auc")  # beside what is selected by
@@ -155,22 +155,6 @@ def shell_line(trial: trials.Trial) -> str:
     return shlex.join(["env", *variables, *trial.command])
 
 
-def positive(text: str) -> float:
-    """Parses a positive number from a command line."""
-    value = float(text)
-    if not value > 0:
-        raise argparse.ArgumentTypeError(f"{text} is not above 0")
-    return value
-
-
-def count(text: str) -> int:
-    """Parses a number of things, at least one, from a command line."""
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not at least 1")
-    return value
-
-
 def main(argv: list[str] | None = None) -> int:
     """Parses the command line and runs the sweep."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
@@ -187,14 +171,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--quick", action="store_true", help="smallest sizes: shows that it runs")
     parser.add_argument("--json", type=Path, help="write the record here as well")
     arguments = parser.parse_args(argv)
-    try:
-        return sweep(arguments)
-    except InputError as error:
-        print(f"run: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("run: stopped; the same command goes on from there.", file=sys.stderr)
-        return 130
+    return exit_status("run", lambda: sweep(arguments))
 
 
 def sweep(arguments: Any) -> int:

@@ -107,12 +107,10 @@ class Objective:
         rule: LabelRule,
         metadata: Metadata,
         num_items: int,
+        model: PreRanker,
         offset: float = 0.0,
-        model: PreRanker | None = None,
     ) -> "Objective":
-        """Reads `config.train.loss`; the other arguments are as the attributes.
-
-        A `model` adds its own terms.
+        """Reads `config.train.loss`; `model` adds terms of its own. The rest is as the attributes.
 
         Raises:
           InputError: an unknown name, a number out of range, another number of weights than there
@@ -173,8 +171,8 @@ class Objective:
             distillation_weights=_above_zero(loss, DISTILLATION),
             distill_temperature=float(loss.distill_temperature),
             offset=offset,
-            auxiliary=tuple(model.auxiliary_losses().items()) if model else (),
-            diagnostics=model.diagnostic_names() if model else (),
+            auxiliary=tuple(model.auxiliary_losses().items()),
+            diagnostics=model.diagnostic_names(),
             train_candidates=float(metadata.splits["train"].candidates),
             num_items=num_items,
         )

@@ -35,8 +35,8 @@ def make_train_step(
     optimizer: optax.GradientTransformation,
     row_optimizer: RowOptimizer,
     layout: Layout,
+    total_steps: int,
     microbatches: int = 1,
-    total_steps: int = 1,
 ) -> Callable[[TrainState, Batch, Batch], TrainState]:
     """Returns `step(state, batch, store) -> state`.
 
@@ -45,10 +45,10 @@ def make_train_step(
       objective: the loss.
       optimizer, row_optimizer: for the parameters and for the tables.
       layout: of the devices that the step is mapped over.
+      total_steps: length of the training, for models that change in its course.
       microbatches: parts that a device encodes one after the other, so that only one part's
         activations are in memory. The loss is that of the whole batch, in-batch negatives
         included: representations are kept, the rest is computed again for the gradient.
-      total_steps: length of the training, for models that change in its course.
     """
     inputs, axes = model.inputs, layout.batch
 

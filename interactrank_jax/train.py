@@ -76,8 +76,8 @@ def train(
         rule,
         examples.metadata,
         examples.num_items,
+        model,
         offset=prior_offsets(run, examples)[0],
-        model=model,
     )
     schedule = learning_rate(config.train.optimizer, total_steps)
     optimizer = dense_optimizer(config.train.optimizer, schedule)
@@ -126,8 +126,8 @@ def train(
             optimizer,
             row_optimizer,
             parallel.layout,
+            total_steps,
             microbatches=int(config.train.microbatches),
-            total_steps=total_steps,
         )
     )
     with (

@@ -74,7 +74,9 @@ def make_parts(examples: Examples) -> Parts:
     config.model.tower.masknet.update({"blocks": 1, "dropout": 0.0})
     config.train.loss.update(LOSS)
     run = Run("unused", config, examples.metadata)
-    objective = Objective.from_config(config, run.rule, examples.metadata, examples.num_items)
+    objective = Objective.from_config(
+        config, run.rule, examples.metadata, examples.num_items, run.model
+    )
     # Not Adam: it turns a gradient of rounding errors into a whole step.
     optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.sgd(0.1))
     row_optimizer = optim.RowOptimizer("adagrad", lambda _: jnp.float32(0.05))
@@ -113,7 +115,7 @@ def main(examples_path: str, result_path: str) -> None:
         parallel = DataParallel(
             kind, jax.devices()[:count], shards=shards, tables=examples.metadata.tables
         )
-        per_device = make_train_step(*step_parts, parallel.layout)
+        per_device = make_train_step(*step_parts, parallel.layout, STEPS)
         step = parallel.map_step(per_device)
         now = parallel.place(parallel.initialise(init))
         save(result, f"{name}/initial", parallel.canonical(now))

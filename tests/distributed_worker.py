@@ -36,7 +36,7 @@ def main(coordinator: str, process: str, examples_path: str, result_path: str) -
         result: dict[str, np.ndarray] = {}
         for name, (kind, shards) in RUNS.items():
             parallel = DataParallel(kind, shards=shards, tables=examples.metadata.tables)
-            step = parallel.map_step(make_train_step(*parts.step, parallel.layout))
+            step = parallel.map_step(make_train_step(*parts.step, parallel.layout, 1))
             state = parallel.place(parallel.initialise(parts.init))
             state = step(state, parallel.shard(batch), parallel.replicate(store))
             whole = multihost_utils.process_allgather(parallel.canonical(state), tiled=True)

@@ -34,7 +34,7 @@ class Trainer:
             self.run.rule,
             examples.metadata,
             examples.num_items,
-            model=self.run.model,
+            self.run.model,
         )
         self.optimizer, self.row_optimizer = optimizer, row_optimizer
         self.parallel = DataParallel("shard_map", jax.devices()[:1])
@@ -44,7 +44,8 @@ class Trainer:
             optimizer,
             row_optimizer,
             self.parallel.layout,
-            microbatches,
+            total_steps=100,
+            microbatches=microbatches,
         )
         self.store: Any = item_store(examples.items)
         self._step = self.parallel.map_step(self.per_device)

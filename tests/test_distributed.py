@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -10,13 +11,14 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
 import pytest
 
-from interactrank_jax import distributed
-from interactrank_jax.data.examples import Examples
+from interactrank_jax import distributed, evaluate
+from interactrank_jax.data.examples import Examples, write_metadata
 from interactrank_jax.errors import InputError
 from interactrank_jax.models.embeddings import item_store
 from interactrank_jax.parallel import DataParallel
@@ -114,7 +116,7 @@ def stepped(examples_path, tmp_path_factory):
     store = item_store(examples.items)
     store["id"] = store["id"] * SPREAD
     parallel = DataParallel("shard_map", jax.devices()[:1])
-    step = parallel.map_step(make_train_step(*parts.step, parallel.layout))
+    step = parallel.map_step(make_train_step(*parts.step, parallel.layout, 1))
     state = step(
         parallel.place(parallel.initialise(parts.init)),
         parallel.shard(one_batch(examples)),
@@ -192,6 +194,43 @@ class TestTwoProcesses:
         steps = [re.search(r"stopped after step (\d+)", text)[1] for text in said]
         assert steps[0] == steps[1]
         assert (tmp_path / "run" / "checkpoints" / steps[0]).is_dir()
+
+
+@pytest.mark.devices
+def test_a_run_with_split_tables_trains_resumes_and_is_evaluated(examples_path, tmp_path):
+    """Four devices of one process; the item table is long enough to be split over all of them."""
+    copy = shutil.copytree(examples_path, tmp_path / "examples")
+    metadata = Examples(copy).metadata
+    metadata.tables[LONG_TABLE] = LONG_ROWS
+    ids = np.load(copy / "items" / "id.npy")
+    np.save(copy / "items" / "id.npy", ids * SPREAD)
+    write_metadata(copy, metadata)
+    workdir = tmp_path / "run"
+    command = [
+        *(sys.executable, "-m", "interactrank_jax", "train"),
+        "--config=tests/distributed_config.py",
+        *(f"--examples={copy}", f"--workdir={workdir}"),
+        *("--config.train.parallel=shard_map", "--config.train.table_shards=4"),
+    ]
+    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=4"
+    settings: Any = {"cwd": REPOSITORY, "env": {**os.environ, "XLA_FLAGS": flags}}
+    process = subprocess.Popen(command, **settings)
+    wait_until_it_trains(workdir, [process])
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(PATIENCE_S) == 130
+    subprocess.run(command, **settings, check=True, timeout=PATIENCE_S)
+    steps = [row["step"] for row in metrics(workdir)]
+    assert steps == sorted(steps)
+    validations = {
+        row["step"]: row["validation/roc_auc"]
+        for row in metrics(workdir)
+        if "validation/roc_auc" in row
+    }
+    assert list(validations) == [20, 40, 60]
+    result = evaluate.evaluate(workdir, copy, "validation")  # on one device, which holds it whole
+    assert result["step"] == max(validations, key=validations.__getitem__)
+    expected = validations[result["step"]]
+    assert result["metrics"]["roc_auc"] == pytest.approx(expected, abs=1e-6)
 
 
 def test_a_process_number_out_of_range_is_refused_before_any_waiting():

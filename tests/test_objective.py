@@ -78,8 +78,8 @@ def trainer(examples):
 def make_objective(examples, **loss) -> Objective:
     config = tiny_config("two_tower")
     config.train.loss.update(loss)
-    rule = Run("unused", config, examples.metadata).rule
-    return Objective.from_config(config, rule, examples.metadata, examples.num_items)
+    run = Run("unused", config, examples.metadata)
+    return Objective.from_config(config, run.rule, examples.metadata, examples.num_items, run.model)
 
 
 class TestEveryTermTogether:

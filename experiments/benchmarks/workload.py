@@ -262,9 +262,7 @@ class Trainer:
         rule = LabelRule.from_config(config.label, metadata.actions)
         inputs = Inputs.from_metadata(metadata, rule.heads, config.model)
         self.model = model = build_model(config.model, inputs)
-        objective = Objective.from_config(
-            config, rule, metadata, len(workload.store["id"]), model=model
-        )
+        objective = Objective.from_config(config, rule, metadata, len(workload.store["id"]), model)
         optimizer = dense_optimizer(
             config.train.optimizer, learning_rate(config.train.optimizer, TOTAL_STEPS)
         )
@@ -287,7 +285,9 @@ class Trainer:
         )
         self.state: Any = self.parallel.place(self.parallel.initialise(init))
         self.store = self.parallel.replicate(item_store(workload.store))
-        step = make_train_step(model, objective, optimizer, row_optimizer, self.parallel.layout)
+        step = make_train_step(
+            model, objective, optimizer, row_optimizer, self.parallel.layout, TOTAL_STEPS
+        )
         self._step = self.parallel.map_step(step)
 
     def snapshot(self) -> TrainState:

@@ -25,6 +25,8 @@ import pyarrow as pa
 from interactrank_jax.data.dense import Impressions, Requests
 from interactrank_jax.data.schema import FeatureSpec, Log
 
+logger = logging.getLogger(__name__)
+
 CLEAN_TIME, CLEAN_RANDOM, PUBLISHED = PROTOCOLS = ("clean_time", "clean_random", "published")
 TEST = 2  # index of the test split
 
@@ -57,7 +59,7 @@ def publish(
       `[M]`. A mean over no row at all is 0.
     """
     names = [log.schema.actions[action] for action in means]
-    logging.warning(
+    logger.warning(
         "protocol 'published': the mean of '%s' over training and over test, each row's own label "
         "included, is a feature. IT LEAKS THE LABEL: compare with published figures only.",
         "' and '".join(names),

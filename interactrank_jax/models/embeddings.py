@@ -71,7 +71,7 @@ class Inputs(NamedTuple):
         Raises:
           InputError: `only`, `exclude` or `sequence.features` names what is not there.
         """
-        only, exclude = tuple(config.get("only", ())), tuple(config["exclude"])
+        only, exclude = tuple(config["only"]), tuple(config["exclude"])
         sequence = config["sequence"]
         histories = tuple(role for role in HISTORIES if sequence[role] != "none")
         request_side, item_side = ("user", "request"), ("item",)

@@ -13,13 +13,17 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from interactrank_jax.data.examples import Feature, NumericStatistics
-from interactrank_jax.errors import InputError, did_you_mean
+from interactrank_jax.errors import InputError
 from interactrank_jax.losses import Total
 from interactrank_jax.models.cross import scale_cross
 from interactrank_jax.models.embeddings import ItemInput, RequestInput
 from interactrank_jax.models.layers import MLP, NumericNormalizer
 from interactrank_jax.models.preranker import PreRanker, Training
-from interactrank_jax.models.sequence import masked_mean, masked_mean_by_action
+from interactrank_jax.models.sequence import (
+    check_poolings,
+    masked_mean,
+    masked_mean_by_action,
+)
 
 Array = jax.Array
 
@@ -123,12 +127,7 @@ class JointRanker(PreRanker):
     def setup(self):
         """Makes what turns inputs into fields, and the deep part."""
         config, inputs = self.config, self.inputs
-        for role in inputs.histories:
-            if config.sequence[role] not in POOLINGS:
-                raise InputError(
-                    f"config.model.sequence.{role} is '{config.sequence[role]}' in model "
-                    f"'{config.name}'." + did_you_mean(config.sequence[role], POOLINGS)
-                )
+        check_poolings(config, inputs.histories, POOLINGS)
         views, scale, heads = tuple(config.tower.numeric_views), config.embedding_scale, self.heads
         width = self.row_width("")
         self.request_fields = SideFields(

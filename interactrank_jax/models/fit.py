@@ -16,7 +16,7 @@ from flax import linen as nn
 from interactrank_jax import losses
 from interactrank_jax.losses import Total
 from interactrank_jax.models.embeddings import ItemInput, RequestInput
-from interactrank_jax.models.late import LightweightScorer, lightweight_score
+from interactrank_jax.models.late import LightweightScorer
 from interactrank_jax.models.layers import along_last
 from interactrank_jax.models.preranker import PreRanker, Training
 from interactrank_jax.models.sequence import EventEmbedding, TargetAttention
@@ -108,14 +108,14 @@ class FIT(PreRanker):
         user_vectors, item_vectors = heads, 1
         if late.user_heads:
             user_vectors, item_vectors, width = late.user_heads, late.item_heads, late.width
-            self.scorer = LightweightScorer(
-                user_vectors, item_vectors, tuple(late.hidden), heads, late.scale_init
-            )
+            self.scorer = LightweightScorer(tuple(late.hidden), heads, late.scale_init)
         else:
             weight = nn.initializers.constant(float(np.log(np.expm1(config.dot_weight_init))))
             self.dot_weight = self.param("dot_weight", weight, (heads,))
             self.bias = self.param("bias", nn.initializers.zeros, (heads,))
-        self.query_tower = QueryTower(config, self.inputs, user_vectors, width)
+        self.query_tower = QueryTower(
+            config, self.inputs, user_vectors, width, has_target=self._attends()
+        )
         self.item_tower = ItemTower(config, self.inputs, item_vectors, width)
         self.log_inverse_temperature = self.param(
             "log_inverse_temperature", nn.initializers.constant(np.log(1 / 0.07)), ()
@@ -190,28 +190,19 @@ class FIT(PreRanker):
 
     def score_all(self, query: Array, items: Item) -> Array:
         """Returns `[R, I, H]`, request by request: user vectors are picked for each item."""
-        weights = self._score_weights()
 
-        def one(vectors):
-            return self._score(weights, vectors[items.meta], items.vectors)
+        def one(model, carry, vectors):
+            return carry, model._logits(vectors[items.meta], items.vectors)
 
-        return jax.lax.map(one, query)
+        by_request = nn.scan(one, variable_broadcast="params", split_rngs={"params": False})
+        return by_request(self, (), query)[1]
 
     def _logits(self, user: Array, item: Array) -> Array:
-        return self._score(self._score_weights(), user, item)
-
-    def _score_weights(self) -> Any:
-        if self.config.late.user_heads:
-            return self.scorer.weights()
-        return nn.softplus(self.dot_weight), self.bias
-
-    def _score(self, weights: Any, user: Array, item: Array) -> Array:
         """Returns logits `[..., H]` of user vectors `[..., U, p]` and items `[..., V, p]`."""
         if self.config.late.user_heads:
-            return lightweight_score(weights, user, item)
-        weight, bias = weights
+            return self.scorer(user, item)
         dot = jnp.einsum("...hp,...vp->...h", user, item)
-        return dot * along_last(weight, dot) + along_last(bias, dot)
+        return dot * along_last(nn.softplus(self.dot_weight), dot) + along_last(self.bias, dot)
 
     def similarity(self, query: Any, items: Item) -> Array:
         """Returns `[R, N]`: mean cosine of the heads over the learned temperature."""

@@ -1,5 +1,6 @@
 """Sequences of items in the query tower: the user's real-time history, the query's own history."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -7,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
+from interactrank_jax.errors import InputError, did_you_mean
 from interactrank_jax.models.embeddings import SequenceInput
 from interactrank_jax.models.layers import along_last
 
@@ -18,6 +20,23 @@ def age_bucket(age: Array, buckets: int) -> Array:
     # By the exponent's bits: a float32 logarithm of 8 may lie below 3.
     _, bucket = jnp.frexp(jnp.maximum(age, 0.5))
     return jnp.clip(bucket.astype(jnp.int32), 0, buckets - 1)
+
+
+def check_poolings(config: Any, roles: Sequence[str], kinds: Sequence[str]) -> None:
+    """Raises InputError where `config.sequence` pools a history in a way that is none of `kinds`.
+
+    Args:
+      config: the `model` part of a config.
+      roles: of the histories that the model looks at.
+      kinds: that the model knows.
+    """
+    for role in roles:
+        kind = str(config.sequence[role])
+        if kind not in kinds:
+            raise InputError(
+                f"config.model.sequence.{role} is '{kind}' in model '{config.name}'."
+                + did_you_mean(kind, kinds)
+            )
 
 
 def masked_mean(items: Array, mask: Array) -> Array:

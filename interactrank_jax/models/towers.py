@@ -14,11 +14,15 @@ from interactrank_jax.models.embeddings import QUERY, Inputs, ItemInput, Request
 from interactrank_jax.models.layers import MLP, NumericNormalizer, ParallelMaskNet, l2_normalize
 from interactrank_jax.models.sequence import (
     SequencePooling,
+    check_poolings,
     masked_mean,
     masked_mean_by_action,
 )
 
 Array = jax.Array
+
+
+POOLINGS = ("interactrank", "mean", "mean_by_action", "none")
 
 
 class TowerInput(nn.Module):
@@ -81,16 +85,21 @@ class QueryTower(nn.Module):
 
     `config.sequence` says how each of `history` and `query_history` is pooled: 'interactrank'
     (weighted pooling and query cross-attention, with age and action), 'mean', 'mean_by_action' (one
-    mean per action), or 'none'; 'target' leaves it to a model that attends to it by a target.
+    mean per action), or 'none'; 'target' leaves `history` to a model that attends to it by a target
+    of its own, and says so with `has_target`.
     """
 
     config: FrozenConfigDict
     inputs: Inputs
     vectors: int
     width: int
+    has_target: bool = False
 
     def setup(self):
         """Makes the parts."""
+        for role in self.inputs.histories:
+            kinds = (*POOLINGS, "target") if role == "history" and self.has_target else POOLINGS
+            check_poolings(self.config, (role,), kinds)
         dtype = jnp.dtype(self.config.dtype)
         self.tower_input = TowerInput(self.config.tower, self.inputs.request_numeric, dtype)
         self.tower_output = TowerOutput(self.config.tower, self.vectors, self.width, dtype)

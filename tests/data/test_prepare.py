@@ -6,10 +6,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from interactrank_jax.data import simulate
-from interactrank_jax.data.dense import Impressions
 from interactrank_jax.data.examples import Examples
 from interactrank_jax.data.prepare import prepare
-from interactrank_jax.data.splits import make_slates
 from interactrank_jax.data.vocabulary import Vocabulary, as_values
 from interactrank_jax.errors import InputError
 from tests.data.handmade_log import (
@@ -286,29 +284,6 @@ def test_random_splits_have_no_ages(timeless):
         assert columns["mask"].sum() == timeless.split(split).candidates
         assert not columns["history_age"].any()
         assert columns["history_item"].any()
-
-
-def test_a_slate_of_a_random_split_holds_one_fold_of_one_request():
-    rng = np.random.default_rng(0)
-    request = np.sort(rng.integers(0, 20, 400)).astype(np.int32)
-    fold = rng.integers(-1, 5, 400).astype(np.int8)
-    place = np.arange(400)
-    impressions = Impressions(place, request, place, place, np.zeros((400, 1), np.uint8), {})
-    rows = np.flatnonzero(fold >= 0)
-    slates = make_slates(impressions, rows, fold, slate=3)
-    cut = [
-        slates.rows[start : start + length]
-        for start, length in zip(slates.start, slates.length, strict=True)
-    ]
-    assert sorted(np.concatenate(cut)) == rows.tolist()
-    for owner, held in zip(slates.request, cut, strict=True):
-        assert 1 <= len(held) <= 3
-        assert set(request[held]) == {owner}
-        assert len(set(fold[held])) == 1
-    full = sum(len(held) == 3 for held in cut)
-    groups, sizes = np.unique(np.stack([request[rows], fold[rows]]), axis=1, return_counts=True)
-    assert full == (sizes // 3).sum()
-    np.testing.assert_array_equal(slates.distinct, np.unique(groups[0]))
 
 
 def test_a_log_without_time_is_prepared_at_random(tmp_path):

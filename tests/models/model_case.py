@@ -26,9 +26,20 @@ SWITCHES: dict[str, dict[str, Any]] = {  # of InteractRank
     "linear cross": {"cross": {"transform": "linear"}},
     "bfloat16": {"dtype": "bfloat16"},
 }
-CASES: dict[str, tuple[str, dict[str, Any]]] = {name: (name, {}) for name in MODELS} | {
-    name: (INTERACTRANK, fields) for name, fields in SWITCHES.items()
+FIT_SWITCHES: dict[str, dict[str, Any]] = {
+    "fit without meta queries": {"meta": {"vectors": 0}, "sequence": {"history": "mean"}},
+    "fit without attention": {
+        "meta": {"attention_hidden": 0},
+        "sequence": {"history": "mean_by_action"},
+    },
+    "fit with a dot product": {"late": {"user_heads": 0}},
+    "fit with 3 by 2 heads": {"late": {"user_heads": 3, "item_heads": 2}},
 }
+CASES: dict[str, tuple[str, dict[str, Any]]] = (
+    {name: (name, {}) for name in MODELS}
+    | {name: (INTERACTRANK, fields) for name, fields in SWITCHES.items()}
+    | {name: ("fit", fields) for name, fields in FIT_SWITCHES.items()}
+)
 UTILITY = (1.0, 0.25)
 REQUESTS, HEADS = 6, 2
 CORPUS = np.arange(1, 12, dtype=np.int32)
@@ -115,6 +126,43 @@ class Case:
             "rank_all": apply(query, corpus_items, UTILITY, method="rank_all"),
             "similarity": apply(query, corpus_items, method="similarity"),
         }
+
+    @functools.cached_property
+    def training(self):
+        """What the model says in training, with dropout: of progress, parameters, and a batch."""
+        compiled = jax.jit(self.train)
+
+        def training(progress=0.0, params=None, batch=None):
+            return compiled(
+                self.params if params is None else params,
+                self.tables,
+                self.store,
+                self.batch if batch is None else batch,
+                jnp.float32(progress),
+            )
+
+        return training
+
+    def train(self, params, tables, store, batch, progress):
+        """Encodes, scores and compares as a training step does."""
+        apply = functools.partial(
+            self.model.apply, {"params": params}, rngs={"dropout": jax.random.key(0)}
+        )
+        request = embeddings.embed_requests(tables, batch, store, self.inputs)
+        slate = embeddings.embed_items(tables, batch["item"], store, self.inputs)
+        query = apply(request, train=True, method="encode_query")
+        items = apply(slate, train=True, method="encode_item")
+        first = jax.tree.map(lambda leaf: leaf[:, 0], items)
+        training: Any = apply(
+            query,
+            items,
+            batch["cross"],
+            engaged=batch["mask"],
+            mask=batch["mask"],
+            progress=progress,
+            method="train_score",
+        )
+        return training, apply(query, first, method="similarity")
 
     @functools.cached_property
     def gradient(self):

@@ -9,7 +9,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from interactrank_jax.data.examples import Examples
 from interactrank_jax.errors import InputError
 from interactrank_jax.models import embeddings
 from interactrank_jax.models.two_tower import TwoTower
@@ -18,11 +17,6 @@ from tests.models.model_case import CORPUS, Case
 from tests.synthetic import TABLES, tiny_config
 
 DIM = 8  # of embeddings and of vectors alike
-
-
-@pytest.fixture(scope="module")
-def examples(examples_path):
-    return Examples(examples_path)
 
 
 @pytest.fixture(scope="module")

@@ -158,6 +158,7 @@ class TestLookup:
 
 def model_config(exclude=(), features=("item_id",), history="mean"):
     return {
+        "only": (),
         "exclude": exclude,
         "sequence": {"features": features, "history": history, "query_history": history},
     }

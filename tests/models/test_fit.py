@@ -1,20 +1,20 @@
 """FIT and InteractFIT against literal numpy versions of their equations, and beside each other."""
 
 import functools
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from interactrank_jax.data.examples import Examples
-from interactrank_jax.models import embeddings, fit, late
+from configs import fit as fit_config
+from interactrank_jax.models import embeddings, fit
 from interactrank_jax.models.fit import FIT, MetaQueries
+from interactrank_jax.models.late import LightweightScorer
 from interactrank_jax.models.two_tower import TwoTower
 from interactrank_jax.runs import Run
 from tests.models.model_case import CORPUS, Case
-from tests.models.test_layers import draw
+from tests.models.test_layers import apply, dense, draw, random_like
 from tests.synthetic import tiny_config
 
 N = 8
@@ -22,50 +22,8 @@ NO_DROPOUT = {"masknet": {"dropout": 0.0}}
 
 
 @pytest.fixture(scope="module")
-def examples(examples_path):
-    return Examples(examples_path)
-
-
-class TrainingCase(Case):
-    """A case that also says what the model gives in training, dropout off."""
-
-    def __init__(self, name, examples, **fields):
-        super().__init__(name, examples, **fields)
-        self._training = jax.jit(self._train)
-
-    def train(self, progress=0.0, params=None, batch=None, tables=None):
-        return self._training(
-            self.params if params is None else params,
-            self.tables if tables is None else tables,
-            self.store,
-            self.batch if batch is None else batch,
-            jnp.float32(progress),
-        )
-
-    def _train(self, params, tables, store, batch, progress):
-        apply = functools.partial(self.model.apply, {"params": params})
-        request = embeddings.embed_requests(tables, batch, store, self.inputs)
-        slate = embeddings.embed_items(tables, batch["item"], store, self.inputs)
-        query = apply(request, train=True, method="encode_query")
-        items = apply(slate, train=True, method="encode_item")
-        training: Any = apply(
-            query,
-            items,
-            batch["cross"],
-            engaged=batch["mask"],
-            mask=batch["mask"],
-            progress=progress,
-            method="train_score",
-        )
-        return {
-            "training": training,
-            "similarity": apply(query, jax.tree.map(lambda x: x[:, 0], items), method="similarity"),
-        }
-
-
-@pytest.fixture(scope="module")
 def case(examples):
-    return TrainingCase("fit", examples, meta={"temperature_min": 1e-6})
+    return Case("fit", examples, meta={"temperature_min": 1e-6})
 
 
 class TestMetaQueries:
@@ -101,60 +59,57 @@ class TestMetaQueries:
 class TestScorer:
     U, V, P, HIDDEN, H = 3, 2, 4, (5, 6), 2
 
-    def weights(self, seed=0):
-        module = late.LightweightScorer(self.U, self.V, self.HIDDEN, self.H, 1 / 0.07)
-        template = jax.eval_shape(lambda: module.init(jax.random.key(0), method="weights"))
-        leaves, tree = jax.tree.flatten(template["params"])
-        params = jax.tree.unflatten(
-            tree, [draw(seed + k, *leaf.shape) for k, leaf in enumerate(leaves)]
-        )
-        return module.apply({"params": params}, method="weights")
-
-    def test_equals_the_equations_one_pair_at_a_time(self):
-        weights = jax.tree.map(np.asarray, self.weights())
+    @pytest.fixture
+    def scorer(self):
+        """Module, random parameters, and heads of seven pairs."""
+        module = LightweightScorer(self.HIDDEN, self.H, 5.0)
         user, item = draw(10, 7, self.U, self.P), draw(11, 7, self.V, self.P)
+        return module, random_like(module, 0, user, item), user, item
+
+    def test_equals_the_equations_one_pair_at_a_time(self, scorer):
+        module, params, user, item = scorer
         expected = np.zeros((7, self.H))
         for pair in range(7):
             similarity = np.zeros((self.U, self.V))
             for u, v in np.ndindex(self.U, self.V):
                 dot = user[pair, u] @ item[pair, v]
-                similarity[u, v] = weights.scale * (dot - weights.centre[u, v])
+                similarity[u, v] = np.exp(params["log_scale"]) * (dot - params["centre"][u, v])
             first = np.zeros((self.U, self.HIDDEN[0]))
             for u in range(self.U):
-                first[u] = np.maximum(similarity[u] @ weights.item_weight + weights.item_bias, 0)
+                first[u] = np.maximum(dense(params["item"], similarity[u]), 0)
             second = np.zeros((self.HIDDEN[0], self.HIDDEN[1]))
             for k in range(self.HIDDEN[0]):
-                row = first[:, k] @ weights.user_weight + weights.user_bias
-                second[k] = np.maximum(row, 0)
-            expected[pair] = second.reshape(-1) @ weights.weight + weights.bias
-        found = jax.jit(late.lightweight_score)(weights, user, item)
+                second[k] = np.maximum(dense(params["user"], first[:, k]), 0)
+            expected[pair] = dense(params["output"], second.reshape(-1))
+        found = apply(module, params, user, item)
         np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
 
-    def test_permuting_user_heads_with_their_weights_alike_changes_nothing(self):
-        weights = self.weights()
-        user, item = draw(10, 7, self.U, self.P), draw(11, 7, self.V, self.P)
+    def test_permuting_user_heads_with_their_weights_alike_changes_nothing(self, scorer):
+        module, params, user, item = scorer
         order = np.array([2, 0, 1])
-        turned = weights._replace(
-            centre=weights.centre[order], user_weight=weights.user_weight[order]
-        )
-        before = late.lightweight_score(weights, user, item)
-        after = late.lightweight_score(turned, user[:, order], item)
+        turned = {
+            **params,
+            "centre": params["centre"][order],
+            "user": {**params["user"], "kernel": params["user"]["kernel"][order]},
+        }
+        before = apply(module, params, user, item)
+        after = apply(module, turned, user[:, order], item)
         np.testing.assert_allclose(after, before, rtol=1e-4, atol=1e-5)
-        assert not np.allclose(late.lightweight_score(weights, user[:, order], item), before)
+        assert not np.allclose(apply(module, params, user[:, order], item), before)
 
     def test_initial_logits_of_unit_vectors_have_a_usable_spread(self):
+        late = fit_config.get_config().model.late
+        module = LightweightScorer(tuple(late.hidden), 1, late.scale_init)
         spreads = []
         for seed in range(20):
-            module = late.LightweightScorer(4, 4, (8, 8), 1, 1 / 0.07)
-            params = module.init(jax.random.key(seed), method="weights")
-            weights = module.apply(params, method="weights")
             rng = np.random.default_rng(seed)
-            user, item = (rng.normal(size=(500, 4, 16)) for _ in range(2))
+            shapes = (500, late.user_heads, late.width), (500, late.item_heads, late.width)
+            user, item = (rng.normal(size=shape) for shape in shapes)
             user, item = (x / np.linalg.norm(x, axis=-1, keepdims=True) for x in (user, item))
-            logits = late.lightweight_score(weights, user, item)
+            logits, _ = module.init_with_output(jax.random.key(seed), user, item)
             spreads.append(float(np.std(logits)))
-        assert min(spreads) > 0.1
-        assert max(spreads) < 3
+        assert min(spreads) > 0.05
+        assert max(spreads) < 1
 
 
 class TestTraining:
@@ -162,7 +117,7 @@ class TestTraining:
         hard = case()["call"]
         distances, cosines = [], []
         for progress in (0.0, 0.4, 0.49, 0.5):
-            training = case.train(progress)["training"]
+            training = case.training(progress)[0]
             difference = np.abs(training.logits - hard)
             distances.append(difference[case.batch["mask"]].max())
             total = training.diagnostics["query_similarity"]
@@ -182,7 +137,7 @@ class TestTraining:
         odds = np.exp(attributes @ matrix.T)
         group = matrix @ matrix.T @ matrix
         soft = (odds / odds.sum(-1, keepdims=True)) @ group
-        found = np.asarray(case.train(0.0)["training"].logits)
+        found = np.asarray(case.training(0.0)[0].logits)
 
         @jax.jit
         def one(query):
@@ -200,7 +155,7 @@ class TestTraining:
         np.testing.assert_allclose(one(soft[:, :1]), found[:, 0], rtol=1e-3, atol=1e-3)
 
     def test_usage_counts_the_candidates_of_each_meta_query(self, case):
-        diagnostics = case.train()["training"].diagnostics
+        diagnostics = case.training()[0].diagnostics
         meta = case()["items"].meta[case.batch["mask"]]
         used = [float(diagnostics[f"meta_usage/{n}"].loss) for n in range(N)]
         np.testing.assert_array_equal(used, np.bincount(meta, minlength=N))
@@ -208,7 +163,7 @@ class TestTraining:
     def test_at_temperature_one_every_meta_vector_learns(self, case):
         def loss(matrix, progress):
             params = {**case.params, "meta": {"matrix": matrix}}
-            return (case.train(progress, params)["training"].logits ** 2).sum()
+            return (case.training(progress, params)[0].logits ** 2).sum()
 
         gradient = np.asarray(jax.jit(jax.grad(loss))(case.params["meta"]["matrix"], 0.0))
         assert np.isfinite(gradient).all()
@@ -220,7 +175,7 @@ class TestTraining:
         expected = case.model.apply(
             {"params": case.params}, outputs["query"], first, method="similarity"
         )
-        np.testing.assert_allclose(case.train()["similarity"], expected, rtol=1e-4, atol=1e-4)
+        np.testing.assert_allclose(case.training()[1], expected, rtol=1e-4, atol=1e-4)
 
 
 class TestServing:
@@ -255,13 +210,19 @@ class TestRelatives:
             "late": {"user_heads": 0},
             "sequence": {"history": "mean"},
         }
-        case = TrainingCase("fit", examples, **fields)
+        case = Case("fit", examples, **fields)
         two_tower = TwoTower(case.model.config, case.inputs)
         assert_same_model(case, two_tower)
 
     def test_one_meta_query_and_a_dot_make_a_two_tower_model(self, examples):
         """The one query reads as constant columns, so that a request has one vector per head."""
-        case = TrainingCase("fit", examples, meta={"vectors": 1}, late={"user_heads": 0})
+        case = Case(
+            "fit",
+            examples,
+            meta={"vectors": 1},
+            late={"user_heads": 0},
+            sequence={"history": "mean"},
+        )
         outputs = case()
         assert outputs["query"].shape[1] == 1
         assert not outputs["corpus"].meta.any()
@@ -272,7 +233,7 @@ class TestRelatives:
         weight = two_tower.apply(affine, method="dot_weight")
         expected = dot * np.asarray(weight) + case.params["bias"]
         np.testing.assert_allclose(outputs["score_all"], expected, rtol=1e-4, atol=1e-4)
-        soft = case.train(0.0)["training"].logits
+        soft = case.training(0.0)[0].logits
         np.testing.assert_allclose(soft, outputs["call"], rtol=1e-4, atol=1e-4)
         silent = jax.tree_util.tree_map_with_path(
             lambda path, leaf: leaf * ("pair" not in jax.tree_util.keystr(path)), case.params
@@ -292,7 +253,7 @@ class TestRelatives:
         )
 
     def test_interactfit_without_history_of_the_pair_is_fit(self, examples):
-        case = TrainingCase("interactfit", examples, tower=NO_DROPOUT)
+        case = Case("interactfit", examples, tower=NO_DROPOUT)
         params = {k: v for k, v in case.params.items() if k != "cross_terms"}
         plain = FIT(case.model.config, case.inputs)
         outputs = case()
@@ -307,16 +268,14 @@ class TestRelatives:
         np.testing.assert_allclose(fit_query, outputs["query"], rtol=1e-5, atol=1e-6)
 
     def test_interactfit_adds_interactranks_cross_terms(self, examples):
-        case = TrainingCase("interactfit", examples, tower=NO_DROPOUT)
+        case = Case("interactfit", examples, tower=NO_DROPOUT)
         cross = case.batch["cross"] / np.array(case.inputs.cross_scale, np.float32)
         expected = np.sign(cross) * np.log1p(np.abs(cross)) @ case.params["cross_terms"]["weight"]
         outputs = case()
         difference = outputs["score"] - outputs["score_without_cross"]
         np.testing.assert_allclose(difference, expected, atol=1e-4)
         without = {**case.batch, "cross": np.zeros_like(case.batch["cross"])}
-        trained, bare = (
-            case.train(batch=batch)["training"].logits for batch in (case.batch, without)
-        )
+        trained, bare = (case.training(batch=batch)[0].logits for batch in (case.batch, without))
         np.testing.assert_allclose(np.asarray(trained - bare), expected, atol=1e-4)
 
 
@@ -326,7 +285,7 @@ def assert_same_model(case, other):
     slate = embeddings.embed_items(case.tables, case.batch["item"], case.store, case.inputs)
     expected = other.apply({"params": case.params}, request, slate, case.batch["cross"])
     np.testing.assert_allclose(case()["call"], expected, rtol=1e-5, atol=1e-5)
-    np.testing.assert_allclose(case.train()["training"].logits, expected, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(case.training()[0].logits, expected, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("vectors", [2, 9])

@@ -9,7 +9,6 @@ import pytest
 
 from configs import inttower as config
 from interactrank_jax import losses
-from interactrank_jax.data.examples import Examples
 from interactrank_jax.models import embeddings, inttower
 from interactrank_jax.models.layers import NumericNormalizer
 from interactrank_jax.models.sequence import masked_mean
@@ -21,11 +20,6 @@ from tests.synthetic import SLATE, tiny_config
 
 HIDDEN, HEADS, WIDTH = (12, 10), 3, 5
 FIELDS: Any = {"tower": {"hidden": HIDDEN}, "fe": {"heads": HEADS, "width": WIDTH}}
-
-
-@pytest.fixture(scope="module")
-def examples(examples_path):
-    return Examples(examples_path)
 
 
 @pytest.fixture(scope="module")

@@ -5,18 +5,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from interactrank_jax.data.examples import Examples
 from interactrank_jax.errors import InputError
 from interactrank_jax.runs import Run
 from tests.models.model_case import CORPUS, HEADS, REQUESTS, Case
 from tests.synthetic import SLATE, tiny_config
 
 DIM = 8
-
-
-@pytest.fixture(scope="module")
-def examples(examples_path):
-    return Examples(examples_path)
 
 
 @pytest.fixture(scope="module")

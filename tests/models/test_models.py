@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from interactrank_jax.data.examples import PADDING, Examples
+from interactrank_jax.data.examples import PADDING
 from interactrank_jax.errors import InputError
 from interactrank_jax.models import embeddings
 from interactrank_jax.models.preranker import PreRanker
@@ -23,19 +23,8 @@ from tests.models.model_case import (
     REQUESTS,
     SWITCHES,
     UTILITY,
-    Case,
 )
 from tests.synthetic import SLATE, tiny_config
-
-
-@pytest.fixture(scope="module")
-def examples(examples_path):
-    return Examples(examples_path)
-
-
-@pytest.fixture(scope="module")
-def cases(examples):
-    return functools.cache(lambda name: Case(name, examples))
 
 
 @pytest.fixture(params=CASES)
@@ -198,29 +187,8 @@ class TestEveryModel:
 
     def test_training_gives_what_the_model_declares(self, case):
         """By shapes alone: each model's own tests compare its training logits with those served."""
-
-        def train(params, tables, batch, store):
-            apply = functools.partial(
-                case.model.apply, {"params": params}, rngs={"dropout": jax.random.key(0)}
-            )
-            request = embeddings.embed_requests(tables, batch, store, case.inputs)
-            slate = embeddings.embed_items(tables, batch["item"], store, case.inputs)
-            query = apply(request, train=True, method="encode_query")
-            items = apply(slate, train=True, method="encode_item")
-            first = jax.tree.map(lambda leaf: leaf[:, 0], items)
-            training: Any = apply(
-                query,
-                items,
-                batch["cross"],
-                engaged=batch["mask"],
-                mask=batch["mask"],
-                progress=np.float32(0.3),
-                method="train_score",
-            )
-            return training, apply(query, first, method="similarity")
-
         training, similarity = jax.eval_shape(
-            train, case.params, case.tables, case.batch, case.store
+            case.train, case.params, case.tables, case.store, case.batch, np.float32(0.3)
         )
         assert training.logits.shape == (REQUESTS, SLATE, HEADS)
         assert similarity.shape == (REQUESTS, REQUESTS)
@@ -291,6 +259,20 @@ class TestSwitches:
             damped @ case.params["cross_terms"]["weight"],
             atol=1e-5,
         )
+
+    @pytest.mark.parametrize(
+        ("model", "history"),
+        [("interactrank", "avg"), ("two_tower", "target"), ("cold", "sum")],
+    )
+    def test_a_history_pooled_in_an_unknown_way_is_refused(self, examples, model, history):
+        config = tiny_config(model, sequence={"history": history})
+        with pytest.raises(InputError, match=rf"sequence\.history is '{history}' in model"):
+            _ = Run("unused", config, examples.metadata).model_template
+
+    def test_a_history_left_to_a_target_that_does_not_attend_is_refused(self, examples):
+        config = tiny_config("fit", meta={"attention_hidden": 0})
+        with pytest.raises(InputError, match=r"sequence\.history is 'target' in model 'fit'"):
+            _ = Run("unused", config, examples.metadata).model_template
 
     def test_an_unknown_model_is_refused_with_the_nearest_name(self, interactrank):
         config = tiny_config("interactrank", name="interactrnak")

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from interactrank_jax.data.examples import PADDING, Examples
+from interactrank_jax.data.examples import PADDING
 from interactrank_jax.errors import InputError
 from interactrank_jax.models import embeddings
 from interactrank_jax.models.cross import scale_cross
@@ -15,22 +15,12 @@ from interactrank_jax.models.fields import SideFields
 from interactrank_jax.models.layers import NumericNormalizer
 from interactrank_jax.models.ranking import CrossNetwork, InteractingLayer, factorization_machine
 from interactrank_jax.runs import Run
-from tests.models.model_case import HEADS, REQUESTS, Case
+from tests.models.model_case import HEADS, REQUESTS
 from tests.models.test_layers import apply, dense, draw, random_like
 from tests.synthetic import ACTIONS, SLATE, tiny_config
 
 JOINT = ("wide_deep", "deepfm", "dcn_v2", "autoint", "cold")
 DIM = 8
-
-
-@pytest.fixture(scope="module")
-def examples(examples_path):
-    return Examples(examples_path)
-
-
-@pytest.fixture(scope="module")
-def cases(examples):
-    return functools.cache(lambda name: Case(name, examples))
 
 
 def cross_network(params, layers, x):

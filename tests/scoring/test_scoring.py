@@ -224,6 +224,11 @@ def test_fit_is_served_by_the_number_of_an_items_meta_query(tmp_path, examples):
     """Through the index an item scores what the model's own forward pass gives it, hard mode."""
     workdir, path = tmp_path / "run", tmp_path / "index"
     train(tiny_config("fit"), examples.path, workdir)
+    lines = (workdir / "metrics.jsonl").read_text().splitlines()
+    logged = [entry for entry in map(json.loads, lines) if "train/loss" in entry]
+    usage = [name for name in logged[-1] if name.startswith("train/model/meta_usage/")]
+    assert sum(logged[-1][name] for name in usage) == pytest.approx(1, abs=1e-5)
+    assert 0 < logged[0]["train/model/query_similarity"] <= 1 + 1e-5
     build_index(workdir, examples.path, path)
     run = Run.open(workdir)
     model, _ = run.restore_model()

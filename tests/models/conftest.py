@@ -1,0 +1,17 @@
+import functools
+
+import pytest
+
+from interactrank_jax.data.examples import Examples
+from tests.models.model_case import Case
+
+
+@pytest.fixture(scope="module")
+def examples(examples_path):
+    return Examples(examples_path)
+
+
+@pytest.fixture(scope="module")
+def cases(examples):
+    """Cases by name, each made once a file."""
+    return functools.cache(lambda name: Case(name, examples))
