@@ -18,13 +18,14 @@ def get_config(argument: str = "search") -> ConfigDict:
     config = common.base_config(argument)
     config.model = common.model_config("fit", pooling="mean", masknet_blocks=0)
     config.model.sequence.update({"history": "target", "action": True, "age_buckets": 16})
-    add_fit(config.model)
+    add_fit(config, argument)
     common.fit_to_data(config, argument)
     return config
 
 
-def add_fit(model: ConfigDict) -> None:
-    """Adds the fields of the meta queries and of the late interaction."""
+def add_fit(config: ConfigDict, argument: str) -> None:
+    """Adds the fields of the meta queries and of the late interaction, and what suits them."""
+    model = config.model
     model.meta = ConfigDict(
         {
             "vectors": 8,  # N: the sampled softmax takes so many user vectors in training
@@ -43,3 +44,12 @@ def add_fit(model: ConfigDict) -> None:
             "scale_init": 5.0,
         }
     )
+    # A scorer's logits are not tied to cosines, so the softmax can regularise them for more. On
+    # validation, one seed: MovieLens-100K .8669 at 0.01, .8726 at 0.1, .8753 at 1 (and .8770 with
+    # three times the learning rate), MovieLens-1M .9050 at 0.1, .9010 at 1.
+    if argument == "movielens_100k_random":
+        config.train.loss.softmax_weight = 1.0
+        config.train.optimizer.learning_rate = 3e-3
+    elif argument == "movielens_1m":
+        config.train.loss.softmax_weight = 0.1
+        config.train.epochs = 5.0

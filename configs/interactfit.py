@@ -15,5 +15,5 @@ def get_config(argument: str = "search") -> ConfigDict:
     """Returns the config for a data set."""
     config = interactrank.get_config(argument)
     config.model.name = "interactfit"
-    fit.add_fit(config.model)
+    fit.add_fit(config, argument)
     return config

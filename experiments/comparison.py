@@ -4,7 +4,7 @@ A row is a dictionary of plain values, the keys of `experiments/results/public_d
 """
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,6 +15,8 @@ from interactrank_jax.errors import InputError
 
 BASE = "two_tower"
 KEY = ("dataset", "protocol", "model")
+# What a model is held against beside the two-tower model: its parents, or the peer in its place.
+RIVALS = {"fit": ("dat",), "interactfit": ("interactrank", "fit")}
 REPLICATES = 400
 
 Row = dict[str, Any]
@@ -95,6 +97,7 @@ def make_row(
     base: Sequence[Scored] | None,
     user: np.ndarray,
     group: np.ndarray,
+    rivals: Mapping[str, Sequence[Scored]],
     **further: Any,
 ) -> Row:
     """Returns a model's row.
@@ -105,6 +108,7 @@ def make_row(
       base: the two-tower model's; None for its own row.
       user: `[n]` by whom the interval resamples.
       group: `[n]` within what the grouped AUC is taken, the mean over groups with both classes.
+      rivals: other models by name, for the row's `versus`.
       further: other values.
     """
     aucs = [metrics.roc_auc(run.score, run.engaged) for run in tested]
@@ -127,6 +131,10 @@ def make_row(
         "diff_vs_two_tower": difference and round(difference.difference, 6),
         "diff_low": difference and round(difference.low, 6),
         "diff_high": difference and round(difference.high, 6),
+        "versus": {
+            name: [round(value, 6) for value in paired_difference(user, tested, rival)]
+            for name, rival in rivals.items()
+        },
         **further,
     }
 
@@ -203,7 +211,20 @@ def _whole(value: float | None) -> str:
 def _interval(row: Row) -> str:
     if row["diff_vs_two_tower"] is None:
         return ""
-    return f"{row['diff_vs_two_tower']:+.4f} [{row['diff_low']:+.4f}, {row['diff_high']:+.4f}]"
+    return _difference(row["diff_vs_two_tower"], row["diff_low"], row["diff_high"])
+
+
+def _difference(value: float, low: float, high: float) -> str:
+    return f"{value:+.4f} [{low:+.4f}, {high:+.4f}]"
+
+
+def versus(rows: Sequence[Row]) -> list[str]:
+    """Returns a line per model and rival: AUC minus the rival's, with its interval."""
+    return [
+        f"{row['model']} minus {rival}: {_difference(*difference)}"
+        for row in rows
+        for rival, difference in row.get("versus", {}).items()
+    ]
 
 
 def draw(rows: Sequence[Row], title: str, path: Path) -> None:

@@ -16,6 +16,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -107,7 +108,7 @@ def compare(
     """
     rows: dict[str, comparison.Row] = {}
     failed: dict[str, str] = {}
-    base: list[comparison.Scored] = []
+    done: dict[str, list[comparison.Scored]] = {}
     is_timed = names[1] == "clean_time"
     for model in sorted(models, key=lambda model: model != comparison.BASE):
         print(f"\n{model}", flush=True)
@@ -119,8 +120,9 @@ def compare(
             print(error, flush=True)
             failed[model] = str(error)
             continue
+        done[model] = tested
+        base = done[comparison.BASE]
         if model == comparison.BASE:
-            base = tested
             data = configuration.load(setting.spec(model)).data
             raw = Examples(setting.examples(data)).raw_requests("test")
             users = np.unique(raw["user_id"].to_numpy(), return_inverse=True)[1]
@@ -134,6 +136,9 @@ def compare(
             user,
             base[0].request_index if is_timed else user,
             grouped_metric="request AUC" if is_timed else "per-user AUC",
+            rivals={
+                rival: done[rival] for rival in comparison.RIVALS.get(model, ()) if rival in done
+            },
             published_auc=auc,
             published_logloss=logloss,
             leaks=names[1] == "published",
@@ -155,6 +160,7 @@ def report(
     dataset, protocol = names
     lines = [f"### {dataset}, {protocol}", "", PROTOCOLS[protocol], DATASETS[dataset]]
     lines += ["", comparison.table(rows), ""]
+    lines += [f"- {line}." for line in comparison.versus(rows)]
     lines += [f"- {row['model']}: {row['note']}." for row in rows if row["note"]]
     lines += [f"- {model} has no row: {error}" for model, error in failed.items()]
     lines += [
@@ -162,6 +168,7 @@ def report(
         "The interval is of the mean difference over seeds: users resampled with all their rows, "
         f"the same for both models, and seeds; {comparison.REPLICATES} times.",
         f"- {search.describe(setting.limit)}",
+        *([f"- Every training with {trials.describe(setting.common)}."] if setting.common else []),
         f"- Training examples (candidates) per second: {setting.parallel} at once on "
         f"{os.cpu_count()} CPU cores.",
     ]
@@ -185,6 +192,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--parallel", type=count, default=1, help="trainings at once")
     parser.add_argument(
         "--budget_s", type=positive, default=math.inf, help="per model, for all its trainings"
+    )
+    parser.add_argument(
+        "--epochs", type=positive, help="of every training, in place of what its config says"
     )
     parser.add_argument("--quick", action="store_true", help="smallest sizes: shows that it runs")
     arguments = parser.parse_args(argv)
@@ -222,6 +232,9 @@ def _main(arguments: argparse.Namespace) -> int:
     preset = "tiny" if quick else arguments.preset
     parts = [arguments.protocol, *([preset] if arguments.dataset == "search" else [])]
     out = root / "-".join([*parts, *(["quick"] if quick else [])])
+    common: dict[str, Any] = dict(trials.QUICK) if quick else {}
+    if arguments.epochs:
+        common["train.epochs"] = arguments.epochs
     with files.lock(out):
         setting = contenders.Setting(
             argument=ARGUMENTS[names],
@@ -231,7 +244,7 @@ def _main(arguments: argparse.Namespace) -> int:
             limit=min(arguments.trials, 2) if quick else arguments.trials,
             parallel=arguments.parallel,
             budget_s=arguments.budget_s,
-            common=trials.QUICK if quick else {},
+            common=common,
         )
         for model in models:
             if model not in contenders.UNTRAINED:

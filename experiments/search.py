@@ -32,20 +32,21 @@ def _third_and_triple(rate: float) -> tuple[float, ...]:
     return float(f"{rate / 3:.3g}"), float(f"{rate * 3:.3g}")
 
 
+def _tenth_and_tenfold(weight: float) -> tuple[float, ...]:
+    return (float(f"{10 * weight:.3g}"), float(f"{weight / 10:.3g}")) if weight else ()
+
+
 def _other_dropout(rate: float) -> tuple[float, ...]:
-    return tuple(sorted({0.0, 0.2, 0.4} - {rate}, key=lambda other: abs(other - rate))[:2])
-
-
-def _ten_times(weight: float) -> tuple[float, ...]:
-    return (10 * weight,) if weight else ()
+    others = [other for other in (0.0, 0.2) if other != rate]
+    return (min(others, key=lambda other: abs(other - rate)),)
 
 
 # What most decides how well a model does comes first: fewer trials leave the end away.
 SPACE = (
     Stage("train.tables.learning_rate", "a third and three times", _third_and_triple),
+    Stage("train.loss.softmax_weight", "ten times and a tenth", _tenth_and_tenfold),
     Stage("train.optimizer.learning_rate", "a third and three times", _third_and_triple),
-    Stage("model.tower.dropout", "the two nearest of 0, 0.2 and 0.4", _other_dropout),
-    Stage("train.loss.softmax_weight", "ten times", _ten_times),
+    Stage("model.tower.dropout", "the nearest other of 0 and 0.2", _other_dropout),
 )
 TRIALS = 8  # of a model that has every field
 

@@ -35,6 +35,7 @@ def test_a_row_holds_what_can_be_counted_by_hand():
         [FAIR],
         USER,
         USER,
+        {"dat": [POOR]},
         grouped_metric="per-user AUC",
     )
     assert row["seeds"] == 2
@@ -46,7 +47,13 @@ def test_a_row_holds_what_can_be_counted_by_hand():
     assert row["grouped_auc_mean"] == pytest.approx((1 + (1 + 0.25) / 2) / 2)
     assert row["diff_vs_two_tower"] == pytest.approx(3 / 18, abs=1e-6)
     assert row["diff_low"] <= row["diff_vs_two_tower"] <= row["diff_high"]
-    by_request = comparison.make_row(("", "", "fit"), [FAIR], None, USER, REQUEST)
+    difference, low, high = row["versus"]["dat"]
+    assert difference == pytest.approx(15 / 18 - 2 / 9, abs=1e-6)
+    assert low <= difference <= high
+    assert comparison.versus([row]) == [
+        f"fit minus dat: {difference:+.4f} [{low:+.4f}, {high:+.4f}]"
+    ]
+    by_request = comparison.make_row(("", "", "fit"), [FAIR], None, USER, REQUEST, {})
     assert by_request["grouped_auc_mean"] == pytest.approx(2 / 3)
     assert by_request["auc_std"] is by_request["diff_low"] is None
     assert by_request["relaimpr"] == 0

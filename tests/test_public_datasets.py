@@ -36,7 +36,7 @@ def test_quick_comparison_of_the_simulated_log(trained, tmp_path, monkeypatch, c
     results = tmp_path / "results.json"
     comparison.merge(results, [row("two_tower"), row("fit", dataset="movielens_1m")])
     flags = ["--dataset=search", "--protocol=clean_time", "--quick", f"--out={tmp_path / 'out'}"]
-    flags += [f"--json={results}", "--trials=1", "--budget_s=90"]
+    flags += [f"--json={results}", "--trials=1", "--budget_s=90", "--epochs=1"]
     flags += ["--models", "mean_lr", "one_hot_lr"]
     assert public_datasets.main(flags) == 0
     # One trial and the second seed, an equal share of the time for each.
@@ -57,6 +57,7 @@ def test_quick_comparison_of_the_simulated_log(trained, tmp_path, monkeypatch, c
     out = tmp_path / "out/search/clean_time-tiny-quick"
     assert (out / "figure.png").stat().st_size > 10_000
     assert (out / "table.md").read_text().strip() in capsys.readouterr().out
+    assert "train.epochs=1.0" in (out / "table.md").read_text()
     summary = json.loads((out / "summary.json").read_text())
     assert summary["configs"]["two_tower"]["model"]["name"] == "two_tower"
     assert len(list(out.glob("examples-*"))) == 2  # two-tower's serve one-hot regression too
@@ -93,6 +94,7 @@ def test_a_model_of_which_nothing_comes_leaves_the_others_alone(tmp_path, monkey
     rows, failed = public_datasets.compare(names, models, setting, [tmp_path / "results.json"])
     assert [each["model"] for each in rows] == ["two_tower", "dat"]
     assert all(each["leaks"] for each in rows)
+    assert rows[0]["versus"] == rows[1]["versus"] == {}
     assert rows[1]["published_auc"] == 0.8712
     assert rows[1]["grouped_metric"] == "per-user AUC"
     assert rows[1]["grouped_auc_mean"] == pytest.approx((1 + 0.25) / 2)  # users, not requests

@@ -26,18 +26,18 @@ def run_search(score, limit=search.TRIALS, model="two_tower"):
 
 
 def test_search_starts_from_the_config_and_keeps_what_is_better():
-    tables, dense, dropout, softmax = (stage.field for stage in search.SPACE)
+    tables, softmax, dense, dropout = (stage.field for stage in search.SPACE)
 
     def score(overrides):  # faster tables and more dropout are good, the rest is not
         return overrides.get(tables, 0.05) + overrides.get(dropout, 0) - (dense in overrides)
 
     batches, best = run_search(score)
     assert batches[0] == [{}, {tables: 0.0167}, {tables: 0.15}]
-    assert batches[1] == [{tables: 0.15, dense: 0.000333}, {tables: 0.15, dense: 0.003}]
-    assert batches[2] == [{tables: 0.15, dropout: 0.2}, {tables: 0.15, dropout: 0.4}]
-    assert batches[3] == [{tables: 0.15, dropout: 0.4, softmax: 0.1}]
+    assert batches[1] == [{tables: 0.15, softmax: 0.1}, {tables: 0.15, softmax: 0.001}]
+    assert batches[2] == [{tables: 0.15, dense: 0.000333}, {tables: 0.15, dense: 0.003}]
+    assert batches[3] == [{tables: 0.15, dropout: 0.2}]
     assert sum(map(len, batches)) == search.TRIALS
-    assert best == {tables: 0.15, dropout: 0.4}
+    assert best == {tables: 0.15, dropout: 0.2}
 
 
 def test_search_keeps_to_its_limit_and_prefers_the_config_as_it_stands():
@@ -48,7 +48,7 @@ def test_search_keeps_to_its_limit_and_prefers_the_config_as_it_stands():
 
 
 def test_a_field_that_a_model_lacks_is_passed_over(monkeypatch):
-    stages = (search.Stage("model.no_such.field", "", lambda value: (1, 2)), search.SPACE[3])
+    stages = (search.Stage("model.no_such.field", "", lambda value: (1, 2)), search.SPACE[1])
     monkeypatch.setattr(search, "SPACE", stages)
     batches, _ = run_search(lambda overrides: 0.5)
-    assert batches == [[{}], [{"train.loss.softmax_weight": 0.1}]]
+    assert batches == [[{}], [{"train.loss.softmax_weight": 0.1}, {"train.loss.softmax_weight": 0.001}]]

@@ -210,8 +210,11 @@ class FIT(PreRanker):
             query = self._hard_vectors(query, train=False)
         late = bool(self.config.late.user_heads)
         user = query.mean(-2) if late else query[..., 0, :]
-        cosine = jnp.einsum("rnp,ip->rni", user, items.vectors.mean(-2))
-        own = jnp.take_along_axis(cosine, items.meta[None, None], 1)[:, 0]
+        # An item's vector in its meta query's block of N, zeros in the others: one product does not
+        # need the cosines of the N - 1 user vectors that the item does not go with.
+        block = jax.nn.one_hot(items.meta, user.shape[1], dtype=user.dtype)[..., None]
+        blocks = (block * items.vectors.mean(-2)[:, None]).reshape(len(items.meta), -1)
+        own = user.reshape(len(user), -1) @ blocks.T
         return losses.scale_logits(own, self.log_inverse_temperature)
 
     # --- Training ---

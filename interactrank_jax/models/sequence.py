@@ -128,8 +128,8 @@ class TargetAttention(nn.Module):
     """DIN (Zhou et al., 2018): each event weighs what a small network makes of it and the target.
 
     weight_i = w2 relu(W [t, e_i, t - e_i, t * e_i] + b1) + b2, no softmax; the sum of weight_i e_i.
-    W is applied by parts: what an event or a target contributes alone is computed once, so that of
-    M targets only the products t * e_i cost M times.
+    W is applied by parts: W [t, e, t - e, t * e] is linear in e once t is given, with a matrix that
+    is made once per target, and what the target contributes alone is computed once for all events.
 
     Attributes:
       hidden: width of the network.
@@ -150,13 +150,17 @@ class TargetAttention(nn.Module):
         bias = self.param("bias", nn.initializers.zeros, (self.hidden,)).astype(dtype)
         of_target, of_event, of_difference, of_product = jnp.split(weight, 4)
         events, target = events.astype(dtype), target.astype(dtype)
-        hidden = jnp.einsum("rmd,rld,dh->rmlh", target, events, of_product, optimize=True)
-        hidden += (target @ (of_target + of_difference))[:, :, None]
-        hidden += (events @ (of_event - of_difference))[:, None]
-        hidden += along_last(bias, hidden)
-        attention = nn.Dense(1, name="attention", dtype=dtype)(nn.relu(hidden))[..., 0]
-        attention = attention * mask[:, None].astype(dtype)
-        return jnp.einsum("rml,rld->rmd", attention, events, preferred_element_type=jnp.float32)
+        # Of each request one matrix [D, M H]: all its targets see all its events in one product.
+        weight = target[..., None] * of_product[None, None]
+        weight += (of_event - of_difference)[None, None]
+        weight = jnp.moveaxis(weight, 1, 2).reshape(len(events), dim, -1)
+        of_target = target @ (of_target + of_difference)
+        of_target = (of_target + along_last(bias, of_target)).reshape(len(events), 1, -1)
+        hidden = nn.relu(events @ weight + of_target)
+        hidden = hidden.reshape(*mask.shape, -1, self.hidden)
+        attention = nn.Dense(1, name="attention", dtype=dtype)(hidden)[..., 0]
+        attention = attention * mask[..., None].astype(dtype)
+        return jnp.einsum("rlm,rld->rmd", attention, events, preferred_element_type=jnp.float32)
 
 
 def _one_hot_lookup(table: Array, index: Array) -> Array:
