@@ -51,4 +51,7 @@ def test_a_field_that_a_model_lacks_is_passed_over(monkeypatch):
     stages = (search.Stage("model.no_such.field", "", lambda value: (1, 2)), search.SPACE[1])
     monkeypatch.setattr(search, "SPACE", stages)
     batches, _ = run_search(lambda overrides: 0.5)
-    assert batches == [[{}], [{"train.loss.softmax_weight": 0.1}, {"train.loss.softmax_weight": 0.001}]]
+    assert batches == [
+        [{}],
+        [{"train.loss.softmax_weight": 0.1}, {"train.loss.softmax_weight": 0.001}],
+    ]
