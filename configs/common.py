@@ -161,7 +161,7 @@ DATA_SETS: dict[str, Callable[[], tuple[ConfigDict, ConfigDict, dict[str, Any]]]
     "movielens_1m": lambda: (
         movielens_data("clean_random"),
         ratings_label(),
-        {"batch_size": 256, "epochs": 8.0, "eval_every": 0} | _ADAM,
+        {"batch_size": 256, "epochs": 5.0, "eval_every": 0} | _ADAM,
     ),
     # Training as published: batch, Adam and rate, epochs, the best of them by validation.
     "movielens_1m_published": lambda: (
@@ -287,10 +287,12 @@ def model_config(name: str, pooling: str, masknet_blocks: int) -> ConfigDict:
 
 def fit_to_data(config: ConfigDict, argument: str) -> None:
     """Fits a whole config, its `model` part set, to the size and the protocol of a data set."""
-    is_random = argument in ("movielens_100k_random", "movielens_1m", "ratings")
-    if is_random and config.model.sequence.history == "mean":
-        # What somebody liked and what somebody disliked do not average.
-        config.model.sequence.history = "mean_by_action"
+    if argument in ("movielens_100k_random", "movielens_1m", "ratings"):
+        # MovieLens-1M, InteractRank, ROC-AUC on validation: .9019 without MaskNet, .8983 with it.
+        config.model.tower.masknet.blocks = 0
+        if config.model.sequence.history == "mean":
+            # What somebody liked and what somebody disliked do not average.
+            config.model.sequence.history = "mean_by_action"
     if argument == "movielens_100k":
         fit_small_data(config)
     elif argument == "movielens_100k_random":
@@ -298,7 +300,6 @@ def fit_to_data(config: ConfigDict, argument: str) -> None:
         config.model.embedding_dim = 16
         config.model.tower.hidden = (64,)
         config.model.tower.dropout = 0.2
-        config.model.tower.masknet.blocks = 0
         config.train.optimizer.weight_decay = 1e-4
     elif argument == "movielens_1m_published":
         # The scripts know user, gender, age, occupation, item and genres, and the means.

@@ -3,7 +3,8 @@
     interactrank prepare --config=configs/deepfm.py --log=LOG --out=EXAMPLES
     interactrank train   --config=configs/deepfm.py --examples=EXAMPLES --workdir=RUN
 
-Arguments: those of `configs/common.py`. Hardware and time: README, "Sweeps and comparisons".
+Arguments: those of `configs/common.py`.
+Hardware, time and expected metrics: README, "Sweeps and comparisons".
 """
 
 from ml_collections import ConfigDict

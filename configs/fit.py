@@ -3,7 +3,8 @@
     interactrank prepare --config=configs/fit.py --log=LOG --out=EXAMPLES
     interactrank train   --config=configs/fit.py --examples=EXAMPLES --workdir=RUN
 
-Arguments: those of `configs/common.py`. Hardware and time: README, "Sweeps and comparisons".
+Arguments: those of `configs/common.py`.
+Hardware, time and expected metrics: README, "Sweeps and comparisons".
 Switches: model.meta.vectors=0 (no meta queries), model.meta.attention_hidden=0 (no target
 attention), model.late.user_heads=0 (a dot product).
 """
@@ -52,4 +53,3 @@ def add_fit(config: ConfigDict, argument: str) -> None:
         config.train.optimizer.learning_rate = 3e-3
     elif argument == "movielens_1m":
         config.train.loss.softmax_weight = 0.1
-        config.train.epochs = 5.0
