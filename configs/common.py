@@ -268,11 +268,20 @@ def model_config(name: str, pooling: str, masknet_blocks: int) -> ConfigDict:
     return _config(
         name=name,
         only=(),  # embedded features the model shall see; () for all
-        exclude=(),  # of those, the ones it shall not see
+        exclude=(),  # features, numeric ones too, that it shall not see
         embedding_dim=32,
         embedding_scale=0.05,
         dtype="float32",  # or "bfloat16": of the towers' arithmetic; parameters stay float32
-        sequence=_config(features=("item_id",), history=pooling, query_history=pooling),
+        sequence=_config(
+            features=("item_id",),
+            history=pooling,
+            query_history=pooling,
+            # Of 'interactrank' (all four) and 'target' (the first two).
+            action=True,
+            age_buckets=16,
+            weighted_pooling=True,
+            query_attention=True,
+        ),
         tower=_config(
             numeric_views=("range", "log", "gaussian"),
             hidden=(256, 128),
@@ -303,7 +312,7 @@ def fit_to_data(config: ConfigDict, argument: str) -> None:
         config.train.optimizer.weight_decay = 1e-4
     elif argument == "movielens_1m_published":
         # The scripts know user, gender, age, occupation, item and genres, and the means.
-        config.model.exclude = ("query_id", "zip_region", "title", "decade")
+        config.model.exclude = ("query_id", "zip_region", "title", "decade", "year")
         config.model.sequence.update({"history": "none", "query_history": "none"})
         config.model.embedding_dim = 32
         config.model.tower.dropout = 0.3

@@ -18,7 +18,7 @@ def get_config(argument: str = "search") -> ConfigDict:
     """Returns the config for a data set."""
     config = common.base_config(argument)
     config.model = common.model_config("fit", pooling="mean", masknet_blocks=0)
-    config.model.sequence.update({"history": "target", "action": True, "age_buckets": 16})
+    config.model.sequence.history = "target"
     add_fit(config, argument)
     common.fit_to_data(config, argument)
     return config

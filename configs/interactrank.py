@@ -16,9 +16,6 @@ def get_config(argument: str = "search") -> ConfigDict:
     """Returns the config for a data set."""
     config = common.base_config(argument)
     config.model = common.model_config("interactrank", pooling="interactrank", masknet_blocks=4)
-    config.model.sequence.update(
-        {"action": True, "age_buckets": 16, "weighted_pooling": True, "query_attention": True}
-    )
     # Shares are spread over decades, rates are not. The official code starts all weights at 1.
     is_search = argument == "search"
     config.model.cross = ConfigDict(

@@ -32,7 +32,8 @@ class Inputs(NamedTuple):
 
     Attributes:
       request, item: features of each side that are embedded or given as vectors, in order.
-      request_numeric, item_numeric: statistics of the stacked numeric features.
+      request_numeric, item_numeric: statistics of the numeric features that the model looks at.
+      request_columns, item_columns: their places among the stacked numeric features of the data.
       cross: names of the cross features.
       cross_scale: root mean square of each one's non-zero training values.
       heads: names of the heads.
@@ -46,6 +47,8 @@ class Inputs(NamedTuple):
     item: tuple[Feature, ...]
     request_numeric: tuple[NumericStatistics, ...]
     item_numeric: tuple[NumericStatistics, ...]
+    request_columns: tuple[int, ...]
+    item_columns: tuple[int, ...]
     cross: tuple[str, ...]
     cross_scale: tuple[float, ...]
     heads: tuple[str, ...]
@@ -65,8 +68,8 @@ class Inputs(NamedTuple):
           metadata: of the examples.
           heads: names of the model's heads.
           config: the `model` part of a config: `only` names the embedded features, ids included,
-            that the model shall see (all if empty), `exclude` those that it shall not; `sequence`
-            says what histories are made of.
+            that the model shall see (all if empty), `exclude` the features, numeric ones too, that
+            it shall not; `sequence` says what histories are made of.
 
         Raises:
           InputError: `only`, `exclude` or `sequence.features` names what is not there.
@@ -76,6 +79,7 @@ class Inputs(NamedTuple):
         histories = tuple(role for role in HISTORIES if sequence[role] != "none")
         request_side, item_side = ("user", "request"), ("item",)
         names: list[str] = []
+        numbers: list[str] = []
 
         def vectors(entities, ids):
             features = metadata.select(entities)
@@ -87,10 +91,14 @@ class Inputs(NamedTuple):
                 if feature.name not in exclude and (not only or feature.name in only)
             )
 
-        def statistics(entities):
+        def numeric(entities):
             features = metadata.select(entities, "numeric")
-            return tuple(metadata.numeric_statistics[feature.name] for feature in features)
+            numbers.extend(feature.name for feature in features)
+            columns = tuple(n for n, f in enumerate(features) if f.name not in exclude)
+            return columns, tuple(metadata.numeric_statistics[features[n].name] for n in columns)
 
+        request_columns, request_numeric = numeric(request_side)
+        item_columns, item_numeric = numeric(item_side)
         inputs = cls(
             request=vectors(
                 request_side,
@@ -100,8 +108,10 @@ class Inputs(NamedTuple):
                 ),
             ),
             item=vectors(item_side, (Feature(ITEM, "item", "categorical", "item"),)),
-            request_numeric=statistics(request_side),
-            item_numeric=statistics(item_side),
+            request_numeric=request_numeric,
+            item_numeric=item_numeric,
+            request_columns=request_columns,
+            item_columns=item_columns,
             cross=metadata.cross,
             cross_scale=tuple(metadata.cross_statistics[name].rms for name in metadata.cross),
             heads=tuple(heads),
@@ -114,7 +124,7 @@ class Inputs(NamedTuple):
         items = [feature.name for feature in inputs.item if feature.kind != "embedding"]
         for field, given, known in (
             ("only", only, names),
-            ("exclude", exclude, names),
+            ("exclude", exclude, [*names, *numbers]),
             ("sequence.features", inputs.sequence, items),
         ):
             for name in given:
@@ -314,8 +324,13 @@ def item_input(
             else embedded[f"{role}/{feature.name}"]
             for feature in inputs.item
         },
-        numeric=store["numeric"][items],
+        numeric=_columns(store["numeric"][items], inputs.item_columns),
     )
+
+
+def _columns(numeric: Array, columns: tuple[int, ...]) -> Array:
+    """Returns those of the columns of `[..., F]`."""
+    return numeric if len(columns) == numeric.shape[-1] else numeric[..., np.array(columns, int)]
 
 
 def request_input(embedded: Mapping[str, Array], batch: Batch, store: Batch, inputs: Inputs):
@@ -342,7 +357,7 @@ def request_input(embedded: Mapping[str, Array], batch: Batch, store: Batch, inp
             else embedded[f"request/{feature.name}"]
             for feature in inputs.request
         },
-        numeric=batch["request_numeric"],
+        numeric=_columns(batch["request_numeric"], inputs.request_columns),
         history=sequence("history", batch["history_action"], batch["history_age"]),
         query_history=sequence("query_history", zeros, zeros.astype(jnp.float32)),
     )

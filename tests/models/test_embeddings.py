@@ -207,6 +207,23 @@ class TestInputs:
         assert not {"request/user_id", "request/query_text", "item/title"} & set(slots)
         assert {slot.table for slot in slots.values()} == set(TABLES) - {"user", "text"}
 
+    def test_excluded_numbers_are_left_out_of_the_stack(self, examples, batch, store, tables):
+        [of_requests, of_items] = (
+            [feature.name for feature in examples.metadata.select(side, "numeric")]
+            for side in (("user", "request"), ("item",))
+        )
+        kept = embeddings.Inputs.from_metadata(examples.metadata, ("engaged",), model_config())
+        config = model_config(exclude=(of_items[0],))
+        inputs = embeddings.Inputs.from_metadata(examples.metadata, ("engaged",), config)
+        assert inputs.request_numeric == kept.request_numeric
+        assert inputs.item_numeric == kept.item_numeric[1:]
+        found = embeddings.embed_items(tables, batch["item"], store, inputs)
+        np.testing.assert_array_equal(found.numeric, store["numeric"][batch["item"]][..., 1:])
+        config = model_config(exclude=(of_requests[0],))
+        inputs = embeddings.Inputs.from_metadata(examples.metadata, ("engaged",), config)
+        request = embeddings.embed_requests(tables, batch, store, inputs)
+        np.testing.assert_array_equal(request.numeric, batch["request_numeric"][:, 1:])
+
     def test_an_unknown_exclusion_is_refused_with_the_nearest_name(self, examples):
         config = model_config(exclude=("user",))
         with pytest.raises(InputError, match=r"exclude: 'user'.*Did you mean 'user_id'"):
