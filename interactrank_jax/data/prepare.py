@@ -24,7 +24,6 @@ from interactrank_jax.data import (
     extension,
     features,
     history,
-    iqp,
     protocols,
     schema,
     splits,
@@ -41,6 +40,7 @@ from interactrank_jax.data.examples import (
     write_metadata,
 )
 from interactrank_jax.data.vocabulary import as_values
+from interactrank_jax.iqp.features import CrossFeatures
 
 MEMORY_LIMIT = "4GB"  # of DuckDB, which spills to disk beyond it
 
@@ -159,7 +159,7 @@ def prepare(
         )
 
         progress("cross features")
-        cross = iqp.CrossFeatures(
+        cross = CrossFeatures(
             plan.cross,
             counted,
             counted.fold if plan.timeless else dense.day(counted.time),

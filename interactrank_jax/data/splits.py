@@ -6,10 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from interactrank_jax.data import cross_spec, history, protocols
+from interactrank_jax.data import history, protocols
 from interactrank_jax.data.dense import Impressions, Requests
 from interactrank_jax.data.schema import IMPLICIT_ACTION, Log
 from interactrank_jax.errors import InputError, did_you_mean
+from interactrank_jax.iqp import spec
 
 SPLITS = ("train", "validation", "test")
 MOST_FOLDS = 100
@@ -42,7 +43,7 @@ class Plan:
     query_history_actions: tuple[int, ...]
     rates: tuple[int, ...]
     leaking_means: tuple[int, ...]
-    cross: tuple[cross_spec.CrossSpec, ...]
+    cross: tuple[spec.CrossSpec, ...]
 
     @property
     def timeless(self) -> bool:
@@ -143,12 +144,12 @@ def make_plan(config: Any, log: Log) -> Plan:
         folds=int(config.folds) if timeless else 0,
         slate=int(config.slate),
         delay_s=None if timeless else history.check_delay(config.history.delay_s),
-        lag_days=None if timeless else cross_spec.check_lag(config.cross.lag_days),
+        lag_days=None if timeless else spec.check_lag(config.cross.lag_days),
         history_actions=indices("history.actions", config.history.actions),
         query_history_actions=indices("query_history.actions", config.query_history.actions),
         rates=() if is_published else rates,
         leaking_means=rates if is_published else (),
-        cross=cross_spec.parse_specs(config.cross.features, log.schema),
+        cross=spec.parse_specs(config.cross.features, log.schema),
     )
 
 

@@ -4,8 +4,9 @@ import ibis
 import numpy as np
 import pytest
 
-from interactrank_jax.data import history, iqp, leaks
+from interactrank_jax.data import history, leaks
 from interactrank_jax.errors import InputError
+from interactrank_jax.iqp import expressions
 from tests.data.handmade_log import data_config, make_tables, random_config, write_log
 
 CROSS = ("share:click:7", "item_share:click:30:country", "rate:save:30", "share:impression:7")
@@ -47,7 +48,7 @@ def test_the_preparation_of_a_random_split_does_not_leak(log):
 
 
 def test_counts_of_the_same_day_are_caught(log, monkeypatch):
-    monkeypatch.setattr(iqp, "frame", lambda window, lag_days: (window - 1, 0))
+    monkeypatch.setattr(expressions, "frame", lambda window, lag_days: (window - 1, 0))
     config = _config(**{"cross.features": ("share:click:7",)})
     report = leaks.examine(config, log)
     found = _features(report)
@@ -80,9 +81,9 @@ def test_counts_that_include_the_own_fold_are_caught(log, monkeypatch):
         # Moved to one day, the counts of every fold fall into the window of every probe.
         once = counts.mutate(period=ibis.literal(0, "int32"))
         later = probes.mutate(period=(probes.period + 100).cast("int32"))
-        return iqp.windowed(once, later, keys, windows, 1)
+        return expressions.windowed(once, later, keys, windows, 1)
 
-    monkeypatch.setattr(iqp, "out_of_fold", of_all_folds)
+    monkeypatch.setattr(expressions, "out_of_fold", of_all_folds)
     config = _config(random_config, **{"cross.features": ("share:click:500", "rate:save:500")})
     report = leaks.examine(config, log)
     found = {leak.feature for leak in report.leaks if leak.check.startswith("labels of fold")}
@@ -106,7 +107,7 @@ def test_leave_one_out_is_caught(log):
 
 
 def test_the_command_fails_on_a_leak_and_names_it(log, monkeypatch):
-    monkeypatch.setattr(iqp, "frame", lambda window, lag_days: (window - 1, 0))
+    monkeypatch.setattr(expressions, "frame", lambda window, lag_days: (window - 1, 0))
     config = _config(**{"cross.features": ("share:click:7",)})
     with pytest.raises(InputError, match=r"LEAK share:click:7 \(test\), labels and events changed"):
         leaks.check(config, log)

@@ -5,11 +5,12 @@ import tempfile
 import numpy as np
 import pytest
 
-from interactrank_jax.data import assemble, history, iqp
+from interactrank_jax.data import assemble, history
 from interactrank_jax.data import prepare as preparation
 from interactrank_jax.data.prepare import prepare
 from interactrank_jax.data.schema import open_log
 from interactrank_jax.errors import InputError
+from interactrank_jax.iqp.features import CrossFeatures
 from tests.data.handmade_log import (
     ACTIONS,
     data_config,
@@ -92,8 +93,8 @@ def test_a_directory_that_holds_something_is_refused(log, tmp_path):
 
 PHASES = [
     (history, "mean_over_visible"),
-    (iqp.CrossFeatures, "counts"),
-    (iqp.CrossFeatures, "sparse"),
+    (CrossFeatures, "counts"),
+    (CrossFeatures, "sparse"),
     (assemble.Assembly, "block"),
     (preparation, "write_sparse_cross"),
 ]

@@ -1,16 +1,8 @@
-"""Cross features: what the past says about this query and this item (InteractRank's ItemQueryPerf).
+"""The cross features of a preparation: values for slates and for the whole corpus, in memory.
 
-    IQP_{w,s,a}(q, p) = C_{w,s,a}(q, p) / C_{w,s,a}(q)          (InteractRank, section "IQP")
-
-A count as of day(t) covers the days d with  day(t) - lag - window < d <= day(t) - lag,  lag >= 1,
-so no engagement of the request's own day is ever in it. Timeless data has no days: a training row
-gets the counts over the training rows of other folds, an evaluation row those over all.
-
-Counting is done by Ibis expressions only, on the embedded DuckDB or any backend with range windows:
-`period_counts` sums engagements per key and day (or fold); `windowed` and `out_of_fold` turn those
-into the counts at given probes. Keys with the item make the numerator, the same keys without it the
-denominator of a share. Values come from integer counts in one place (`CrossFeatures.values`), so
-that those of a slate and those of the corpus are the same bits.
+Counting is done by the expressions of `expressions.py` on dense ids; values come from integer
+counts in one place (`CrossFeatures.values`), so that those of a slate and those of the corpus are
+the same bits.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,137 +12,15 @@ import ibis.expr.types as ir
 import numpy as np
 import pyarrow as pa
 
-from interactrank_jax.data.cross_spec import CrossSpec
 from interactrank_jax.data.dense import IMPRESSION, Engagements, group_ids
 from interactrank_jax.data.examples import SparseCross
 from interactrank_jax.data.schema import IMPLICIT_ACTION
 from interactrank_jax.errors import InputError
+from interactrank_jax.iqp import expressions
+from interactrank_jax.iqp.spec import CrossSpec
 
 # Probes in one query to the backend: bounds memory without costing speed.
 PROBES_AT_ONCE = 4_000_000
-
-
-# --- Ibis expressions ----------------------------------------------------------------------------
-
-
-def frame(window: int, lag_days: int) -> tuple[int, int]:
-    """Returns how many days before the request's day a window starts and ends, both included."""
-    return lag_days + window - 1, lag_days
-
-
-def period_counts(
-    engagements: ir.Table, keys: Sequence[str], actions: Mapping[str, int]
-) -> ir.Table:
-    """Counts engagements per key and period.
-
-    Args:
-      engagements: columns `action`, `period` and the keys; a key below 0 is unknown, and its row
-        counts for nothing that needs the key.
-      keys: columns to count by; may be empty.
-      actions: code of each action to count.
-
-    Returns:
-      Columns keys, `period` and one count per action.
-    """
-    rows = engagements.filter(
-        [engagements.action.isin(list(actions.values())), *(engagements[key] >= 0 for key in keys)]
-    )
-    return rows.group_by([*keys, "period"]).aggregate(
-        **{name: (rows.action == code).sum().cast("int64") for name, code in actions.items()}
-    )
-
-
-def _at_probes(
-    counts: ir.Table, probes: ir.Table, keys: Sequence[str], actions: Sequence[str]
-) -> ir.Table:
-    """Adds probes to counts as rows with zero counts, so that a window can end at them."""
-    if keys:
-        counts = counts.semi_join(probes.select(list(keys)).distinct(), list(keys))
-    columns = [*keys, "period", "probe", *actions]
-    zeros = {name: ibis.literal(0, "int64") for name in actions}
-    rows = ibis.union(
-        counts.mutate(probe=ibis.literal(None, "int64")).select(columns),
-        probes.mutate(**zeros).select(columns),
-    )
-    return rows.group_by([*keys, "period"]).aggregate(
-        probe=rows.probe.max(), **{name: rows[name].sum().cast("int64") for name in actions}
-    )
-
-
-def windowed(
-    counts: ir.Table,
-    probes: ir.Table,
-    keys: Sequence[str],
-    windows: Sequence[tuple[str, int]],
-    lag_days: int,
-) -> ir.Table:
-    """Sums daily counts over the days that a request may use.
-
-    Args:
-      counts: from `period_counts`, periods being days.
-      probes: columns keys, `period` and `probe` (an id), each key and day once.
-      keys: columns to match.
-      windows: pairs of action and days.
-      lag_days: the last day used is so many before the probe's.
-
-    Returns:
-      Columns `probe` and `<action>_<days>`, one row per probe.
-    """
-    rows = _at_probes(counts, probes, keys, sorted({action for action, _ in windows}))
-    sums = {
-        f"{action}_{days}": rows[action]
-        .sum()
-        .over(
-            ibis.range_window(
-                preceding=frame(days, lag_days), group_by=list(keys) or None, order_by="period"
-            )
-        )
-        .fill_null(0)
-        .cast("int64")
-        for action, days in windows
-    }
-    rows = rows.mutate(**sums)
-    return rows.filter(rows.probe.notnull()).select(["probe", *sums])
-
-
-def out_of_fold(
-    counts: ir.Table, probes: ir.Table, keys: Sequence[str], windows: Sequence[tuple[str, int]]
-) -> ir.Table:
-    """Sums counts over all folds but the probe's own; arguments and columns as for `windowed`."""
-    rows = _at_probes(counts, probes, keys, sorted({action for action, _ in windows}))
-    everything = ibis.window(group_by=list(keys) or None)
-    sums = {
-        f"{action}_{days}": (rows[action].sum().over(everything) - rows[action]).cast("int64")
-        for action, days in windows
-    }
-    rows = rows.mutate(**sums)
-    return rows.filter(rows.probe.notnull()).select(["probe", *sums])
-
-
-def items_by_key(counts: ir.Table, keys: Sequence[str]) -> ir.Table:
-    """Returns the items that were ever counted, with the first period of each, per key."""
-    return counts.group_by([*keys, "item"]).aggregate(first=counts.period.min())
-
-
-def items_of_groups(
-    groups: ir.Table, items: ir.Table, keys: Sequence[str], lag_days: int | None
-) -> ir.Table:
-    """Pairs each group (columns `group`, `period` and keys) with the items it may have values for.
-
-    Returns:
-      Columns `group` and `item`.
-    """
-    pairs = groups.join(items, list(keys)) if keys else groups.cross_join(items)
-    if lag_days is not None:
-        pairs = pairs.filter(pairs["first"] <= pairs.period - lag_days)
-    return pairs.select("group", "item")
-
-
-def _union(tables: Sequence[ir.Table]) -> ir.Table:
-    return ibis.union(*tables) if len(tables) > 1 else tables[0]
-
-
-# --- Values --------------------------------------------------------------------------------------
 
 
 class CrossFeatures:
@@ -212,7 +82,9 @@ class CrossFeatures:
                     windows.append((action, spec.window))
         self._counts = {
             keys: self._materialize(
-                period_counts(table, keys, {action: codes[action] for action, _ in windows})
+                expressions.period_counts(
+                    table, keys, {action: codes[action] for action, _ in windows}
+                )
             )
             for keys, windows in self._windows.items()
         }
@@ -320,10 +192,10 @@ class CrossFeatures:
                 pa.table({"group": rows, "query": query[rows], "period": period[rows]})
             )
             pairs = [
-                items_of_groups(groups, ibis.memtable(items), keys, self._lag_days)
+                expressions.items_of_groups(groups, ibis.memtable(items), keys, self._lag_days)
                 for keys, items in catalogues.items()
             ]
-            yield self._materialize(_union(pairs).distinct())
+            yield self._materialize(expressions.union(pairs).distinct())
 
     def _catalogues(self) -> dict[tuple[str, ...], pa.Table]:
         """Returns the items with any past, by query and, if a spec looks at items alone, at all."""
@@ -334,7 +206,8 @@ class CrossFeatures:
                 part = ibis.memtable(counts).select([*by, "item", "period"])
                 result.setdefault(by, []).append(part)
         return {
-            by: self._materialize(items_by_key(_union(parts), by)) for by, parts in result.items()
+            by: self._materialize(expressions.items_by_key(expressions.union(parts), by))
+            for by, parts in result.items()
         }
 
     def _at(
@@ -342,8 +215,10 @@ class CrossFeatures:
     ) -> pa.Table:
         counts = ibis.memtable(self._counts[tuple(keys)])
         if self._lag_days is None:
-            return self._materialize(out_of_fold(counts, probes, keys, windows))
-        return self._materialize(windowed(counts, probes, keys, windows, self._lag_days))
+            return self._materialize(expressions.out_of_fold(counts, probes, keys, windows))
+        return self._materialize(
+            expressions.windowed(counts, probes, keys, windows, self._lag_days)
+        )
 
     def _materialize(self, expression: ir.Table) -> pa.Table:
         return self._backend.to_pyarrow(expression)

@@ -2,12 +2,13 @@ import ibis
 import numpy as np
 import pytest
 
-from interactrank_jax.data import cross_spec, iqp
 from interactrank_jax.data.dense import IMPRESSION, SECONDS_PER_DAY, Engagements
 from interactrank_jax.data.examples import Examples, SparseCross
 from interactrank_jax.data.prepare import prepare
 from interactrank_jax.data.schema import FeatureSpec, Schema
 from interactrank_jax.errors import InputError
+from interactrank_jax.iqp import expressions, features
+from interactrank_jax.iqp import spec as spec_lib
 from tests.data import handmade_log
 
 ACTIONS = ("click", "save")
@@ -57,10 +58,10 @@ def make_engagements(count: int = 600, seed: int = 0) -> Engagements:
     )
 
 
-def make_features(engagements: Engagements, names=ALL_KINDS, lag_days=1) -> iqp.CrossFeatures:
+def make_features(engagements: Engagements, names=ALL_KINDS, lag_days=1) -> features.CrossFeatures:
     timeless = lag_days is None
-    return iqp.CrossFeatures(
-        cross_spec.parse_specs(names, SCHEMA),
+    return features.CrossFeatures(
+        spec_lib.parse_specs(names, SCHEMA),
         engagements,
         engagements.fold if timeless else engagements.time // SECONDS_PER_DAY,
         actions=ACTIONS,
@@ -129,14 +130,14 @@ def _segments(probes: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 def test_every_kind_equals_the_definition(lag_days):
     engagements = make_engagements()
     probes = make_probes(250, timeless=lag_days is None)
-    features = make_features(engagements, lag_days=lag_days)
-    numerator, denominator = features.counts(
+    made = make_features(engagements, lag_days=lag_days)
+    numerator, denominator = made.counts(
         probes["query"], probes["item"], probes["period"], _segments(probes)
     )
     expected = brute_force(engagements, probes, lag_days=lag_days)
     assert np.array_equal(numerator, expected[0])
     assert np.array_equal(denominator, expected[1])
-    values = features.values(numerator, denominator, probes["period"])
+    values = made.values(numerator, denominator, probes["period"])
     np.testing.assert_allclose(values, expected[2], rtol=1e-6)
     assert not values[(expected[0] == 0) & (expected[1] == 0)].any()
     assert numerator.any(axis=0).all()  # every feature was put to the test
@@ -151,16 +152,16 @@ def test_a_window_holds_exactly_its_days(day, counted):
     one = make_engagements(1)
     one.query[0], one.item[0], one.action[0] = 0, 1, 0
     one.time[0] = day * SECONDS_PER_DAY
-    features = make_features(one, ["share:click:3", "item_share:click:3"], lag_days=2)
-    numerator, denominator = features.counts(np.array([0]), np.array([1]), np.array([11]), {})
+    made = make_features(one, ["share:click:3", "item_share:click:3"], lag_days=2)
+    numerator, denominator = made.counts(np.array([0]), np.array([1]), np.array([11]), {})
     assert numerator.tolist() == denominator.tolist() == [[int(counted)] * 2]
 
 
 def test_an_engagement_without_a_query_counts_for_items_only():
     one = make_engagements(1)
     one.query[0], one.item[0], one.action[0], one.time[0] = -1, 1, 0, 0
-    features = make_features(one, ["share:click:9", "item_share:click:9"])
-    numerator, _ = features.counts(np.array([-1, 0]), np.array([1, 1]), np.array([2, 2]), {})
+    made = make_features(one, ["share:click:9", "item_share:click:9"])
+    numerator, _ = made.counts(np.array([-1, 0]), np.array([1, 1]), np.array([2, 2]), {})
     assert numerator.tolist() == [[0, 1], [0, 1]]
 
 
@@ -183,20 +184,20 @@ def _every_item(sparse: SparseCross, request: int, items: int) -> np.ndarray:
 )
 @pytest.mark.parametrize("lag_days", [1, None])
 def test_sparse_features_hold_every_item_with_a_value(names, lag_days, monkeypatch):
-    monkeypatch.setattr(iqp, "PROBES_AT_ONCE", 60)  # several queries to the backend
+    monkeypatch.setattr(features, "PROBES_AT_ONCE", 60)  # several queries to the backend
     engagements = make_engagements()
     probes = make_probes(12)
     if lag_days is None:
         probes["period"] = np.full(12, -1)
-    features = make_features(engagements, names, lag_days)
-    used = {name: probes[name] for name in features.segments}
-    sparse = features.sparse(probes["query"], probes["period"], used)
+    made = make_features(engagements, names, lag_days)
+    used = {name: probes[name] for name in made.segments}
+    sparse = made.sparse(probes["query"], probes["period"], used)
     every = {name: np.repeat(column, 10) for name, column in probes.items()}
     every["item"] = np.tile(np.arange(10), 12)
-    counts = features.counts(
+    counts = made.counts(
         every["query"], every["item"], every["period"], {name: every[name] for name in used}
     )
-    expected = features.values(*counts, every["period"]).reshape(12, 10, len(names))
+    expected = made.values(*counts, every["period"]).reshape(12, 10, len(names))
     for request in range(12):
         assert np.array_equal(_every_item(sparse, request, 10), expected[request])
     for low, high in zip(sparse.indptr[:-1], sparse.indptr[1:], strict=True):
@@ -205,8 +206,8 @@ def test_sparse_features_hold_every_item_with_a_value(names, lag_days, monkeypat
 
 
 def test_requests_alike_share_one_group():
-    features = make_features(make_engagements(), ["share:click:3:country"])
-    sparse = features.sparse(
+    made = make_features(make_engagements(), ["share:click:3:country"])
+    sparse = made.sparse(
         np.array([0, 0, 0, 1]), np.array([5, 5, 5, 5]), {"country": np.array([0, 1, 0, 0])}
     )
     assert sparse.group[0] == sparse.group[2]
@@ -214,9 +215,9 @@ def test_requests_alike_share_one_group():
 
 
 def test_no_cross_features_give_empty_arrays():
-    features = make_features(make_engagements(), [])
-    assert features.counts(np.zeros(3), np.zeros(3), np.zeros(3), {})[0].shape == (3, 0)
-    sparse = features.sparse(np.zeros(3, int), np.zeros(3, int), {})
+    made = make_features(make_engagements(), [])
+    assert made.counts(np.zeros(3), np.zeros(3), np.zeros(3), {})[0].shape == (3, 0)
+    sparse = made.sparse(np.zeros(3, int), np.zeros(3, int), {})
     assert not len(sparse.item)
     assert sparse.value.shape == (0, 0)
 
@@ -245,21 +246,21 @@ def test_slates_and_corpus_hold_the_same_bits(protocol, tmp_path):
 @pytest.mark.parametrize("keys", [(), ("item",), ("query", "item"), ("query", "country")])
 def test_the_same_expressions_compile_for_spark(keys):
     columns = dict.fromkeys(("query", "item", "country", "action", "period"), "int32")
-    counts = iqp.period_counts(ibis.table(columns, "log"), keys, {"click": 0, "save": 1})
+    counts = expressions.period_counts(ibis.table(columns, "log"), keys, {"click": 0, "save": 1})
     probes = ibis.table(dict.fromkeys((*keys, "period"), "int32") | {"probe": "int64"}, "probes")
     windows = [("click", 7), ("save", 30)]
     for expression in (
-        iqp.windowed(counts, probes, keys, windows, 1),
-        iqp.out_of_fold(counts, probes, keys, windows),
+        expressions.windowed(counts, probes, keys, windows, 1),
+        expressions.out_of_fold(counts, probes, keys, windows),
     ):
         assert "OVER" in ibis.to_sql(expression, dialect="pyspark")
     assert "RANGE BETWEEN 7 PRECEDING AND 1 PRECEDING" in ibis.to_sql(
-        iqp.windowed(counts, probes, keys, windows, 1), dialect="pyspark"
+        expressions.windowed(counts, probes, keys, windows, 1), dialect="pyspark"
     )
 
 
 def test_specs_are_parsed():
-    share, rate = cross_spec.parse_specs(["share:click:30:country", "item_rate:save:7"], SCHEMA)
+    share, rate = spec_lib.parse_specs(["share:click:30:country", "item_rate:save:7"], SCHEMA)
     assert (share.kind, share.action, share.window, share.segment) == (
         "share",
         "click",
@@ -288,16 +289,16 @@ def test_specs_are_parsed():
 )
 def test_a_wrong_spec_says_what_is_wrong(name, message):
     with pytest.raises(InputError, match=message) as error:
-        cross_spec.parse_specs(["share:click:9", name], SCHEMA)
+        spec_lib.parse_specs(["share:click:9", name], SCHEMA)
     assert name in str(error.value)
 
 
 def test_a_spec_listed_twice_is_refused():
     with pytest.raises(InputError, match="listed twice"):
-        cross_spec.parse_specs(["share:click:9", "share:click:9"], SCHEMA)
+        spec_lib.parse_specs(["share:click:9", "share:click:9"], SCHEMA)
 
 
 @pytest.mark.parametrize("lag_days", [0, -1])
 def test_a_lag_below_one_day_is_refused(lag_days):
     with pytest.raises(InputError, match=f"lag_days is {lag_days}. Expected at least 1"):
-        cross_spec.check_lag(lag_days)
+        spec_lib.check_lag(lag_days)

@@ -1,0 +1,136 @@
+"""ItemQueryPerf as Ibis expressions: the same on the embedded DuckDB and on a Spark cluster.
+
+    IQP_{w,s,a}(q, p) = C_{w,s,a}(q, p) / C_{w,s,a}(q)          (InteractRank, section "IQP")
+
+A count as of day(t) covers the days d with  day(t) - lag - window < d <= day(t) - lag,  lag >= 1,
+so no engagement of the request's own day is ever in it. Timeless data has no days: a training row
+gets the counts over the training rows of other folds, an evaluation row those over all.
+
+`period_counts` sums engagements per key and day (or fold); `windowed` and `out_of_fold` turn those
+into the counts at given probes. Keys with the item make the numerator of a feature, the same keys
+without it the denominator of a share. `value` makes a feature of the two: it is plain arithmetic,
+on columns of a table as on arrays. All counts are integers, so that no engine can round them.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import ibis
+import ibis.expr.types as ir
+
+
+def frame(window: int, lag_days: int) -> tuple[int, int]:
+    """Returns how many days before the request's day a window starts and ends, both included."""
+    return lag_days + window - 1, lag_days
+
+
+def period_counts(
+    engagements: ir.Table, keys: Sequence[str], actions: Mapping[str, int]
+) -> ir.Table:
+    """Counts engagements per key and period.
+
+    Args:
+      engagements: columns `action`, `period` and the keys; a key below 0 is unknown, and its row
+        counts for nothing that needs the key.
+      keys: columns to count by; may be empty.
+      actions: code of each action to count.
+
+    Returns:
+      Columns keys, `period` and one count per action.
+    """
+    rows = engagements.filter(
+        [engagements.action.isin(list(actions.values())), *(engagements[key] >= 0 for key in keys)]
+    )
+    return rows.group_by([*keys, "period"]).aggregate(
+        **{name: (rows.action == code).sum().cast("int64") for name, code in actions.items()}
+    )
+
+
+def _at_probes(
+    counts: ir.Table, probes: ir.Table, keys: Sequence[str], actions: Sequence[str]
+) -> ir.Table:
+    """Adds probes to counts as rows with zero counts, so that a window can end at them."""
+    if keys:
+        counts = counts.semi_join(probes.select(list(keys)).distinct(), list(keys))
+    columns = [*keys, "period", "probe", *actions]
+    zeros = {name: ibis.literal(0, "int64") for name in actions}
+    rows = ibis.union(
+        counts.mutate(probe=ibis.literal(None, "int64")).select(columns),
+        probes.mutate(**zeros).select(columns),
+    )
+    return rows.group_by([*keys, "period"]).aggregate(
+        probe=rows.probe.max(), **{name: rows[name].sum().cast("int64") for name in actions}
+    )
+
+
+def windowed(
+    counts: ir.Table,
+    probes: ir.Table,
+    keys: Sequence[str],
+    windows: Sequence[tuple[str, int]],
+    lag_days: int,
+) -> ir.Table:
+    """Sums daily counts over the days that a request may use.
+
+    Args:
+      counts: from `period_counts`, periods being days.
+      probes: columns keys, `period` and `probe` (an id), each key and day once.
+      keys: columns to match.
+      windows: pairs of action and days.
+      lag_days: the last day used is so many before the probe's.
+
+    Returns:
+      Columns `probe` and `<action>_<days>`, one row per probe.
+    """
+    rows = _at_probes(counts, probes, keys, sorted({action for action, _ in windows}))
+    sums = {
+        f"{action}_{days}": rows[action]
+        .sum()
+        .over(
+            ibis.range_window(
+                preceding=frame(days, lag_days), group_by=list(keys) or None, order_by="period"
+            )
+        )
+        .fill_null(0)
+        .cast("int64")
+        for action, days in windows
+    }
+    rows = rows.mutate(**sums)
+    return rows.filter(rows.probe.notnull()).select(["probe", *sums])
+
+
+def out_of_fold(
+    counts: ir.Table, probes: ir.Table, keys: Sequence[str], windows: Sequence[tuple[str, int]]
+) -> ir.Table:
+    """Sums counts over all folds but the probe's own; arguments and columns as for `windowed`."""
+    rows = _at_probes(counts, probes, keys, sorted({action for action, _ in windows}))
+    everything = ibis.window(group_by=list(keys) or None)
+    sums = {
+        f"{action}_{days}": (rows[action].sum().over(everything) - rows[action]).cast("int64")
+        for action, days in windows
+    }
+    rows = rows.mutate(**sums)
+    return rows.filter(rows.probe.notnull()).select(["probe", *sums])
+
+
+def items_by_key(counts: ir.Table, keys: Sequence[str]) -> ir.Table:
+    """Returns the items that were ever counted, with the first period of each, per key."""
+    return counts.group_by([*keys, "item"]).aggregate(first=counts.period.min())
+
+
+def items_of_groups(
+    groups: ir.Table, items: ir.Table, keys: Sequence[str], lag_days: int | None
+) -> ir.Table:
+    """Pairs each group (columns `group`, `period` and keys) with the items it may have values for.
+
+    Returns:
+      Columns `group` and `item`.
+    """
+    pairs = groups.join(items, list(keys)) if keys else groups.cross_join(items)
+    if lag_days is not None:
+        pairs = pairs.filter(pairs["first"] <= pairs.period - lag_days)
+    return pairs.select("group", "item")
+
+
+def union(tables: Sequence[ir.Table]) -> ir.Table:
+    """Returns the rows of all tables."""
+    return ibis.union(*tables) if len(tables) > 1 else tables[0]
