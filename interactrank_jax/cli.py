@@ -4,10 +4,12 @@ Each station imports what it needs when it runs, so that training and scoring do
 data-preparation packages, nor `--help` jax.
 """
 
+import contextlib
 import dataclasses
 import logging
 import sys
-from collections.abc import Callable, Sequence
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from absl import flags
@@ -111,6 +113,63 @@ def _prepare(args: Any) -> None:
     _report(f"examples in {args.out}", sizes)
 
 
+@contextlib.contextmanager
+def _engine(args: Any) -> Iterator[Any]:
+    from interactrank_jax.iqp import engines
+
+    with (
+        tempfile.TemporaryDirectory(prefix="interactrank-") as scratch,
+        engines.connect(args.engine, scratch, args.memory, args.master) as backend,
+    ):
+        yield backend
+
+
+def _iqp_build(args: Any) -> None:
+    from interactrank_jax.data.schema import open_log
+    from interactrank_jax.iqp import store
+
+    with _engine(args) as backend:
+        built = store.build(
+            args.config.data,
+            open_log(args.log),
+            args.out,
+            backend,
+            through=store.day_number(args.through) if args.through else None,
+            progress=logging.info,
+        )
+    _report(f"counts in {args.out}", built.figures())
+
+
+def _iqp_features(args: Any) -> None:
+    from interactrank_jax.data.schema import open_log
+    from interactrank_jax.iqp import snapshot, store
+
+    log = open_log(args.log)
+    with _engine(args) as backend:
+        days = {
+            name: store.day_number(args[name].value) if args[name].value else None
+            for name in ("since", "until", "train_until")
+        }
+        held = store.open_store(args.counts, log)
+        record = snapshot.write_features(log, held, backend, args.out, **days)
+    _report(f"features in {args.out}", {"rows": record["rows"]})
+
+
+def _iqp_snapshot(args: Any) -> None:
+    from interactrank_jax.data.schema import open_log
+    from interactrank_jax.iqp import snapshot, store
+
+    with _engine(args) as backend:
+        record = snapshot.write_snapshot(
+            store.open_store(args.counts, open_log(args.log)),
+            backend,
+            args.out,
+            store.day_number(args.as_of),
+            store.day_number(args.train_until) if args.train_until else None,
+        )
+    _report(f"snapshot in {args.out}", record["rows"])
+
+
 def _leaks(args: Any) -> None:
     from interactrank_jax.data.leaks import check
 
@@ -180,6 +239,15 @@ _EXAMPLES = (REQUIRED, "directory that `prepare` wrote")
 _WORKDIR = (REQUIRED, "run directory")
 _CONFIG = "--config=configs/interactrank.py"
 
+_LOG = (REQUIRED, "directory of the log")
+_COUNTS = (REQUIRED, "directory that `iqp build` wrote")
+_ENGINE_FLAGS: dict[str, tuple[Any, str]] = {
+    "engine": ("duckdb", "duckdb, or spark"),
+    "memory": ("8GB", "what the engine may hold in memory; the rest goes to disk"),
+    "master": ("", "spark: URL of a cluster; else SPARK_REMOTE, else this machine"),
+}
+_TRAIN_UNTIL = ("", "last day that the mean of a rate is taken over, as 2024-05-31")
+
 _RATING_FLAGS: dict[str, tuple[Any, str]] = {
     "user": ("user_id", "ratings: column of user ids, in users.* too"),
     "item": ("item_id", "ratings: column of item ids, in items.* too"),
@@ -227,6 +295,46 @@ COMMANDS: dict[str, Command] = {
             "extend": ("", "examples whose vocabularies and statistics to keep"),
         },
         config=True,
+    ),
+    "iqp build": Command(
+        _iqp_build,
+        "counts the days of a log that are not counted yet.",
+        f"interactrank iqp build {_CONFIG} --log=runs/log --out=runs/counts",
+        {
+            "log": _LOG,
+            "out": (REQUIRED, "directory of the counts, new or to go on with"),
+            "through": ("", "last day to count; else the day before the log's last"),
+            **_ENGINE_FLAGS,
+        },
+        config=True,
+    ),
+    "iqp features": Command(
+        _iqp_features,
+        "writes the cross features of a log's impressions, as of the day of each.",
+        "interactrank iqp features --log=runs/log --counts=runs/counts --out=runs/iqp",
+        {
+            "log": _LOG,
+            "counts": _COUNTS,
+            "out": (REQUIRED, "new directory"),
+            "since": ("", "first day of the requests, as 2024-05-31"),
+            "until": ("", "last day of the requests"),
+            "train_until": _TRAIN_UNTIL,
+            **_ENGINE_FLAGS,
+        },
+    ),
+    "iqp snapshot": Command(
+        _iqp_snapshot,
+        "writes what requests of one day are served with: items and values of each query.",
+        "interactrank iqp snapshot --log=runs/log --counts=runs/counts --as_of=2024-05-31 "
+        "--out=runs/snapshot",
+        {
+            "log": _LOG,
+            "counts": _COUNTS,
+            "out": (REQUIRED, "new directory"),
+            "as_of": (REQUIRED, "day of the requests, as 2024-05-31"),
+            "train_until": _TRAIN_UNTIL,
+            **_ENGINE_FLAGS,
+        },
     ),
     "leaks": Command(
         _leaks,
@@ -287,11 +395,12 @@ COMMANDS: dict[str, Command] = {
 def main(argv: Sequence[str]) -> int:
     """Runs `interactrank ARGV...`; returns the exit status."""
     if not argv or argv[0] in ("-h", "--help", "help"):
-        lines = [f"  {name:<10} {command.summary}" for name, command in COMMANDS.items()]
+        lines = [f"  {name:<12} {command.summary}" for name, command in COMMANDS.items()]
         print("interactrank COMMAND --flags\n\n" + "\n".join(lines))
         print("\n`interactrank COMMAND --help` shows a command's flags and an example.")
         return 0 if argv else 2
-    name, *rest = argv
+    words = 2 if " ".join(argv[:2]) in COMMANDS else 1
+    name, rest = " ".join(argv[:words]), argv[words:]
     if name not in COMMANDS:
         return _fail(f"no command '{name}'." + did_you_mean(name, COMMANDS))
     command = COMMANDS[name]

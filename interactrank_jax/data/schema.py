@@ -256,7 +256,12 @@ class Log:
         paths = [str(path) for path in self.files(name)]
         if not paths:
             raise InputError(f"{self.path} holds no table '{name}'.")
-        return (self._duckdb if backend is None else backend).read_parquet(paths)
+        backend = self._duckdb if backend is None else backend
+        parts = str(self.path / name)
+        # Spark takes no list; the files beside each other in a directory are all of the table's.
+        return backend.read_parquet(
+            paths if backend.name != "pyspark" else paths[0] if len(paths) == 1 else parts
+        )
 
     @functools.cached_property
     def _duckdb(self) -> ibis.BaseBackend:

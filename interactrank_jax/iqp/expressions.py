@@ -13,9 +13,12 @@ on columns of a table as on arrays. All counts are integers, so that no engine c
 """
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import ibis
 import ibis.expr.types as ir
+
+from interactrank_jax.iqp.spec import CrossSpec, windows_of
 
 
 def frame(window: int, lag_days: int) -> tuple[int, int]:
@@ -24,24 +27,28 @@ def frame(window: int, lag_days: int) -> tuple[int, int]:
 
 
 def period_counts(
-    engagements: ir.Table, keys: Sequence[str], actions: Mapping[str, int]
+    engagements: ir.Table, keys: Sequence[str], actions: Mapping[str, Any]
 ) -> ir.Table:
     """Counts engagements per key and period.
 
     Args:
-      engagements: columns `action`, `period` and the keys; a key below 0 is unknown, and its row
+      engagements: columns `action`, `period` and the keys; a null key is unknown, and its row
         counts for nothing that needs the key.
       keys: columns to count by; may be empty.
-      actions: code of each action to count.
+      actions: by name the value in column `action` of each action to count.
 
     Returns:
       Columns keys, `period` and one count per action.
     """
     rows = engagements.filter(
-        [engagements.action.isin(list(actions.values())), *(engagements[key] >= 0 for key in keys)]
+        [
+            engagements.action.isin(list(actions.values())),
+            *(engagements[key].notnull() for key in keys),
+        ]
     )
     return rows.group_by([*keys, "period"]).aggregate(
-        **{name: (rows.action == code).sum().cast("int64") for name, code in actions.items()}
+        # Not a sum of flags, which DuckDB makes wider than any integer that Parquet has.
+        **{name: rows.action.count(where=rows.action == code) for name, code in actions.items()}
     )
 
 
@@ -79,7 +86,7 @@ def windowed(
       lag_days: the last day used is so many before the probe's.
 
     Returns:
-      Columns `probe` and `<action>_<days>`, one row per probe.
+      Columns keys, `period`, `probe` and `<action>_<days>`, one row per probe.
     """
     rows = _at_probes(counts, probes, keys, sorted({action for action, _ in windows}))
     sums = {
@@ -95,7 +102,29 @@ def windowed(
         for action, days in windows
     }
     rows = rows.mutate(**sums)
-    return rows.filter(rows.probe.notnull()).select(["probe", *sums])
+    return rows.filter(rows.probe.notnull()).select([*keys, "period", "probe", *sums])
+
+
+def within(
+    counts: ir.Table, keys: Sequence[str], windows: Sequence[tuple[str, int]], day: int, lag: int
+) -> ir.Table:
+    """Sums daily counts over the days that requests of one day may use; as `windowed` otherwise.
+
+    Returns:
+      Columns keys and `<action>_<days>`: a row for each key that was ever counted in any window.
+    """
+    longest = max(days for _, days in windows)
+    rows = counts.filter(counts.period.between(day - frame(longest, lag)[0], day - lag))
+    sums = {
+        f"{action}_{days}": ibis.ifelse(
+            rows.period >= day - frame(days, lag)[0], rows[action], ibis.literal(0, "int64")
+        )
+        .sum()
+        .fill_null(0)
+        .cast("int64")
+        for action, days in windows
+    }
+    return rows.group_by(list(keys)).aggregate(**sums) if keys else rows.aggregate(**sums)
 
 
 def out_of_fold(
@@ -109,7 +138,7 @@ def out_of_fold(
         for action, days in windows
     }
     rows = rows.mutate(**sums)
-    return rows.filter(rows.probe.notnull()).select(["probe", *sums])
+    return rows.filter(rows.probe.notnull()).select([*keys, "period", "probe", *sums])
 
 
 def items_by_key(counts: ir.Table, keys: Sequence[str]) -> ir.Table:
@@ -134,3 +163,57 @@ def items_of_groups(
 def union(tables: Sequence[ir.Table]) -> ir.Table:
     """Returns the rows of all tables."""
     return ibis.union(*tables) if len(tables) > 1 else tables[0]
+
+
+def as_of(
+    rows: ir.Table,
+    counts: Mapping[tuple[str, ...], ir.Table],
+    specs: Sequence[CrossSpec],
+    *,
+    lag_days: int,
+    prior: float,
+    mean_rates: Mapping[str, float],
+) -> ir.Table:
+    """Adds the features of each row as of its day.
+
+    Args:
+      rows: columns `query`, `item`, `period` (the day of the request) and the segments.
+      counts: from `period_counts`, by the columns of `spec.windows_of`.
+      specs: the features.
+      lag_days: see `windowed`.
+      prior: see `value`.
+      mean_rates: see `value`, by action.
+
+    Returns:
+      The rows, in no order, with a float32 column per feature, by its name.
+    """
+    place, asked = {}, rows
+    for number, (keys, windows) in enumerate(windows_of(specs).items()):
+        probes = asked.select([*keys, "period"]).distinct().mutate(probe=ibis.literal(0, "int64"))
+        found = windowed(counts[keys], probes, keys, windows, lag_days).drop("probe")
+        for action, days in windows:
+            place[keys, action, days] = f"{action}_{days}_{number}"
+        found = found.rename({f"{a}_{days}_{number}": f"{a}_{days}" for a, days in windows})
+        rows = rows.inner_join(found, [*keys, "period"])
+    features = {}
+    for spec in specs:
+        count = rows[place[spec.count_keys, spec.action, spec.window]]
+        total = rows[place[spec.total_keys, spec.total_action, spec.window]]
+        mean = mean_rates[spec.action] if spec.is_rate else 0.0
+        features[spec.name] = value(spec, count, total, prior, mean).cast("float32")
+    return rows.mutate(**features).drop(*place.values())
+
+
+def value(spec: CrossSpec, count: Any, total: Any, prior: float, mean_rate: Any) -> Any:
+    """Returns a feature's value from its counts; never seen is exactly 0.
+
+    share: c / (C + prior). rate: (c - m i) / (i + prior), i impressions, m the mean rate.
+
+    Args:
+      spec: the feature.
+      count, total: c, and C or i: arrays or columns.
+      prior: added to the denominator.
+      mean_rate: m, of a rate.
+    """
+    excess = count - mean_rate * total if spec.is_rate else count * 1.0
+    return excess / (total + prior)

@@ -17,7 +17,7 @@ from interactrank_jax.data.examples import SparseCross
 from interactrank_jax.data.schema import IMPLICIT_ACTION
 from interactrank_jax.errors import InputError
 from interactrank_jax.iqp import expressions
-from interactrank_jax.iqp.spec import CrossSpec
+from interactrank_jax.iqp.spec import CrossSpec, windows_of
 
 # Probes in one query to the backend: bounds memory without costing speed.
 PROBES_AT_ONCE = 4_000_000
@@ -60,26 +60,15 @@ class CrossFeatures:
         self._mean_rates = dict(zip(actions, mean_rates.T, strict=True))
         self.segments = sorted({spec.segment for spec in specs} - {""})
         codes = {**{name: code for code, name in enumerate(actions)}, IMPLICIT_ACTION: IMPRESSION}
+        keys = {"query": engagements.query, "item": engagements.item}
+        keys |= {name: engagements.segments[name] for name in self.segments}
         table = ibis.memtable(
             pa.table(
-                {
-                    "query": engagements.query,
-                    "item": engagements.item,
-                    "period": period.astype(np.int32),
-                    "action": engagements.action,
-                    **{name: engagements.segments[name] for name in self.segments},
-                }
+                {name: pa.array(codes, mask=codes < 0) for name, codes in keys.items()}
+                | {"period": period.astype(np.int32), "action": engagements.action}
             )
         )
-        self._windows: dict[tuple[str, ...], list[tuple[str, int]]] = {}
-        for spec in specs:
-            for keys, action in (
-                (spec.count_keys, spec.action),
-                (spec.total_keys, spec.total_action),
-            ):
-                windows = self._windows.setdefault(keys, [])
-                if (action, spec.window) not in windows:
-                    windows.append((action, spec.window))
+        self._windows = windows_of(specs)
         self._counts = {
             keys: self._materialize(
                 expressions.period_counts(
@@ -130,17 +119,14 @@ class CrossFeatures:
     def values(
         self, numerator: np.ndarray, denominator: np.ndarray, period: np.ndarray
     ) -> np.ndarray:
-        """Returns the values that go with `counts`, float32 `[N, K]`; never seen is exactly 0.
-
-        share: c / (C + prior). rate: (c - m i) / (i + prior), i impressions, m the mean rate.
-        """
+        """Returns the values that go with `counts`, float32 `[N, K]`: see `expressions.value`."""
         result = np.zeros(numerator.shape, np.float32)
         for k, spec in enumerate(self.specs):
-            value = numerator[:, k].astype(np.float64)
+            mean = None
             if spec.is_rate:
                 mean = self._mean_rates[spec.action][period if self._lag_days is None else -1]
-                value -= mean * denominator[:, k]
-            result[:, k] = value / (denominator[:, k] + self._prior)
+            count, total = numerator[:, k].astype(np.float64), denominator[:, k]
+            result[:, k] = expressions.value(spec, count, total, self._prior, mean)
         return result
 
     def sparse(

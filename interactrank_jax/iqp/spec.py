@@ -108,3 +108,19 @@ def check_lag(lag_days: int) -> int:
             f"cross features would count what happened after the request, its own outcome included."
         )
     return int(lag_days)
+
+
+def windows_of(
+    specs: Sequence[CrossSpec],
+) -> dict[tuple[str, ...], list[tuple[str, int]]]:
+    """Returns, by the columns that counts are taken by, the pairs of action and days to count."""
+    windows: dict[tuple[str, ...], list[tuple[str, int]]] = {}
+    for spec in specs:
+        for keys, action in (
+            (spec.count_keys, spec.action),
+            (spec.total_keys, spec.total_action),
+        ):
+            known = windows.setdefault(keys, [])
+            if (action, spec.window) not in known:
+                known.append((action, spec.window))
+    return windows

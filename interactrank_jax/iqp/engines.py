@@ -1,0 +1,117 @@
+"""Where expressions run: the embedded DuckDB, or Spark on this machine or a cluster."""
+
+import contextlib
+import os
+import shutil
+import uuid
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import ibis
+import ibis.expr.types as ir
+
+from interactrank_jax import files
+from interactrank_jax.errors import InputError, did_you_mean
+
+ENGINES = ("duckdb", "spark")
+MEMORY = "8GB"
+
+
+@contextlib.contextmanager
+def connect(
+    engine: str, scratch: files.PathLike, memory: str = MEMORY, master: str = ""
+) -> Iterator[ibis.BaseBackend]:
+    """Connects to an engine for the block.
+
+    Args:
+      engine: one of ENGINES.
+      scratch: directory for what does not fit into memory; made, and removed after the block.
+      memory: what the engine may hold there, such as '8GB': of DuckDB, or of Spark's driver on this
+        machine. A process is somewhat larger than that.
+      master: URL of a Spark cluster, such as 'spark://host:7077'. Without it the environment
+        variable SPARK_REMOTE names a Spark Connect server, or else Spark runs in this process.
+
+    Raises:
+      InputError: an unknown engine, or Spark or Java is not installed.
+    """
+    if engine not in ENGINES:
+        raise InputError(f"--engine={engine}." + did_you_mean(engine, ENGINES))
+    scratch = Path(scratch)
+    scratch.mkdir(parents=True, exist_ok=True)
+    try:
+        if engine == "duckdb":
+            # Without the optimizer: see `schema.Log`. Order kept would be rows held in memory.
+            backend = ibis.duckdb.connect(
+                memory_limit=memory,
+                temp_directory=str(scratch),
+                disabled_optimizers="statistics_propagation",
+                preserve_insertion_order=False,
+            )
+            yield backend
+            backend.disconnect()
+        else:
+            with _spark(scratch, memory, master) as backend:
+                yield backend
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _spark(scratch: Path, memory: str, master: str) -> Iterator[ibis.BaseBackend]:
+    try:
+        from pyspark.sql import SparkSession
+    except ImportError as error:
+        raise InputError(
+            "--engine=spark needs pyspark: pip install -c constraints.txt -e '.[spark]'."
+        ) from error
+    builder = SparkSession.builder.appName("interactrank").config(
+        "spark.sql.session.timeZone", "UTC"
+    )
+    is_remote = bool(os.environ.get("SPARK_REMOTE")) and not master
+    if not is_remote:
+        if not (shutil.which("java") or os.environ.get("JAVA_HOME")):
+            raise InputError(
+                "--engine=spark on this machine needs Java 17 or newer, and there is no `java`. "
+                "Install it (Debian: openjdk-17-jre-headless), or name a cluster by --master or "
+                "SPARK_REMOTE."
+            )
+        builder = builder.master(master or "local[*]")
+        for name, value in {
+            "spark.driver.memory": memory.removesuffix("B"),
+            "spark.local.dir": str(scratch),
+            "spark.sql.warehouse.dir": str(scratch / "warehouse"),
+            "spark.ui.enabled": "false",
+            "spark.ui.showConsoleProgress": "false",
+            "spark.log.level": "ERROR",
+        }.items():
+            builder = builder.config(name, value)
+        if not master:
+            # A task per core, not the 200 of a cluster.
+            builder = builder.config("spark.sql.shuffle.partitions", str(2 * (os.cpu_count() or 1)))
+    session = builder.getOrCreate()
+    try:
+        yield ibis.pyspark.connect(session)
+    finally:
+        session.stop()
+
+
+def read_parquet(backend: ibis.BaseBackend, directories: Sequence[Path]) -> ir.Table:
+    """Returns the rows of all Parquet files in some directories, which `write_parquet` wrote."""
+    if backend.name != "pyspark":
+        return backend.read_parquet([str(place / "*.parquet") for place in directories])
+    from pyspark.sql import SparkSession
+
+    session = SparkSession.getActiveSession()
+    assert session is not None
+    name = f"interactrank_{uuid.uuid4().hex}"  # ibis reads one path only
+    session.read.parquet(*map(str, directories)).createOrReplaceTempView(name)
+    return backend.table(name)
+
+
+def write_parquet(backend: ibis.BaseBackend, rows: ir.Table, directory: Path) -> None:
+    """Writes rows as Parquet files into a directory, which must be new."""
+    if backend.name == "pyspark":
+        backend.to_parquet_dir(rows, str(directory))
+    else:
+        directory.mkdir(parents=True)
+        backend.to_parquet(rows, str(directory / "part.parquet"))

@@ -1,0 +1,320 @@
+"""Daily counts on disk: built day by day from a log, read by everything that needs the past.
+
+    STORE/store.json                      what is counted (`Description`), sealed
+    STORE/chunks/FIRST-LAST.json          one per run of days that is complete, with what was met
+    STORE/counts/KEYS/FIRST-LAST/         Parquet: keys, period (day number), one count per action
+    STORE/seen/FIRST-LAST/                Parquet: event_id, those of these days
+
+Days are days of arrival, so a late event belongs to the day when it came and no day ever changes. A
+chunk exists once its JSON does, which is written last: a build that is killed leaves the store as
+it was, and the next one goes on from there. A new day reads that day of the log and the event ids
+of the days before it.
+"""
+
+import dataclasses
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import ibis
+import ibis.expr.types as ir
+import numpy as np
+
+from interactrank_jax import files
+from interactrank_jax.data.schema import IMPLICIT_ACTION, Log
+from interactrank_jax.errors import InputError
+from interactrank_jax.iqp import engines, expressions, rows
+from interactrank_jax.iqp.spec import CrossSpec, check_lag, parse_specs, windows_of
+
+FORMAT_VERSION = 1
+# Rows of the log in one chunk: bounds memory, and what a kill costs.
+CHUNK_ROWS = 25_000_000
+_COUNTS, _SEEN, _CHUNKS, _PARTIAL = "counts", "seen", "chunks", "partial"
+
+
+@dataclasses.dataclass(frozen=True)
+class Description:
+    """What a store counts; two stores with one description hold the same numbers.
+
+    Attributes:
+      features: names of the cross features, see `spec.py`.
+      lag_days: see `expressions.windowed`.
+      prior: added to every denominator.
+      actions: of the log.
+    """
+
+    features: tuple[str, ...]
+    lag_days: int
+    prior: float
+    actions: tuple[str, ...]
+
+    @classmethod
+    def from_config(cls, config: Any, log: Log) -> "Description":
+        """Reads `config.data.cross` for a log.
+
+        Raises:
+          InputError: a timeless log, no features, or one that the log cannot have.
+        """
+        if log.schema.timeless:
+            raise InputError(
+                f"{log.path} is timeless: there are no days to count by. `interactrank prepare` "
+                f"counts it out of fold."
+            )
+        if not len(config.cross.features):
+            raise InputError("config.data.cross.features is empty: name what to count.")
+        parse_specs(config.cross.features, log.schema)
+        return cls(
+            features=tuple(config.cross.features),
+            lag_days=check_lag(config.cross.lag_days),
+            prior=float(config.cross.prior),
+            actions=tuple(log.schema.actions),
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Chunk:
+    """A run of days that is complete.
+
+    Attributes:
+      first, last: day numbers, both included.
+      rows: that were counted.
+      duplicates: events dropped, for their event_id had come before.
+      late: events that arrived on a later day than they happened.
+    """
+
+    first: int
+    last: int
+    rows: int
+    duplicates: int
+    late: int
+
+    @property
+    def name(self) -> str:
+        """FIRST-LAST, in the order of time."""
+        return f"{self.first:06d}-{self.last:06d}"
+
+
+class Store:
+    """A store on disk, opened: what it describes and which of its days are complete.
+
+    Attributes:
+      path: its directory.
+      description: what it counts.
+      specs: the features.
+      chunks: complete, in the order of time.
+    """
+
+    def __init__(self, path: Path, description: Description, specs: tuple[CrossSpec, ...]):
+        self.path, self.description, self.specs = path, description, specs
+        found = sorted((path / _CHUNKS).glob("*.json"))
+        self.chunks = tuple(Chunk(**files.read_sealed(file)["chunk"]) for file in found)
+
+    @property
+    def next_day(self) -> int | None:
+        """The first day that is not counted yet; None for a store without any."""
+        return self.chunks[-1].last + 1 if self.chunks else None
+
+    def counts(self, keys: Sequence[str], backend: ibis.BaseBackend) -> ir.Table:
+        """Returns the daily counts by some keys, see `expressions.period_counts`."""
+        if not self.chunks:
+            raise InputError(f"{self.path} holds no day yet: run `interactrank iqp build` again.")
+        place = self.path / _COUNTS / _name(keys)
+        return engines.read_parquet(backend, [place / chunk.name for chunk in self.chunks])
+
+    def figures(self) -> dict[str, Any]:
+        """Returns what was counted, for a reader."""
+        if not self.chunks:
+            return {"days": "none"}
+        first, last = (np.datetime64(n, "D") for n in (self.chunks[0].first, self.chunks[-1].last))
+        names = ("rows", "duplicates", "late")
+        totals = {name: sum(getattr(chunk, name) for chunk in self.chunks) for name in names}
+        return {"days": f"{first} to {last}", **totals}
+
+    @property
+    def counted_keys(self) -> dict[tuple[str, ...], list[str]]:
+        """By the columns that counts are taken by, the actions counted.
+
+        Beside those of the features: each rate's action and impressions over everything, for its
+        mean.
+        """
+        result = {
+            keys: sorted({action for action, _ in windows})
+            for keys, windows in windows_of(self.specs).items()
+        }
+        rates = {spec.action for spec in self.specs if spec.is_rate}
+        if rates:
+            result[()] = sorted({*result.get((), ()), *rates, IMPLICIT_ACTION})
+        return result
+
+
+def _name(keys: Sequence[str]) -> str:
+    return "+".join(keys) or "all"
+
+
+def open_store(path: files.PathLike, log: Log) -> Store:
+    """Opens a store.
+
+    Raises:
+      InputError: none there, damaged, or of another release.
+    """
+    path = Path(path)
+    if not (path / "store.json").is_file():
+        raise InputError(
+            f"{path} holds no counts (no store.json). Expected the --out of `iqp build`."
+        )
+    held = files.read_sealed(path / "store.json")
+    if held["format_version"] != FORMAT_VERSION:
+        raise InputError(
+            f"{path} is of format {held['format_version']}, this release reads {FORMAT_VERSION}: "
+            f"build it again."
+        )
+    fields: dict[str, Any] = {
+        key: tuple(value) if isinstance(value, list) else value
+        for key, value in held["description"].items()
+    }
+    description = Description(**fields)
+    return Store(path, description, parse_specs(description.features, log.schema))
+
+
+def build(
+    config: Any,
+    log: Log,
+    out: files.PathLike,
+    backend: ibis.BaseBackend,
+    through: int | None = None,
+    chunk_rows: int = CHUNK_ROWS,
+    progress: Callable[[str], None] = lambda phase: None,
+) -> Store:
+    """Counts the days of a log that a store does not hold yet.
+
+    Args:
+      config: `config.data`.
+      log: the log, with time.
+      out: the store, new or to go on with.
+      backend: see `engines.connect`.
+      through: the last day to count; by default the day before the log's last, which may not be
+        over.
+      chunk_rows: rows of the log in a chunk, about; a day is never cut.
+      progress: called with each run of days as it begins.
+
+    Raises:
+      InputError: a store of another description, or a log that does not hold.
+    """
+    description = Description.from_config(config, log)
+    out = Path(out)
+    with files.lock(out):
+        if (out / "store.json").exists():
+            store = open_store(out, log)
+            _check_same(store, description)
+        else:
+            fields = dataclasses.asdict(description)
+            files.write_sealed(
+                out / "store.json", {"format_version": FORMAT_VERSION, "description": fields}
+            )
+            store = open_store(out, log)
+        _remove_unfinished(store)
+        for first, last in _runs_of_days(store, log, backend, through, chunk_rows):
+            progress(f"days {np.datetime64(first, 'D')} to {np.datetime64(last, 'D')}")
+            _count_days(store, log, backend, first, last)
+            store = open_store(out, log)
+    return store
+
+
+def _check_same(store: Store, description: Description) -> None:
+    for field in dataclasses.fields(Description):
+        held, asked = (getattr(one, field.name) for one in (store.description, description))
+        if held != asked:
+            raise InputError(
+                f"{store.path} was built with {field.name} {held}, asked for is {asked}. Name "
+                f"another --out, or remove it."
+            )
+
+
+def _remove_unfinished(store: Store) -> None:
+    """Removes what a killed build left: directories of days that no chunk names."""
+    complete = {chunk.name for chunk in store.chunks}
+    for directory in (*store.path.glob(f"{_COUNTS}/*/*"), *store.path.glob(f"{_SEEN}/*")):
+        if directory.name not in complete:
+            shutil.rmtree(directory)
+    shutil.rmtree(store.path / _PARTIAL, ignore_errors=True)
+
+
+def _runs_of_days(
+    store: Store, log: Log, backend: ibis.BaseBackend, through: int | None, chunk_rows: int
+) -> Iterator[tuple[int, int]]:
+    """Yields first and last day of each chunk to count; days without rows belong to some chunk."""
+    after = store.next_day
+    table = rows.counted(log, store.specs, backend, since=after)
+    per_day = table.group_by("period").aggregate(rows=table.count()).order_by("period")
+    found = backend.to_pyarrow(per_day)
+    days, sizes = found["period"].to_numpy(), found["rows"].to_numpy()
+    if not len(days):
+        return
+    first = int(days[0]) if after is None else after
+    if through is None:
+        requests = rows.day(log.table("requests", backend).timestamp.max())
+        last = max(int(days[-1]), backend.to_pyarrow(requests).as_py()) - 1
+    else:
+        last = through
+    total = 0
+    for day, size in zip(days.tolist(), sizes.tolist(), strict=True):
+        if day > last:
+            break
+        if total and total + size > chunk_rows:
+            yield first, day - 1
+            first, total = day, 0
+        total += size
+    if first <= last:
+        yield first, last
+
+
+def _count_days(store: Store, log: Log, backend: ibis.BaseBackend, first: int, last: int) -> None:
+    """Counts one chunk: its rows are written once, and every count reads those."""
+    specs, name = store.specs, Chunk(first, last, 0, 0, 0).name
+    partial = store.path / _PARTIAL
+    arrived, figures = None, {"rows": 0, "late": 0}
+    raw_rows = 0
+    if log.has_events:
+        raw = rows.events(log, rows.segments_of(specs), backend, since=first, until=last)
+        raw_rows = backend.to_pyarrow(raw.count()).as_py()
+        arrived = rows.first_copies(raw)
+        if store.chunks:
+            seen = [store.path / _SEEN / chunk.name for chunk in store.chunks]
+            arrived = arrived.anti_join(engines.read_parquet(backend, seen), "event_id")
+        engines.write_parquet(backend, arrived, partial / "events")
+        arrived = engines.read_parquet(backend, [partial / "events"])
+        summary = arrived.aggregate(
+            rows=arrived.count(), late=arrived.is_late.cast("int64").sum().fill_null(0)
+        )
+        figures = backend.to_pyarrow(summary).to_pylist()[0]
+        engines.write_parquet(backend, arrived.select("event_id"), store.path / _SEEN / name)
+    table = rows.counted(log, specs, backend, since=first, until=last, arrived=arrived)
+    engines.write_parquet(backend, table, partial / "rows")
+    table = engines.read_parquet(backend, [partial / "rows"])
+    for keys, actions in store.counted_keys.items():
+        counts = expressions.period_counts(table, keys, {action: action for action in actions})
+        place = store.path / _COUNTS / _name(keys) / name
+        engines.write_parquet(backend, counts.order_by([*keys, "period"]), place)
+    chunk = Chunk(
+        first,
+        last,
+        rows=backend.to_pyarrow(table.count()).as_py(),
+        duplicates=raw_rows - figures["rows"],
+        late=figures["late"],
+    )
+    (store.path / _CHUNKS).mkdir(exist_ok=True)
+    files.write_sealed(store.path / _CHUNKS / f"{name}.json", {"chunk": dataclasses.asdict(chunk)})
+    shutil.rmtree(partial)
+
+
+def day_number(text: str) -> int:
+    """Returns the day number of a date such as '2024-05-31'.
+
+    Raises:
+      InputError: something else.
+    """
+    try:
+        return int(np.datetime64(text, "D").astype(int))
+    except ValueError as error:
+        raise InputError(f"'{text}' is no date. Expected one such as 2024-05-31.") from error

@@ -1,0 +1,265 @@
+"""Counts on disk: what they hold, how they grow, and what a build leaves when it is killed."""
+
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import pytest
+
+from interactrank_jax import cli
+from interactrank_jax.data.examples import Examples
+from interactrank_jax.data.prepare import prepare
+from interactrank_jax.data.schema import open_log
+from interactrank_jax.errors import InputError
+from interactrank_jax.iqp import engines, snapshot, store
+from tests.conftest import REPOSITORY
+from tests.data.handmade_log import START, make_tables, replace, write_log
+from tests.iqp.conftest import FEATURES, iqp_config
+
+FIRST = START // 86_400
+
+
+def everything(held: store.Store, backend) -> dict[str, pa.Table]:
+    """All counts, sorted."""
+    tables = {}
+    for keys, actions in held.counted_keys.items():
+        columns = [*keys, "period"]
+        table = backend.to_pyarrow(held.counts(keys, backend)).select([*columns, *actions])
+        tables["+".join(keys)] = table.sort_by([(name, "ascending") for name in columns])
+    return tables
+
+
+def by_pair(table: pa.Table) -> pa.Table:
+    return table.sort_by([("request_id", "ascending"), ("item_id", "ascending")])
+
+
+class TestFeatures:
+    def test_are_those_of_the_preparation_bit_by_bit(self, log, whole, backend, tmp_path):
+        prepare(iqp_config(), log.path, tmp_path / "examples")
+        examples = Examples(tmp_path / "examples")
+        means = {
+            "click": training_mean(examples, "click"),
+            "save": training_mean(examples, "save"),
+        }
+        table = backend.to_pyarrow(snapshot.features(log, whole, backend, means))
+        request, item = table["request_id"].to_pylist(), table["item_id"].to_pylist()
+        values = np.stack([table[name].to_numpy() for name in FEATURES], 1)
+        found = dict(zip(zip(request, item, strict=True), values, strict=True))
+        seen = 0
+        for split in ("train", "validation", "test"):
+            raw = examples.raw_requests(split)["request_id"].to_pylist()
+            for block in examples.blocks(split):
+                for row, column in zip(*np.nonzero(block["mask"]), strict=True):
+                    pair = (
+                        raw[block["request_index"][row]],
+                        str(examples.item_ids[block["item"][row, column]]),
+                    )
+                    np.testing.assert_array_equal(found[pair], block["cross"][row, column])
+                    seen += 1
+        assert seen == len(found)
+        assert (values != 0).any(0).all()
+
+    def test_need_the_days_before_the_last_request(self, log, backend, tmp_path):
+        held = store.build(iqp_config(), log, tmp_path / "counts", backend, through=FIRST + 9)
+        with pytest.raises(InputError, match=r"counted through 2022-01-1.*run `interactrank iqp"):
+            snapshot.write_features(log, held, backend, tmp_path / "features")
+        record = snapshot.write_features(
+            log, held, backend, tmp_path / "features", since=FIRST + 2, until=FIRST + 10
+        )
+        assert 0 < record["rows"] < len(pq.read_table(log.path / "impressions"))
+
+
+def training_mean(examples, action):
+    """The mean rate of an action over what training showed."""
+    code, done, shown = examples.metadata.actions.index(action), 0, 0
+    for block in examples.blocks("train"):
+        rows = block["mask"] & (block["stage"] == 1)
+        done += block["actions"][rows][:, code].sum()
+        shown += rows.sum()
+    return done / shown
+
+
+class TestGrowth:
+    def test_days_added_one_by_one_equal_all_at_once(self, log, whole, backend, tmp_path):
+        last = whole.chunks[-1].last
+        for day in (*range(FIRST, FIRST + 5), FIRST + 13, last):
+            grown = store.build(iqp_config(), log, tmp_path / "counts", backend, through=day)
+            assert grown.next_day == day + 1
+        assert len(grown.chunks) == 7
+        assert everything(grown, backend) == everything(whole, backend)
+        assert grown.figures() == whole.figures()
+
+    def test_chunks_of_few_rows_equal_all_at_once(self, log, whole, backend, tmp_path):
+        parts = store.build(iqp_config(), log, tmp_path / "counts", backend, chunk_rows=300)
+        assert len(parts.chunks) > 4
+        assert everything(parts, backend) == everything(whole, backend)
+
+    def test_a_new_day_reads_nothing_of_the_days_before(self, log, whole, backend, tmp_path):
+        shutil.copytree(log.path, tmp_path / "log")
+        held = store.build(iqp_config(), log, tmp_path / "counts", backend, through=FIRST + 20)
+        events = pq.read_table(log.path / "events.parquet")
+        later = pc.greater_equal(events["arrival_time"], (FIRST + 21) * 86_400)
+        pq.write_table(events.filter(later), tmp_path / "log/events.parquet")
+        rest = store.build(iqp_config(), open_log(tmp_path / "log"), held.path, backend)
+        assert everything(rest, backend) == everything(whole, backend)
+
+    def test_a_duplicate_counts_once_whenever_it_comes(self, log, whole):
+        duplicates = sum(chunk.duplicates for chunk in whole.chunks)
+        events = pq.read_table(log.path / "events.parquet")
+        known = events.filter(pc.less(events["arrival_time"], whole.next_day * 86_400))
+        assert duplicates == len(known) - len(pc.unique(known["event_id"])) > 0
+
+    def test_late_events_count_from_their_arrival_on(self, log, whole, backend):
+        events = pq.read_table(log.path / "events.parquet")
+        late = pc.sum(
+            pc.greater(
+                pc.floor(pc.divide(pc.cast(events["arrival_time"], "float64"), 86_400)),
+                pc.floor(pc.divide(pc.cast(events["event_time"], "float64"), 86_400)),
+            )
+        ).as_py()
+        assert 0 < sum(chunk.late for chunk in whole.chunks) <= late
+        # Without late events no earlier day changes: a snapshot made then can be made again.
+        means = snapshot.mean_rates(whole, backend)
+        assert means.keys() == {"click", "save"}
+
+    def test_another_description_is_refused(self, log, whole, backend):
+        for field, value in (("cross.lag_days", 2), ("cross.features", FEATURES[:2])):
+            config = iqp_config(**{field: value})
+            with pytest.raises(InputError, match=r"was built with .* asked for is"):
+                store.build(config, log, whole.path, backend)
+
+    def test_a_timeless_log_is_refused(self, backend, tmp_path):
+        log = open_log(write_log(tmp_path / "log", make_tables(40, timeless=True)))
+        with pytest.raises(InputError, match="is timeless: there are no days"):
+            store.build(iqp_config(), log, tmp_path / "counts", backend)
+
+    def test_odd_ids_stay_apart(self, backend, tmp_path):
+        tables = make_tables(120)
+        odd = ["é", "é", "\U0001f9ea", "a b", "a\tb", "A", "a", "'; --", "ß", "ss"]
+        names = {f"i{i}": odd[i] if i < len(odd) else f"i{i}" for i in range(25)}
+        for table in ("items", "impressions", "events"):
+            ids = [names[value] for value in tables[table]["item_id"].to_pylist()]
+            tables[table] = replace(tables[table], "item_id", ids)
+        log = open_log(write_log(tmp_path / "log", tables))
+        held = store.build(iqp_config(), log, tmp_path / "counts", backend)
+        found = backend.to_pyarrow(held.counts(("item",), backend))["item"]
+        assert set(odd) <= set(found.to_pylist())
+
+
+class TestSnapshot:
+    def test_holds_what_requests_of_that_day_get(self, log, whole, backend, tmp_path):
+        day = FIRST + 25
+        means = snapshot.mean_rates(whole, backend)
+        rows = snapshot.features(log, whole, backend, means, since=day, until=day)
+        rows = backend.to_pyarrow(rows)
+        requests = pq.read_table(log.path / "requests.parquet").to_pylist()
+        requests = {row["request_id"]: row for row in requests}
+        record = snapshot.write_snapshot(whole, backend, tmp_path / "snapshot", day)
+        assert record["rows"].keys() == {"query", "query+country", "item", "country"}
+        checked = 0
+        for name in record["rows"]:
+            keys = [] if name == "item" else name.split("+")
+            table = pq.read_table(tmp_path / "snapshot" / name).to_pylist()
+            assert len(table) == record["rows"][name]
+            order = [tuple(row[key] for key in (*keys, "item")) for row in table]
+            assert order == sorted(set(order))
+            held = dict(zip(order, table, strict=True))
+            features = [feature for feature in table[0] if feature in FEATURES]
+            for row in rows.to_pylist():
+                asked = requests[row["request_id"]] | {"item": row["item_id"]}
+                asked["query"] = asked["query_id"]
+                served = held.get(tuple(asked[key] for key in (*keys, "item")), {})
+                for feature in features:
+                    assert served.get(feature, 0.0) == row[feature]
+                    checked += row[feature] != 0
+        assert checked > 50
+
+
+class TestEngines:
+    def test_spark_counts_and_serves_the_same(self, log, whole, backend, tmp_path):
+        pytest.importorskip("pyspark")
+        if not shutil.which("java"):
+            pytest.skip("no Java: Debian has openjdk-17-jre-headless")
+        day = FIRST + 25
+        with engines.connect("spark", tmp_path / "spark", memory="1GB") as spark:
+            counted = store.build(iqp_config(), log, tmp_path / "counts", spark)
+            held = everything(counted, spark)
+            means = snapshot.mean_rates(counted, spark)
+            features = by_pair(spark.to_pyarrow(snapshot.features(log, counted, spark, means)))
+            snapshot.write_snapshot(counted, spark, tmp_path / "snapshot", day)
+        expected = everything(whole, backend)
+        assert held.keys() == expected.keys()
+        for name, table in expected.items():
+            assert held[name].to_pydict() == table.to_pydict(), name
+        assert means == snapshot.mean_rates(whole, backend)
+        table = by_pair(backend.to_pyarrow(snapshot.features(log, whole, backend, means)))
+        assert features.to_pydict() == table.to_pydict()
+        snapshot.write_snapshot(whole, backend, tmp_path / "expected", day)
+        for place in (tmp_path / "expected").glob("*/"):
+            found = pq.read_table(tmp_path / "snapshot" / place.name)
+            assert found.to_pydict() == pq.read_table(place).to_pydict()
+
+    def test_an_unknown_one_is_refused(self, tmp_path):
+        with (
+            pytest.raises(InputError, match="Did you mean 'spark'"),
+            engines.connect("sparc", tmp_path / "scratch"),
+        ):
+            pass
+
+
+class TestKills:
+    @pytest.mark.parametrize("written", range(0, 24, 3))
+    def test_a_build_that_dies_leaves_what_was_complete(
+        self, written, log, whole, backend, tmp_path, monkeypatch
+    ):
+        """As if it died before a file, the files of a chunk being written one by one."""
+        out, write = tmp_path / "counts", engines.write_parquet
+        before = store.build(iqp_config(), log, out, backend, through=FIRST + 8)
+        held = everything(before, backend)
+        left = [written]
+
+        def dying(*arguments):
+            left[0] -= 1
+            if left[0] < 0:
+                raise KeyboardInterrupt
+            write(*arguments)
+
+        monkeypatch.setattr(engines, "write_parquet", dying)
+        with pytest.raises(KeyboardInterrupt):
+            store.build(iqp_config(), log, out, backend, chunk_rows=400)
+        monkeypatch.undo()
+        opened = store.open_store(out, log)
+        assert opened.chunks[0] == before.chunks[0]
+        if len(opened.chunks) == 1:
+            assert everything(opened, backend) == held
+        rest = store.build(iqp_config(), log, out, backend)
+        assert everything(rest, backend) == everything(whole, backend)
+        assert not (out / "partial").exists()
+
+    def test_a_killed_process_is_no_different(self, log, whole, backend, tmp_path):
+        out = tmp_path / "counts"
+        config = tmp_path / "config.py"
+        config.write_text(
+            "import ml_collections\n"
+            "from tests.iqp.conftest import iqp_config\n"
+            "def get_config():\n"
+            "    return ml_collections.ConfigDict({'data': iqp_config()})\n"
+        )
+        flags = ["iqp", "build", f"--config={config}", f"--log={log.path}", f"--out={out}"]
+        process = subprocess.Popen(
+            [sys.executable, "-m", "interactrank_jax", *flags],
+            cwd=REPOSITORY,
+            env={"PYTHONPATH": str(REPOSITORY), "PATH": "/usr/bin:/bin"},
+        )
+        while process.poll() is None and not (out / "partial").exists():
+            time.sleep(0.002)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        assert cli.main(flags) == 0
+        assert everything(store.open_store(out, log), backend) == everything(whole, backend)
