@@ -1,9 +1,11 @@
 """The README's commands, at tiny size."""
 
+import json
 import re
 
 import pytest
 
+from experiments import comparison, contenders
 from interactrank_jax import cli
 from tests.conftest import REPOSITORY
 
@@ -35,11 +37,26 @@ def test_station_by_station_works_as_written(tmp_path, monkeypatch):
     assert (tmp_path / "runs/scores/scores.parquet").is_file()
 
 
-@pytest.mark.parametrize("section", ["Station by station", "MovieLens"])
+@pytest.mark.parametrize(
+    "section", ["Station by station", "MovieLens", "ItemQueryPerf beyond one machine's memory"]
+)
 def test_every_command_and_config_field_in_the_readme_exists(section, monkeypatch):
     monkeypatch.chdir(REPOSITORY)
-    for _, command, *argv in commands(section):
-        cli._parse(cli.COMMANDS[command], command, argv)
+    for _, *argv in commands(section):
+        words = 1 if argv[0] in cli.COMMANDS else 2
+        command = " ".join(argv[:words])
+        cli._parse(cli.COMMANDS[command], command, argv[words:])
+
+
+def test_tables_are_those_of_the_committed_results():
+    rows = json.loads((REPOSITORY / "experiments/results/public_datasets.json").read_text())
+    rows.sort(key=lambda row: contenders.MODELS.index(row["model"]))
+    for key in {(row["dataset"], row["protocol"]) for row in rows}:
+        of_key = [row for row in rows if (row["dataset"], row["protocol"]) == key]
+        assert f"### {', '.join(key)}" in README
+        assert comparison.table(of_key) in README
+        for line in comparison.versus(of_key):
+            assert line in README
 
 
 def test_config_fields_named_in_the_table_exist():
@@ -56,8 +73,6 @@ def test_config_fields_named_in_the_table_exist():
 
 
 def test_the_schema_in_the_readme_is_valid():
-    import json
-
     from interactrank_jax.data.schema import Schema
 
     text = re.findall(r"```json\n(.*?)```", README, re.DOTALL)[0]
