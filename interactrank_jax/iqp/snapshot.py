@@ -92,8 +92,7 @@ def write_features(
     Raises:
       InputError: the store ends before the last day that the features need.
     """
-    times = log.table("requests", backend).timestamp
-    last = int(backend.to_pyarrow(times.max()).as_py()) // 86_400
+    last = backend.to_pyarrow(rows.day(log.table("requests", backend).timestamp.max())).as_py()
     last = last if until is None else min(last, until)
     _check_counted(store, last)
     means = mean_rates(store, backend, train_until)

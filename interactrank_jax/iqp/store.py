@@ -92,7 +92,7 @@ class Chunk:
     @property
     def name(self) -> str:
         """FIRST-LAST, in the order of time."""
-        return f"{self.first:06d}-{self.last:06d}"
+        return _days(self.first, self.last)
 
 
 class Store:
@@ -146,6 +146,10 @@ class Store:
         if rates:
             result[()] = sorted({*result.get((), ()), *rates, IMPLICIT_ACTION})
         return result
+
+
+def _days(first: int, last: int) -> str:
+    return f"{first:06d}-{last:06d}"
 
 
 def _name(keys: Sequence[str]) -> str:
@@ -271,7 +275,7 @@ def _runs_of_days(
 
 def _count_days(store: Store, log: Log, backend: ibis.BaseBackend, first: int, last: int) -> None:
     """Counts one chunk: its rows are written once, and every count reads those."""
-    specs, name = store.specs, Chunk(first, last, 0, 0, 0).name
+    specs, name = store.specs, _days(first, last)
     partial = store.path / _PARTIAL
     arrived, figures = None, {"rows": 0, "late": 0}
     raw_rows = 0
