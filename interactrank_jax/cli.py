@@ -399,8 +399,7 @@ def main(argv: Sequence[str]) -> int:
         print("interactrank COMMAND --flags\n\n" + "\n".join(lines))
         print("\n`interactrank COMMAND --help` shows a command's flags and an example.")
         return 0 if argv else 2
-    words = 2 if " ".join(argv[:2]) in COMMANDS else 1
-    name, rest = " ".join(argv[:words]), argv[words:]
+    name, rest = split_command(argv)
     if name not in COMMANDS:
         return _fail(f"no command '{name}'." + did_you_mean(name, COMMANDS))
     command = COMMANDS[name]
@@ -425,6 +424,12 @@ def main(argv: Sequence[str]) -> int:
             raise
         return _fail(f"could not write everything: {problem}.")
     return 0
+
+
+def split_command(argv: Sequence[str]) -> tuple[str, list[str]]:
+    """Returns the command, of one word or two, and what follows it."""
+    words = 2 if " ".join(argv[:2]) in COMMANDS else 1
+    return " ".join(argv[:words]), list(argv[words:])
 
 
 def _parse(command: Command, name: str, argv: Sequence[str]) -> flags.FlagValues:

@@ -50,7 +50,8 @@ class TestHelp:
     @pytest.mark.parametrize("command", list(cli.COMMANDS))
     def test_every_example_parses(self, command, monkeypatch):
         monkeypatch.chdir(REPOSITORY)
-        name, *argv = cli.COMMANDS[command].example.removeprefix("interactrank ").split()
+        example = cli.COMMANDS[command].example.removeprefix("interactrank ")
+        name, argv = cli.split_command(example.split())
         assert name == command
         values = cli._parse(cli.COMMANDS[command], command, argv)
         assert all(values[flag].value is not None for flag in cli.COMMANDS[command].flags)

@@ -43,9 +43,8 @@ def test_station_by_station_works_as_written(tmp_path, monkeypatch):
 def test_every_command_and_config_field_in_the_readme_exists(section, monkeypatch):
     monkeypatch.chdir(REPOSITORY)
     for _, *argv in commands(section):
-        words = 1 if argv[0] in cli.COMMANDS else 2
-        command = " ".join(argv[:words])
-        cli._parse(cli.COMMANDS[command], command, argv[words:])
+        command, flags = cli.split_command(argv)
+        cli._parse(cli.COMMANDS[command], command, flags)
 
 
 def test_tables_are_those_of_the_committed_results():
