@@ -17,6 +17,7 @@ from interactrank_jax.data import schema as schema_lib
 from interactrank_jax.data.examples import STAGES
 from interactrank_jax.data.vocabulary import as_values, concat_tables, index_in
 from interactrank_jax.errors import InputError
+from interactrank_jax.iqp.spec import check_event_columns
 
 SECONDS_PER_DAY = 86_400
 IMPRESSION = -1  # the code of 'impression' among those of the actions, 0, 1, ...
@@ -210,13 +211,7 @@ def engagements_from_events(
       InputError: the events lack a column that a cross feature is segmented by.
     """
     segments = list(requests.segments)
-    for name in segments:
-        if name not in log.columns("events"):
-            raise InputError(
-                f"config.data.cross.features: '{name}' is a segment, but the events have no column "
-                f"'{name}'. Add it to the events (its value as of the event), or leave that "
-                f"cross feature out."
-            )
+    check_event_columns(log, segments)
     table = read_table(
         log,
         "events",

@@ -8,7 +8,7 @@ import numpy as np
 
 from interactrank_jax.data import history, protocols
 from interactrank_jax.data.dense import Impressions, Requests
-from interactrank_jax.data.schema import IMPLICIT_ACTION, Log
+from interactrank_jax.data.schema import Log
 from interactrank_jax.errors import InputError, did_you_mean
 from interactrank_jax.iqp import spec
 
@@ -58,14 +58,12 @@ class Plan:
     @property
     def segments(self) -> tuple[str, ...]:
         """Categorical features that cross features are segmented by."""
-        return tuple(sorted({spec.segment for spec in self.cross} - {""}))
+        return spec.segments_of(self.cross)
 
     @property
     def counts_impressions(self) -> bool:
         """Whether a cross feature or a rate counts impressions."""
-        return bool(self.rates) or any(
-            IMPLICIT_ACTION in (spec.action, spec.total_action) for spec in self.cross
-        )
+        return bool(self.rates) or spec.counts_impressions(self.cross)
 
 
 def make_plan(config: Any, log: Log) -> Plan:

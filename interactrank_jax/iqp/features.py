@@ -17,7 +17,7 @@ from interactrank_jax.data.examples import SparseCross
 from interactrank_jax.data.schema import IMPLICIT_ACTION
 from interactrank_jax.errors import InputError
 from interactrank_jax.iqp import expressions
-from interactrank_jax.iqp.spec import CrossSpec, windows_of
+from interactrank_jax.iqp.spec import CrossSpec, segments_of, windows_of
 
 # Probes in one query to the backend: bounds memory without costing speed.
 PROBES_AT_ONCE = 4_000_000
@@ -58,7 +58,7 @@ class CrossFeatures:
         self.specs = tuple(specs)
         self._lag_days, self._prior, self._backend = lag_days, prior, backend
         self._mean_rates = dict(zip(actions, mean_rates.T, strict=True))
-        self.segments = sorted({spec.segment for spec in specs} - {""})
+        self.segments = segments_of(specs)
         codes = {**{name: code for code, name in enumerate(actions)}, IMPLICIT_ACTION: IMPRESSION}
         keys = {"query": engagements.query, "item": engagements.item}
         keys |= {name: engagements.segments[name] for name in self.segments}

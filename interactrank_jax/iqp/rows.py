@@ -8,14 +8,13 @@ import ibis.expr.types as ir
 from interactrank_jax.data.dense import SECONDS_PER_DAY
 from interactrank_jax.data.examples import STAGES
 from interactrank_jax.data.schema import IMPLICIT_ACTION, Log
-from interactrank_jax.errors import InputError
 from interactrank_jax.iqp.expressions import union
-from interactrank_jax.iqp.spec import CrossSpec
-
-
-def segments_of(specs: Sequence[CrossSpec]) -> tuple[str, ...]:
-    """Returns the categorical features that counts are taken within."""
-    return tuple(sorted({spec.segment for spec in specs} - {""}))
+from interactrank_jax.iqp.spec import (
+    CrossSpec,
+    check_event_columns,
+    counts_impressions,
+    segments_of,
+)
 
 
 def candidates(
@@ -65,13 +64,7 @@ def events(
     Raises:
       InputError: the events lack a column that a cross feature is segmented by.
     """
-    for name in segments:
-        if name not in log.columns("events"):
-            raise InputError(
-                f"config.data.cross.features: '{name}' is a segment, but the events have no column "
-                f"'{name}'. Add it to the events (its value as of the event), or leave that "
-                f"cross feature out."
-            )
+    check_event_columns(log, segments)
     table = _between(log.table("events", backend), "arrival_time", since, until)
     return table.select(
         *("event_id", "event_time", "arrival_time", "action", *segments),
@@ -131,7 +124,7 @@ def counted(
         for action in log.schema.actions:
             rows = shown.filter(shown[action].cast("boolean"))
             parts.append(rows.mutate(action=ibis.literal(action)).select(columns))
-    if any(IMPLICIT_ACTION in (spec.action, spec.total_action) for spec in specs):
+    if counts_impressions(specs):
         if "stage" in log.columns("impressions"):
             shown = shown.filter(shown.stage == STAGES[0])
         parts.append(shown.mutate(action=ibis.literal(IMPLICIT_ACTION)).select(columns))

@@ -1,8 +1,10 @@
 """What a store is read for: features of a log's impressions as of their day, and a day's table.
 
-FEATURES/features/*.parquet    request_id, item_id, the actions, one column per feature
-SNAPSHOT/KEYS/*.parquet        keys, item, one column per feature, sorted
-SNAPSHOT/snapshot.json         the day, what the features are, rows per table
+    FEATURES/features/*.parquet    request_id, item_id, the actions, one column per feature
+    SNAPSHOT/KEYS/*.parquet        keys, item, one column per feature, sorted
+    SNAPSHOT/snapshot.json         the day, what the features are, rows per table
+
+The rows of features are in no order: sorting them would cost more than making them.
 """
 
 import dataclasses
@@ -18,6 +20,7 @@ from interactrank_jax import files
 from interactrank_jax.data.schema import IMPLICIT_ACTION, Log
 from interactrank_jax.errors import InputError
 from interactrank_jax.iqp import engines, expressions, rows
+from interactrank_jax.iqp.spec import segments_of
 from interactrank_jax.iqp.store import Store
 
 
@@ -62,7 +65,7 @@ def features(
     Returns:
       Columns request_id, item_id, the actions, and a float32 column per feature; in no order.
     """
-    segments = rows.segments_of(store.specs)
+    segments = segments_of(store.specs)
     shown = rows.candidates(log, segments, backend, since, until)
     found = expressions.as_of(
         shown.select(

@@ -11,9 +11,11 @@ C counts an action, C_imp impressions, m is the action's mean rate in the traini
 import dataclasses
 from collections.abc import Sequence
 
-from interactrank_jax.data.schema import IMPLICIT_ACTION, Schema
+from interactrank_jax.data.schema import IMPLICIT_ACTION, Log, Schema
 from interactrank_jax.errors import InputError, did_you_mean
 
+# Columns beside the keys in the tables of `expressions.py` and `rows.py`.
+_TAKEN = ("period", "probe", "first", "group", "copies", "copy", "is_late")
 KINDS = ("share", "item_share", "rate", "item_rate")
 _GRAMMAR = (
     "Expected kind:action:window_days or kind:action:window_days:segment, "
@@ -88,6 +90,11 @@ def parse_specs(names: Sequence[str], schema: Schema) -> tuple[CrossSpec, ...]:
         ):
             if value is not None and value not in known:
                 raise InputError(f"{where} has {what} '{value}'." + did_you_mean(value, known))
+        if spec.segment in (*_TAKEN, *schema.actions):
+            raise InputError(
+                f"{where}: a segment cannot be called '{spec.segment}', which a column of the "
+                f"counts is. Rename the feature in the log."
+            )
         if spec.is_rate and spec.action == IMPLICIT_ACTION:
             raise InputError(f"{where}: the rate of impressions is 1. Name another action.")
         if spec in specs:
@@ -108,6 +115,27 @@ def check_lag(lag_days: int) -> int:
             f"cross features would count what happened after the request, its own outcome included."
         )
     return int(lag_days)
+
+
+def segments_of(specs: Sequence[CrossSpec]) -> tuple[str, ...]:
+    """Returns the categorical features that counts are taken within."""
+    return tuple(sorted({spec.segment for spec in specs} - {""}))
+
+
+def counts_impressions(specs: Sequence[CrossSpec]) -> bool:
+    """Returns whether any of the features counts impressions."""
+    return any(IMPLICIT_ACTION in (spec.action, spec.total_action) for spec in specs)
+
+
+def check_event_columns(log: Log, segments: Sequence[str]) -> None:
+    """Raises InputError where the events lack a column that a cross feature is segmented by."""
+    for name in segments:
+        if name not in log.columns("events"):
+            raise InputError(
+                f"config.data.cross.features: '{name}' is a segment, but the events have no column "
+                f"'{name}'. Add it to the events (its value as of the event), or leave that "
+                f"cross feature out."
+            )
 
 
 def windows_of(

@@ -25,7 +25,13 @@ from interactrank_jax import files
 from interactrank_jax.data.schema import IMPLICIT_ACTION, Log
 from interactrank_jax.errors import InputError
 from interactrank_jax.iqp import engines, expressions, rows
-from interactrank_jax.iqp.spec import CrossSpec, check_lag, parse_specs, windows_of
+from interactrank_jax.iqp.spec import (
+    CrossSpec,
+    check_lag,
+    parse_specs,
+    segments_of,
+    windows_of,
+)
 
 FORMAT_VERSION = 1
 # Rows of the log in one chunk: bounds memory, and what a kill costs.
@@ -203,7 +209,7 @@ def build(
       progress: called with each run of days as it begins.
 
     Raises:
-      InputError: a store of another description, or a log that does not hold.
+      InputError: a store of another description, or `through` lies beyond the log.
     """
     description = Description.from_config(config, log)
     out = Path(out)
@@ -256,11 +262,15 @@ def _runs_of_days(
     if not len(days):
         return
     first = int(days[0]) if after is None else after
-    if through is None:
-        requests = rows.day(log.table("requests", backend).timestamp.max())
-        last = max(int(days[-1]), backend.to_pyarrow(requests).as_py()) - 1
-    else:
-        last = through
+    requests = rows.day(log.table("requests", backend).timestamp.max())
+    newest = max(int(days[-1]), backend.to_pyarrow(requests).as_py())
+    last = newest - 1 if through is None else through
+    if last > newest:
+        # Counted as complete, whatever arrives on those days would be left out for good.
+        raise InputError(
+            f"--through={np.datetime64(last, 'D')} lies beyond the log, whose last day is "
+            f"{np.datetime64(newest, 'D')}. Name that day or an earlier one."
+        )
     total = 0
     for day, size in zip(days.tolist(), sizes.tolist(), strict=True):
         if day > last:
@@ -280,7 +290,7 @@ def _count_days(store: Store, log: Log, backend: ibis.BaseBackend, first: int, l
     arrived, figures = None, {"rows": 0, "late": 0}
     raw_rows = 0
     if log.has_events:
-        raw = rows.events(log, rows.segments_of(specs), backend, since=first, until=last)
+        raw = rows.events(log, segments_of(specs), backend, since=first, until=last)
         raw_rows = backend.to_pyarrow(raw.count()).as_py()
         arrived = rows.first_copies(raw)
         if store.chunks:

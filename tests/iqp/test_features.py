@@ -17,6 +17,7 @@ SCHEMA = Schema(
         FeatureSpec("country", "user", "categorical"),
         FeatureSpec("device", "request", "categorical"),
         FeatureSpec("age", "user", "numeric"),
+        FeatureSpec("period", "user", "categorical"),
     ),
     ACTIONS,
 )
@@ -284,6 +285,7 @@ def test_specs_are_parsed():
         ("share:clik:7", "Did you mean 'click'"),
         ("share:click:7:county", "Did you mean 'country'"),
         ("share:click:7:age", "has segment 'age'"),
+        ("share:click:7:period", "cannot be called 'period'.*Rename"),
         ("rate:impression:7", "the rate of impressions is 1"),
     ],
 )

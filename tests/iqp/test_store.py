@@ -139,6 +139,12 @@ class TestGrowth:
         with pytest.raises(InputError, match="is timeless: there are no days"):
             store.build(iqp_config(), log, tmp_path / "counts", backend)
 
+    def test_days_that_have_not_come_are_refused(self, log, backend, tmp_path):
+        with pytest.raises(InputError, match=r"--through=2099-01-01 lies beyond the log"):
+            store.build(
+                iqp_config(), log, tmp_path, backend, through=store.day_number("2099-01-01")
+            )
+
     def test_odd_ids_stay_apart(self, backend, tmp_path):
         tables = make_tables(120)
         odd = ["é", "é", "\U0001f9ea", "a b", "a\tb", "A", "a", "'; --", "ß", "ss"]
@@ -257,9 +263,11 @@ class TestKills:
             cwd=REPOSITORY,
             env={"PYTHONPATH": str(REPOSITORY), "PATH": "/usr/bin:/bin"},
         )
-        while process.poll() is None and not (out / "partial").exists():
+        deadline = time.monotonic() + 120
+        while not (out / "partial").exists() and time.monotonic() < deadline:
+            assert process.poll() is None
             time.sleep(0.002)
         process.send_signal(signal.SIGKILL)
-        process.wait()
+        assert process.wait() == -signal.SIGKILL  # not done before
         assert cli.main(flags) == 0
         assert everything(store.open_store(out, log), backend) == everything(whole, backend)
