@@ -28,8 +28,8 @@ class Stage:
     others: Callable[[Any], tuple[Any, ...]]
 
 
-def _third_and_triple(rate: float) -> tuple[float, ...]:
-    return float(f"{rate / 3:.3g}"), float(f"{rate * 3:.3g}")
+def _triple_and_third(rate: float) -> tuple[float, ...]:
+    return float(f"{rate * 3:.3g}"), float(f"{rate / 3:.3g}")
 
 
 def _tenth_and_tenfold(weight: float) -> tuple[float, ...]:
@@ -43,9 +43,9 @@ def _other_dropout(rate: float) -> tuple[float, ...]:
 
 # What most decides how well a model does comes first: fewer trials leave the end away.
 SPACE = (
-    Stage("train.tables.learning_rate", "a third and three times", _third_and_triple),
+    Stage("train.tables.learning_rate", "three times and a third", _triple_and_third),
     Stage("train.loss.softmax_weight", "ten times and a tenth", _tenth_and_tenfold),
-    Stage("train.optimizer.learning_rate", "a third and three times", _third_and_triple),
+    Stage("train.optimizer.learning_rate", "three times and a third", _triple_and_third),
     Stage("model.tower.dropout", "the nearest other of 0 and 0.2", _other_dropout),
 )
 TRIALS = 8  # of a model that has every field

@@ -32,9 +32,9 @@ def test_search_starts_from_the_config_and_keeps_what_is_better():
         return overrides.get(tables, 0.05) + overrides.get(dropout, 0) - (dense in overrides)
 
     batches, best = run_search(score)
-    assert batches[0] == [{}, {tables: 0.0167}, {tables: 0.15}]
+    assert batches[0] == [{}, {tables: 0.15}, {tables: 0.0167}]
     assert batches[1] == [{tables: 0.15, softmax: 0.1}, {tables: 0.15, softmax: 0.001}]
-    assert batches[2] == [{tables: 0.15, dense: 0.000333}, {tables: 0.15, dense: 0.003}]
+    assert batches[2] == [{tables: 0.15, dense: 0.003}, {tables: 0.15, dense: 0.000333}]
     assert batches[3] == [{tables: 0.15, dropout: 0.2}]
     assert sum(map(len, batches)) == search.TRIALS
     assert best == {tables: 0.15, dropout: 0.2}
