@@ -23,6 +23,20 @@ def _config(**fields) -> ConfigDict:
     return ConfigDict(fields)
 
 
+def cross_features(*features: str) -> ConfigDict:
+    """Query-item features and how they are counted, see `iqp/recipe.py`."""
+    return _config(
+        features=features,
+        lag_days=1,
+        prior=5.0,
+        backoff=_config(strength=0.0, query_form=""),
+        user_day_cap=0,
+        debias=_config(name="none", smallest_propensity=0.1, position_weights=()),
+        fresh_days=0,
+        corpus=True,
+    )
+
+
 def search_data() -> ConfigDict:
     """A search log with clicks, long clicks, short clicks and saves, such as the simulator's."""
     engagements = ("click", "long_click", "save")
@@ -35,17 +49,13 @@ def search_data() -> ConfigDict:
         folds=5,
         history=_config(length=50, actions=engagements, delay_s=60, rates=()),
         query_history=_config(length=20, actions=engagements),
-        cross=_config(
-            features=(
-                "share:click:7",
-                "share:click:30",
-                "share:click:365",
-                "share:long_click:365",
-                "share:save:365",
-                "share:click:365:country",
-            ),
-            lag_days=1,
-            prior=5.0,
+        cross=cross_features(
+            "share:click:7",
+            "share:click:30",
+            "share:click:365",
+            "share:long_click:365",
+            "share:save:365",
+            "share:click:365:country",
         ),
         vocabulary=_config(min_count=2, out_of_vocabulary=16),
         text=_config(buckets=20_000, max_tokens=24, ngram=3),
@@ -67,15 +77,11 @@ def ratings_data(protocol: str) -> ConfigDict:
         folds=5,
         history=_config(length=50, actions=("like", "dislike"), delay_s=1, rates=("like",)),
         query_history=_config(length=20, actions=("like",)),
-        cross=_config(
-            features=(
-                "item_rate:like:730",
-                "item_share:like:730",
-                "rate:like:730",
-                "share:like:730",
-            ),
-            lag_days=1,
-            prior=5.0,
+        cross=cross_features(
+            "item_rate:like:730",
+            "item_share:like:730",
+            "rate:like:730",
+            "share:like:730",
         ),
         vocabulary=_config(min_count=2, out_of_vocabulary=16),
         text=_config(buckets=20_000, max_tokens=24, ngram=3),

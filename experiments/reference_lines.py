@@ -53,6 +53,7 @@ def add_means(data: ConfigDict, action: str) -> ConfigDict:
         data.history.rates = (*data.history.rates, action)
     if data.protocol != PUBLISHED and _item_rate(action) not in data.cross.features:
         data.cross.features = (*data.cross.features, _item_rate(action))
+    data.cross.corpus = False  # every item has a rate, so that each request would list them all
     return data
 
 

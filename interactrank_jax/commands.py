@@ -160,9 +160,11 @@ def _iqp_snapshot(args: Any) -> None:
     from interactrank_jax.data.schema import open_log
     from interactrank_jax.iqp import snapshot, store
 
+    log = open_log(args.log)
     with _engine(args) as backend:
         record = snapshot.write_snapshot(
-            store.open_store(args.counts, open_log(args.log)),
+            log,
+            store.open_store(args.counts, log),
             backend,
             args.out,
             store.day_number(args.as_of),
@@ -304,7 +306,7 @@ COMMANDS: dict[str, Command] = {
         {
             "log": _LOG,
             "out": (REQUIRED, "directory of the counts, new or to go on with"),
-            "through": ("", "last day to count; else the day before the log's last"),
+            "through": ("", "last day to count; else the day before the last request"),
             **_ENGINE_FLAGS,
         },
         config=True,

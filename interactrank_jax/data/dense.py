@@ -17,10 +17,11 @@ from interactrank_jax.data import schema as schema_lib
 from interactrank_jax.data.examples import STAGES
 from interactrank_jax.data.vocabulary import as_values, concat_tables, index_in
 from interactrank_jax.errors import InputError
-from interactrank_jax.iqp.spec import check_event_columns
+from interactrank_jax.iqp.forms import forms
 
 SECONDS_PER_DAY = 86_400
 IMPRESSION = -1  # the code of 'impression' among those of the actions, 0, 1, ...
+_LONG_AGO = -(2**40)  # days
 OPTIONAL_COLUMNS = ("propensity", "stage", "teacher_score")
 
 
@@ -32,9 +33,12 @@ class Requests:
       table: the R rows as they came.
       user, query: `[R]` position in `users`, `queries`.
       timestamp: `[R]` UTC seconds; zeros where the preparation is timeless.
-      segments: `[R]` codes of each categorical feature that a cross feature is segmented by.
+      segments: `[R]` codes of each categorical feature that a cross feature is segmented by, and of
+        the query's form where there is one, as 'query_form'.
       users, queries: distinct original ids.
       categories: distinct values of each such feature.
+      query_form, query_day: `[Q]` code of each query's form, and the day when it was first asked;
+        None where queries have no forms.
     """
 
     table: pa.Table
@@ -45,6 +49,8 @@ class Requests:
     users: pa.Array
     queries: pa.Array
     categories: dict[str, pa.Array]
+    query_form: np.ndarray | None = None
+    query_day: np.ndarray | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,6 +92,8 @@ class Engagements:
       event_time: `[E]` seconds when it happened.
       fold: `[E]` fold of the impression it comes from; only timeless, else zeros.
       segments: `[E]` codes as in `Requests`.
+      weight: `[E]` float64, what an impression counts; 1 for what is none.
+      is_counted: `[E]` bool, whether it counts in cross features: within its user's cap.
     """
 
     user: np.ndarray
@@ -96,6 +104,8 @@ class Engagements:
     event_time: np.ndarray
     fold: np.ndarray
     segments: dict[str, np.ndarray]
+    weight: np.ndarray
+    is_counted: np.ndarray
 
     def __len__(self) -> int:
         return len(self.item)
@@ -138,8 +148,17 @@ def read_table(log: schema_lib.Log, name: str, columns: Sequence[str] | None = N
         raise InputError(f"{name} ({log.path}): {error}") from error
 
 
-def read_requests(log: schema_lib.Log, segments: Sequence[str], timeless: bool) -> Requests:
-    """Reads the requests; `segments` names the categorical features to encode."""
+def read_requests(
+    log: schema_lib.Log, segments: Sequence[str], timeless: bool, query_form: str = ""
+) -> Requests:
+    """Reads the requests.
+
+    Args:
+      log: the log, validated.
+      segments: names of the categorical features to encode.
+      timeless: whether their time is not looked at.
+      query_form: column whose words are the query's form; '': none.
+    """
     table = read_table(log, "requests")
     if timeless:
         timestamp = np.zeros(len(table), np.int64)
@@ -152,16 +171,44 @@ def read_requests(log: schema_lib.Log, segments: Sequence[str], timeless: bool) 
         encoded = as_values(table[name]).dictionary_encode()
         codes[name] = encoded.indices.to_numpy(zero_copy_only=False).astype(np.int32, copy=False)
         distinct[name] = encoded.dictionary
+    query = codes.pop("query_id")
+    of_query, first_day = None, None
+    if query_form:
+        text = as_values(table[query_form]).cast(pa.string()).fill_null("")
+        of_query, first_day = _query_forms(query, day(timestamp), text)
+        codes["query_form"] = of_query[query]
     return Requests(
         table=table,
         user=codes.pop("user_id"),
-        query=codes.pop("query_id"),
+        query=query,
         timestamp=timestamp,
         segments=codes,
         users=distinct.pop("user_id"),
         queries=distinct.pop("query_id"),
         categories=distinct,
+        query_form=of_query,
+        query_day=first_day,
     )
+
+
+def _query_forms(
+    query: np.ndarray, period: np.ndarray, text: pa.Array
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the form of each query and its first day: see `rows.Source.query_forms`."""
+    order = np.lexsort((_ranks(text), period, query))
+    _, first = np.unique(query[order], return_index=True)
+    chosen = order[first]
+    codes = forms(text.take(pa.array(chosen))).dictionary_encode().indices
+    return codes.to_numpy(zero_copy_only=False).astype(np.int32), period[chosen]
+
+
+def _ranks(values: pa.Array) -> np.ndarray:
+    """Returns the place of each value in the order of the distinct ones; -1 for null."""
+    encoded = values.dictionary_encode()
+    rank = np.empty(len(encoded.dictionary), np.int64)
+    rank[pc.sort_indices(encoded.dictionary).to_numpy()] = np.arange(len(rank))
+    codes = encoded.indices.fill_null(-1).to_numpy(zero_copy_only=False)
+    return np.append(rank, -1)[codes]
 
 
 def read_impressions(log: schema_lib.Log, requests: Requests, item_ids: pa.Array) -> Impressions:
@@ -202,15 +249,32 @@ def read_impressions(log: schema_lib.Log, requests: Requests, item_ids: pa.Array
     )
 
 
+def check_event_columns(log: schema_lib.Log, segments: Sequence[str]) -> None:
+    """Raises InputError where the events lack a column that a cross feature is segmented by."""
+    for name in segments:
+        if name not in log.columns("events"):
+            raise InputError(
+                f"config.data.cross.features: '{name}' is a segment, but the events have no column "
+                f"'{name}'. Add it to the events (its value as of the event), or leave that "
+                f"cross feature out."
+            )
+
+
 def engagements_from_events(
-    log: schema_lib.Log, requests: Requests, item_ids: pa.Array
+    log: schema_lib.Log, requests: Requests, item_ids: pa.Array, cap: int = 0
 ) -> Engagements:
     """Reads the events, each event_id once: the copy that arrived first.
+
+    Args:
+      log: the log, validated.
+      requests: its requests.
+      item_ids: see `read_impressions`.
+      cap: of one user's events of one action on one day so many are counted; 0: all.
 
     Raises:
       InputError: the events lack a column that a cross feature is segmented by.
     """
-    segments = list(requests.segments)
+    segments = list(requests.categories)
     check_event_columns(log, segments)
     table = read_table(
         log,
@@ -230,24 +294,65 @@ def engagements_from_events(
     _, first = np.unique(codes, return_index=True)
     order = order[np.sort(first)]
     kept = table.take(pa.array(order))
+    time = time[order].astype(np.int64)
+    query = index_in(as_values(kept["query_id"]), requests.queries)
+    action = index_in(as_values(kept["action"]), as_values(pa.array(log.schema.actions)))
+    codes = {name: index_in(as_values(kept[name]), requests.categories[name]) for name in segments}
+    if requests.query_form is not None and requests.query_day is not None:
+        is_known = (query >= 0) & (requests.query_day[query] <= day(time))
+        codes["query_form"] = np.where(is_known, requests.query_form[query], np.int32(-1))
+    is_counted = np.ones(len(order), bool)
+    if cap:
+        users, queries, items = (
+            _ranks(as_values(kept[name])) for name in ("user_id", "query_id", "item_id")
+        )
+        is_counted = _within_cap(cap, users, action, time, items, queries)
     return Engagements(
         user=index_in(as_values(kept["user_id"]), requests.users),
-        query=index_in(as_values(kept["query_id"]), requests.queries),
+        query=query,
         item=index_in(as_values(kept["item_id"]), item_ids),
-        action=index_in(as_values(kept["action"]), as_values(pa.array(log.schema.actions))).astype(
-            np.int8
-        ),
-        time=time[order].astype(np.int64),
+        action=action.astype(np.int8),
+        time=time,
         event_time=event_time[order].astype(np.int64),
         fold=np.zeros(len(order), np.int8),
-        segments={
-            name: index_in(as_values(kept[name]), requests.categories[name]) for name in segments
-        },
+        segments=codes,
+        weight=np.ones(len(order)),
+        is_counted=is_counted,
     )
 
 
+def _within_cap(
+    cap: int,
+    user: np.ndarray,
+    action: np.ndarray,
+    time: np.ndarray,
+    item: np.ndarray,
+    query: np.ndarray,
+) -> np.ndarray:
+    """Returns which rows are among the first of their user, action and day: see `rows`.
+
+    Args:
+      cap: how many.
+      user, action: `[E]` codes.
+      time: `[E]` seconds.
+      item, query: `[E]` places in the order of ids.
+    """
+    group, _ = group_ids((user, action, day(time)))
+    order = np.lexsort((query, item, time, group))
+    start = np.flatnonzero(np.diff(group[order], prepend=-1))
+    place = np.arange(len(order)) - np.repeat(start, np.diff(np.append(start, len(order))))
+    result = np.empty(len(order), bool)
+    result[order] = place < cap
+    return result
+
+
 def engagements_from_impressions(
-    impressions: Impressions, requests: Requests, fold: np.ndarray, rows: np.ndarray
+    impressions: Impressions,
+    requests: Requests,
+    fold: np.ndarray,
+    rows: np.ndarray,
+    item_ids: pa.Array,
+    cap: int = 0,
 ) -> Engagements:
     """Derives engagements from impressions, at their request's time: one per action that happened.
 
@@ -256,17 +361,34 @@ def engagements_from_impressions(
       requests: the requests.
       fold: `[M]` fold of each impression.
       rows: positions of the impressions to use; the result keeps their order.
+      item_ids: see `read_impressions`.
+      cap: see `engagements_from_events`.
     """
     where, action = np.nonzero(impressions.actions[rows])
-    return _at_requests(impressions, requests, fold, rows[where], action.astype(np.int8))
+    ones = np.ones(len(where))
+    return _at_requests(
+        impressions, requests, fold, rows[where], action.astype(np.int8), ones, item_ids, cap
+    )
 
 
 def impressions_as_engagements(
-    impressions: Impressions, requests: Requests, fold: np.ndarray, rows: np.ndarray
+    impressions: Impressions,
+    requests: Requests,
+    fold: np.ndarray,
+    rows: np.ndarray,
+    weight: np.ndarray,
+    item_ids: pa.Array,
+    cap: int = 0,
 ) -> Engagements:
-    """Returns the impressions that users saw, as rows with the action code `IMPRESSION`."""
+    """Returns the impressions that users saw, as rows with the action code `IMPRESSION`.
+
+    Args:
+      impressions, requests, fold, rows, item_ids, cap: see `engagements_from_impressions`.
+      weight: `[M]` what each impression counts.
+    """
     rows = rows[impressions.shown[rows]]
-    return _at_requests(impressions, requests, fold, rows, np.full(len(rows), IMPRESSION, np.int8))
+    action = np.full(len(rows), IMPRESSION, np.int8)
+    return _at_requests(impressions, requests, fold, rows, action, weight[rows], item_ids, cap)
 
 
 def _at_requests(
@@ -275,19 +397,38 @@ def _at_requests(
     fold: np.ndarray,
     rows: np.ndarray,
     action: np.ndarray,
+    weight: np.ndarray,
+    item_ids: pa.Array,
+    cap: int,
 ) -> Engagements:
     request = impressions.request[rows]
-    time = requests.timestamp[request]
+    time, user = requests.timestamp[request], requests.user[request]
+    query, item = requests.query[request], impressions.item[rows]
+    is_counted = np.ones(len(rows), bool)
+    if cap:
+        places = _ranks(item_ids)[item], _ranks(requests.queries)[query]
+        is_counted = _within_cap(cap, user, action, time, *places)
     return Engagements(
-        user=requests.user[request],
-        query=requests.query[request],
-        item=impressions.item[rows],
+        user=user,
+        query=query,
+        item=item,
         action=action,
         time=time,
         event_time=time,
         fold=fold[rows],
         segments={name: codes[request] for name, codes in requests.segments.items()},
+        weight=weight,
+        is_counted=is_counted,
     )
+
+
+def created_days(log: schema_lib.Log, item_ids: pa.Array) -> np.ndarray:
+    """Returns the day when each item came to be, int64 `[I]`; far in the past where unknown."""
+    table = read_table(log, "items", ["item_id", "created_at"])
+    seconds = table["created_at"].cast(pa.int64())
+    days = seconds.fill_null(0).to_numpy() // SECONDS_PER_DAY
+    days = np.where(seconds.is_null().to_numpy(), _LONG_AGO, days)
+    return np.append(days, _LONG_AGO)[index_in(item_ids, as_values(table["item_id"]))]
 
 
 def day(seconds: np.ndarray) -> np.ndarray:

@@ -316,7 +316,8 @@ class Examples:
             if not self.has_corpus(split):
                 raise InputError(
                     f"split '{split}' has no cross features beyond its slates, so its requests "
-                    f"cannot be scored with the corpus. Use validation or test."
+                    f"cannot be scored with the corpus. Use validation or test, prepared with "
+                    f"config.data.cross.corpus=True."
                 )
             self._sparse_cross[split] = SparseCross(
                 *(

@@ -193,7 +193,7 @@ def _timed_checks(work: _Work) -> Iterator[tuple[str, list[Leak]]]:
 
 def _made_with_training_means(work: _Work) -> tuple[str, ...]:
     actions = work.before.metadata.actions
-    rates = [spec.name for spec in work.plan.cross if spec.is_rate]
+    rates = [spec.name for spec in work.plan.cross.specs if spec.is_rate]
     return (*rates, *(f"user_rate_{actions[action]}" for action in work.plan.rates))
 
 

@@ -85,7 +85,8 @@ def prepare(
         progress("read")
         raw_items = features.item_table(dense.read_table(log, "items"), log.schema, old)
         item_ids = as_values(raw_items["item_id"])
-        requests = dense.read_requests(log, plan.segments, plan.timeless)
+        recipe = plan.cross
+        requests = dense.read_requests(log, plan.segments, plan.timeless, recipe.query_form)
         impressions = dense.read_impressions(log, requests, item_ids)
         split = splits.assign_splits(plan, requests, impressions, config.seed)
         fold = splits.assign_folds(plan, split, config.seed)
@@ -101,17 +102,26 @@ def prepare(
         countable = np.arange(len(split))
         if plan.timeless:
             countable = np.random.default_rng([config.seed, 1]).permutation(train)
+        cap = recipe.user_day_cap
         if log.has_events and not plan.timeless:
-            engagements = dense.engagements_from_events(log, requests, item_ids)
+            engagements = dense.engagements_from_events(log, requests, item_ids, cap)
         else:
-            engagements = dense.engagements_from_impressions(impressions, requests, fold, countable)
+            engagements = dense.engagements_from_impressions(
+                impressions, requests, fold, countable, item_ids, cap
+            )
         counted = engagements
+        weight = recipe.impression_weight(
+            impressions.position, impressions.optional.get("propensity")
+        )
         if plan.counts_impressions:
-            shown = dense.impressions_as_engagements(impressions, requests, fold, countable)
+            shown = dense.impressions_as_engagements(
+                impressions, requests, fold, countable, weight, item_ids, cap
+            )
             counted = dense.concatenate(engagements, shown)
         shown_in_train = train[impressions.shown[train]]
-        mean_rates = history.mean_over_visible(
-            impressions.actions[shown_in_train], fold[shown_in_train], plan.folds
+        mean_rates, mean_weight = (
+            history.mean_over_visible(values[shown_in_train], fold[shown_in_train], plan.folds)
+            for values in (impressions.actions, weight[:, None])
         )
         slates = {
             name: splits.make_slates(impressions, np.flatnonzero(split == index), fold, plan.slate)
@@ -159,14 +169,14 @@ def prepare(
         )
 
         progress("cross features")
+        in_cross = counted.take(counted.is_counted)
         cross = CrossFeatures(
-            plan.cross,
-            counted,
-            counted.fold if plan.timeless else dense.day(counted.time),
+            recipe,
+            in_cross,
+            in_cross.fold if plan.timeless else dense.day(in_cross.time),
             actions=actions,
-            lag_days=plan.lag_days,
-            prior=config.cross.prior,
-            mean_rates=mean_rates,
+            mean_rates=mean_rates / np.where(mean_weight > 0, mean_weight, 1),
+            created=dense.created_days(log, item_ids) if recipe.has_fresh else None,
             backend=ibis.duckdb.connect(temp_directory=scratch, memory_limit=MEMORY_LIMIT),
         )
 
@@ -179,6 +189,10 @@ def prepare(
             {key: codes[impressions.request] for key, codes in requests.segments.items()},
         )
         values = cross.values(numerator, denominator, period)
+        own_count, own_total = (
+            np.rint(counts[:, cross.first_levels]).astype(np.int32)
+            for counts in (numerator, denominator)
+        )
         sizes: dict[str, Split] = {}
         for name, part in slates.items():
             progress(f"write {name}")
@@ -217,8 +231,8 @@ def prepare(
                     "position": impressions.position[part.rows],
                     "actions": impressions.actions[part.rows],
                     "cross": values[part.rows],
-                    "cross_count": numerator[part.rows],
-                    "cross_total": denominator[part.rows],
+                    "cross_count": own_count[part.rows],
+                    "cross_total": own_total[part.rows],
                 }
                 | {key: value[part.rows] for key, value in impressions.optional.items()},
                 past=past,
@@ -231,7 +245,7 @@ def prepare(
                 )
                 cross_statistics = {
                     spec.name: features.cross_statistics(values[part.rows, k])
-                    for k, spec in enumerate(plan.cross)
+                    for k, spec in enumerate(recipe.specs)
                 }
             elif plan.has_corpus:
                 write_sparse_cross(
@@ -263,7 +277,7 @@ def prepare(
             format_version=FORMAT_VERSION,
             actions=tuple(actions),
             features=described,
-            cross=tuple(spec.name for spec in plan.cross),
+            cross=tuple(spec.name for spec in recipe.specs),
             tables=encoder.tables(),
             out_of_vocabulary=int(config.vocabulary.out_of_vocabulary),
             slate=plan.slate,

@@ -2,7 +2,7 @@
 
     LOG/
       schema.json              a `Schema`
-      items.parquet            item_id and the item features, text included
+      items.parquet            item_id and the item features, text included; optional created_at
       requests.parquet         request_id, user_id, query_id, timestamp, user and request features
       impressions.parquet      request_id, item_id, position, one column per action;
                                optional propensity, stage, teacher_score
@@ -47,7 +47,7 @@ TABLES = (*REQUIRED_TABLES, "events")
 RESERVED_NAMES = frozenset(
     (
         *("request_id", "user_id", "query_id", "item_id", "event_id"),
-        *("timestamp", "event_time", "arrival_time", "action"),
+        *("timestamp", "event_time", "arrival_time", "created_at", "action"),
         *("position", "propensity", "stage", "teacher_score"),
         *("user", "query", "item", "text", "id", "count", "numeric"),
     )

@@ -10,7 +10,7 @@ from interactrank_jax.data import history, protocols
 from interactrank_jax.data.dense import Impressions, Requests
 from interactrank_jax.data.schema import Log
 from interactrank_jax.errors import InputError, did_you_mean
-from interactrank_jax.iqp import spec
+from interactrank_jax.iqp.recipe import Recipe
 
 SPLITS = ("train", "validation", "test")
 MOST_FOLDS = 100
@@ -25,12 +25,14 @@ class Plan:
       fractions: of the splits.
       folds: number of folds where timeless, else 0.
       slate: candidates of an example, at most.
-      delay_s, lag_days: None where timeless.
+      delay_s: None where timeless.
       history_actions, query_history_actions: indices of actions.
       rates: indices of the actions whose counts and rates are features of the user, as of the
         request or out of fold.
       leaking_means: those whose means are features under `published`, instead.
-      cross: the cross features.
+      cross: the cross features and how they are counted.
+      has_corpus: whether requests of the evaluation splits can be scored with all items, for which
+        each item must be one, and the values of all its cross features be listed.
     """
 
     protocol: str
@@ -38,12 +40,12 @@ class Plan:
     folds: int
     slate: int
     delay_s: int | None
-    lag_days: int | None
     history_actions: tuple[int, ...]
     query_history_actions: tuple[int, ...]
     rates: tuple[int, ...]
     leaking_means: tuple[int, ...]
-    cross: tuple[spec.CrossSpec, ...]
+    cross: Recipe
+    has_corpus: bool
 
     @property
     def timeless(self) -> bool:
@@ -51,19 +53,19 @@ class Plan:
         return self.protocol != protocols.CLEAN_TIME
 
     @property
-    def has_corpus(self) -> bool:
-        """Whether an item is one item, so that requests can be scored with all of them."""
-        return self.protocol != protocols.PUBLISHED
+    def lag_days(self) -> int | None:
+        """Days between the last day counted and the request's; None where timeless."""
+        return self.cross.lag_days
 
     @property
     def segments(self) -> tuple[str, ...]:
         """Categorical features that cross features are segmented by."""
-        return spec.segments_of(self.cross)
+        return self.cross.segments
 
     @property
     def counts_impressions(self) -> bool:
         """Whether a cross feature or a rate counts impressions."""
-        return bool(self.rates) or spec.counts_impressions(self.cross)
+        return bool(self.rates) or self.cross.counts_impressions
 
 
 def make_plan(config: Any, log: Log) -> Plan:
@@ -142,12 +144,12 @@ def make_plan(config: Any, log: Log) -> Plan:
         folds=int(config.folds) if timeless else 0,
         slate=int(config.slate),
         delay_s=None if timeless else history.check_delay(config.history.delay_s),
-        lag_days=None if timeless else spec.check_lag(config.cross.lag_days),
         history_actions=indices("history.actions", config.history.actions),
         query_history_actions=indices("query_history.actions", config.query_history.actions),
         rates=() if is_published else rates,
         leaking_means=rates if is_published else (),
-        cross=spec.parse_specs(config.cross.features, log.schema),
+        cross=Recipe.from_config(config.cross, log, timeless),
+        has_corpus=not is_published and bool(config.cross.get("corpus", True)),
     )
 
 

@@ -142,6 +142,7 @@ def _columns(log: "Log", name: str) -> dict[str, str]:
     if name == "items":
         columns = {"item_id": "id"}
         columns |= {feature.name: feature.kind for feature in schema.select(("item",))}
+        columns |= {"created_at": "integer"} if "created_at" in present else {}
     elif name == "requests":
         columns = {"request_id": "id", "user_id": "id", "query_id": "id"}
         if not schema.timeless:
@@ -212,7 +213,7 @@ def _row_checks(
     types = log.columns(name)
     for column, kind in expected.items():
         value = table[column]
-        if (name, column) != ("events", "query_id"):
+        if (name, column) not in (("events", "query_id"), ("items", "created_at")):
             remedy = "drop these rows" if kind == "id" else "fill them in, or drop these rows"
             yield _Check(column, value.isnull(), f"a value in every row: {remedy}")
         if pa.types.is_floating(types[column]):
@@ -229,7 +230,7 @@ def _row_checks(
                 yield _Check(column, large, _IN_RANGE)
         if kind == "binary" and not pa.types.is_boolean(types[column]):
             yield _Check(column, ~value.isin([0, 1]), "0 or 1: was this action done, or not")
-        if column in ("timestamp", "event_time", "arrival_time"):
+        if column in ("timestamp", "event_time", "arrival_time", "created_at"):
             yield _Check(
                 column,
                 ~value.between(EARLIEST, LATEST),
@@ -298,14 +299,7 @@ def _check_rows(log: "Log", name: str, expected: dict[str, str]) -> dict[str, An
             "remove it, and histories come from the impressions" if name == "events" else "add rows"
         )
         raise InputError(f"{name} ({log.path}): the table is empty. Expected rows: {remedy}.")
-    for i, check in enumerate(checks):
-        if totals[f"bad_{i}"]:
-            example = _example(table, check.bad, name, check.column)
-            raise InputError(
-                f"{name}: column '{check.column}' is wrong in {totals[f'bad_{i}']:,} of "
-                f"{totals['rows']:,} rows, for example {_show(example)}. Expected "
-                f"{check.expected}.{check.remark(example[check.column])}"
-            )
+    _refuse_bad(table, name, checks, totals)
     for column in embeddings:
         low, high = totals[f"min_{column}"], totals[f"max_{column}"]
         if low != high or not low:
@@ -318,6 +312,32 @@ def _check_rows(log: "Log", name: str, expected: dict[str, str]) -> dict[str, An
                 f"Expected one width, at least 1, in every row."
             )
     return totals
+
+
+def validate_events(log: "Log", events: ibis.Table) -> None:
+    """Checks some rows of a log's events, such as those of one day, each for itself.
+
+    Raises:
+      InputError: the first thing found wrong.
+    """
+    expected = _columns(log, "events")
+    _check_columns(log, "events", expected)
+    checks = list(_row_checks(events, "events", expected, log))
+    counts = {f"bad_{i}": check.bad.cast("int64").sum() for i, check in enumerate(checks)}
+    totals = events.aggregate(rows=events.count(), **counts).to_pyarrow().to_pylist()[0]
+    _refuse_bad(events, "events", checks, totals)
+
+
+def _refuse_bad(table: ibis.Table, name: str, checks: list[_Check], totals: dict[str, Any]) -> None:
+    """Raises InputError with an example of the first check that any row fails."""
+    for i, check in enumerate(checks):
+        if totals[f"bad_{i}"]:
+            example = _example(table, check.bad, name, check.column)
+            raise InputError(
+                f"{name}: column '{check.column}' is wrong in {totals[f'bad_{i}']:,} of "
+                f"{totals['rows']:,} rows, for example {_show(example)}. Expected "
+                f"{check.expected}.{check.remark(example[check.column])}"
+            )
 
 
 def _example(

@@ -8,8 +8,8 @@ gets the counts over the training rows of other folds, an evaluation row those o
 
 `period_counts` sums engagements per key and day (or fold); `windowed` and `out_of_fold` turn those
 into the counts at given probes. Keys with the item make the numerator of a feature, the same keys
-without it the denominator of a share. `value` makes a feature of the two: it is plain arithmetic,
-on columns of a table as on arrays. All counts are integers, so that no engine can round them.
+without it the denominator of a share; `Recipe.value` makes a feature of the two. Counts are
+integers, weighted ones multiples of 1 / `recipe.WEIGHT_STEPS`, so that no engine can round them.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,7 +18,9 @@ from typing import Any
 import ibis
 import ibis.expr.types as ir
 
-from interactrank_jax.iqp.spec import CrossSpec, windows_of
+from interactrank_jax.data.schema import IMPLICIT_ACTION
+from interactrank_jax.iqp.recipe import Recipe
+from interactrank_jax.iqp.spec import CrossSpec
 
 
 def frame(window: int, lag_days: int) -> tuple[int, int]:
@@ -32,24 +34,43 @@ def period_counts(
     """Counts engagements per key and period.
 
     Args:
-      engagements: columns `action`, `period` and the keys; a null key is unknown, and its row
-        counts for nothing that needs the key.
+      engagements: columns `action`, `period`, the keys and, where impressions count something else
+        than 1, `weight`; a null key is unknown, and its row counts for nothing that needs the key.
       keys: columns to count by; may be empty.
       actions: by name the value in column `action` of each action to count.
 
     Returns:
       Columns keys, `period` and one count per action.
     """
+    is_weighted = "weight" in engagements.columns
     rows = engagements.filter(
         [
             engagements.action.isin(list(actions.values())),
             *(engagements[key].notnull() for key in keys),
         ]
     )
-    return rows.group_by([*keys, "period"]).aggregate(
-        # Not a sum of flags, which DuckDB makes wider than any integer that Parquet has.
-        **{name: rows.action.count(where=rows.action == code) for name, code in actions.items()}
-    )
+    counts = {}
+    for name, code in actions.items():
+        is_action = rows.action == code
+        if is_weighted and name == IMPLICIT_ACTION:
+            counts[name] = rows.weight.sum(where=is_action).fill_null(0.0)
+        else:
+            # Not a sum of flags, which DuckDB makes wider than any integer that Parquet has.
+            counts[name] = rows.action.count(where=is_action)
+    return rows.group_by([*keys, "period"]).aggregate(**counts)
+
+
+def _sum(counts: ir.Column) -> ir.Value:
+    """Returns a sum of counts in their own type."""
+    return counts.sum().cast(_type(counts))
+
+
+def _type(counts: ir.Column) -> str:
+    return "float64" if counts.type().is_floating() else "int64"
+
+
+def _zero(counts: ir.Column) -> ir.Value:
+    return ibis.literal(0, _type(counts))
 
 
 def _at_probes(
@@ -59,13 +80,13 @@ def _at_probes(
     if keys:
         counts = counts.semi_join(probes.select(list(keys)).distinct(), list(keys))
     columns = [*keys, "period", "probe", *actions]
-    zeros = {name: ibis.literal(0, "int64") for name in actions}
+    zeros = {name: _zero(counts[name]) for name in actions}
     rows = ibis.union(
         counts.mutate(probe=ibis.literal(None, "int64")).select(columns),
         probes.mutate(**zeros).select(columns),
     )
     return rows.group_by([*keys, "period"]).aggregate(
-        probe=rows.probe.max(), **{name: rows[name].sum().cast("int64") for name in actions}
+        probe=rows.probe.max(), **{name: _sum(rows[name]) for name in actions}
     )
 
 
@@ -98,7 +119,7 @@ def windowed(
             )
         )
         .fill_null(0)
-        .cast("int64")
+        .cast(_type(rows[action]))
         for action, days in windows
     }
     rows = rows.mutate(**sums)
@@ -117,11 +138,11 @@ def within(
     rows = counts.filter(counts.period.between(day - frame(longest, lag)[0], day - lag))
     sums = {
         f"{action}_{days}": ibis.ifelse(
-            rows.period >= day - frame(days, lag)[0], rows[action], ibis.literal(0, "int64")
+            rows.period >= day - frame(days, lag)[0], rows[action], _zero(rows[action])
         )
         .sum()
         .fill_null(0)
-        .cast("int64")
+        .cast(_type(rows[action]))
         for action, days in windows
     }
     return rows.group_by(list(keys)).aggregate(**sums) if keys else rows.aggregate(**sums)
@@ -134,7 +155,9 @@ def out_of_fold(
     rows = _at_probes(counts, probes, keys, sorted({action for action, _ in windows}))
     everything = ibis.window(group_by=list(keys) or None)
     sums = {
-        f"{action}_{days}": (rows[action].sum().over(everything) - rows[action]).cast("int64")
+        f"{action}_{days}": (rows[action].sum().over(everything) - rows[action]).cast(
+            _type(rows[action])
+        )
         for action, days in windows
     }
     rows = rows.mutate(**sums)
@@ -168,52 +191,58 @@ def union(tables: Sequence[ir.Table]) -> ir.Table:
 def as_of(
     rows: ir.Table,
     counts: Mapping[tuple[str, ...], ir.Table],
-    specs: Sequence[CrossSpec],
-    *,
-    lag_days: int,
-    prior: float,
+    recipe: Recipe,
     mean_rates: Mapping[str, float],
 ) -> ir.Table:
     """Adds the features of each row as of its day.
 
     Args:
-      rows: columns `query`, `item`, `period` (the day of the request) and the segments.
-      counts: from `period_counts`, by the columns of `spec.windows_of`.
-      specs: the features.
-      lag_days: see `windowed`.
-      prior: see `value`.
-      mean_rates: see `value`, by action.
+      rows: columns `query`, `item`, `period` (the day of the request) and `recipe.key_columns`.
+      counts: from `period_counts`, by the columns of `recipe.windows`.
+      recipe: the features.
+      mean_rates: see `Recipe.value`, by action.
 
     Returns:
       The rows, in no order, with a float32 column per feature, by its name.
     """
+    assert recipe.lag_days is not None
     place, asked = {}, rows
-    for number, (keys, windows) in enumerate(windows_of(specs).items()):
+    for number, (keys, windows) in enumerate(recipe.windows.items()):
         probes = asked.select([*keys, "period"]).distinct().mutate(probe=ibis.literal(0, "int64"))
-        found = windowed(counts[keys], probes, keys, windows, lag_days).drop("probe")
+        found = windowed(counts[keys], probes, keys, windows, recipe.lag_days).drop("probe")
         for action, days in windows:
             place[keys, action, days] = f"{action}_{days}_{number}"
         found = found.rename({f"{a}_{days}_{number}": f"{a}_{days}" for a, days in windows})
         rows = rows.inner_join(found, [*keys, "period"])
-    features = {}
-    for spec in specs:
-        count = rows[place[spec.count_keys, spec.action, spec.window]]
-        total = rows[place[spec.total_keys, spec.total_action, spec.window]]
-        mean = mean_rates[spec.action] if spec.is_rate else 0.0
-        features[spec.name] = value(spec, count, total, prior, mean).cast("float32")
-    return rows.mutate(**features).drop(*place.values())
+    levels = [recipe.levels(spec) for spec in recipe.specs]
+    return rows.mutate(**values(rows, place, recipe, levels, mean_rates)).drop(*place.values())
 
 
-def value(spec: CrossSpec, count: Any, total: Any, prior: float, mean_rate: Any) -> Any:
-    """Returns a feature's value from its counts; never seen is exactly 0.
-
-    share: c / (C + prior). rate: (c - m i) / (i + prior), i impressions, m the mean rate.
+def values(
+    rows: ir.Table,
+    place: Mapping[tuple[tuple[str, ...], str, int], str],
+    recipe: Recipe,
+    levels: Sequence[Sequence[CrossSpec]],
+    mean_rates: Mapping[str, float],
+) -> dict[str, ir.Value]:
+    """Returns features made of the counts in a table's columns, float32, by name.
 
     Args:
-      spec: the feature.
-      count, total: c, and C or i: arrays or columns.
-      prior: added to the denominator.
-      mean_rate: m, of a rate.
+      rows: the table.
+      place: from keys, action and days to the column of their count.
+      recipe: how counts become values.
+      levels: of each feature, from fine to coarse.
+      mean_rates: see `Recipe.value`, by action.
     """
-    excess = count - mean_rate * total if spec.is_rate else count * 1.0
-    return excess / (total + prior)
+    result = {}
+    for own, *coarser in levels:
+        counts = [
+            (
+                rows[place[level.count_keys, level.action, level.window]],
+                rows[place[level.total_keys, level.total_action, level.window]],
+            )
+            for level in (own, *coarser)
+        ]
+        mean = mean_rates[own.action] if own.is_rate else 0.0
+        result[own.name] = recipe.value(own, counts, mean).cast("float32")
+    return result

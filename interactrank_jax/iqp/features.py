@@ -15,9 +15,9 @@ import pyarrow as pa
 from interactrank_jax.data.dense import IMPRESSION, Engagements, group_ids
 from interactrank_jax.data.examples import SparseCross
 from interactrank_jax.data.schema import IMPLICIT_ACTION
-from interactrank_jax.errors import InputError
 from interactrank_jax.iqp import expressions
-from interactrank_jax.iqp.spec import CrossSpec, segments_of, windows_of
+from interactrank_jax.iqp.recipe import Recipe
+from interactrank_jax.iqp.spec import FRESH
 
 # Probes in one query to the backend: bounds memory without costing speed.
 PROBES_AT_ONCE = 4_000_000
@@ -27,48 +27,40 @@ class CrossFeatures:
     """The K cross features of any request and item.
 
     Args:
-      specs: which.
+      recipe: which, and how they are counted.
       engagements: actions, and impressions where a spec counts them.
       period: `[E]` day of arrival of each engagement; its fold where timeless.
       actions: names of the actions, in the order of their codes.
-      lag_days: None where the data is timeless.
-      prior: added to every denominator.
       mean_rates: `[folds + 1, A]` mean rate of each action over what each fold may use in training,
         the last row over all of it; `[1, A]` where there is time.
+      created: `[I]` day when each item came to be, where fresh ones are set apart.
       backend: where expressions run.
     """
 
     def __init__(
         self,
-        specs: Sequence[CrossSpec],
+        recipe: Recipe,
         engagements: Engagements,
         period: np.ndarray,
         *,
         actions: Sequence[str],
-        lag_days: int | None,
-        prior: float,
         mean_rates: np.ndarray,
+        created: np.ndarray | None = None,
         backend: ibis.BaseBackend,
     ):
-        if prior <= 0:
-            raise InputError(
-                f"config.data.cross.prior is {prior}. Expected a positive number: it keeps a share "
-                f"of one out of one from counting as certain."
-            )
-        self.specs = tuple(specs)
-        self._lag_days, self._prior, self._backend = lag_days, prior, backend
+        self.recipe, self._created, self._backend = recipe, created, backend
         self._mean_rates = dict(zip(actions, mean_rates.T, strict=True))
-        self.segments = segments_of(specs)
         codes = {**{name: code for code, name in enumerate(actions)}, IMPLICIT_ACTION: IMPRESSION}
         keys = {"query": engagements.query, "item": engagements.item}
-        keys |= {name: engagements.segments[name] for name in self.segments}
-        table = ibis.memtable(
-            pa.table(
-                {name: pa.array(codes, mask=codes < 0) for name, codes in keys.items()}
-                | {"period": period.astype(np.int32), "action": engagements.action}
-            )
-        )
-        self._windows = windows_of(specs)
+        keys |= {name: engagements.segments[name] for name in recipe.key_columns if name != FRESH}
+        if recipe.has_fresh:
+            keys[FRESH] = self._fresh(engagements.item, period)
+        columns = {name: pa.array(codes, mask=codes < 0) for name, codes in keys.items()}
+        columns |= {"period": period.astype(np.int32), "action": engagements.action}
+        if recipe.is_weighted:
+            columns["weight"] = engagements.weight
+        table = ibis.memtable(pa.table(columns))
+        self._windows = recipe.windows
         self._counts = {
             keys: self._materialize(
                 expressions.period_counts(
@@ -78,6 +70,11 @@ class CrossFeatures:
             for keys, windows in self._windows.items()
         }
 
+    def _fresh(self, item: np.ndarray, period: np.ndarray) -> np.ndarray:
+        """Returns 1 where an item is fresh on a day, else 0: int32 `[N]`."""
+        assert self._created is not None
+        return (period - self._created[item] < self.recipe.fresh_days).astype(np.int32)
+
     def counts(
         self,
         query: np.ndarray,
@@ -85,17 +82,25 @@ class CrossFeatures:
         period: np.ndarray,
         segments: Mapping[str, np.ndarray],
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Returns numerator and denominator counts of N rows, int32 `[N, K]` each.
+        """Returns numerator and denominator counts of N rows, `[N, L]` each.
+
+        There is a column for each level of each feature, the features in order, each from fine to
+        coarse; `first_levels` are the features' own. int32, or float64 where impressions have
+        weights.
 
         Args:
           query: `[N]` query positions.
           item: `[N]` item store rows.
           period: `[N]` day of the request; its fold where timeless (-1 in evaluation).
-          segments: codes `[N]` of the segment features used.
+          segments: codes `[N]` of the segment features used, and of the query's form.
         """
         columns = {"query": query, "item": item, **segments}
-        shape = (len(query), len(self.specs))
-        numerator, denominator = np.zeros(shape, np.int32), np.zeros(shape, np.int32)
+        if self.recipe.has_fresh:
+            columns[FRESH] = self._fresh(item, period)
+        levels = [level for spec in self.recipe.specs for level in self.recipe.levels(spec)]
+        shape = (len(query), len(levels))
+        dtype = np.dtype(np.float64 if self.recipe.is_weighted else np.int32)
+        numerator, denominator = np.zeros(shape, dtype), np.zeros(shape, dtype)
         for keys, windows in self._windows.items():
             chosen = {key: columns[key] for key in keys}
             group, first = group_ids((*chosen.values(), period))
@@ -107,26 +112,36 @@ class CrossFeatures:
             order = np.argsort(found["probe"].to_numpy())
             if len(order) != len(first):
                 raise AssertionError(f"{len(first)} probes, {len(order)} results")
-            for k, spec in enumerate(self.specs):
-                if keys == spec.count_keys:
-                    value = found[f"{spec.action}_{spec.window}"].to_numpy()
+            for k, level in enumerate(levels):
+                if keys == level.count_keys:
+                    value = found[f"{level.action}_{level.window}"].to_numpy()
                     numerator[:, k] = value[order][group]
-                if keys == spec.total_keys:
-                    value = found[f"{spec.total_action}_{spec.window}"].to_numpy()
+                if keys == level.total_keys:
+                    value = found[f"{level.total_action}_{level.window}"].to_numpy()
                     denominator[:, k] = value[order][group]
         return numerator, denominator
+
+    @property
+    def first_levels(self) -> list[int]:
+        """The column of `counts` that holds each feature's own."""
+        sizes = [len(self.recipe.levels(spec)) for spec in self.recipe.specs]
+        return [sum(sizes[:k]) for k in range(len(sizes))]
 
     def values(
         self, numerator: np.ndarray, denominator: np.ndarray, period: np.ndarray
     ) -> np.ndarray:
-        """Returns the values that go with `counts`, float32 `[N, K]`: see `expressions.value`."""
-        result = np.zeros(numerator.shape, np.float32)
-        for k, spec in enumerate(self.specs):
+        """Returns the values that go with `counts`, float32 `[N, K]`: see `Recipe.value`."""
+        recipe = self.recipe
+        result = np.zeros((len(numerator), len(recipe.specs)), np.float32)
+        for k, (spec, first) in enumerate(zip(recipe.specs, self.first_levels, strict=True)):
             mean = None
             if spec.is_rate:
-                mean = self._mean_rates[spec.action][period if self._lag_days is None else -1]
-            count, total = numerator[:, k].astype(np.float64), denominator[:, k]
-            result[:, k] = expressions.value(spec, count, total, self._prior, mean)
+                mean = self._mean_rates[spec.action][period if recipe.lag_days is None else -1]
+            counts = [
+                (numerator[:, column].astype(np.float64), denominator[:, column])
+                for column in range(first, first + len(recipe.levels(spec)))
+            ]
+            result[:, k] = recipe.value(spec, counts, mean)
         return result
 
     def sparse(
@@ -141,7 +156,7 @@ class CrossFeatures:
         query, period = query[first].astype(np.int32), period[first].astype(np.int32)
         segments = {name: codes[first] for name, codes in segments.items()}
         group, item, value = [], [], []
-        for pairs in self._pairs(query, period):
+        for pairs in self._pairs(query, period, segments.get("query_form")):
             pairs = pairs.sort_by([("group", "ascending"), ("item", "ascending")])
             groups, items = pairs["group"].to_numpy(), pairs["item"].to_numpy()
             of_group = {name: codes[groups] for name, codes in segments.items()}
@@ -158,37 +173,42 @@ class CrossFeatures:
             request_group.astype(np.int32),
             indptr,
             np.concatenate([np.zeros(0, np.int32), *item]),
-            np.concatenate([np.zeros((0, len(self.specs)), np.float32), *value]),
+            np.concatenate([np.zeros((0, len(self.recipe.specs)), np.float32), *value]),
         )
 
-    def _pairs(self, query: np.ndarray, period: np.ndarray) -> Iterator[pa.Table]:
+    def _pairs(
+        self, query: np.ndarray, period: np.ndarray, form: np.ndarray | None
+    ) -> Iterator[pa.Table]:
         """Yields pairs of group and item that may have values, all pairs of a group together."""
         catalogues = self._catalogues()
+        codes = {"query": query} | ({} if form is None else {"query_form": form.astype(np.int32)})
         sizes = np.zeros(len(query), np.int64)
         for keys, items in catalogues.items():
             if keys:
-                per_query = np.bincount(items["query"], minlength=query.max(initial=0) + 1)
-                sizes += per_query[query]
+                (key,) = keys
+                per_key = np.bincount(items[key], minlength=codes[key].max(initial=0) + 1)
+                sizes += per_key[codes[key]]
             else:
                 sizes += len(items)
         chunk = np.cumsum(sizes) // PROBES_AT_ONCE
         for number in np.unique(chunk) if catalogues else ():
             rows = np.flatnonzero(chunk == number)
-            groups = ibis.memtable(
-                pa.table({"group": rows, "query": query[rows], "period": period[rows]})
-            )
+            columns = {name: column[rows] for name, column in codes.items()}
+            groups = ibis.memtable(pa.table({"group": rows, **columns, "period": period[rows]}))
             pairs = [
-                expressions.items_of_groups(groups, ibis.memtable(items), keys, self._lag_days)
+                expressions.items_of_groups(
+                    groups, ibis.memtable(items), keys, self.recipe.lag_days
+                )
                 for keys, items in catalogues.items()
             ]
             yield self._materialize(expressions.union(pairs).distinct())
 
     def _catalogues(self) -> dict[tuple[str, ...], pa.Table]:
-        """Returns the items with any past, by query and, if a spec looks at items alone, at all."""
+        """Returns the items with any past, by what stands for the query, or at all."""
         result: dict[tuple[str, ...], list[ir.Table]] = {}
         for keys, counts in self._counts.items():
             if "item" in keys:
-                by = ("query",) if "query" in keys else ()
+                by = tuple(key for key in keys if key in ("query", "query_form"))
                 part = ibis.memtable(counts).select([*by, "item", "period"])
                 result.setdefault(by, []).append(part)
         return {
@@ -200,10 +220,10 @@ class CrossFeatures:
         self, keys: Sequence[str], probes: ir.Table, windows: Sequence[tuple[str, int]]
     ) -> pa.Table:
         counts = ibis.memtable(self._counts[tuple(keys)])
-        if self._lag_days is None:
+        if self.recipe.lag_days is None:
             return self._materialize(expressions.out_of_fold(counts, probes, keys, windows))
         return self._materialize(
-            expressions.windowed(counts, probes, keys, windows, self._lag_days)
+            expressions.windowed(counts, probes, keys, windows, self.recipe.lag_days)
         )
 
     def _materialize(self, expression: ir.Table) -> pa.Table:

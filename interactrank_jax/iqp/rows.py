@@ -1,79 +1,169 @@
 """From the tables of a log to rows that count, and to rows that features are asked for."""
 
-from collections.abc import Sequence
+import dataclasses
 
 import ibis
 import ibis.expr.types as ir
 
-from interactrank_jax.data.dense import SECONDS_PER_DAY
+from interactrank_jax.data.dense import SECONDS_PER_DAY, check_event_columns
 from interactrank_jax.data.examples import STAGES
 from interactrank_jax.data.schema import IMPLICIT_ACTION, Log
 from interactrank_jax.iqp.expressions import union
-from interactrank_jax.iqp.spec import (
-    CrossSpec,
-    check_event_columns,
-    counts_impressions,
-    segments_of,
-)
+from interactrank_jax.iqp.forms import query_form
+from interactrank_jax.iqp.recipe import Recipe
+from interactrank_jax.iqp.spec import FRESH
 
 
-def candidates(
-    log: Log,
-    segments: Sequence[str],
-    backend: ibis.BaseBackend,
-    since: int | None = None,
-    until: int | None = None,
-) -> ir.Table:
-    """Returns a row per impression, with what features need of its request.
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """A log, read by a backend for a recipe.
 
-    Args:
+    Bounds of days, `since` and `until`, are both included; None is no bound.
+
+    Attributes:
       log: the log, with time.
-      segments: categorical features.
+      recipe: what is counted.
       backend: where the tables are read.
-      since, until: first and last day of the requests, both included; None for no bound.
-
-    Returns:
-      Columns query, item, user, period (day of the request), the segments, and those of the
-      impressions.
+      forms: the form of each query, see `query_forms`; None: of those that the log's requests have.
     """
-    requests, impressions = (log.table(name, backend) for name in ("requests", "impressions"))
-    requests = _between(requests, "timestamp", since, until).select(
-        "request_id",
-        *segments,
-        query="query_id",
-        user="user_id",
-        period=lambda table: day(table.timestamp),
-    )
-    rows = impressions.inner_join(requests, "request_id")
-    return rows.mutate(item=rows.item_id)
 
+    log: Log
+    recipe: Recipe
+    backend: ibis.BaseBackend
+    forms: ir.Table | None = None
 
-def events(
-    log: Log,
-    segments: Sequence[str],
-    backend: ibis.BaseBackend,
-    since: int | None = None,
-    until: int | None = None,
-) -> ir.Table:
-    """Returns the events that arrived on some days, as they came; arguments as of `candidates`.
+    def query_forms(self, since: int | None = None, until: int | None = None) -> ir.Table:
+        """Returns the queries of the requests of some days with the form that each is counted as.
 
-    Returns:
-      Columns query, item, user, action, period (day of arrival), the segments, event_id,
-      event_time, arrival_time, and is_late: whether they arrived on a later day than they happened.
+        Returns:
+          Columns query, query_form, and period, the first day: the form is of that day's text, the
+          first in order where there are several.
+        """
+        table = _between(self.log.table("requests", self.backend), "timestamp", since, until)
+        text = table[self.recipe.query_form].cast("string").fill_null("")
+        asked = table.select(
+            query=table.query_id, text=text, period=day(table.timestamp)
+        ).distinct()
+        firsts = asked.group_by("query").aggregate(period=asked.period.min())
+        asked = asked.inner_join(firsts, ["query", "period"])
+        asked = asked.group_by(["query", "period"]).aggregate(text=asked.text.min())
+        return asked.select("query", "period", query_form=query_form(asked.text))
 
-    Raises:
-      InputError: the events lack a column that a cross feature is segmented by.
-    """
-    check_event_columns(log, segments)
-    table = _between(log.table("events", backend), "arrival_time", since, until)
-    return table.select(
-        *("event_id", "event_time", "arrival_time", "action", *segments),
-        query="query_id",
-        item="item_id",
-        user="user_id",
-        period=day(table.arrival_time),
-        is_late=day(table.arrival_time) > day(table.event_time),
-    )
+    def candidates(self, since: int | None = None, until: int | None = None) -> ir.Table:
+        """Returns a row per impression, with what features need of its request.
+
+        Returns:
+          Columns query, item, user, time, period (day of the request), `recipe.key_columns`, and
+          those of the impressions.
+        """
+        requests = self.log.table("requests", self.backend)
+        impressions = self.log.table("impressions", self.backend)
+        requests = _between(requests, "timestamp", since, until).select(
+            "request_id",
+            *self.recipe.segments,
+            query="query_id",
+            user="user_id",
+            time="timestamp",
+            period=lambda table: day(table.timestamp),
+        )
+        if self.recipe.query_form:
+            forms = self.query_forms() if self.forms is None else self.forms
+            requests = requests.inner_join(forms.select("query", "query_form"), "query")
+        rows = impressions.inner_join(requests, "request_id")
+        return self._with_fresh(rows.mutate(item=rows.item_id))
+
+    def raw_events(self, since: int | None = None, until: int | None = None) -> ir.Table:
+        """Returns the rows of the log's events that arrived on some days."""
+        return _between(self.log.table("events", self.backend), "arrival_time", since, until)
+
+    def events(self, since: int | None = None, until: int | None = None) -> ir.Table:
+        """Returns the events that arrived on some days, as they came.
+
+        Returns:
+          Columns query, item, user, action, time (of arrival), period (day of arrival),
+          `recipe.key_columns`, event_id, event_time, and is_late: whether they arrived on a later
+          day than they happened.
+
+        Raises:
+          InputError: the events lack a column that a cross feature is segmented by.
+        """
+        check_event_columns(self.log, self.recipe.segments)
+        table = self.raw_events(since, until)
+        table = table.select(
+            *("event_id", "event_time", "action", *self.recipe.segments),
+            query="query_id",
+            item="item_id",
+            user="user_id",
+            time="arrival_time",
+            period=day(table.arrival_time),
+            is_late=day(table.arrival_time) > day(table.event_time),
+        )
+        if self.recipe.query_form:
+            forms = self.query_forms() if self.forms is None else self.forms
+            forms = forms.select("query", "query_form", known="period")
+            table = table.left_join(forms, "query").drop("query_right")
+            # A query that nobody had asked by then has no form yet.
+            form = ibis.ifelse(table.known <= table.period, table.query_form, ibis.null("string"))
+            table = table.mutate(query_form=form).drop("known")
+        return self._with_fresh(table)
+
+    def _with_fresh(self, rows: ir.Table) -> ir.Table:
+        if not self.recipe.has_fresh:
+            return rows
+        created = self.created()
+        rows = rows.left_join(created, "item").drop("item_right")
+        return rows.mutate(
+            **{FRESH: is_fresh(rows.period, rows.created, self.recipe.fresh_days)}
+        ).drop("created")
+
+    def created(self) -> ir.Table:
+        """Returns columns item and created, the day when it came to be (null if unknown)."""
+        items = self.log.table("items", self.backend)
+        return items.select(item="item_id", created=day(items.created_at))
+
+    def counted(
+        self,
+        since: int | None = None,
+        until: int | None = None,
+        arrived: ir.Table | None = None,
+    ) -> ir.Table:
+        """Returns a row for everything that counts: engagements, and impressions where needed.
+
+        Engagements are the events, on the day of their arrival; a log without events has them from
+        the actions of its impressions, on the day of the request. Impressions that users saw are
+        the action 'impression'.
+
+        Args:
+          since, until: days.
+          arrived: the events to count, of `events`; None for all of those days, copies too.
+
+        Returns:
+          Columns query, item, user, action, time, period, `recipe.key_columns`, and weight where
+          impressions do not all count 1.
+        """
+        recipe = self.recipe
+        columns = ["query", "item", "user", "action", "time", "period", *recipe.key_columns]
+        one = {}
+        if recipe.is_weighted:
+            columns.append("weight")
+            one["weight"] = ibis.literal(1) / 1  # not 1.0, which is a decimal
+        shown = self.candidates(since, until)
+        parts = []
+        if self.log.has_events:
+            arrived = self.events(since, until) if arrived is None else arrived
+            parts.append(arrived.mutate(**one).select(columns))
+        else:
+            for action in self.log.schema.actions:
+                rows = shown.filter(shown[action].cast("boolean"))
+                parts.append(rows.mutate(action=ibis.literal(action), **one).select(columns))
+        if recipe.counts_impressions:
+            if "stage" in self.log.columns("impressions"):
+                shown = shown.filter(shown.stage == STAGES[0])
+            if recipe.is_weighted:
+                shown = shown.mutate(weight=recipe.impression_weight_column(shown))
+            parts.append(shown.mutate(action=ibis.literal(IMPLICIT_ACTION)).select(columns))
+        rows = union(parts)
+        return _capped(rows, recipe.user_day_cap) if recipe.user_day_cap else rows
 
 
 def first_copies(events: ir.Table) -> ir.Table:
@@ -83,52 +173,31 @@ def first_copies(events: ir.Table) -> ir.Table:
     # Few ids repeat, so that ranking copies is left to those.
     some = events.semi_join(repeated, "event_id")
     rank = ibis.row_number().over(
-        group_by="event_id", order_by=["arrival_time", "event_time", "item", "action"]
+        group_by="event_id", order_by=["time", "event_time", "item", "action"]
     )
     some = some.mutate(copy=rank).filter(ibis._.copy == 0).drop("copy")
     return ibis.union(events.anti_join(repeated, "event_id"), some)
 
 
-def counted(
-    log: Log,
-    specs: Sequence[CrossSpec],
-    backend: ibis.BaseBackend,
-    since: int | None = None,
-    until: int | None = None,
-    arrived: ir.Table | None = None,
-) -> ir.Table:
-    """Returns a row for everything that counts: engagements, and impressions where a spec asks.
+def _capped(rows: ir.Table, cap: int) -> ir.Table:
+    """Returns the rows; of a user's rows of one action on one day the first `cap`.
 
-    Engagements are the events, on the day of their arrival; a log without events has them from the
-    actions of its impressions, on the day of the request. Impressions that users saw are the action
-    'impression'.
-
-    Args:
-      log: the log, with time.
-      specs: the features.
-      backend: where the tables are read.
-      since, until: see `candidates`.
-      arrived: the events to count, of `events`; None for all of those days, copies too.
-
-    Returns:
-      Columns query, item, user, action, period and the segments.
+    Of rows at one time those of the first items go first: whatever else decides, they count alike.
     """
-    segments = segments_of(specs)
-    columns = ["query", "item", "user", "action", "period", *segments]
-    shown = candidates(log, segments, backend, since, until)
-    parts = []
-    if log.has_events:
-        arrived = events(log, segments, backend, since, until) if arrived is None else arrived
-        parts.append(arrived.select(columns))
-    else:
-        for action in log.schema.actions:
-            rows = shown.filter(shown[action].cast("boolean"))
-            parts.append(rows.mutate(action=ibis.literal(action)).select(columns))
-    if counts_impressions(specs):
-        if "stage" in log.columns("impressions"):
-            shown = shown.filter(shown.stage == STAGES[0])
-        parts.append(shown.mutate(action=ibis.literal(IMPLICIT_ACTION)).select(columns))
-    return union(parts)
+    by = ["user", "action", "period"]
+    sizes = rows.group_by(by).aggregate(copies=rows.count())
+    many = sizes.filter(sizes.copies > cap).select(by)
+    rank = ibis.row_number().over(
+        group_by=by, order_by=["time", "item", rows.query.notnull(), "query"]
+    )
+    # Few users reach it, so that ranking is left to those.
+    some = rows.semi_join(many, by).mutate(rank=rank)
+    return ibis.union(rows.anti_join(many, by), some.filter(some["rank"] < cap).drop("rank"))
+
+
+def is_fresh(period: ir.Value, created: ir.Value, fresh_days: int) -> ir.Value:
+    """Returns 1 for an item that is fresh on a day, else 0; one of unknown age is not."""
+    return (period - created < fresh_days).fill_null(False).cast("int32")
 
 
 def _between(table: ir.Table, column: str, since: int | None, until: int | None) -> ir.Table:

@@ -7,8 +7,7 @@
 The rows of features are in no order: sorting them would cost more than making them.
 """
 
-import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +18,9 @@ import numpy as np
 from interactrank_jax import files
 from interactrank_jax.data.schema import IMPLICIT_ACTION, Log
 from interactrank_jax.errors import InputError
-from interactrank_jax.iqp import engines, expressions, rows
-from interactrank_jax.iqp.spec import segments_of
+from interactrank_jax.iqp import engines, expressions
+from interactrank_jax.iqp.rows import Source, day, is_fresh
+from interactrank_jax.iqp.spec import FRESH, CrossSpec
 from interactrank_jax.iqp.store import Store
 
 
@@ -34,7 +34,7 @@ def mean_rates(
       backend: where it is read.
       until: the last day to look at, such as training's last; None for all.
     """
-    actions = sorted({spec.action for spec in store.specs if spec.is_rate})
+    actions = store.recipe.rates
     if not actions:
         return {}
     counts = store.counts((), backend)
@@ -65,19 +65,16 @@ def features(
     Returns:
       Columns request_id, item_id, the actions, and a float32 column per feature; in no order.
     """
-    segments = segments_of(store.specs)
-    shown = rows.candidates(log, segments, backend, since, until)
+    recipe = store.recipe
+    shown = Source(log, recipe, backend).candidates(since, until)
+    asked = ("request_id", "item_id", *log.schema.actions, *recipe.key_columns)
     found = expressions.as_of(
-        shown.select(
-            *("request_id", "item_id", *log.schema.actions, *segments, "query", "item", "period")
-        ),
+        shown.select(*asked, "query", "item", "period"),
         {keys: store.counts(keys, backend) for keys in store.counted_keys},
-        store.specs,
-        lag_days=store.description.lag_days,
-        prior=store.description.prior,
-        mean_rates=means,
+        recipe,
+        means,
     )
-    names = [spec.name for spec in store.specs]
+    names = [spec.name for spec in recipe.specs]
     return found.select("request_id", "item_id", *log.schema.actions, *names)
 
 
@@ -95,7 +92,7 @@ def write_features(
     Raises:
       InputError: the store ends before the last day that the features need.
     """
-    last = backend.to_pyarrow(rows.day(log.table("requests", backend).timestamp.max())).as_py()
+    last = backend.to_pyarrow(day(log.table("requests", backend).timestamp.max())).as_py()
     last = last if until is None else min(last, until)
     _check_counted(store, last)
     means = mean_rates(store, backend, train_until)
@@ -104,7 +101,7 @@ def write_features(
         engines.write_parquet(backend, table, directory / "features")
         written = engines.read_parquet(backend, [directory / "features"])
         record = {
-            "description": dataclasses.asdict(store.description),
+            "description": store.description.to_json(),
             "mean_rates": means,
             "rows": backend.to_pyarrow(written.count()).as_py(),
         }
@@ -112,86 +109,128 @@ def write_features(
     return record
 
 
-def _check_counted(store: Store, day: int) -> None:
-    needed = day - store.description.lag_days
+def _check_counted(store: Store, number: int) -> None:
+    assert store.recipe.lag_days is not None
+    needed = number - store.recipe.lag_days
     if store.next_day is None or store.next_day <= needed:
         held = "nothing" if store.next_day is None else str(np.datetime64(store.next_day - 1, "D"))
         raise InputError(
-            f"{store.path} is counted through {held}, but day {np.datetime64(day, 'D')} needs "
+            f"{store.path} is counted through {held}, but day {np.datetime64(number, 'D')} needs "
             f"{np.datetime64(needed, 'D')}: run `interactrank iqp build` again."
         )
 
 
 def snapshot(
-    store: Store, backend: ibis.BaseBackend, day: int, means: Mapping[str, float]
+    log: Log, store: Store, backend: ibis.BaseBackend, number: int, means: Mapping[str, float]
 ) -> dict[tuple[str, ...], ir.Table]:
     """Returns the features that requests of a day get, by what is asked with beside the item.
+
+    With a back-off a feature is in a table for each of its levels, and the rule to look it up is:
+    its value is that of the finest level whose keys are in the table at all; where that has no such
+    item, the value is 0.
 
     Returns:
       By keys, such as ('query',) or ('query', 'country'): columns keys, item and the features that
       are taken by those keys; rows with any value, sorted.
     """
-    lag, prior = store.description.lag_days, store.description.prior
-    by_keys: dict[tuple[str, ...], list[Any]] = {}
-    for spec in store.specs:
-        by_keys.setdefault(spec.keys, []).append(spec)
-    result = {}
-    for keys, specs in by_keys.items():
-        of_item = expressions.windows_of(specs)
-        count_keys = (*keys, "item")
-        table = expressions.within(
-            store.counts(count_keys, backend), count_keys, of_item[count_keys], day, lag
+    by_keys: dict[tuple[str, ...], list[tuple[CrossSpec, ...]]] = {}
+    for spec in store.recipe.specs:
+        levels = store.recipe.levels(spec)
+        for first, level in enumerate(levels):
+            by_keys.setdefault(level.keys, []).append(levels[first:])
+    return {
+        keys: _table(log, store, backend, number, means, keys, features)
+        for keys, features in by_keys.items()
+    }
+
+
+def _table(
+    log: Log,
+    store: Store,
+    backend: ibis.BaseBackend,
+    number: int,
+    means: Mapping[str, float],
+    keys: tuple[str, ...],
+    features: Sequence[tuple[CrossSpec, ...]],
+) -> ir.Table:
+    """Returns one table of a snapshot: the features, given by their levels, that `keys` ask for."""
+    recipe = store.recipe
+    assert recipe.lag_days is not None
+    found, items = {}, []
+    of_levels = {level for levels in features for level in levels}
+    for by in dict.fromkeys(
+        counted for level in of_levels for counted in (level.count_keys, level.total_keys)
+    ):
+        windows = recipe.windows[by]
+        found[by] = expressions.within(
+            store.counts(by, backend), by, windows, number, recipe.lag_days
         )
-        totals = dict(of_item)
-        totals.pop(count_keys)
-        for total_keys, windows in totals.items():
-            found = expressions.within(
-                store.counts(total_keys, backend), total_keys, windows, day, lag
-            )
-            found = found.rename({f"total_{a}_{days}": f"{a}_{days}" for a, days in windows})
-            table = (
-                table.inner_join(found, list(total_keys)) if total_keys else table.cross_join(found)
-            )
-        values = {}
-        for spec in specs:
-            prefix = "" if spec.is_rate else "total_"
-            values[spec.name] = expressions.value(
-                spec,
-                table[f"{spec.action}_{spec.window}"],
-                table[f"{prefix}{spec.total_action}_{spec.window}"],
-                prior,
-                means.get(spec.action, 0.0),
-            ).cast("float32")
-        table = table.select(*count_keys, **values)
-        kept = [table[name] != 0 for name in values]
-        result[keys] = table.filter(ibis.or_(*kept)).order_by(list(count_keys))
-    return result
+    # What is asked with: the keys that were counted, and of a query the form that it has.
+    own = found[(*keys, "item")]
+    groups = own.select(keys).distinct() if keys else None
+    if groups is not None and any("query_form" in by for by in found) and "query" in keys:
+        forms = store.forms(backend).select("query", "query_form")
+        groups = groups.inner_join(forms, "query")
+    for by in sorted({level.count_keys for level in of_levels}):
+        shared = [key for key in by if key != "item"]
+        listed = found[by].select(by)
+        if groups is None:
+            items.append(listed)
+        elif shared:
+            pairs = groups.inner_join(listed, shared)
+            items.append(pairs.select(*groups.columns, "item"))
+        else:
+            items.append(groups.cross_join(listed).select(*groups.columns, "item"))
+    table = expressions.union(items).distinct()
+    if FRESH in keys:
+        # Only what the item is on that day is asked with.
+        table = table.left_join(Source(log, recipe, backend).created(), "item").drop("item_right")
+        now = is_fresh(ibis.literal(number), table.created, recipe.fresh_days)
+        table = table.filter(table[FRESH] == now).drop("created")
+    place = {}
+    for index, (by, counts) in enumerate(found.items()):
+        names = {}
+        for action, days in recipe.windows[by]:
+            name = f"{action}_{days}_{index}"
+            place[by, action, days] = name
+            names[name] = f"{action}_{days}"
+        counts = counts.rename(names)
+        if by:
+            table = table.left_join(counts, list(by)).drop([f"{key}_right" for key in by])
+        else:
+            table = table.cross_join(counts)
+    table = table.mutate(**{name: table[name].fill_null(0) for name in place.values()})
+    values = expressions.values(table, place, recipe, features, means)
+    table = table.select(*keys, "item", **values)
+    kept = [table[name] != 0 for name in values]
+    return table.filter(ibis.or_(*kept)).order_by([*keys, "item"])
 
 
 def write_snapshot(
+    log: Log,
     store: Store,
     backend: ibis.BaseBackend,
     out: files.PathLike,
-    day: int,
+    number: int,
     train_until: int | None = None,
 ) -> dict[str, Any]:
-    """Writes the serving table of a day into a new directory; returns what `snapshot.json` says.
+    """Writes the serving table of a day, by its number; returns what `snapshot.json` says.
 
     Raises:
       InputError: the store ends before the last day that the snapshot needs.
     """
-    _check_counted(store, day)
+    _check_counted(store, number)
     means = mean_rates(store, backend, train_until)
     with files.new_directory(out) as directory:
         sizes = {}
-        for keys, table in snapshot(store, backend, day, means).items():
+        for keys, table in snapshot(log, store, backend, number, means).items():
             place = directory / ("+".join(keys) or "item")
             engines.write_parquet(backend, table, place)
             written = engines.read_parquet(backend, [place])
             sizes[place.name] = backend.to_pyarrow(written.count()).as_py()
         record = {
-            "as_of": str(np.datetime64(day, "D")),
-            "description": dataclasses.asdict(store.description),
+            "as_of": str(np.datetime64(number, "D")),
+            "description": store.description.to_json(),
             "mean_rates": means,
             "rows": sizes,
         }

@@ -5,17 +5,23 @@
     rate         (C_a(q, p) - m C_imp(q, p)) / (C_imp(q, p) + prior)
     item_rate    the same with counts over all queries
 
-C counts an action, C_imp impressions, m is the action's mean rate in the training split.
+C counts an action, C_imp impressions, m is the action's mean rate in the training split. Segment
+'fresh' compares items that are new with each other, and those that are not.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import product
 
-from interactrank_jax.data.schema import IMPLICIT_ACTION, Log, Schema
+from interactrank_jax.data.schema import IMPLICIT_ACTION, Schema
 from interactrank_jax.errors import InputError, did_you_mean
 
+FRESH = "fresh"  # the segment that is of the item
 # Columns beside the keys in the tables of `expressions.py` and `rows.py`.
-_TAKEN = ("period", "probe", "first", "group", "copies", "copy", "is_late")
+_TAKEN = (
+    *("period", "probe", "first", "group", "copies", "copy", "is_late", "is_early", "created"),
+    *("time", "weight", "rank", "query_form"),
+)
 KINDS = ("share", "item_share", "rate", "item_rate")
 _GRAMMAR = (
     "Expected kind:action:window_days or kind:action:window_days:segment, "
@@ -33,6 +39,7 @@ class CrossSpec:
       action: name of the action counted in the numerator.
       window: days.
       segment: categorical feature within which both counts are taken, or ''.
+      query: column that stands for the query.
     """
 
     name: str
@@ -40,11 +47,12 @@ class CrossSpec:
     action: str
     window: int
     segment: str = ""
+    query: str = "query"
 
     @property
     def keys(self) -> tuple[str, ...]:
         """Columns that must match, apart from the item."""
-        query = () if self.kind.startswith("item_") else ("query",)
+        query = () if self.kind.startswith("item_") else (self.query,)
         return (*query, self.segment) if self.segment else query
 
     @property
@@ -68,13 +76,46 @@ class CrossSpec:
         return IMPLICIT_ACTION if self.is_rate else self.action
 
 
-def parse_specs(names: Sequence[str], schema: Schema) -> tuple[CrossSpec, ...]:
+def names(
+    kinds: Iterable[str],
+    actions: Iterable[str],
+    windows: Iterable[int],
+    segments: Iterable[str] = ("",),
+) -> tuple[str, ...]:
+    """Returns the names of all combinations, for `config.data.cross.features`.
+
+    Args:
+      kinds: of `KINDS`.
+      actions: to count.
+      windows: days.
+      segments: categorical features, 'fresh', or '' for none.
+    """
+    return tuple(
+        ":".join((kind, action, str(days), *([segment] if segment else ())))
+        for kind, action, days, segment in product(kinds, actions, windows, segments)
+    )
+
+
+def parse_specs(
+    names: Sequence[str], schema: Schema, with_fresh: bool = False
+) -> tuple[CrossSpec, ...]:
     """Parses `config.data.cross.features` against the log's schema.
+
+    Args:
+      names: of the features.
+      schema: of the log.
+      with_fresh: whether fresh items can be set apart.
 
     Raises:
       InputError: not the grammar, a name used twice, or an unknown kind, action or segment.
     """
     segments = [feature.name for feature in schema.select(("user", "request"), "categorical")]
+    if FRESH in segments and with_fresh:
+        raise InputError(
+            f"config.data.cross.fresh_days sets apart segment '{FRESH}', which is a feature of the "
+            f"log. Rename the feature, or set fresh_days to 0."
+        )
+    segments += [FRESH] if with_fresh else []
     specs: list[CrossSpec] = []
     for name in names:
         parts = str(name).split(":")
@@ -88,6 +129,11 @@ def parse_specs(names: Sequence[str], schema: Schema) -> tuple[CrossSpec, ...]:
             ("action", spec.action, actions),
             ("segment", spec.segment or None, segments),
         ):
+            if value == FRESH and what == "segment" and value not in known:
+                raise InputError(
+                    f"{where} sets fresh items apart: set config.data.cross.fresh_days to the days "
+                    f"for which an item is one, such as 30."
+                )
             if value is not None and value not in known:
                 raise InputError(f"{where} has {what} '{value}'." + did_you_mean(value, known))
         if spec.segment in (*_TAKEN, *schema.actions):
@@ -101,54 +147,3 @@ def parse_specs(names: Sequence[str], schema: Schema) -> tuple[CrossSpec, ...]:
             raise InputError(f"{where} is listed twice. Remove one.")
         specs.append(spec)
     return tuple(specs)
-
-
-def check_lag(lag_days: int) -> int:
-    """Returns `lag_days`, checked.
-
-    Raises:
-      InputError: below 1, so that counts would include the request's own day, and its outcome.
-    """
-    if lag_days < 1:
-        raise InputError(
-            f"config.data.cross.lag_days is {lag_days}. Expected at least 1 (day): with less, "
-            f"cross features would count what happened after the request, its own outcome included."
-        )
-    return int(lag_days)
-
-
-def segments_of(specs: Sequence[CrossSpec]) -> tuple[str, ...]:
-    """Returns the categorical features that counts are taken within."""
-    return tuple(sorted({spec.segment for spec in specs} - {""}))
-
-
-def counts_impressions(specs: Sequence[CrossSpec]) -> bool:
-    """Returns whether any of the features counts impressions."""
-    return any(IMPLICIT_ACTION in (spec.action, spec.total_action) for spec in specs)
-
-
-def check_event_columns(log: Log, segments: Sequence[str]) -> None:
-    """Raises InputError where the events lack a column that a cross feature is segmented by."""
-    for name in segments:
-        if name not in log.columns("events"):
-            raise InputError(
-                f"config.data.cross.features: '{name}' is a segment, but the events have no column "
-                f"'{name}'. Add it to the events (its value as of the event), or leave that "
-                f"cross feature out."
-            )
-
-
-def windows_of(
-    specs: Sequence[CrossSpec],
-) -> dict[tuple[str, ...], list[tuple[str, int]]]:
-    """Returns, by the columns that counts are taken by, the pairs of action and days to count."""
-    windows: dict[tuple[str, ...], list[tuple[str, int]]] = {}
-    for spec in specs:
-        for keys, action in (
-            (spec.count_keys, spec.action),
-            (spec.total_keys, spec.total_action),
-        ):
-            known = windows.setdefault(keys, [])
-            if (action, spec.window) not in known:
-                known.append((action, spec.window))
-    return windows

@@ -4,6 +4,7 @@
     STORE/chunks/FIRST-LAST.json          one per run of days that is complete, with what was met
     STORE/counts/KEYS/FIRST-LAST/         Parquet: keys, period (day number), one count per action
     STORE/seen/FIRST-LAST/                Parquet: event_id, those of these days
+    STORE/forms/FIRST-LAST/               Parquet: query, query_form, period, of new queries
 
 Days are days of arrival, so a late event belongs to the day when it came and no day ever changes. A
 chunk exists once its JSON does, which is written last: a build that is killed leaves the store as
@@ -23,20 +24,17 @@ import numpy as np
 
 from interactrank_jax import files
 from interactrank_jax.data.schema import IMPLICIT_ACTION, Log
+from interactrank_jax.data.validate import validate_events
 from interactrank_jax.errors import InputError
-from interactrank_jax.iqp import engines, expressions, rows
-from interactrank_jax.iqp.spec import (
-    CrossSpec,
-    check_lag,
-    parse_specs,
-    segments_of,
-    windows_of,
-)
+from interactrank_jax.iqp import engines, expressions
+from interactrank_jax.iqp.recipe import Recipe
+from interactrank_jax.iqp.rows import Source, day, first_copies
+from interactrank_jax.iqp.spec import parse_specs
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 # Rows of the log in one chunk: bounds memory, and what a kill costs.
 CHUNK_ROWS = 25_000_000
-_COUNTS, _SEEN, _CHUNKS, _PARTIAL = "counts", "seen", "chunks", "partial"
+_COUNTS, _SEEN, _FORMS, _CHUNKS, _PARTIAL = "counts", "seen", "forms", "chunks", "partial"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,15 +42,11 @@ class Description:
     """What a store counts; two stores with one description hold the same numbers.
 
     Attributes:
-      features: names of the cross features, see `spec.py`.
-      lag_days: see `expressions.windowed`.
-      prior: added to every denominator.
+      recipe: the features and how they are counted.
       actions: of the log.
     """
 
-    features: tuple[str, ...]
-    lag_days: int
-    prior: float
+    recipe: Recipe
     actions: tuple[str, ...]
 
     @classmethod
@@ -69,13 +63,25 @@ class Description:
             )
         if not len(config.cross.features):
             raise InputError("config.data.cross.features is empty: name what to count.")
-        parse_specs(config.cross.features, log.schema)
-        return cls(
-            features=tuple(config.cross.features),
-            lag_days=check_lag(config.cross.lag_days),
-            prior=float(config.cross.prior),
-            actions=tuple(log.schema.actions),
-        )
+        recipe = Recipe.from_config(config.cross, log, timeless=False)
+        return cls(recipe, tuple(log.schema.actions))
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns its fields, the features by their names."""
+        fields = dataclasses.asdict(self.recipe)
+        features = [spec.name for spec in self.recipe.specs]
+        return {**fields, "specs": features, "actions": list(self.actions)}
+
+    @classmethod
+    def from_json(cls, fields: dict[str, Any], log: Log) -> "Description":
+        """Builds it back from `to_json`."""
+        held: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value
+            for name, value in fields.items()
+        }
+        actions = held.pop("actions")
+        specs = parse_specs(held.pop("specs"), log.schema, with_fresh=held["fresh_days"] > 0)
+        return cls(Recipe(specs, **held), actions)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,6 +93,7 @@ class Chunk:
       rows: that were counted.
       duplicates: events dropped, for their event_id had come before.
       late: events that arrived on a later day than they happened.
+      early: events that happened before the day when their item came to be; counted all the same.
     """
 
     first: int
@@ -94,6 +101,7 @@ class Chunk:
     rows: int
     duplicates: int
     late: int
+    early: int
 
     @property
     def name(self) -> str:
@@ -107,12 +115,12 @@ class Store:
     Attributes:
       path: its directory.
       description: what it counts.
-      specs: the features.
+      recipe: the features and how they are counted.
       chunks: complete, in the order of time.
     """
 
-    def __init__(self, path: Path, description: Description, specs: tuple[CrossSpec, ...]):
-        self.path, self.description, self.specs = path, description, specs
+    def __init__(self, path: Path, description: Description):
+        self.path, self.description, self.recipe = path, description, description.recipe
         found = sorted((path / _CHUNKS).glob("*.json"))
         self.chunks = tuple(Chunk(**files.read_sealed(file)["chunk"]) for file in found)
 
@@ -125,15 +133,22 @@ class Store:
         """Returns the daily counts by some keys, see `expressions.period_counts`."""
         if not self.chunks:
             raise InputError(f"{self.path} holds no day yet: run `interactrank iqp build` again.")
-        place = self.path / _COUNTS / _name(keys)
-        return engines.read_parquet(backend, [place / chunk.name for chunk in self.chunks])
+        return self._read(Path(_COUNTS, _name(keys)), backend)
+
+    def forms(self, backend: ibis.BaseBackend) -> ir.Table:
+        """Returns the form of each query that was asked, see `rows.Source.query_forms`."""
+        return self._read(Path(_FORMS), backend)
+
+    def _read(self, place: Path, backend: ibis.BaseBackend) -> ir.Table:
+        chunks = [self.path / place / chunk.name for chunk in self.chunks]
+        return engines.read_parquet(backend, chunks)
 
     def figures(self) -> dict[str, Any]:
         """Returns what was counted, for a reader."""
         if not self.chunks:
             return {"days": "none"}
         first, last = (np.datetime64(n, "D") for n in (self.chunks[0].first, self.chunks[-1].last))
-        names = ("rows", "duplicates", "late")
+        names = ("rows", "duplicates", "late", "early")
         totals = {name: sum(getattr(chunk, name) for chunk in self.chunks) for name in names}
         return {"days": f"{first} to {last}", **totals}
 
@@ -146,11 +161,10 @@ class Store:
         """
         result = {
             keys: sorted({action for action, _ in windows})
-            for keys, windows in windows_of(self.specs).items()
+            for keys, windows in self.recipe.windows.items()
         }
-        rates = {spec.action for spec in self.specs if spec.is_rate}
-        if rates:
-            result[()] = sorted({*result.get((), ()), *rates, IMPLICIT_ACTION})
+        if self.recipe.rates:
+            result[()] = sorted({*result.get((), ()), *self.recipe.rates, IMPLICIT_ACTION})
         return result
 
 
@@ -179,12 +193,7 @@ def open_store(path: files.PathLike, log: Log) -> Store:
             f"{path} is of format {held['format_version']}, this release reads {FORMAT_VERSION}: "
             f"build it again."
         )
-    fields: dict[str, Any] = {
-        key: tuple(value) if isinstance(value, list) else value
-        for key, value in held["description"].items()
-    }
-    description = Description(**fields)
-    return Store(path, description, parse_specs(description.features, log.schema))
+    return Store(path, Description.from_json(held["description"], log))
 
 
 def build(
@@ -203,8 +212,8 @@ def build(
       log: the log, with time.
       out: the store, new or to go on with.
       backend: see `engines.connect`.
-      through: the last day to count; by default the day before the log's last, which may not be
-        over.
+      through: the last day to count; by default the day before the last request's, which may not
+        be over.
       chunk_rows: rows of the log in a chunk, about; a day is never cut.
       progress: called with each run of days as it begins.
 
@@ -218,10 +227,8 @@ def build(
             store = open_store(out, log)
             _check_same(store, description)
         else:
-            fields = dataclasses.asdict(description)
-            files.write_sealed(
-                out / "store.json", {"format_version": FORMAT_VERSION, "description": fields}
-            )
+            fields = {"format_version": FORMAT_VERSION, "description": description.to_json()}
+            files.write_sealed(out / "store.json", fields)
             store = open_store(out, log)
         _remove_unfinished(store)
         for first, last in _runs_of_days(store, log, backend, through, chunk_rows):
@@ -232,11 +239,12 @@ def build(
 
 
 def _check_same(store: Store, description: Description) -> None:
-    for field in dataclasses.fields(Description):
-        held, asked = (getattr(one, field.name) for one in (store.description, description))
-        if held != asked:
+    held, asked = store.description.to_json(), description.to_json()
+    for field, value in held.items():
+        if value != asked[field]:
+            name = "features" if field == "specs" else field
             raise InputError(
-                f"{store.path} was built with {field.name} {held}, asked for is {asked}. Name "
+                f"{store.path} was built with {name} {value}, asked for is {asked[field]}. Name "
                 f"another --out, or remove it."
             )
 
@@ -244,7 +252,11 @@ def _check_same(store: Store, description: Description) -> None:
 def _remove_unfinished(store: Store) -> None:
     """Removes what a killed build left: directories of days that no chunk names."""
     complete = {chunk.name for chunk in store.chunks}
-    for directory in (*store.path.glob(f"{_COUNTS}/*/*"), *store.path.glob(f"{_SEEN}/*")):
+    for directory in (
+        *store.path.glob(f"{_COUNTS}/*/*"),
+        *store.path.glob(f"{_SEEN}/*"),
+        *store.path.glob(f"{_FORMS}/*"),
+    ):
         if directory.name not in complete:
             shutil.rmtree(directory)
     shutil.rmtree(store.path / _PARTIAL, ignore_errors=True)
@@ -255,16 +267,20 @@ def _runs_of_days(
 ) -> Iterator[tuple[int, int]]:
     """Yields first and last day of each chunk to count; days without rows belong to some chunk."""
     after = store.next_day
-    table = rows.counted(log, store.specs, backend, since=after)
+    # To know how many rows a day has, neither caps nor forms are needed.
+    sizes_of = dataclasses.replace(store.recipe, user_day_cap=0, query_form="", backoff=0.0)
+    table = Source(log, sizes_of, backend).counted(since=after)
     per_day = table.group_by("period").aggregate(rows=table.count()).order_by("period")
     found = backend.to_pyarrow(per_day)
     days, sizes = found["period"].to_numpy(), found["rows"].to_numpy()
     if not len(days):
         return
     first = int(days[0]) if after is None else after
-    requests = rows.day(log.table("requests", backend).timestamp.max())
-    newest = max(int(days[-1]), backend.to_pyarrow(requests).as_py())
+    requests = day(log.table("requests", backend).timestamp.max())
+    newest = backend.to_pyarrow(requests).as_py()
+    # Not from the events' times: one clock that runs ahead would close all the days before it.
     last = newest - 1 if through is None else through
+    newest = max(newest, int(days[-1]))
     if last > newest:
         # Counted as complete, whatever arrives on those days would be left out for good.
         raise InputError(
@@ -272,12 +288,12 @@ def _runs_of_days(
             f"{np.datetime64(newest, 'D')}. Name that day or an earlier one."
         )
     total = 0
-    for day, size in zip(days.tolist(), sizes.tolist(), strict=True):
-        if day > last:
+    for number, size in zip(days.tolist(), sizes.tolist(), strict=True):
+        if number > last:
             break
         if total and total + size > chunk_rows:
-            yield first, day - 1
-            first, total = day, 0
+            yield first, number - 1
+            first, total = number, 0
         total += size
     if first <= last:
         yield first, last
@@ -285,25 +301,26 @@ def _runs_of_days(
 
 def _count_days(store: Store, log: Log, backend: ibis.BaseBackend, first: int, last: int) -> None:
     """Counts one chunk: its rows are written once, and every count reads those."""
-    specs, name = store.specs, _days(first, last)
+    name = _days(first, last)
     partial = store.path / _PARTIAL
-    arrived, figures = None, {"rows": 0, "late": 0}
+    source = Source(log, store.recipe, backend)
+    if store.recipe.query_form:
+        source = dataclasses.replace(source, forms=_add_forms(store, source, first, last))
+    arrived, figures = None, {"rows": 0, "late": 0, "early": 0}
     raw_rows = 0
     if log.has_events:
-        raw = rows.events(log, segments_of(specs), backend, since=first, until=last)
+        validate_events(log, source.raw_events(first, last))
+        raw = source.events(since=first, until=last)
         raw_rows = backend.to_pyarrow(raw.count()).as_py()
-        arrived = rows.first_copies(raw)
+        arrived = first_copies(raw)
         if store.chunks:
             seen = [store.path / _SEEN / chunk.name for chunk in store.chunks]
             arrived = arrived.anti_join(engines.read_parquet(backend, seen), "event_id")
         engines.write_parquet(backend, arrived, partial / "events")
         arrived = engines.read_parquet(backend, [partial / "events"])
-        summary = arrived.aggregate(
-            rows=arrived.count(), late=arrived.is_late.cast("int64").sum().fill_null(0)
-        )
-        figures = backend.to_pyarrow(summary).to_pylist()[0]
+        figures = _figures(arrived, source)
         engines.write_parquet(backend, arrived.select("event_id"), store.path / _SEEN / name)
-    table = rows.counted(log, specs, backend, since=first, until=last, arrived=arrived)
+    table = source.counted(since=first, until=last, arrived=arrived)
     engines.write_parquet(backend, table, partial / "rows")
     table = engines.read_parquet(backend, [partial / "rows"])
     for keys, actions in store.counted_keys.items():
@@ -316,10 +333,36 @@ def _count_days(store: Store, log: Log, backend: ibis.BaseBackend, first: int, l
         rows=backend.to_pyarrow(table.count()).as_py(),
         duplicates=raw_rows - figures["rows"],
         late=figures["late"],
+        early=figures["early"],
     )
     (store.path / _CHUNKS).mkdir(exist_ok=True)
     files.write_sealed(store.path / _CHUNKS / f"{name}.json", {"chunk": dataclasses.asdict(chunk)})
     shutil.rmtree(partial)
+
+
+def _add_forms(store: Store, source: Source, first: int, last: int) -> ir.Table:
+    """Writes the forms of the queries that came up on some days; returns all that are known."""
+    found = source.query_forms(since=first, until=last)
+    if store.chunks:
+        found = found.anti_join(store.forms(source.backend), "query")
+    place = store.path / _FORMS
+    engines.write_parquet(source.backend, found, place / _days(first, last))
+    known = [place / chunk.name for chunk in store.chunks]
+    return engines.read_parquet(source.backend, [*known, place / _days(first, last)])
+
+
+def _figures(arrived: ir.Table, source: Source) -> dict[str, int]:
+    """Returns how many events there are, came late, and happened before their item was."""
+    is_early = ibis.literal(False)
+    if "created_at" in source.log.columns("items"):
+        arrived = arrived.left_join(source.created(), "item")
+        is_early = day(arrived.event_time) < arrived.created
+    summary = arrived.aggregate(
+        rows=arrived.count(),
+        late=arrived.is_late.cast("int64").sum().fill_null(0),
+        early=is_early.fill_null(False).cast("int64").sum().fill_null(0),
+    )
+    return source.backend.to_pyarrow(summary).to_pylist()[0]
 
 
 def day_number(text: str) -> int:

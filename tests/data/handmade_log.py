@@ -41,6 +41,10 @@ def data_config(**overrides: Any) -> ml_collections.ConfigDict:
                 "features": ("share:click:7", "share:save:30:country"),
                 "lag_days": 1,
                 "prior": 5.0,
+                "backoff": {"strength": 0.0, "query_form": ""},
+                "user_day_cap": 0,
+                "debias": {"name": "none", "smallest_propensity": 0.1, "position_weights": ()},
+                "fresh_days": 0,
             },
             "vocabulary": {"min_count": 2, "out_of_vocabulary": 4},
             "text": {"buckets": 100, "max_tokens": 6, "ngram": 3},
@@ -85,7 +89,10 @@ def make_tables(
         "timestamp": timestamp,
         "country": country[user],
         "tenure": rng.normal(size=requests),
-        "query_text": np.array([f"query number {i}" for i in query]),
+        # Queries 0 and 1, and 2 and 3, have one form.
+        "query_text": np.array(
+            [("query number {}", "Number QUERY {}")[i % 2].format(i // 2) for i in query]
+        ),
         "hour": timestamp // 3600 % 24,
         "taste": list(rng.normal(size=(requests, 3))),
     }
@@ -104,6 +111,10 @@ def make_tables(
                 "title": [f"Item {['red', 'blue', 'green'][i % 3]} {i}" for i in range(items)],
                 "price": np.arange(items) * 1.5,
                 "brand": [f"b{i % 4}" for i in range(items)],
+                # One came to be after it was shown first, of one it is not known.
+                "created_at": pa.array(
+                    START + (np.arange(items) - 15) * DAY, mask=np.arange(items) == 3
+                ),
             }
         ),
         "requests": pa.table(columns).take(pa.array(rng.permutation(requests))),

@@ -21,6 +21,8 @@ def make_engagements(count: int = 400, seed: int = 0, folds: int = 5) -> Engagem
         event_time=time - rng.integers(0, DAY, count),
         fold=rng.integers(0, folds, count).astype(np.int8),
         segments={"country": rng.integers(-1, 2, count).astype(np.int32)},
+        weight=np.ones(count),
+        is_counted=np.ones(count, bool),
     )
 
 

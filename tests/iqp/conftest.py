@@ -15,6 +15,23 @@ FEATURES = (
 )
 
 
+# Everything that can be switched on, at once.
+FULL = {
+    "cross.features": (
+        "share:click:30:country",
+        "item_share:save:9",
+        "rate:click:14",
+        "item_rate:save:30:fresh",
+    ),
+    "cross.backoff.strength": 3.0,
+    "cross.backoff.query_form": "query_text",
+    "cross.user_day_cap": 3,
+    "cross.debias.name": "position",
+    "cross.debias.position_weights": (1.0, 0.7, 0.5),
+    "cross.fresh_days": 9,
+}
+
+
 def iqp_config(**overrides):
     return data_config(**{"cross.features": FEATURES, **overrides})
 
@@ -30,9 +47,18 @@ def backend(tmp_path):
         yield backend
 
 
+def _count_all(config, log, place):
+    with engines.connect("duckdb", place / "scratch") as backend:
+        return store.build(config, log, place / "counts", backend)
+
+
 @pytest.fixture(scope="session")
 def whole(log, tmp_path_factory):
     """All days but the last, counted at once; read only."""
-    out = tmp_path_factory.mktemp("iqp") / "counts"
-    with engines.connect("duckdb", out.parent / "scratch") as backend:
-        return store.build(iqp_config(), log, out, backend)
+    return _count_all(iqp_config(), log, tmp_path_factory.mktemp("iqp"))
+
+
+@pytest.fixture(scope="session")
+def full(log, tmp_path_factory):
+    """The same with everything switched on."""
+    return _count_all(iqp_config(**FULL), log, tmp_path_factory.mktemp("iqp"))

@@ -9,6 +9,7 @@ from interactrank_jax.data.schema import FeatureSpec, Schema
 from interactrank_jax.errors import InputError
 from interactrank_jax.iqp import expressions, features
 from interactrank_jax.iqp import spec as spec_lib
+from interactrank_jax.iqp.recipe import Recipe
 from tests.data import handmade_log
 
 ACTIONS = ("click", "save")
@@ -36,6 +37,7 @@ ALL_KINDS = (
     "item_rate:save:400:country",
 )
 MEANS = np.array([[0.3, 0.1]])
+CREATED = np.array([-(2**40), 0, 3, 5, 8, 12, 15, -9, 19, 4])  # day of each item
 FOLDS = 4
 FOLD_MEANS = np.linspace(0.1, 0.5, 2 * (FOLDS + 1)).reshape(FOLDS + 1, 2)
 PRIOR = 5.0
@@ -44,9 +46,10 @@ PRIOR = 5.0
 def make_engagements(count: int = 600, seed: int = 0) -> Engagements:
     rng = np.random.default_rng(seed)
     time = rng.integers(0, 20, count) * SECONDS_PER_DAY + rng.integers(0, 2, count) * 86_399
+    query = rng.integers(-1, 4, count).astype(np.int32)
     return Engagements(
         user=np.zeros(count, np.int32),
-        query=rng.integers(-1, 4, count).astype(np.int32),
+        query=query,
         item=rng.integers(1, 9, count).astype(np.int32),
         action=rng.integers(IMPRESSION, 2, count).astype(np.int8),
         time=time,
@@ -55,20 +58,25 @@ def make_engagements(count: int = 600, seed: int = 0) -> Engagements:
         segments={
             "country": rng.integers(-1, 2, count).astype(np.int32),
             "device": rng.integers(0, 2, count).astype(np.int32),
+            "query_form": np.where(query < 0, query, query // 2),
         },
+        weight=rng.integers(1, 128, count) / 128,
+        is_counted=np.ones(count, bool),
     )
 
 
-def make_features(engagements: Engagements, names=ALL_KINDS, lag_days=1) -> features.CrossFeatures:
+def make_features(
+    engagements: Engagements, names=ALL_KINDS, lag_days=1, **recipe
+) -> features.CrossFeatures:
     timeless = lag_days is None
+    specs = spec_lib.parse_specs(names, SCHEMA, with_fresh="fresh_days" in recipe)
     return features.CrossFeatures(
-        spec_lib.parse_specs(names, SCHEMA),
+        Recipe(specs, lag_days, PRIOR, **recipe),
         engagements,
         engagements.fold if timeless else engagements.time // SECONDS_PER_DAY,
         actions=ACTIONS,
-        lag_days=lag_days,
-        prior=PRIOR,
         mean_rates=FOLD_MEANS if timeless else MEANS,
+        created=CREATED,
         backend=ibis.duckdb.connect(),
     )
 
@@ -76,8 +84,10 @@ def make_features(engagements: Engagements, names=ALL_KINDS, lag_days=1) -> feat
 def make_probes(count: int, timeless: bool = False, seed: int = 1) -> dict[str, np.ndarray]:
     rng = np.random.default_rng(seed)
     periods = rng.integers(-1, FOLDS, count) if timeless else rng.integers(-2, 30, count)
+    query = rng.integers(0, 5, count)
     return {
-        "query": rng.integers(0, 5, count),
+        "query": query,
+        "query_form": query // 2,
         "item": rng.integers(1, 10, count),
         "period": periods,
         "country": rng.integers(0, 3, count),
@@ -85,63 +95,140 @@ def make_probes(count: int, timeless: bool = False, seed: int = 1) -> dict[str, 
     }
 
 
+def literal_count(
+    engagements: Engagements, probe: dict[str, int], within: np.ndarray, action: str, weighted: bool
+) -> float:
+    """Counts rows of an action, one by one."""
+    code = IMPRESSION if action == "impression" else ACTIONS.index(action)
+    rows = within & (engagements.action == code)
+    return engagements.weight[rows].sum() if weighted and code == IMPRESSION else rows.sum()
+
+
 def brute_force(
-    engagements: Engagements, probes: dict[str, np.ndarray], names=ALL_KINDS, lag_days=1
+    engagements: Engagements,
+    probes: dict[str, np.ndarray],
+    names=ALL_KINDS,
+    lag_days=1,
+    backoff=0.0,
+    query_form="",
+    weighted=False,
+    fresh_days=0,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Counts and values straight from the definition, one probe and one feature at a time."""
     days = engagements.time // SECONDS_PER_DAY
     count = len(probes["query"])
-    numerator = np.zeros((count, len(names)), np.int64)
-    denominator = np.zeros((count, len(names)), np.int64)
-    values = np.zeros((count, len(names)))
+    numerator, denominator, values = (np.zeros((count, len(names))) for _ in range(3))
+    was_fresh = days - CREATED[engagements.item] < fresh_days
     for row in range(count):
-        period = probes["period"][row]
+        probe = {name: column[row] for name, column in probes.items()}
         for k, name in enumerate(names):
             kind, action, window, *segment = name.split(":")
             if lag_days is None:
-                within = engagements.fold != period
-                mean = FOLD_MEANS[period]
+                in_time = engagements.fold != probe["period"]
+                mean = FOLD_MEANS[probe["period"]]
             else:
-                last = period - lag_days
-                within = (days > last - int(window)) & (days <= last)
+                last = probe["period"] - lag_days
+                in_time = (days > last - int(window)) & (days <= last)
                 mean = MEANS[0]
+            everything = np.ones(len(engagements), bool)
+            of_query = of_form = everything
             if not kind.startswith("item_"):
-                within = within & (engagements.query == probes["query"][row])
-            for column in segment:
-                within = within & (engagements.segments[column] == probes[column][row])
-            item = engagements.item == probes["item"][row]
-            code = (*ACTIONS, "impression").index(action)
-            done = engagements.action == (IMPRESSION if action == "impression" else code)
-            c = int((within & item & done).sum())
-            if kind.endswith("rate"):
-                total = int((within & item & (engagements.action == IMPRESSION)).sum())
-                values[row, k] = (c - mean[code] * total) / (total + PRIOR)
-            else:
-                total = int((within & done).sum())
-                values[row, k] = c / (total + PRIOR)
-            numerator[row, k], denominator[row, k] = c, total
+                of_query = engagements.query == probe["query"]
+                of_form = engagements.segments["query_form"] == probe["query_form"]
+            levels = [of_query]
+            if segment == ["fresh"]:
+                fresh = probe["period"] - CREATED[probe["item"]] < fresh_days
+                levels.insert(0, of_query & (was_fresh == fresh))
+            elif segment:
+                levels.insert(0, of_query & (engagements.segments[segment[0]] == probe[segment[0]]))
+            if query_form and not kind.startswith("item_"):
+                levels.append(of_form)
+            value = None
+            for level in reversed(levels if backoff else levels[:1]):
+                within = in_time & level
+                of_item = within & (engagements.item == probe["item"])
+                c = literal_count(engagements, probe, of_item, action, weighted)
+                if kind.endswith("rate"):
+                    total = literal_count(engagements, probe, of_item, "impression", weighted)
+                    excess = c - mean[ACTIONS.index(action)] * total
+                else:
+                    total, excess = literal_count(engagements, probe, within, action, weighted), c
+                if value is None:
+                    value = excess / (total + PRIOR)
+                else:
+                    value = (excess + backoff * value) / (total + backoff)
+            values[row, k], numerator[row, k], denominator[row, k] = value, c, total
     return numerator, denominator, values
 
 
 def _segments(probes: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    return {name: probes[name] for name in ("country", "device")}
+    return {name: probes[name] for name in ("country", "device", "query_form")}
 
 
+RECIPES = {
+    "plain": {},
+    "back-off": {"backoff": 3.0},
+    "back-off to the query's form": {"backoff": 3.0, "query_form": "query_text"},
+    "weighted": {"debias": "position", "position_weights": (1.0,)},
+    "all": {
+        "backoff": 0.5,
+        "query_form": "query_text",
+        "debias": "position",
+        "position_weights": (1.0,),
+        "fresh_days": 4,
+    },
+}
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
 @pytest.mark.parametrize("lag_days", [1, 3, None])
-def test_every_kind_equals_the_definition(lag_days):
+def test_every_kind_equals_the_definition(lag_days, recipe):
+    chosen = dict(RECIPES[recipe])
+    if lag_days is None:
+        chosen.pop("fresh_days", None)
+    names = ALL_KINDS
+    if "fresh_days" in chosen:
+        names = (*names, "share:click:9:fresh", "item_rate:save:20:fresh")
     engagements = make_engagements()
     probes = make_probes(250, timeless=lag_days is None)
-    made = make_features(engagements, lag_days=lag_days)
+    made = make_features(engagements, names, lag_days, **chosen)
     numerator, denominator = made.counts(
         probes["query"], probes["item"], probes["period"], _segments(probes)
     )
-    expected = brute_force(engagements, probes, lag_days=lag_days)
-    assert np.array_equal(numerator, expected[0])
-    assert np.array_equal(denominator, expected[1])
+    literal = {name: chosen[name] for name in ("backoff", "query_form") if name in chosen}
+    expected = brute_force(
+        engagements, probes, names, lag_days,
+        weighted="debias" in chosen, fresh_days=chosen.get("fresh_days", 0), **literal,
+    )  # fmt: skip
+    assert np.array_equal(numerator[:, made.first_levels], expected[0])
+    assert np.array_equal(denominator[:, made.first_levels], expected[1])
     values = made.values(numerator, denominator, probes["period"])
     np.testing.assert_allclose(values, expected[2], rtol=1e-6)
-    assert not values[(expected[0] == 0) & (expected[1] == 0)].any()
+    unseen = np.add.reduceat(numerator + denominator, made.first_levels, axis=1) == 0
+    assert unseen.any()
+    assert not values[unseen].any()
     assert numerator.any(axis=0).all()  # every feature was put to the test
+
+
+def test_an_empty_cell_has_its_parents_value():
+    one = make_engagements(1)
+    one.query[0], one.item[0], one.action[0], one.time[0] = 0, 1, 0, 0
+    one.segments["country"][0], one.segments["query_form"][0] = 0, 0
+    names = ["share:click:9:country", "share:click:9"]
+    made = make_features(one, names, backoff=5.0, query_form="query_text")
+
+    def values(query, country, form):
+        probe = (np.array([query]), np.array([1]), np.array([2]))
+        segments = {"country": np.array([country]), "query_form": np.array([form])}
+        return made.values(*made.counts(*probe, segments), probe[2])[0].tolist()
+
+    form = 1 / (1 + PRIOR)
+    query = (1 + 5 * form) / (1 + 5)
+    country = (1 + 5 * query) / (1 + 5)
+    np.testing.assert_allclose(values(0, 0, 0), [country, query], rtol=1e-6)
+    np.testing.assert_allclose(values(0, 7, 0), [query, query], rtol=1e-6)  # an empty segment
+    np.testing.assert_allclose(values(8, 0, 0), [form, form], rtol=1e-6)  # a query of its form
+    assert values(8, 0, 8) == [0, 0]
 
 
 @pytest.mark.parametrize(
@@ -183,15 +270,25 @@ def _every_item(sparse: SparseCross, request: int, items: int) -> np.ndarray:
         ALL_KINDS,
     ],
 )
-@pytest.mark.parametrize("lag_days", [1, None])
-def test_sparse_features_hold_every_item_with_a_value(names, lag_days, monkeypatch):
+@pytest.mark.parametrize(
+    ("lag_days", "recipe"),
+    [
+        (1, {}),
+        (None, {}),
+        (1, {"backoff": 2.0, "query_form": "query_text"}),
+        (1, {"fresh_days": 6}),
+    ],
+)
+def test_sparse_features_hold_every_item_with_a_value(names, lag_days, recipe, monkeypatch):
     monkeypatch.setattr(features, "PROBES_AT_ONCE", 60)  # several queries to the backend
     engagements = make_engagements()
     probes = make_probes(12)
     if lag_days is None:
         probes["period"] = np.full(12, -1)
-    made = make_features(engagements, names, lag_days)
-    used = {name: probes[name] for name in made.segments}
+    if "fresh_days" in recipe:
+        names = (*names, "share:click:5:fresh")
+    made = make_features(engagements, names, lag_days, **recipe)
+    used = {name: probes[name] for name in made.recipe.key_columns if name != "fresh"}
     sparse = made.sparse(probes["query"], probes["period"], used)
     every = {name: np.repeat(column, 10) for name, column in probes.items()}
     every["item"] = np.tile(np.arange(10), 12)
@@ -300,7 +397,8 @@ def test_a_spec_listed_twice_is_refused():
         spec_lib.parse_specs(["share:click:9", "share:click:9"], SCHEMA)
 
 
-@pytest.mark.parametrize("lag_days", [0, -1])
-def test_a_lag_below_one_day_is_refused(lag_days):
-    with pytest.raises(InputError, match=f"lag_days is {lag_days}. Expected at least 1"):
-        spec_lib.check_lag(lag_days)
+def test_names_are_all_combinations():
+    assert spec_lib.names(["share", "rate"], ["click"], [7, 30], ["", "country"]) == (
+        "share:click:7", "share:click:7:country", "share:click:30", "share:click:30:country",
+        "rate:click:7", "rate:click:7:country", "rate:click:30", "rate:click:30:country",
+    )  # fmt: skip

@@ -20,7 +20,7 @@ from interactrank_jax.errors import InputError
 from interactrank_jax.iqp import engines, snapshot, store
 from tests.conftest import REPOSITORY
 from tests.data.handmade_log import START, make_tables, replace, write_log
-from tests.iqp.conftest import FEATURES, iqp_config
+from tests.iqp.conftest import FEATURES, FULL, iqp_config
 
 FIRST = START // 86_400
 
@@ -39,17 +39,29 @@ def by_pair(table: pa.Table) -> pa.Table:
     return table.sort_by([("request_id", "ascending"), ("item_id", "ascending")])
 
 
+DEBIAS = {"cross.debias.name": "propensity", "cross.debias.smallest_propensity": 0.3}
+
+
 class TestFeatures:
-    def test_are_those_of_the_preparation_bit_by_bit(self, log, whole, backend, tmp_path):
-        prepare(iqp_config(), log.path, tmp_path / "examples")
+    @pytest.mark.parametrize(
+        ("overrides", "with_events"), [({}, True), (FULL, True), (FULL, False), (DEBIAS, True)]
+    )
+    def test_are_those_of_the_preparation_bit_by_bit(
+        self, overrides, with_events, log, backend, tmp_path
+    ):
+        if not with_events:
+            log = open_log(write_log(tmp_path / "log", make_tables(events=False)))
+        config = iqp_config(**overrides)
+        names = config.cross.features
+        held = store.build(config, log, tmp_path / "counts", backend)
+        prepare(config, log.path, tmp_path / "examples")
         examples = Examples(tmp_path / "examples")
         means = {
-            "click": training_mean(examples, "click"),
-            "save": training_mean(examples, "save"),
+            action: training_mean(examples, action, held.recipe) for action in held.recipe.rates
         }
-        table = backend.to_pyarrow(snapshot.features(log, whole, backend, means))
+        table = backend.to_pyarrow(snapshot.features(log, held, backend, means))
         request, item = table["request_id"].to_pylist(), table["item_id"].to_pylist()
-        values = np.stack([table[name].to_numpy() for name in FEATURES], 1)
+        values = np.stack([table[name].to_numpy() for name in names], 1)
         found = dict(zip(zip(request, item, strict=True), values, strict=True))
         seen = 0
         for split in ("train", "validation", "test"):
@@ -75,14 +87,17 @@ class TestFeatures:
         assert 0 < record["rows"] < len(pq.read_table(log.path / "impressions"))
 
 
-def training_mean(examples, action):
-    """The mean rate of an action over what training showed."""
-    code, done, shown = examples.metadata.actions.index(action), 0, 0
+def training_mean(examples, action, recipe):
+    """The mean rate of an action over what training showed, impressions by their weight."""
+    code, done, shown, count = examples.metadata.actions.index(action), 0, 0.0, 0
     for block in examples.blocks("train"):
         rows = block["mask"] & (block["stage"] == 1)
         done += block["actions"][rows][:, code].sum()
-        shown += rows.sum()
-    return done / shown
+        weight = recipe.impression_weight(block["position"][rows], block["propensity"][rows])
+        shown += weight.sum()
+        count += rows.sum()
+    # The same divisions as in the preparation, so that no bit differs.
+    return (done / count) / (shown / count)
 
 
 class TestGrowth:
@@ -158,55 +173,77 @@ class TestGrowth:
         assert set(odd) <= set(found.to_pylist())
 
 
+def served(tables, levels, asked, feature):
+    """Looks a feature up as the snapshot's rule says: at the finest level that knows the keys."""
+    for keys in levels:
+        rows = tables[keys]
+        at = tuple(asked[key] for key in keys)
+        if any(key[:-1] == at for key in rows):
+            return rows.get((*at, asked["item"]), {}).get(feature, 0.0)
+    return 0.0
+
+
 class TestSnapshot:
-    def test_holds_what_requests_of_that_day_get(self, log, whole, backend, tmp_path):
-        day = FIRST + 25
-        means = snapshot.mean_rates(whole, backend)
-        rows = snapshot.features(log, whole, backend, means, since=day, until=day)
-        rows = backend.to_pyarrow(rows)
+    @pytest.mark.parametrize("name", ["whole", "full"])
+    def test_holds_what_requests_of_that_day_get(self, name, log, backend, tmp_path, request):
+        held, day = request.getfixturevalue(name), FIRST + 25
+        means = snapshot.mean_rates(held, backend)
+        rows = snapshot.features(log, held, backend, means, since=day, until=day)
+        rows = backend.to_pyarrow(rows).to_pylist()
         requests = pq.read_table(log.path / "requests.parquet").to_pylist()
         requests = {row["request_id"]: row for row in requests}
-        record = snapshot.write_snapshot(whole, backend, tmp_path / "snapshot", day)
-        assert record["rows"].keys() == {"query", "query+country", "item", "country"}
-        checked = 0
-        for name in record["rows"]:
-            keys = [] if name == "item" else name.split("+")
-            table = pq.read_table(tmp_path / "snapshot" / name).to_pylist()
-            assert len(table) == record["rows"][name]
+        record = snapshot.write_snapshot(log, held, backend, tmp_path / "snapshot", day)
+        levels = {
+            spec.name: [level.keys for level in held.recipe.levels(spec)]
+            for spec in held.recipe.specs
+        }
+        forms = created = {}
+        if name == "full":
+            forms = backend.to_pyarrow(held.forms(backend)).to_pylist()
+            forms = {row["query"]: row["query_form"] for row in forms}
+            assert len(set(forms.values())) < len(forms)
+            created = pq.read_table(log.path / "items.parquet").to_pylist()
+            created = {row["item_id"]: row["created_at"] for row in created}
+        tables = {}
+        for keys in {keys for chain in levels.values() for keys in chain}:
+            place = "+".join(keys) or "item"
+            table = pq.read_table(tmp_path / "snapshot" / place).to_pylist()
+            assert len(table) == record["rows"][place]
             order = [tuple(row[key] for key in (*keys, "item")) for row in table]
             assert order == sorted(set(order))
-            held = dict(zip(order, table, strict=True))
-            features = [feature for feature in table[0] if feature in FEATURES]
-            for row in rows.to_pylist():
-                asked = requests[row["request_id"]] | {"item": row["item_id"]}
-                asked["query"] = asked["query_id"]
-                served = held.get(tuple(asked[key] for key in (*keys, "item")), {})
-                for feature in features:
-                    assert served.get(feature, 0.0) == row[feature]
-                    checked += row[feature] != 0
+            tables[keys] = dict(zip(order, table, strict=True))
+        checked = 0
+        for row in rows:
+            asked = requests[row["request_id"]] | {"item": row["item_id"]}
+            asked |= {"query": asked["query_id"], "query_form": forms.get(asked["query_id"])}
+            since = created.get(row["item_id"])
+            asked["fresh"] = int(since is not None and day - since // 86_400 < 9)
+            for feature, chain in levels.items():
+                assert served(tables, chain, asked, feature) == row[feature], feature
+                checked += row[feature] != 0
         assert checked > 50
 
 
 class TestEngines:
-    def test_spark_counts_and_serves_the_same(self, log, whole, backend, tmp_path):
+    def test_spark_counts_and_serves_the_same(self, log, full, backend, tmp_path):
         pytest.importorskip("pyspark")
         if not shutil.which("java"):
             pytest.skip("no Java: Debian has openjdk-17-jre-headless")
-        day = FIRST + 25
+        day, config = FIRST + 25, iqp_config(**FULL)
         with engines.connect("spark", tmp_path / "spark", memory="1GB") as spark:
-            counted = store.build(iqp_config(), log, tmp_path / "counts", spark)
+            counted = store.build(config, log, tmp_path / "counts", spark)
             held = everything(counted, spark)
             means = snapshot.mean_rates(counted, spark)
             features = by_pair(spark.to_pyarrow(snapshot.features(log, counted, spark, means)))
-            snapshot.write_snapshot(counted, spark, tmp_path / "snapshot", day)
-        expected = everything(whole, backend)
+            snapshot.write_snapshot(log, counted, spark, tmp_path / "snapshot", day)
+        expected = everything(full, backend)
         assert held.keys() == expected.keys()
         for name, table in expected.items():
             assert held[name].to_pydict() == table.to_pydict(), name
-        assert means == snapshot.mean_rates(whole, backend)
-        table = by_pair(backend.to_pyarrow(snapshot.features(log, whole, backend, means)))
+        assert means == snapshot.mean_rates(full, backend)
+        table = by_pair(backend.to_pyarrow(snapshot.features(log, full, backend, means)))
         assert features.to_pydict() == table.to_pydict()
-        snapshot.write_snapshot(whole, backend, tmp_path / "expected", day)
+        snapshot.write_snapshot(log, full, backend, tmp_path / "expected", day)
         for place in (tmp_path / "expected").glob("*/"):
             found = pq.read_table(tmp_path / "snapshot" / place.name)
             assert found.to_pydict() == pq.read_table(place).to_pydict()
