@@ -173,6 +173,28 @@ def _iqp_snapshot(args: Any) -> None:
     _report(f"snapshot in {args.out}", record["rows"])
 
 
+def _iqp_positions(args: Any) -> None:
+    from interactrank_jax.data.schema import open_log
+    from interactrank_jax.iqp import positions, store
+
+    with _engine(args) as backend:
+        until = store.day_number(args.until) if args.until else None
+        weights = positions.position_weights(open_log(args.log), backend, args.action, until)
+    print(f"--config.data.cross.debias.position_weights='{weights}'")
+
+
+def _iqp_report(args: Any) -> None:
+    from interactrank_jax.iqp import report
+
+    bounds = report.Bounds(args.max_psi, args.max_null_rate, args.max_staleness)
+    with _engine(args) as backend:
+        made = report.make(args.features, args.training, backend, bounds, args.snapshot or None)
+    report.write(made, args.out)
+    print(report.table(made))
+    if made.problems:
+        raise InputError("past its bound: " + "; ".join(made.problems))
+
+
 def _leaks(args: Any) -> None:
     from interactrank_jax.data.leaks import check
 
@@ -236,6 +258,12 @@ def _score(args: Any) -> None:
         candidates=args.candidates,
     )
     _report(f"scores in {args.out}/scores.parquet", summary)
+
+
+def _explain(args: Any) -> None:
+    from interactrank_jax.scoring import explain
+
+    print(explain.table(explain.explain(args.workdir, args.examples, args.request, args.split)))
 
 
 _EXAMPLES = (REQUIRED, "directory that `prepare` wrote")
@@ -339,6 +367,33 @@ COMMANDS: dict[str, Command] = {
             **_ENGINE_FLAGS,
         },
     ),
+    "iqp positions": Command(
+        _iqp_positions,
+        "estimates how much an impression counts at each position.",
+        "interactrank iqp positions --log=runs/log --action=click --until=2024-05-31",
+        {
+            "log": _LOG,
+            "action": (REQUIRED, "whose rates to compare"),
+            "until": ("", "last day to look at, such as training's last"),
+            **_ENGINE_FLAGS,
+        },
+    ),
+    "iqp report": Command(
+        _iqp_report,
+        "tells what features cover and how far they drifted; fails past a bound.",
+        "interactrank iqp report --features=runs/iqp-now --training=runs/iqp-training "
+        "--out=runs/report",
+        {
+            "features": (REQUIRED, "directory that `iqp features` wrote, of the days to look at"),
+            "training": (REQUIRED, "the same of the days that a model was trained on"),
+            "out": (REQUIRED, "new directory for the table and the figure"),
+            "snapshot": ("", "directory that `iqp snapshot` wrote, served on the last of the days"),
+            "max_psi": (0.25, "bound of a feature's population stability index"),
+            "max_null_rate": (0.1, "bound of the change of its share of zeros"),
+            "max_staleness": (7, "bound of the days from what is known of to the last request"),
+            **_ENGINE_FLAGS,
+        },
+    ),
     "leaks": Command(
         _leaks,
         "checks that no feature of a log's examples knows its own label or the future.",
@@ -390,6 +445,17 @@ COMMANDS: dict[str, Command] = {
             "split": ("test", "whose requests"),
             "k": (100, "items kept per request"),
             "candidates": ("slate", "slate (those of the log) or corpus (every item)"),
+        },
+    ),
+    "explain": Command(
+        _explain,
+        "takes the scores of a request's candidates apart.",
+        "interactrank explain --workdir=runs/interactrank --examples=runs/examples --request=r17",
+        {
+            "workdir": _WORKDIR,
+            "examples": _EXAMPLES,
+            "request": (REQUIRED, "its request_id"),
+            "split": ("test", "where it is"),
         },
     ),
 }

@@ -72,6 +72,15 @@ class Source:
         rows = impressions.inner_join(requests, "request_id")
         return self._with_fresh(rows.mutate(item=rows.item_id))
 
+    def shown(self, since: int | None = None, until: int | None = None) -> ir.Table:
+        """Returns the `candidates` that users saw."""
+        return self._seen(self.candidates(since, until))
+
+    def _seen(self, candidates: ir.Table) -> ir.Table:
+        if "stage" not in self.log.columns("impressions"):
+            return candidates
+        return candidates.filter(candidates.stage == STAGES[0])
+
     def raw_events(self, since: int | None = None, until: int | None = None) -> ir.Table:
         """Returns the rows of the log's events that arrived on some days."""
         return _between(self.log.table("events", self.backend), "arrival_time", since, until)
@@ -157,8 +166,7 @@ class Source:
                 rows = shown.filter(shown[action].cast("boolean"))
                 parts.append(rows.mutate(action=ibis.literal(action), **one).select(columns))
         if recipe.counts_impressions:
-            if "stage" in self.log.columns("impressions"):
-                shown = shown.filter(shown.stage == STAGES[0])
+            shown = self._seen(shown)
             if recipe.is_weighted:
                 shown = shown.mutate(weight=recipe.impression_weight_column(shown))
             parts.append(shown.mutate(action=ibis.literal(IMPLICIT_ACTION)).select(columns))

@@ -1,6 +1,7 @@
 """What a store is read for: features of a log's impressions as of their day, and a day's table.
 
     FEATURES/features/*.parquet    request_id, item_id, the actions, one column per feature
+    FEATURES/features.json         what the features are, of which days, what was counted
     SNAPSHOT/KEYS/*.parquet        keys, item, one column per feature, sorted
     SNAPSHOT/snapshot.json         the day, what the features are, rows per table
 
@@ -22,6 +23,8 @@ from interactrank_jax.iqp import engines, expressions
 from interactrank_jax.iqp.rows import Source, day, is_fresh
 from interactrank_jax.iqp.spec import FRESH, CrossSpec
 from interactrank_jax.iqp.store import Store
+
+RECORD = "features.json"
 
 
 def mean_rates(
@@ -92,9 +95,13 @@ def write_features(
     Raises:
       InputError: the store ends before the last day that the features need.
     """
-    last = backend.to_pyarrow(day(log.table("requests", backend).timestamp.max())).as_py()
+    asked = day(log.table("requests", backend).timestamp).name("day").as_table()
+    days = backend.to_pyarrow(asked.aggregate(first=asked.day.min(), last=asked.day.max()))
+    first, last = (days[name][0].as_py() for name in ("first", "last"))
+    first = first if since is None else max(first, since)
     last = last if until is None else min(last, until)
     _check_counted(store, last)
+    assert store.next_day is not None
     means = mean_rates(store, backend, train_until)
     with files.new_directory(out) as directory:
         table = features(log, store, backend, means, since, until)
@@ -104,8 +111,12 @@ def write_features(
             "description": store.description.to_json(),
             "mean_rates": means,
             "rows": backend.to_pyarrow(written.count()).as_py(),
+            "first_day": first,
+            "last_day": last,
+            "counted_through": store.next_day - 1,
+            "counts": store.figures(),
         }
-        files.write_sealed(directory / "features.json", record)
+        files.write_sealed(directory / RECORD, record)
     return record
 
 

@@ -47,3 +47,10 @@ class CrossTerms(nn.Module):
             return jnp.zeros((*cross.shape[:-1], self.heads), cross.dtype)
         scaled = scale_cross(cross, self.scale, self.transform)
         return scaled @ self.weight
+
+    def parts(self, cross: Array) -> Array:
+        """Returns the addends of `__call__`, one per cross feature: `[..., K, H]`."""
+        if not self.scale:
+            return jnp.zeros((*cross.shape[:-1], 0, self.heads), cross.dtype)
+        scaled = scale_cross(cross, self.scale, self.transform)[..., None]
+        return scaled * jnp.broadcast_to(self.weight, (*cross.shape, self.heads))

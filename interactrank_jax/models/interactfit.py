@@ -31,6 +31,10 @@ class InteractFIT(FIT):
         """Returns `[R, C, H]`."""
         return super().score(query, items, cross) + self.cross_terms(cross)
 
+    def cross_parts(self, cross: Array) -> Array:
+        """Returns what each cross feature adds to the logits, `[..., K, H]`."""
+        return self.cross_terms.parts(cross)
+
     def train_score(self, query: Any, items: Any, cross: Array, **batch: Any) -> Training:
         """Returns FIT's training logits with the cross terms."""
         training = super().train_score(query, items, cross, **batch)

@@ -30,3 +30,7 @@ class InteractRank(TwoTower):
     def score(self, query: Array, items: Array, cross: Array) -> Array:
         """Returns `[R, C, H]`."""
         return super().score(query, items, cross) + self.cross_terms(cross)
+
+    def cross_parts(self, cross: Array) -> Array:
+        """Returns what each cross feature adds to the logits, `[..., K, H]`."""
+        return self.cross_terms.parts(cross)

@@ -79,6 +79,14 @@ class PreRanker(nn.Module):
         """Returns the one ranked score `[R, I]`: `score_all` weighted by `utility` `[H]`."""
         return self.score_all(query, items) @ jnp.asarray(utility, jnp.float32)
 
+    def cross_parts(self, cross: Array) -> Array | None:
+        """Returns what each cross feature adds to the logits, `[..., K, H]`.
+
+        None of a model whose cross features are not addends beside the rest, or that has none.
+        """
+        del cross
+        return None
+
     def similarity(self, query: Any, items: Any) -> Array:
         """Returns `[R, N]` logits of requests and items alone, for the sampled softmax.
 

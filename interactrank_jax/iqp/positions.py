@@ -1,0 +1,55 @@
+"""How much an impression counts at each position: for `config.data.cross.debias.position_weights`.
+
+The examination hypothesis (Craswell et al., WSDM 2008): what is engaged with was looked at, and how
+often a position is looked at does not depend on what is there. Then the rates of engagement at the
+positions are as the shares of looks, if what is shown there is alike. It rarely is: good items
+stand in front, and make the first positions seem looked at more than they are.
+"""
+
+import math
+
+import ibis
+import numpy as np
+
+from interactrank_jax.data.schema import Log
+from interactrank_jax.errors import InputError, did_you_mean
+from interactrank_jax.iqp.recipe import WEIGHT_STEPS, Recipe
+from interactrank_jax.iqp.rows import Source
+
+FEWEST = 100  # impressions of a position; those with fewer share the last weight
+
+
+def position_weights(
+    log: Log, backend: ibis.BaseBackend, action: str, until: int | None = None
+) -> tuple[float, ...]:
+    """Returns the rate of an action at each position over that of the best position.
+
+    Args:
+      log: the log, with time.
+      backend: where it is read.
+      action: to look at.
+      until: the last day, such as training's last; None for all.
+
+    Raises:
+      InputError: an unknown action, or one that nobody did.
+    """
+    if action not in log.schema.actions:
+        raise InputError(f"--action={action}." + did_you_mean(action, log.schema.actions))
+    nothing = Recipe(specs=(), lag_days=1, prior=1.0)
+    shown = Source(log, nothing, backend).shown(until=until)
+    rows = shown.group_by("position").aggregate(
+        count=shown.count(), done=shown.count(where=shown[action].cast("boolean"))
+    )
+    found = backend.to_pyarrow(rows.order_by("position")).to_pydict()
+    counts, done = (np.array(found[name], float) for name in ("count", "done"))
+    position = np.array(found["position"])
+    if not done.any():
+        raise InputError(f"--action={action}: nobody did it, so that no position has a rate.")
+    enough = counts >= min(FEWEST, counts.max())
+    last = int(position[enough].max())
+    rates = np.full(last + 1, np.nan)
+    rates[position[enough]] = done[enough] / counts[enough]
+    known = np.flatnonzero(~np.isnan(rates))
+    rates = np.interp(np.arange(last + 1), known, rates[known])
+    weights = np.maximum(rates / rates.max(), 1 / WEIGHT_STEPS)
+    return tuple(math.ceil(float(weight) * 1e4) / 1e4 for weight in weights)
