@@ -73,20 +73,21 @@ def _zero(counts: ir.Column) -> ir.Value:
     return ibis.literal(0, _type(counts))
 
 
-def _at_probes(
+def _with_probes(
     counts: ir.Table, probes: ir.Table, keys: Sequence[str], actions: Sequence[str]
 ) -> ir.Table:
-    """Adds probes to counts as rows with zero counts, so that a window can end at them."""
+    """Returns counts, and probes as rows with zero counts; of both those whose keys the other has.
+
+    Most of what is asked was never engaged with, and most of what was ever counted is not asked.
+    """
     if keys:
-        counts = counts.semi_join(probes.select(list(keys)).distinct(), list(keys))
+        met = probes.semi_join(counts, list(keys))
+        counts, probes = counts.semi_join(probes, list(keys)), met
     columns = [*keys, "period", "probe", *actions]
     zeros = {name: _zero(counts[name]) for name in actions}
-    rows = ibis.union(
+    return ibis.union(
         counts.mutate(probe=ibis.literal(None, "int64")).select(columns),
         probes.mutate(**zeros).select(columns),
-    )
-    return rows.group_by([*keys, "period"]).aggregate(
-        probe=rows.probe.max(), **{name: _sum(rows[name]) for name in actions}
     )
 
 
@@ -107,9 +108,10 @@ def windowed(
       lag_days: the last day used is so many before the probe's.
 
     Returns:
-      Columns keys, `period`, `probe` and `<action>_<days>`, one row per probe.
+      Columns keys, `period`, `probe` and `<action>_<days>`, one row per probe whose keys were ever
+      counted: all sums of the others are zero.
     """
-    rows = _at_probes(counts, probes, keys, sorted({action for action, _ in windows}))
+    rows = _with_probes(counts, probes, keys, sorted({action for action, _ in windows}))
     sums = {
         f"{action}_{days}": rows[action]
         .sum()
@@ -152,7 +154,12 @@ def out_of_fold(
     counts: ir.Table, probes: ir.Table, keys: Sequence[str], windows: Sequence[tuple[str, int]]
 ) -> ir.Table:
     """Sums counts over all folds but the probe's own; arguments and columns as for `windowed`."""
-    rows = _at_probes(counts, probes, keys, sorted({action for action, _ in windows}))
+    actions = sorted({action for action, _ in windows})
+    rows = _with_probes(counts, probes, keys, actions)
+    # A probe and the count of its own fold become one row, for that count to be taken off.
+    rows = rows.group_by([*keys, "period"]).aggregate(
+        probe=rows.probe.max(), **{name: _sum(rows[name]) for name in actions}
+    )
     everything = ibis.window(group_by=list(keys) or None)
     sums = {
         f"{action}_{days}": (rows[action].sum().over(everything) - rows[action]).cast(
@@ -213,7 +220,9 @@ def as_of(
         for action, days in windows:
             place[keys, action, days] = f"{action}_{days}_{number}"
         found = found.rename({f"{a}_{days}_{number}": f"{a}_{days}" for a, days in windows})
-        rows = rows.inner_join(found, [*keys, "period"])
+        by = [*keys, "period"]
+        rows = rows.left_join(found, by).drop([f"{name}_right" for name in by])
+    rows = rows.mutate(**{name: rows[name].fill_null(0) for name in place.values()})
     levels = [recipe.levels(spec) for spec in recipe.specs]
     return rows.mutate(**values(rows, place, recipe, levels, mean_rates)).drop(*place.values())
 

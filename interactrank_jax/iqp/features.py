@@ -109,16 +109,16 @@ class CrossFeatures:
                 | {"period": period[first].astype(np.int32), "probe": np.arange(len(first))}
             )
             found = self._at(keys, ibis.memtable(probes), windows)
-            order = np.argsort(found["probe"].to_numpy())
-            if len(order) != len(first):
-                raise AssertionError(f"{len(first)} probes, {len(order)} results")
+            place = found["probe"].to_numpy()
             for k, level in enumerate(levels):
-                if keys == level.count_keys:
-                    value = found[f"{level.action}_{level.window}"].to_numpy()
-                    numerator[:, k] = value[order][group]
-                if keys == level.total_keys:
-                    value = found[f"{level.total_action}_{level.window}"].to_numpy()
-                    denominator[:, k] = value[order][group]
+                for result, its_keys, action in (
+                    (numerator, level.count_keys, level.action),
+                    (denominator, level.total_keys, level.total_action),
+                ):
+                    if keys == its_keys:
+                        value = np.zeros(len(first), dtype)
+                        value[place] = found[f"{action}_{level.window}"].to_numpy()
+                        result[:, k] = value[group]
         return numerator, denominator
 
     @property

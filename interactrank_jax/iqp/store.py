@@ -353,16 +353,13 @@ def _add_forms(store: Store, source: Source, first: int, last: int) -> ir.Table:
 
 def _figures(arrived: ir.Table, source: Source) -> dict[str, int]:
     """Returns how many events there are, came late, and happened before their item was."""
-    is_early = ibis.literal(False)
-    if "created_at" in source.log.columns("items"):
+    knows_items = "created_at" in source.log.columns("items")
+    if knows_items:
         arrived = arrived.left_join(source.created(), "item")
-        is_early = day(arrived.event_time) < arrived.created
-    summary = arrived.aggregate(
-        rows=arrived.count(),
-        late=arrived.is_late.cast("int64").sum().fill_null(0),
-        early=is_early.fill_null(False).cast("int64").sum().fill_null(0),
-    )
-    return source.backend.to_pyarrow(summary).to_pylist()[0]
+    counts = {"rows": arrived.count(), "late": arrived.count(where=arrived.is_late)}
+    if knows_items:
+        counts["early"] = arrived.count(where=day(arrived.event_time) < arrived.created)
+    return {"early": 0} | source.backend.to_pyarrow(arrived.aggregate(**counts)).to_pylist()[0]
 
 
 def day_number(text: str) -> int:

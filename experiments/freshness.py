@@ -1,0 +1,190 @@
+r"""What freshness is worth: test AUC against the lag of the counts, and the age of a snapshot.
+
+    python -m experiments.freshness --preset=small --out=runs/freshness
+
+On the simulated log. A lag is known when features are made: training sees it too. An age is not: a
+model trained with a lag of one day is served with the counts of a snapshot that is so many days
+older, query histories included. Beside InteractRank stand the click share alone (`iqp`), for which
+the two are the same, and the two-tower model, which needs neither. What is done is kept.
+"""
+
+import argparse
+import statistics
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from experiments import contenders, trials
+from experiments.benchmarks import reporting
+from experiments.command_line import count, exit_status
+from interactrank_jax import baselines, configuration, evaluate, files, metrics
+from interactrank_jax.data.examples import Examples
+from interactrank_jax.labels import LabelRule
+
+LAGS = (1, 2, 4, 8, 16, 32)
+AGES = (0, 1, 3, 7, 15, 31)
+
+
+def iqp_auc(examples: Examples, rule: LabelRule) -> float:
+    """Returns the test AUC of one cross feature alone."""
+    column = baselines.iqp_column(examples.metadata.cross)
+    score, engaged = [], []
+    for block in examples.blocks("test"):
+        mask = block["mask"]
+        score.append(block["cross"][mask][:, column])
+        engaged.append(rule.engaged(block["actions"][mask]))
+    return metrics.roc_auc(np.concatenate(score), np.concatenate(engaged))
+
+
+def aged_auc(outcome: trials.Outcome, examples: Examples) -> float:
+    """Returns the test AUC of a trained model on examples that differ in their counts alone."""
+    from interactrank_jax.parallel import DataParallel
+    from interactrank_jax.runs import Run
+    from interactrank_jax.scorers import ModelScorer
+
+    run = Run.open(outcome.trial.workdir)
+    parallel = DataParallel(run.config.train.parallel)
+    scorer = ModelScorer(run, examples, "test", parallel)
+    scorer.use(parallel.replicate(run.restore_model()[0]))
+    rows = evaluate.Rows(scorer, examples, "test", scorer.batch_size)
+    return metrics.roc_auc(rows.score, run.rule.engaged(rows.actions))
+
+
+def measure(
+    setting: contenders.Setting, lags: Sequence[int], ages: Sequence[int]
+) -> list[dict[str, Any]]:
+    """Trains, tests, and returns a row per lag and per age."""
+
+    def examples(lag: int) -> Path:
+        data = configuration.load(setting.spec("interactrank")).data
+        data.cross.lag_days = lag
+        return setting.examples(data)
+
+    def train(model: str, lag: int) -> list[trials.Outcome]:
+        sweep = [{"data.cross.lag_days": lag, "train.seed": seed} for seed in setting.seeds]
+        place = setting.out / model
+        made = trials.make(setting.spec(model), sweep, examples(lag), place, setting.common)
+        outcomes = trials.run(made, parallel=setting.parallel)
+        for outcome in outcomes:
+            if outcome.error:
+                raise RuntimeError(f"{outcome.trial.name}: {outcome.error}")
+        return outcomes
+
+    rule = LabelRule.from_config(
+        configuration.load(setting.spec("interactrank")).label,
+        Examples(examples(1)).metadata.actions,
+    )
+    rows = []
+    fresh = train("interactrank", 1)
+    for what, days in (*(("lag", lag) for lag in lags), *(("age", age) for age in ages)):
+        lag = days if what == "lag" else 1 + days
+        held = Examples(examples(lag))
+        if what == "age":
+            found = [aged_auc(outcome, held) for outcome in fresh]
+        else:
+            outcomes = train("interactrank", lag)
+            found = [aged_auc(outcome, held) for outcome in outcomes]
+        rows.append(_row("interactrank", what, days, found) | {"iqp_auc": iqp_auc(held, rule)})
+        print(rows[-1], flush=True)
+    held = Examples(examples(1))
+    without = [aged_auc(outcome, held) for outcome in train("two_tower", 1)]
+    return [*rows, _row("two_tower", "none", 0, without)]
+
+
+def _row(model: str, what: str, days: int, found: Sequence[float]) -> dict[str, Any]:
+    spread = statistics.stdev(found) if len(found) > 1 else 0.0
+    return {
+        "model": model,
+        "what": what,
+        "days": days,
+        "seeds": len(found),
+        "auc_mean": statistics.fmean(found),
+        "auc_std": spread,
+    }
+
+
+def table(rows: Sequence[dict[str, Any]]) -> str:
+    """Returns a Markdown table."""
+    lines = ["| | days | InteractRank | IQP alone |", "|---|---|---|---|"]
+    names = {"lag": "lag_days", "age": "snapshot older by"}
+    for row in rows:
+        value = f"{row['auc_mean']:.4f} ± {row['auc_std']:.4f}"
+        if row["model"] == "two_tower":
+            lines.append(f"| two-tower | | {value} | |")
+        else:
+            lines.append(
+                f"| {names[row['what']]} | {row['days']} | {value} | {row['iqp_auc']:.4f} |"
+            )
+    return "\n".join(lines)
+
+
+def draw(rows: Sequence[dict[str, Any]], path: Path) -> None:
+    """Saves the figure: AUC against days."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    figure, axis = plt.subplots(figsize=(7, 4), layout="constrained")
+    for what, label in (("lag", "InteractRank, lag_days"), ("age", "InteractRank, older snapshot")):
+        chosen = [row for row in rows if row["what"] == what]
+        days = [row["days"] + (what == "age") for row in chosen]
+        mean, spread = ([row[name] for row in chosen] for name in ("auc_mean", "auc_std"))
+        axis.errorbar(days, mean, yerr=spread, marker="o", capsize=3, label=label)
+    line = [row for row in rows if row["what"] == "none"]
+    axis.axhline(line[0]["auc_mean"], color="gray", linestyle="--", label="two-tower")
+    axis.set_xscale("log", base=2)
+    axis.set_xlabel("days from the last day counted to the request's")
+    axis.set_ylabel("test AUC")
+    axis.legend()
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Parses the command line and runs the experiment."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--preset", default="small", help="size of the simulated log")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--lags", type=count, nargs="+", default=list(LAGS), help="days")
+    parser.add_argument("--ages", type=int, nargs="+", default=list(AGES), help="days")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--parallel", type=count, default=1, help="trainings at once")
+    parser.add_argument("--quick", action="store_true", help="smallest sizes: shows that it runs")
+    arguments = parser.parse_args(argv)
+    return exit_status("freshness", lambda: _main(arguments))
+
+
+def _main(arguments: argparse.Namespace) -> int:
+    from experiments.public_datasets import make_log
+
+    preset = "tiny" if arguments.quick else arguments.preset
+    if arguments.quick:
+        trials.compile_quickly()
+    out = arguments.out / ("quick" if arguments.quick else preset)
+    with files.lock(out):
+        setting = contenders.Setting(
+            argument="search",
+            log=make_log("search", None, preset, out),
+            out=out,
+            seeds=tuple(arguments.seeds),
+            limit=1,
+            parallel=arguments.parallel,
+            budget_s=float("inf"),
+            common=dict(trials.QUICK) if arguments.quick else {},
+        )
+        rows = measure(setting, arguments.lags, arguments.ages)
+        print(f"\n{table(rows)}\n")
+        draw(rows, out / "freshness.png")
+        versions = reporting.versions("jax", "jaxlib", "flax", "numpy")
+        files.write_json(out / "freshness.json", {"rows": rows, "versions": versions})
+    for name in ("freshness.json", "freshness.png"):
+        print(out / name)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
