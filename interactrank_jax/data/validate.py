@@ -314,6 +314,17 @@ def _check_rows(log: "Log", name: str, expected: dict[str, str]) -> dict[str, An
     return totals
 
 
+def check_arrivals(log: "Log", events: ibis.Table) -> None:
+    """Refuses events that arrive outside the years that times may be of, on no day to count.
+
+    Raises:
+      InputError: there are some.
+    """
+    outside = events.filter(~events.arrival_time.between(EARLIEST, LATEST))
+    if outside.count().to_pyarrow().as_py():
+        validate_events(log, outside)
+
+
 def validate_events(log: "Log", events: ibis.Table) -> None:
     """Checks some rows of a log's events, such as those of one day, each for itself.
 

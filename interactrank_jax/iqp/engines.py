@@ -47,7 +47,9 @@ def connect(
                 disabled_optimizers="statistics_propagation",
                 preserve_insertion_order=False,
             )
-            backend.raw_sql("SET enable_progress_bar = false")  # it would go to whoever reads stderr
+            backend.raw_sql(
+                "SET enable_progress_bar = false"
+            )  # it would go to whoever reads stderr
             yield backend
             backend.disconnect()
         else:

@@ -24,7 +24,7 @@ import numpy as np
 
 from interactrank_jax import files
 from interactrank_jax.data.schema import IMPLICIT_ACTION, Log
-from interactrank_jax.data.validate import validate_events
+from interactrank_jax.data.validate import check_arrivals, validate_events
 from interactrank_jax.errors import InputError
 from interactrank_jax.iqp import engines, expressions
 from interactrank_jax.iqp.recipe import Recipe
@@ -218,10 +218,13 @@ def build(
       progress: called with each run of days as it begins.
 
     Raises:
-      InputError: a store of another description, or `through` lies beyond the log.
+      InputError: a store of another description, `through` lies beyond the log, or events that
+        cannot be, named by an example.
     """
     description = Description.from_config(config, log)
     out = Path(out)
+    if log.has_events:
+        check_arrivals(log, log.table("events", backend))
     with files.lock(out):
         if (out / "store.json").exists():
             store = open_store(out, log)

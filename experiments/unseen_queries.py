@@ -1,0 +1,221 @@
+r"""What history under another name is worth to queries that have none: test AUC by popularity.
+
+    python -m experiments.unseen_queries --preset=small --out=runs/unseen
+
+On the simulated log, InteractRank with cross features that back off from the query
+
+    none      nowhere
+    words     to its words in any order (`backoff.query_form=query_text`)
+    nearest   to the nearest head query: of the queries that had most requests in training the one
+              whose vector of a two-tower model's query tower is closest to its own
+
+A query's vector is the mean over its requests, each as of its time. Deciles are of test requests,
+in the order of their query's number of requests in training. What is done is kept.
+"""
+
+import argparse
+import dataclasses
+import os
+import statistics
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from experiments import contenders, trials
+from experiments.benchmarks import reporting
+from experiments.command_line import count, exit_status
+from interactrank_jax import files, metrics
+from interactrank_jax.data.examples import Examples
+from interactrank_jax.data.pipeline import request_batches
+from interactrank_jax.data.schema import FeatureSpec, Schema
+from interactrank_jax.data.splits import SPLITS
+
+COLUMN = "head_query"  # of the requests, in the copy of the log
+DECILES = 10
+WAYS: dict[str, dict[str, Any]] = {
+    "none": {},
+    "words": {"backoff.query_form": "query_text"},
+    "nearest": {"backoff.query_form": COLUMN},
+}
+
+
+def query_vectors(outcome: trials.Outcome) -> Iterator[tuple[str, np.ndarray]]:
+    """Yields the query_id and vector `[d]` of every request, by a trained two-tower model."""
+    from interactrank_jax.runs import Run
+    from interactrank_jax.scoring.score import QueryEncoder
+
+    run, examples = Run.open(outcome.trial.workdir), Examples(outcome.trial.examples)
+    encode = QueryEncoder(run, run.restore_model()[0], examples)
+    for split in SPLITS:
+        ids = examples.raw_requests(split)["query_id"].to_pylist()
+        for batch in request_batches(examples, split, 256):
+            vectors = np.asarray(encode(batch))[:, 0]
+            for index, vector in zip(batch["request_index"], vectors, strict=True):
+                if index >= 0:
+                    yield ids[index], vector
+
+
+def nearest_heads(outcome: trials.Outcome, share: float) -> dict[str, str]:
+    """Returns the head query of each query; a head query's is itself.
+
+    Args:
+      outcome: a trained two-tower model.
+      share: of the queries that training saw, how many are heads.
+    """
+    sums: dict[str, np.ndarray] = {}
+    for query, vector in query_vectors(outcome):
+        sums[query] = sums.get(query, 0) + vector
+    requests = Examples(outcome.trial.examples).raw_requests("train")["query_id"].to_pylist()
+    known, seen = np.unique(requests, return_counts=True)
+    heads = known[np.argsort(-seen, kind="stable")[: max(int(share * len(known)), 1)]]
+    queries = list(sums)
+    matrix = np.stack([vector / np.linalg.norm(vector) for vector in sums.values()])
+    rows = {query: row for row, query in enumerate(queries)}
+    closest = (matrix @ matrix[[rows[head] for head in heads]].T).argmax(1)
+    nearest = {query: str(heads[place]) for query, place in zip(queries, closest, strict=True)}
+    return nearest | {str(head): str(head) for head in heads}
+
+
+def add_column(log: Path, heads: dict[str, str], out: Path) -> Path:
+    """Writes a copy of a log whose requests have their head query as a feature."""
+    schema = Schema.load(log)
+    with files.new_directory(out) as directory:
+        feature = FeatureSpec(COLUMN, "request", "categorical")
+        dataclasses.replace(schema, features=(*schema.features, feature)).save(directory)
+        for table in ("items", "impressions", "events"):
+            (directory / table).mkdir()
+            for part in (log / table).iterdir():
+                os.link(part, directory / table / part.name)
+        (directory / "requests").mkdir()
+        for part in (log / "requests").iterdir():
+            held = pq.read_table(part)
+            column = [heads.get(query, query) for query in held["query_id"].to_pylist()]
+            pq.write_table(
+                held.append_column(COLUMN, pa.array(column)), directory / "requests" / part.name
+            )
+    return out
+
+
+def auc_by_decile(outcome: trials.Outcome) -> list[float]:
+    """Returns the test AUC of each decile of requests, rarest queries first, then that of all."""
+    examples = Examples(outcome.trial.examples)
+    tested = contenders.score_test(outcome)
+    known = examples.raw_requests("train")["query_id"].to_pylist()
+    seen = dict(zip(*np.unique(known, return_counts=True), strict=True))
+    queries = examples.raw_requests("test")["query_id"].to_pylist()
+    popularity = np.array([seen.get(query, 0) for query in queries])
+    decile = np.empty(len(popularity), int)
+    order = np.argsort(popularity, kind="stable")
+    decile[order] = np.arange(len(order)) * DECILES // len(order)
+    of_row = decile[tested.request_index]
+    parts = [of_row == number for number in range(DECILES)]
+    return [
+        metrics.roc_auc(tested.score[part], tested.engaged[part])
+        for part in (*parts, np.ones(len(of_row), bool))
+    ]
+
+
+def measure(setting: contenders.Setting, strength: float, share: float) -> list[dict[str, Any]]:
+    """Trains, tests, and returns a row per way to back off."""
+    base = setting.spec("two_tower")
+    examples = setting.examples(trials.resolve(base, setting.common).data)
+    made = trials.make(
+        base,
+        [{"train.seed": setting.seeds[0]}],
+        examples,
+        setting.out / "two_tower",
+        setting.common,
+    )
+    (tower,) = trials.run(made)
+    log = setting.out / "log-with-heads"
+    if not log.exists():
+        add_column(setting.log, nearest_heads(tower, share), log)
+    setting = dataclasses.replace(setting, log=log, out=setting.out / f"with-heads-{share:g}")
+    rows = []
+    for way, fields in WAYS.items():
+        data = {f"data.cross.{field}": value for field, value in fields.items()}
+        if fields:
+            data["data.cross.backoff.strength"] = strength
+        # The head query serves to count by; no tower looks at it.
+        common = {**setting.common, "model.exclude": (COLUMN,), **data}
+        spec = setting.spec("interactrank")
+        examples = setting.examples(trials.resolve(spec, common).data)
+        sweep = [{"train.seed": seed} for seed in setting.seeds]
+        made = trials.make(spec, sweep, examples, setting.out / way, common)
+        found = [auc_by_decile(o) for o in trials.run(made, parallel=setting.parallel)]
+        columns = list(zip(*found, strict=True))
+        rows.append(
+            {
+                "way": way,
+                "seeds": len(found),
+                "auc_mean": [statistics.fmean(column) for column in columns],
+                "auc_std": [statistics.stdev(c) if len(c) > 1 else 0.0 for c in columns],
+            }
+        )
+        print(rows[-1], flush=True)
+    return rows
+
+
+def table(rows: Sequence[dict[str, Any]]) -> str:
+    """Returns a Markdown table: AUC without a back-off, and what the others gain."""
+    header = [*(str(number + 1) for number in range(DECILES)), "all"]
+    lines = ["| back-off to | " + " | ".join(header) + " |", "|---" * (DECILES + 2) + "|"]
+    base = rows[0]["auc_mean"]
+    for row in rows:
+        cells = [
+            f"{mean:.4f} ± {spread:.4f}"
+            if row is rows[0]
+            else f"{mean - start:+.4f} ± {spread:.4f}"
+            for mean, spread, start in zip(row["auc_mean"], row["auc_std"], base, strict=True)
+        ]
+        lines.append(f"| {row['way']} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Parses the command line and runs the experiment."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--preset", default="small", help="size of the simulated log")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--strength", type=float, default=5.0, help="of the back-off")
+    parser.add_argument("--heads", type=float, default=0.1, help="share of queries that are heads")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--parallel", type=count, default=1, help="trainings at once")
+    parser.add_argument("--quick", action="store_true", help="smallest sizes: shows that it runs")
+    arguments = parser.parse_args(argv)
+    return exit_status("unseen_queries", lambda: _main(arguments))
+
+
+def _main(arguments: argparse.Namespace) -> int:
+    from experiments.public_datasets import make_log
+
+    preset = "tiny" if arguments.quick else arguments.preset
+    if arguments.quick:
+        trials.compile_quickly()
+    out = arguments.out / ("quick" if arguments.quick else preset)
+    with files.lock(out):
+        setting = contenders.Setting(
+            argument="search",
+            log=make_log("search", None, preset, out),
+            out=out,
+            seeds=tuple(arguments.seeds),
+            limit=1,
+            parallel=arguments.parallel,
+            budget_s=float("inf"),
+            common=dict(trials.QUICK) if arguments.quick else {},
+        )
+        rows = measure(setting, arguments.strength, arguments.heads)
+        print(f"\n{table(rows)}\n")
+        versions = reporting.versions("jax", "jaxlib", "flax", "numpy")
+        files.write_json(out / "unseen_queries.json", {"rows": rows, "versions": versions})
+    print(out / "unseen_queries.json")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,179 @@
+"""Logs that nobody wants and everybody has: each gets a defined result, or an error that says why.
+
+Duplicates, late events, odd ids and kills are in `test_store.py`, bots in `test_recipe.py`.
+"""
+
+import time
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from interactrank_jax.data.schema import open_log
+from interactrank_jax.errors import InputError
+from interactrank_jax.iqp import engines, snapshot, store
+from tests.data.handmade_log import START, make_tables, replace, write_log
+from tests.iqp.conftest import iqp_config
+
+DAY = 86_400
+FIRST = START // DAY
+
+
+def shift(tables, column, rows, seconds):
+    """Moves a time of some events."""
+    values = tables["events"][column].to_numpy().copy()
+    values[rows] += seconds
+    return tables | {"events": replace(tables["events"], column, values)}
+
+
+class TestClocks:
+    def test_an_event_that_arrives_before_it_happens_is_refused(self, backend, tmp_path):
+        tables = shift(make_tables(120), "event_time", [0, 7], 9 * DAY)
+        log = open_log(write_log(tmp_path / "log", tables))
+        with pytest.raises(InputError, match=r"events: column 'arrival_time'.*event_id='e\d+'"):
+            store.build(iqp_config(), log, tmp_path / "counts", backend)
+        # What was complete before stays; nothing of the days with the fault is there.
+        held = store.open_store(tmp_path / "counts", log)
+        with pytest.raises(InputError, match="holds no day yet"):
+            held.counts(("query",), backend)
+
+    def test_milliseconds_are_refused(self, backend, tmp_path):
+        """They would lie in days that never come, and no event would ever count."""
+        tables = make_tables(120)
+        events = tables["events"]
+        for column in ("event_time", "arrival_time"):
+            events = replace(events, column, events[column].to_numpy() * 1000)
+        log = open_log(write_log(tmp_path / "log", tables | {"events": events}))
+        with pytest.raises(InputError, match=r"events: column 'event_time'.*milliseconds"):
+            store.build(iqp_config(), log, tmp_path / "counts", backend)
+
+    def test_one_clock_ahead_closes_no_days(self, backend, tmp_path):
+        """An event from the next year arrives: days up to then have not come, and stay open."""
+        honest = make_tables(120)
+        ahead = shift(shift(honest, "arrival_time", [5], 400 * DAY), "event_time", [5], 400 * DAY)
+        log = open_log(write_log(tmp_path / "log", ahead))
+        held = store.build(iqp_config(), log, tmp_path / "counts", backend)
+        requests = pq.read_table(log.path / "requests.parquet")["timestamp"].to_numpy()
+        assert held.next_day == requests.max() // DAY
+
+    def test_events_before_their_item_are_counted_and_told(self, log, whole):
+        """A clock or a catalogue is wrong, nobody knows which: the engagement is still one."""
+        events = pq.read_table(log.path / "events.parquet").to_pylist()
+        items = pq.read_table(log.path / "items.parquet").to_pylist()
+        created = {row["item_id"]: row["created_at"] for row in items}
+        early = {
+            row["event_id"]
+            for row in events
+            if created[row["item_id"]] is not None
+            and row["event_time"] // DAY < created[row["item_id"]] // DAY
+            and row["arrival_time"] // DAY < whole.next_day
+        }
+        assert whole.figures()["early"] == len(early) > 0
+
+
+def test_empty_days_are_days_without_counts(backend, tmp_path):
+    tables = make_tables(200)
+    gap = (FIRST + 10) * DAY, (FIRST + 17) * DAY
+
+    def outside(column):
+        values = column.to_numpy()
+        return pa.array((values < gap[0]) | (values >= gap[1]))
+
+    requests = tables["requests"].filter(outside(tables["requests"]["timestamp"]))
+    known = pa.compute.is_in(tables["impressions"]["request_id"], requests["request_id"])
+    tables |= {
+        "requests": requests,
+        "impressions": tables["impressions"].filter(known),
+        "events": tables["events"].filter(outside(tables["events"]["arrival_time"])),
+    }
+    log = open_log(write_log(tmp_path / "log", tables))
+    once = store.build(iqp_config(), log, tmp_path / "once", backend)
+    for day in (FIRST + 9, FIRST + 12, FIRST + 14, once.next_day - 1):
+        grown = store.build(iqp_config(), log, tmp_path / "grown", backend, through=day)
+        assert grown.next_day == day + 1
+    counts = [
+        backend.to_pyarrow(held.counts(("query",), backend)).sort_by(
+            [("period", "ascending"), ("query", "ascending")]
+        )
+        for held in (once, grown)
+    ]
+    assert counts[0] == counts[1]
+    assert not set(range(FIRST + 10, FIRST + 17)) & set(counts[0]["period"].to_pylist())
+    # A window that lies in the gap holds nothing; one that reaches over it does.
+    config = iqp_config(**{"cross.features": ("share:click:3", "share:click:30")})
+    held = store.build(config, log, tmp_path / "windows", backend)
+    day = FIRST + 17
+    rows = backend.to_pyarrow(snapshot.features(log, held, backend, {}, since=day, until=day))
+    assert not any(rows["share:click:3"].to_pylist())
+    assert any(rows["share:click:30"].to_pylist())
+
+
+def bulk_log(path, queries, items, rows, seed=0):
+    """Writes a log of one impression and one click per request, 30 days, given queries and items."""
+    rng = np.random.default_rng(seed)
+    timestamp = START + np.sort(rng.integers(0, 30 * DAY, rows))
+    number = np.arange(rows)
+    names = pa.array([f"q{n}" for n in range(int(queries.max()) + 1)])
+    item_names = pa.array([f"i{n}" for n in range(int(items.max()) + 1)])
+    country = pa.array(["de", "fr"]).take(rng.integers(0, 2, rows))
+    user = pa.array([f"u{n}" for n in range(1000)]).take(rng.integers(0, 1000, rows))
+    keys = {"user_id": user, "query_id": names.take(queries), "country": country}
+    request = {"request_id": number, **keys, "timestamp": timestamp}
+    for feature in ("tenure", "hour"):
+        request[feature] = np.zeros(rows)
+    event = {"event_id": number, **keys, "item_id": item_names.take(items)}
+    event |= {"event_time": timestamp + 1, "arrival_time": timestamp + 1}
+    bulk = {
+        "items": pa.table({"item_id": item_names}),
+        "requests": pa.table(request),
+        "impressions": pa.table(
+            {
+                "request_id": number,
+                "item_id": item_names.take(items),
+                "position": np.zeros(rows, np.int32),
+                **{name: np.ones(rows, np.int8) for name in ("click", "save")},
+            }
+        ),
+        "events": pa.table(event | {"action": pa.array(["click"] * rows)}),
+    }
+    return open_log(write_log(path, bulk))
+
+
+CLICKS = {"cross.features": ("share:click:7", "item_share:click:30")}
+
+
+def test_one_query_and_one_item_may_hold_a_fifth_of_the_log(backend, tmp_path):
+    rows = 100_000
+    rng = np.random.default_rng(0)
+    queries, items = rng.integers(1, 5000, rows), rng.integers(1, 3000, rows)
+    queries[rng.random(rows) < 0.2] = 0
+    items[rng.random(rows) < 0.2] = 0
+    log = bulk_log(tmp_path / "log", queries, items, rows)
+    held = store.build(iqp_config(**CLICKS), log, tmp_path / "counts", backend)
+    requests = pq.read_table(log.path / "requests.parquet")["timestamp"].to_numpy() // DAY
+    day = FIRST + 25
+    table = backend.to_pyarrow(snapshot.features(log, held, backend, {}, day, day)).to_pydict()
+    found = dict(zip(table["request_id"], table["share:click:7"], strict=True))
+    week = (requests >= day - 7) & (requests < day)
+    for row in np.flatnonzero(requests == day)[::97]:
+        alike = week & (queries == queries[row])
+        count = (alike & (items == items[row])).sum()
+        assert found[row] == np.float32(count / (alike.sum() + 5))
+
+
+@pytest.mark.slow(reason="ten million queries take a minute")
+def test_ten_million_queries(tmp_path):
+    rows = 10_000_000
+    rng = np.random.default_rng(0)
+    log = bulk_log(tmp_path / "log", rng.permutation(rows), rng.integers(0, 1000, rows), rows)
+    begin = time.monotonic()
+    with engines.connect("duckdb", tmp_path / "scratch", memory="4GB") as backend:
+        held = store.build(iqp_config(**CLICKS), log, tmp_path / "counts", backend)
+        snapshot.write_snapshot(log, held, backend, tmp_path / "snapshot", held.next_day)
+        assert held.figures()["rows"] > 0.9 * rows
+    assert time.monotonic() - begin < 600
+    found = pq.ParquetFile(tmp_path / "snapshot" / "query" / "part.parquet").metadata.num_rows
+    days = pq.read_table(log.path / "requests.parquet", columns=["timestamp"])["timestamp"]
+    days = days.to_numpy() // DAY
+    assert found == ((days >= held.next_day - 7) & (days < held.next_day)).sum()  # one item each
