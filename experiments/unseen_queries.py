@@ -124,13 +124,8 @@ def measure(setting: contenders.Setting, strength: float, share: float) -> list[
     """Trains, tests, and returns a row per way to back off."""
     base = setting.spec("two_tower")
     examples = setting.examples(trials.resolve(base, setting.common).data)
-    made = trials.make(
-        base,
-        [{"train.seed": setting.seeds[0]}],
-        examples,
-        setting.out / "two_tower",
-        setting.common,
-    )
+    first = [{"train.seed": setting.seeds[0]}]
+    made = trials.make(base, first, examples, setting.out / "two_tower", setting.common)
     (tower,) = trials.run(made)
     log = setting.out / "log-with-heads"
     if not log.exists():
@@ -167,12 +162,11 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
     lines = ["| back-off to | " + " | ".join(header) + " |", "|---" * (DECILES + 2) + "|"]
     base = rows[0]["auc_mean"]
     for row in rows:
-        cells = [
-            f"{mean:.4f} ± {spread:.4f}"
-            if row is rows[0]
-            else f"{mean - start:+.4f} ± {spread:.4f}"
-            for mean, spread, start in zip(row["auc_mean"], row["auc_std"], base, strict=True)
-        ]
+        means = row["auc_mean"]
+        shown = [f"{mean:.4f}" for mean in means]
+        if row is not rows[0]:
+            shown = [f"{mean - start:+.4f}" for mean, start in zip(means, base, strict=True)]
+        cells = [f"{a} ± {b:.4f}" for a, b in zip(shown, row["auc_std"], strict=True)]
         lines.append(f"| {row['way']} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 

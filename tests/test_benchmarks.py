@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from experiments.benchmarks import input as input_benchmark
-from experiments.benchmarks import prepare, roofline, scatter, train_step
+from experiments.benchmarks import iqp, prepare, roofline, scatter, train_step
 from experiments.benchmarks.workload import (
     Trainer,
     make_batch,
@@ -77,6 +77,17 @@ def test_input_is_measured_with_its_peer_and_with_training(tmp_path, tiny_exampl
     figures, _ = run(input_benchmark, tmp_path, f"--examples={tiny_examples}")
     assert 0 < figures["share_of_training_waiting_for_input"] < 1
     assert figures["ratio"] > 1
+
+
+def test_iqp_equals_pandas_and_leaves_the_keys_of_the_issue(tmp_path):
+    pytest.importorskip("pandas")
+    figures, record = run(iqp, tmp_path, "--no_spark")
+    assert figures["rows_per_s"] > 0
+    assert 0 < figures["peak_gib"] < 4
+    assert figures["speedup_vs_pandas"] > 0
+    assert figures["largest_difference_from_pandas"] == 0
+    assert figures["engines_equal"] is None
+    assert record["runs"].keys() >= {"20000", "40000"}
 
 
 def test_prepare_is_measured_in_a_process_of_its_own(tmp_path):

@@ -47,9 +47,7 @@ def connect(
                 disabled_optimizers="statistics_propagation",
                 preserve_insertion_order=False,
             )
-            backend.raw_sql(
-                "SET enable_progress_bar = false"
-            )  # it would go to whoever reads stderr
+            backend.raw_sql("SET enable_progress_bar = false")
             yield backend
             backend.disconnect()
         else:

@@ -110,7 +110,7 @@ def test_empty_days_are_days_without_counts(backend, tmp_path):
 
 
 def bulk_log(path, queries, items, rows, seed=0):
-    """Writes a log of one impression and one click per request, 30 days, given queries and items."""
+    """Writes a log of 30 days: one impression and one click per request."""
     rng = np.random.default_rng(seed)
     timestamp = START + np.sort(rng.integers(0, 30 * DAY, rows))
     number = np.arange(rows)
