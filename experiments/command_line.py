@@ -23,6 +23,14 @@ def count(text: str) -> int:
     return value
 
 
+def natural(text: str) -> int:
+    """Parses a number of things, or none."""
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"{text} is below 0")
+    return value
+
+
 def exit_status(name: str, work: Callable[[], int]) -> int:
     """Returns what `work` returns; 2 after an InputError, 130 after Ctrl-C, each in one line."""
     try:

@@ -19,9 +19,10 @@ import numpy as np
 
 from experiments import contenders, trials
 from experiments.benchmarks import reporting
-from experiments.command_line import count, exit_status
+from experiments.command_line import count, exit_status, natural
 from interactrank_jax import baselines, configuration, evaluate, files, metrics
 from interactrank_jax.data.examples import Examples
+from interactrank_jax.errors import InputError
 from interactrank_jax.labels import LabelRule
 
 LAGS = (1, 2, 4, 8, 16, 32)
@@ -70,7 +71,7 @@ def measure(
         outcomes = trials.run(made, parallel=setting.parallel)
         for outcome in outcomes:
             if outcome.error:
-                raise RuntimeError(f"{outcome.trial.name}: {outcome.error}")
+                raise InputError(f"{outcome.trial.name}: {outcome.error}")
         return outcomes
 
     rule = LabelRule.from_config(
@@ -150,7 +151,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--preset", default="small", help="size of the simulated log")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--lags", type=count, nargs="+", default=list(LAGS), help="days")
-    parser.add_argument("--ages", type=int, nargs="+", default=list(AGES), help="days")
+    parser.add_argument("--ages", type=natural, nargs="+", default=list(AGES), help="days")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--parallel", type=count, default=1, help="trainings at once")
     parser.add_argument("--quick", action="store_true", help="smallest sizes: shows that it runs")

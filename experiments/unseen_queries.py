@@ -5,11 +5,13 @@ r"""What history under another name is worth to queries that have none: test AUC
 On the simulated log, InteractRank with cross features that back off from the query
 
     none      nowhere
+    segments  from a segment to all of the query, as the two below do too
     words     to its words in any order (`backoff.query_form=query_text`)
     nearest   to the nearest head query: of the queries that had most requests in training the one
               whose vector of a two-tower model's query tower is closest to its own
 
-A query's vector is the mean over its requests, each as of its time. Deciles are of test requests,
+A query's vector is the mean over its requests in training; of one that training did not see it is
+that of its first request. Deciles are of test requests,
 in the order of their query's number of requests in training. What is done is kept.
 """
 
@@ -34,30 +36,46 @@ from interactrank_jax.data.examples import Examples
 from interactrank_jax.data.pipeline import request_batches
 from interactrank_jax.data.schema import FeatureSpec, Schema
 from interactrank_jax.data.splits import SPLITS
+from interactrank_jax.errors import InputError
 
 COLUMN = "head_query"  # of the requests, in the copy of the log
 DECILES = 10
 WAYS: dict[str, dict[str, Any]] = {
     "none": {},
+    "segments": {"backoff.query_form": ""},
     "words": {"backoff.query_form": "query_text"},
     "nearest": {"backoff.query_form": COLUMN},
 }
 
 
-def query_vectors(outcome: trials.Outcome) -> Iterator[tuple[str, np.ndarray]]:
-    """Yields the query_id and vector `[d]` of every request, by a trained two-tower model."""
+def query_vectors(outcome: trials.Outcome) -> dict[str, np.ndarray]:
+    """Returns a vector `[d]` of each query, by a trained two-tower model."""
+    vectors: dict[str, np.ndarray] = {}
+    first: dict[str, int] = {}
+    for split, query, time, vector in _request_vectors(outcome):
+        if split == "train":
+            vectors[query] = vectors.get(query, 0) + vector
+            first[query] = -1
+        elif time < first.get(query, time + 1):
+            vectors[query], first[query] = vector, time
+    return {query: vector / np.linalg.norm(vector) for query, vector in vectors.items()}
+
+
+def _request_vectors(outcome: trials.Outcome) -> Iterator[tuple[str, str, int, np.ndarray]]:
+    """Yields split, query_id, timestamp and vector of every request, those of training first."""
     from interactrank_jax.runs import Run
     from interactrank_jax.scoring.score import QueryEncoder
 
     run, examples = Run.open(outcome.trial.workdir), Examples(outcome.trial.examples)
     encode = QueryEncoder(run, run.restore_model()[0], examples)
     for split in SPLITS:
-        ids = examples.raw_requests(split)["query_id"].to_pylist()
+        raw = examples.raw_requests(split)
+        ids, times = (raw[name].to_pylist() for name in ("query_id", "timestamp"))
         for batch in request_batches(examples, split, 256):
             vectors = np.asarray(encode(batch))[:, 0]
             for index, vector in zip(batch["request_index"], vectors, strict=True):
                 if index >= 0:
-                    yield ids[index], vector
+                    yield split, ids[index], times[index], vector
 
 
 def nearest_heads(outcome: trials.Outcome, share: float) -> dict[str, str]:
@@ -67,14 +85,11 @@ def nearest_heads(outcome: trials.Outcome, share: float) -> dict[str, str]:
       outcome: a trained two-tower model.
       share: of the queries that training saw, how many are heads.
     """
-    sums: dict[str, np.ndarray] = {}
-    for query, vector in query_vectors(outcome):
-        sums[query] = sums.get(query, 0) + vector
+    vectors = query_vectors(outcome)
     requests = Examples(outcome.trial.examples).raw_requests("train")["query_id"].to_pylist()
     known, seen = np.unique(requests, return_counts=True)
     heads = known[np.argsort(-seen, kind="stable")[: max(int(share * len(known)), 1)]]
-    queries = list(sums)
-    matrix = np.stack([vector / np.linalg.norm(vector) for vector in sums.values()])
+    queries, matrix = list(vectors), np.stack(list(vectors.values()))
     rows = {query: row for row, query in enumerate(queries)}
     closest = (matrix @ matrix[[rows[head] for head in heads]].T).argmax(1)
     nearest = {query: str(heads[place]) for query, place in zip(queries, closest, strict=True)}
@@ -127,10 +142,12 @@ def measure(setting: contenders.Setting, strength: float, share: float) -> list[
     first = [{"train.seed": setting.seeds[0]}]
     made = trials.make(base, first, examples, setting.out / "two_tower", setting.common)
     (tower,) = trials.run(made)
-    log = setting.out / "log-with-heads"
-    if not log.exists():
-        add_column(setting.log, nearest_heads(tower, share), log)
-    setting = dataclasses.replace(setting, log=log, out=setting.out / f"with-heads-{share:g}")
+    if tower.error:
+        raise InputError(f"the two-tower model came to nothing: {tower.error}")
+    place = setting.out / f"heads-{share:g}-{setting.seeds[0]}"
+    if not (place / "log").exists():
+        add_column(setting.log, nearest_heads(tower, share), place / "log")
+    setting = dataclasses.replace(setting, log=place / "log", out=place)
     rows = []
     for way, fields in WAYS.items():
         data = {f"data.cross.{field}": value for field, value in fields.items()}
@@ -142,7 +159,11 @@ def measure(setting: contenders.Setting, strength: float, share: float) -> list[
         examples = setting.examples(trials.resolve(spec, common).data)
         sweep = [{"train.seed": seed} for seed in setting.seeds]
         made = trials.make(spec, sweep, examples, setting.out / way, common)
-        found = [auc_by_decile(o) for o in trials.run(made, parallel=setting.parallel)]
+        outcomes = trials.run(made, parallel=setting.parallel)
+        for outcome in outcomes:
+            if outcome.error:
+                raise InputError(f"{way}: {outcome.error}")
+        found = [auc_by_decile(outcome) for outcome in outcomes]
         columns = list(zip(*found, strict=True))
         rows.append(
             {

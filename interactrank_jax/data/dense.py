@@ -37,8 +37,8 @@ class Requests:
         the query's form where there is one, as 'query_form'.
       users, queries: distinct original ids.
       categories: distinct values of each such feature.
-      query_form, query_day: `[Q]` code of each query's form, and the day when it was first asked;
-        None where queries have no forms.
+      query_form, query_day: `[Q]` code of each query's form, -1 of one without words, and the day
+        when it was first asked; None where queries have no forms.
     """
 
     table: pa.Table
@@ -198,8 +198,10 @@ def _query_forms(
     order = np.lexsort((_ranks(text), period, query))
     _, first = np.unique(query[order], return_index=True)
     chosen = order[first]
-    codes = forms(text.take(pa.array(chosen))).dictionary_encode().indices
-    return codes.to_numpy(zero_copy_only=False).astype(np.int32), period[chosen]
+    found = forms(text.take(pa.array(chosen)))
+    codes = pc.if_else(pc.equal(found, ""), None, found).dictionary_encode().indices
+    codes = codes.fill_null(-1).to_numpy(zero_copy_only=False)
+    return codes.astype(np.int32), period[chosen]
 
 
 def _ranks(values: pa.Array) -> np.ndarray:
@@ -306,7 +308,7 @@ def engagements_from_events(
         users, queries, items = (
             _ranks(as_values(kept[name])) for name in ("user_id", "query_id", "item_id")
         )
-        is_counted = _within_cap(cap, users, action, time, items, queries)
+        is_counted = _within_cap(cap, users, action, time, items, queries, np.ones(len(order)))
     return Engagements(
         user=index_in(as_values(kept["user_id"]), requests.users),
         query=query,
@@ -328,6 +330,7 @@ def _within_cap(
     time: np.ndarray,
     item: np.ndarray,
     query: np.ndarray,
+    weight: np.ndarray,
 ) -> np.ndarray:
     """Returns which rows are among the first of their user, action and day: see `rows`.
 
@@ -336,9 +339,10 @@ def _within_cap(
       user, action: `[E]` codes.
       time: `[E]` seconds.
       item, query: `[E]` places in the order of ids.
+      weight: `[E]`.
     """
     group, _ = group_ids((user, action, day(time)))
-    order = np.lexsort((query, item, time, group))
+    order = np.lexsort((weight, query, item, time, group))
     start = np.flatnonzero(np.diff(group[order], prepend=-1))
     place = np.arange(len(order)) - np.repeat(start, np.diff(np.append(start, len(order))))
     result = np.empty(len(order), bool)
@@ -407,7 +411,7 @@ def _at_requests(
     is_counted = np.ones(len(rows), bool)
     if cap:
         places = _ranks(item_ids)[item], _ranks(requests.queries)[query]
-        is_counted = _within_cap(cap, user, action, time, *places)
+        is_counted = _within_cap(cap, user, action, time, *places, weight)
     return Engagements(
         user=user,
         query=query,

@@ -21,6 +21,8 @@ from interactrank_jax.errors import InputError
 
 # Parts of `config.data` that decide what an id, a token or a feature means.
 MEANING = ("text", "vocabulary.out_of_vocabulary", "cross", "history", "query_history")
+MEANINGLESS = ("cross.corpus", "cross.debias.smallest_propensity")  # the latter by itself
+OFF: tuple[Any, ...] = (0, "", "none", [], ())
 
 
 def check_extension(config: Mapping[str, Any], log: Log, plan: Plan, old: Examples) -> None:
@@ -49,7 +51,9 @@ def check_extension(config: Mapping[str, Any], log: Log, plan: Plan, old: Exampl
             f"schema.json, or prepare without --extend."
         )
     was, now = (dict(_meaning(value)) for value in (before.config, config))
-    differ = [name for name in sorted(was | now) if was.get(name) != now.get(name)]
+    # A field that there was not is off: what is off now means the same.
+    either = sorted(name for name in was | now if (was | now)[name] not in OFF or name in was)
+    differ = [name for name in either if was.get(name) != now.get(name)]
     if differ:
         changes = "; ".join(
             f"config.data.{name} was {was.get(name)}, is {now.get(name)}" for name in differ
@@ -120,7 +124,9 @@ def _meaning(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str,
         path = prefix + name
         if isinstance(value, Mapping):
             yield from _meaning(value, f"{path}.")
-        elif any(f"{path}.".startswith(f"{part}.") for part in MEANING):
+            continue
+        is_meant = any(f"{path}.".startswith(f"{part}.") for part in MEANING)
+        if is_meant and path not in MEANINGLESS:
             yield path, value
 
 

@@ -314,15 +314,16 @@ def _check_rows(log: "Log", name: str, expected: dict[str, str]) -> dict[str, An
     return totals
 
 
-def check_arrivals(log: "Log", events: ibis.Table) -> None:
-    """Refuses events that arrive outside the years that times may be of, on no day to count.
+def check_times(log: "Log", name: str, column: str, backend: ibis.BaseBackend) -> None:
+    """Refuses rows of a table whose time lies outside the years that times may be of.
 
     Raises:
       InputError: there are some.
     """
-    outside = events.filter(~events.arrival_time.between(EARLIEST, LATEST))
+    table = log.table(name, backend)
+    outside = table.filter(~table[column].between(EARLIEST, LATEST))
     if outside.count().to_pyarrow().as_py():
-        validate_events(log, outside)
+        _validate_rows(log, name, outside)
 
 
 def validate_events(log: "Log", events: ibis.Table) -> None:
@@ -331,12 +332,16 @@ def validate_events(log: "Log", events: ibis.Table) -> None:
     Raises:
       InputError: the first thing found wrong.
     """
-    expected = _columns(log, "events")
-    _check_columns(log, "events", expected)
-    checks = list(_row_checks(events, "events", expected, log))
+    _validate_rows(log, "events", events)
+
+
+def _validate_rows(log: "Log", name: str, rows: ibis.Table) -> None:
+    expected = _columns(log, name)
+    _check_columns(log, name, expected)
+    checks = list(_row_checks(rows, name, expected, log))
     counts = {f"bad_{i}": check.bad.cast("int64").sum() for i, check in enumerate(checks)}
-    totals = events.aggregate(rows=events.count(), **counts).to_pyarrow().to_pylist()[0]
-    _refuse_bad(events, "events", checks, totals)
+    totals = rows.aggregate(rows=rows.count(), **counts).to_pyarrow().to_pylist()[0]
+    _refuse_bad(rows, name, checks, totals)
 
 
 def _refuse_bad(table: ibis.Table, name: str, checks: list[_Check], totals: dict[str, Any]) -> None:

@@ -16,7 +16,7 @@ from interactrank_jax.errors import InputError, did_you_mean
 from interactrank_jax.iqp.recipe import WEIGHT_STEPS, Recipe
 from interactrank_jax.iqp.rows import Source
 
-FEWEST = 100  # impressions of a position; those with fewer share the last weight
+FEWEST = 100  # impressions of a position; one with fewer has the weight between its neighbours'
 
 
 def position_weights(
@@ -43,9 +43,9 @@ def position_weights(
     found = backend.to_pyarrow(rows.order_by("position")).to_pydict()
     counts, done = (np.array(found[name], float) for name in ("count", "done"))
     position = np.array(found["position"])
-    if not done.any():
+    enough = counts >= min(FEWEST, counts.max(initial=0))
+    if not done[enough].any():
         raise InputError(f"--action={action}: nobody did it, so that no position has a rate.")
-    enough = counts >= min(FEWEST, counts.max())
     last = int(position[enough].max())
     rates = np.full(last + 1, np.nan)
     rates[position[enough]] = done[enough] / counts[enough]

@@ -5,7 +5,7 @@ import dataclasses
 import ibis
 import ibis.expr.types as ir
 
-from interactrank_jax.data.dense import SECONDS_PER_DAY, check_event_columns
+from interactrank_jax.data.dense import OPTIONAL_COLUMNS, SECONDS_PER_DAY, check_event_columns
 from interactrank_jax.data.examples import STAGES
 from interactrank_jax.data.schema import IMPLICIT_ACTION, Log
 from interactrank_jax.iqp.expressions import union
@@ -37,7 +37,7 @@ class Source:
 
         Returns:
           Columns query, query_form, and period, the first day: the form is of that day's text, the
-          first in order where there are several.
+          first in order where there are several. A text without words has none: null.
         """
         table = _between(self.log.table("requests", self.backend), "timestamp", since, until)
         text = table[self.recipe.query_form].cast("string").fill_null("")
@@ -47,7 +47,7 @@ class Source:
         firsts = asked.group_by("query").aggregate(period=asked.period.min())
         asked = asked.inner_join(firsts, ["query", "period"])
         asked = asked.group_by(["query", "period"]).aggregate(text=asked.text.min())
-        return asked.select("query", "period", query_form=query_form(asked.text))
+        return asked.select("query", "period", query_form=query_form(asked.text).nullif(""))
 
     def candidates(self, since: int | None = None, until: int | None = None) -> ir.Table:
         """Returns a row per impression, with what features need of its request.
@@ -69,6 +69,11 @@ class Source:
         if self.recipe.query_form:
             forms = self.query_forms() if self.forms is None else self.forms
             requests = requests.inner_join(forms.select("query", "query_form"), "query")
+        held = self.log.columns("impressions")
+        optional = [name for name in OPTIONAL_COLUMNS if name in held]
+        impressions = impressions.select(
+            "request_id", "item_id", "position", *self.log.schema.actions, *optional
+        )
         rows = impressions.inner_join(requests, "request_id")
         return self._with_fresh(rows.mutate(item=rows.item_id))
 
@@ -190,14 +195,15 @@ def first_copies(events: ir.Table) -> ir.Table:
 def _capped(rows: ir.Table, cap: int) -> ir.Table:
     """Returns the rows; of a user's rows of one action on one day the first `cap`.
 
-    Of rows at one time those of the first items go first: whatever else decides, they count alike.
+    Of rows at one time those of the first items go first, then queries, then small weights; what is
+    still alike counts alike, but for a user who was in two segments in one second.
     """
     by = ["user", "action", "period"]
     sizes = rows.group_by(by).aggregate(copies=rows.count())
     many = sizes.filter(sizes.copies > cap).select(by)
-    rank = ibis.row_number().over(
-        group_by=by, order_by=["time", "item", rows.query.notnull(), "query"]
-    )
+    order = ["time", "item", rows.query.notnull(), "query"]
+    order += ["weight"] if "weight" in rows.columns else []
+    rank = ibis.row_number().over(group_by=by, order_by=order)
     # Few users reach it, so that ranking is left to those.
     some = rows.semi_join(many, by).mutate(rank=rank)
     return ibis.union(rows.anti_join(many, by), some.filter(some["rank"] < cap).drop("rank"))

@@ -93,8 +93,14 @@ def write_features(
     """Writes `features` into a new directory; returns what it says of them.
 
     Raises:
-      InputError: the store ends before the last day that the features need.
+      InputError: the store ends before the last day that the features need, or there are rates and
+        no last day for their mean.
     """
+    if store.recipe.rates and train_until is None:
+        raise InputError(
+            "the features have rates, which are differences from a mean: name the last day that it "
+            "is taken over by --train_until, such as training's last."
+        )
     asked = day(log.table("requests", backend).timestamp).name("day").as_table()
     days = backend.to_pyarrow(asked.aggregate(first=asked.day.min(), last=asked.day.max()))
     first, last = (days[name][0].as_py() for name in ("first", "last"))
@@ -180,8 +186,9 @@ def _table(
     own = found[(*keys, "item")]
     groups = own.select(keys).distinct() if keys else None
     if groups is not None and any("query_form" in by for by in found) and "query" in keys:
-        forms = store.forms(backend).select("query", "query_form")
-        groups = groups.inner_join(forms, "query")
+        forms = store.forms(backend)
+        forms = forms.filter(forms.period <= number).select("query", "query_form")
+        groups = groups.left_join(forms, "query").drop("query_right")
     for by in sorted({level.count_keys for level in of_levels}):
         shared = [key for key in by if key != "item"]
         listed = found[by].select(by)
@@ -231,7 +238,9 @@ def write_snapshot(
       InputError: the store ends before the last day that the snapshot needs.
     """
     _check_counted(store, number)
-    means = mean_rates(store, backend, train_until)
+    assert store.recipe.lag_days is not None
+    known = number - store.recipe.lag_days
+    means = mean_rates(store, backend, known if train_until is None else train_until)
     with files.new_directory(out) as directory:
         sizes = {}
         for keys, table in snapshot(log, store, backend, number, means).items():

@@ -20,7 +20,7 @@ FRESH = "fresh"  # the segment that is of the item
 # Columns beside the keys in the tables of `expressions.py` and `rows.py`.
 _TAKEN = (
     *("period", "probe", "first", "group", "copies", "copy", "is_late", "is_early", "created"),
-    *("time", "weight", "rank", "query_form"),
+    *("time", "weight", "rank", "query_form", "known"),
 )
 KINDS = ("share", "item_share", "rate", "item_rate")
 _GRAMMAR = (
@@ -129,7 +129,7 @@ def parse_specs(
             ("action", spec.action, actions),
             ("segment", spec.segment or None, segments),
         ):
-            if value == FRESH and what == "segment" and value not in known:
+            if value == FRESH and what == "segment" and not with_fresh:
                 raise InputError(
                     f"{where} sets fresh items apart: set config.data.cross.fresh_days to the days "
                     f"for which an item is one, such as 30."

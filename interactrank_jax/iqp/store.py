@@ -24,7 +24,7 @@ import numpy as np
 
 from interactrank_jax import files
 from interactrank_jax.data.schema import IMPLICIT_ACTION, Log
-from interactrank_jax.data.validate import check_arrivals, validate_events
+from interactrank_jax.data.validate import check_times, validate_events
 from interactrank_jax.errors import InputError
 from interactrank_jax.iqp import engines, expressions
 from interactrank_jax.iqp.recipe import Recipe
@@ -224,7 +224,9 @@ def build(
     description = Description.from_config(config, log)
     out = Path(out)
     if log.has_events:
-        check_arrivals(log, log.table("events", backend))
+        check_times(log, "events", "arrival_time", backend)
+    if description.recipe.has_fresh:
+        check_times(log, "items", "created_at", backend)
     with files.lock(out):
         if (out / "store.json").exists():
             store = open_store(out, log)
@@ -276,14 +278,14 @@ def _runs_of_days(
     per_day = table.group_by("period").aggregate(rows=table.count()).order_by("period")
     found = backend.to_pyarrow(per_day)
     days, sizes = found["period"].to_numpy(), found["rows"].to_numpy()
-    if not len(days):
+    if not len(days) and after is None:
         return
     first = int(days[0]) if after is None else after
     requests = day(log.table("requests", backend).timestamp.max())
     newest = backend.to_pyarrow(requests).as_py()
     # Not from the events' times: one clock that runs ahead would close all the days before it.
     last = newest - 1 if through is None else through
-    newest = max(newest, int(days[-1]))
+    newest = max([newest, *days[-1:].tolist()])
     if last > newest:
         # Counted as complete, whatever arrives on those days would be left out for good.
         raise InputError(
@@ -345,7 +347,8 @@ def _count_days(store: Store, log: Log, backend: ibis.BaseBackend, first: int, l
 
 def _add_forms(store: Store, source: Source, first: int, last: int) -> ir.Table:
     """Writes the forms of the queries that came up on some days; returns all that are known."""
-    found = source.query_forms(since=first, until=last)
+    # The first chunk begins with what is counted; queries may have been asked before that.
+    found = source.query_forms(since=first if store.chunks else None, until=last)
     if store.chunks:
         found = found.anti_join(store.forms(source.backend), "query")
     place = store.path / _FORMS

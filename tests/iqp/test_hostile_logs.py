@@ -10,6 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from interactrank_jax.data.examples import Examples
+from interactrank_jax.data.prepare import prepare
 from interactrank_jax.data.schema import open_log
 from interactrank_jax.errors import InputError
 from interactrank_jax.iqp import engines, snapshot, store
@@ -107,6 +109,79 @@ def test_empty_days_are_days_without_counts(backend, tmp_path):
     rows = backend.to_pyarrow(snapshot.features(log, held, backend, {}, since=day, until=day))
     assert not any(rows["share:click:3"].to_pylist())
     assert any(rows["share:click:30"].to_pylist())
+
+
+def test_days_without_events_at_the_end_are_closed(backend, tmp_path):
+    """Requests go on, nobody does anything: there is nothing to wait for."""
+    tables = make_tables(200)
+    events = tables["events"]
+    early = pa.array(events["arrival_time"].to_numpy() < (FIRST + 20) * DAY)
+    log = open_log(write_log(tmp_path / "log", tables | {"events": events.filter(early)}))
+    config = iqp_config(**{"cross.features": ("share:click:7",)})
+    store.build(config, log, tmp_path / "counts", backend, through=FIRST + 19)
+    held = store.build(config, log, tmp_path / "counts", backend)
+    assert held.next_day == tables["requests"]["timestamp"].to_numpy().max() // DAY
+    assert snapshot.write_features(log, held, backend, tmp_path / "features")["rows"] > 0
+
+
+def test_a_query_is_known_by_its_words_from_its_first_request_on(backend, tmp_path):
+    """The first request comes days before the first event, and before anything is counted."""
+    tables = make_tables(200)
+    events, config = tables["events"], iqp_config(
+        **{
+            "cross.features": ("share:click:30",),
+            "cross.backoff.strength": 3.0,
+            "cross.backoff.query_form": "query_text",
+        }
+    )  # fmt: skip
+    late = pa.array(events["arrival_time"].to_numpy() >= (FIRST + 9) * DAY)
+    log = open_log(write_log(tmp_path / "log", tables | {"events": events.filter(late)}))
+    held = store.build(config, log, tmp_path / "counts", backend)
+    forms = backend.to_pyarrow(held.forms(backend)).to_pylist()
+    assert min(row["period"] for row in forms) < FIRST + 9 <= held.chunks[0].first
+    assert len(forms) == 5
+
+
+def test_texts_without_words_have_no_history_in_common(backend, tmp_path):
+    tables = make_tables(200)
+    query = tables["requests"]["query_id"].to_numpy()
+    texts = [["!!!", "\U0001f525", "???", "red shoes", "Shoes RED"][n - 100] for n in query]
+    tables["requests"] = replace(tables["requests"], "query_text", texts)
+    log = open_log(write_log(tmp_path / "log", tables))
+    config = iqp_config(
+        **{
+            "cross.features": ("share:click:30",),
+            "cross.backoff.strength": 3.0,
+            "cross.backoff.query_form": "query_text",
+        }
+    )
+    held = store.build(config, log, tmp_path / "counts", backend)
+    counted = backend.to_pyarrow(held.counts(("query_form",), backend))
+    assert set(counted["query_form"].to_pylist()) == {"red shoes"}
+    prepare(config, log.path, tmp_path / "examples")
+    table = backend.to_pyarrow(snapshot.features(log, held, backend, {})).to_pylist()
+    found = {(row["request_id"], row["item_id"]): row["share:click:30"] for row in table}
+    examples = Examples(tmp_path / "examples")
+    raw = examples.raw_requests("test")["request_id"].to_pylist()
+    for block in examples.blocks("test"):
+        for row, column in zip(*np.nonzero(block["mask"]), strict=True):
+            item = examples.item_ids[block["item"][row, column]]
+            value = block["cross"][row, column, 0]
+            assert found[raw[block["request_index"][row]], item] == value
+
+
+def test_columns_that_nobody_declared_change_nothing(log, whole, backend, tmp_path):
+    tables = make_tables()
+    impressions = tables["impressions"]
+    for name in ("query", "country", "period", "time", "user"):
+        impressions = impressions.append_column(name, pa.array(["x"] * len(impressions)))
+    other = open_log(write_log(tmp_path / "log", tables | {"impressions": impressions}))
+    held = store.build(iqp_config(), other, tmp_path / "counts", backend)
+    assert held.figures() == whole.figures()
+    for keys in held.counted_keys:
+        order = [(name, "ascending") for name in (*keys, "period")]
+        counts = [backend.to_pyarrow(s.counts(keys, backend)).sort_by(order) for s in (held, whole)]
+        assert counts[0] == counts[1]
 
 
 def bulk_log(path, queries, items, rows, seed=0):

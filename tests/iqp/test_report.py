@@ -25,8 +25,8 @@ def written(log, whole, tmp_path_factory):
     """Features of the first 20 days, and of those after them."""
     place = tmp_path_factory.mktemp("features")
     with engines.connect("duckdb", place / "scratch") as backend:
-        snapshot.write_features(log, whole, backend, place / "before", until=FIRST + 19)
-        snapshot.write_features(log, whole, backend, place / "now", since=FIRST + 20)
+        snapshot.write_features(log, whole, backend, place / "before", None, FIRST + 19, FIRST + 19)
+        snapshot.write_features(log, whole, backend, place / "now", FIRST + 20, None, FIRST + 19)
         snapshot.write_snapshot(log, whole, backend, place / "snapshot", FIRST + 22)
     return place
 

@@ -80,9 +80,12 @@ class TestFeatures:
     def test_need_the_days_before_the_last_request(self, log, backend, tmp_path):
         held = store.build(iqp_config(), log, tmp_path / "counts", backend, through=FIRST + 9)
         with pytest.raises(InputError, match=r"counted through 2022-01-1.*run `interactrank iqp"):
-            snapshot.write_features(log, held, backend, tmp_path / "features")
+            snapshot.write_features(log, held, backend, tmp_path / "features", train_until=FIRST)
+        days = {"since": FIRST + 2, "until": FIRST + 10}
+        with pytest.raises(InputError, match=r"have rates.*--train_until"):
+            snapshot.write_features(log, held, backend, tmp_path / "features", **days)
         record = snapshot.write_features(
-            log, held, backend, tmp_path / "features", since=FIRST + 2, until=FIRST + 10
+            log, held, backend, tmp_path / "features", **days, train_until=FIRST + 9
         )
         assert 0 < record["rows"] < len(pq.read_table(log.path / "impressions"))
 
@@ -187,7 +190,7 @@ class TestSnapshot:
     @pytest.mark.parametrize("name", ["whole", "full"])
     def test_holds_what_requests_of_that_day_get(self, name, log, backend, tmp_path, request):
         held, day = request.getfixturevalue(name), FIRST + 25
-        means = snapshot.mean_rates(held, backend)
+        means = snapshot.mean_rates(held, backend, until=day - 1)
         rows = snapshot.features(log, held, backend, means, since=day, until=day)
         rows = backend.to_pyarrow(rows).to_pylist()
         requests = pq.read_table(log.path / "requests.parquet").to_pylist()
