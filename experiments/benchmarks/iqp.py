@@ -12,10 +12,7 @@ fastest that we know of, running sums with a `merge_asof` for each end of a wind
 compared with ours.
 """
 
-import concurrent.futures
 import importlib.util
-import multiprocessing
-import resource
 import shutil
 import tempfile
 import time
@@ -114,8 +111,7 @@ def run_ours(log_path: Path, out: Path, memory: str, engine: str = "duckdb") -> 
         counted = time.perf_counter()
         snapshot.write_features(log, held, backend, out / "features")
     end = time.perf_counter()
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # KiB on Linux
-    return {"build": counted - start, "features": end - counted, "peak_gib": peak / 2**20}
+    return {"build": counted - start, "features": end - counted, "peak_gib": reporting.peak_gib()}
 
 
 def run_pandas(log_path: Path, out: Path, way: str) -> dict[str, float]:
@@ -146,8 +142,7 @@ def run_pandas(log_path: Path, out: Path, way: str) -> dict[str, float]:
     kept = ["request_id", "item", *ACTIONS, *cross.features]
     rows[kept].to_parquet(out / "features.parquet")
     seconds = time.perf_counter() - start
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return {"seconds": seconds, "peak_gib": peak / 2**20}
+    return {"seconds": seconds, "peak_gib": reporting.peak_gib()}
 
 
 def _asof(
@@ -209,13 +204,6 @@ def engines_equal(log_path: Path, out: Path) -> bool | None:
     return tables[0].to_pydict() == tables[1].to_pydict()
 
 
-def apart(function: Any, *arguments: Any) -> Any:
-    """Calls a function in a fresh process and returns what it returns."""
-    spawn = multiprocessing.get_context("spawn")
-    with concurrent.futures.ProcessPoolExecutor(1, mp_context=spawn) as pool:
-        return pool.submit(function, *arguments).result()
-
-
 def main(argv: list[str] | None = None) -> dict[str, Any]:
     """Parses the command line, measures, prints and returns the figures."""
     parser = reporting.parser(__doc__)
@@ -234,7 +222,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     for rows in arguments.rows:
         with tempfile.TemporaryDirectory(dir=arguments.out) as directory:
             log = make_log(rows, arguments.seed, Path(directory) / "log")
-            result = apart(run_ours, log, Path(directory) / "ours", arguments.memory)
+            result = reporting.apart(run_ours, log, Path(directory) / "ours", arguments.memory)
         runs[str(rows)] = result
         figures[f"seconds_{rows}"] = seconds = result["build"] + result["features"]
         figures["rows_per_s"], figures["peak_gib"] = rows / seconds, result["peak_gib"]
@@ -251,8 +239,8 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
         for repeat in range(arguments.repeats):
             for way, found in ratios.items():
                 name = f"{way}_{repeat}"
-                ours = apart(run_ours, log, place / f"ours_{name}", arguments.memory)
-                theirs = apart(run_pandas, log, place / name, way)
+                ours = reporting.apart(run_ours, log, place / f"ours_{name}", arguments.memory)
+                theirs = reporting.apart(run_pandas, log, place / name, way)
                 found.append(theirs["seconds"] / (ours["build"] + ours["features"]))
                 runs[f"pandas_{name}"] = {"ours": ours, "pandas": theirs}
                 differences.append(largest_difference(place / f"ours_{name}", place / name))
@@ -262,7 +250,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
         figures["engines_equal"] = None
         if not arguments.no_spark:
             small = make_log(2_000, arguments.seed, place / "small")
-            figures["engines_equal"] = apart(engines_equal, small, place / "engines")
+            figures["engines_equal"] = reporting.apart(engines_equal, small, place / "engines")
     reporting.report("iqp", arguments, figures, runs=runs)
     return figures
 

@@ -7,9 +7,6 @@ preparation runs in a process of its own, so that its peak memory is its own; Du
 and the page cache are not part of that.
 """
 
-import concurrent.futures
-import multiprocessing
-import resource
 import tempfile
 import time
 from pathlib import Path
@@ -36,20 +33,12 @@ def prepare_once(log: Path, out: Path) -> dict[str, Any]:
     )
     end = time.perf_counter()
     ends = [at for _, at in begun[1:]] + [end]
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # KiB on Linux
     return {
         "impressions": sum(split.candidates for split in metadata.splits.values()),
         "seconds": end - start,
         "phases": {name: done - at for (name, at), done in zip(begun, ends, strict=True)},
-        "peak_gib": peak / 2**20,
+        "peak_gib": reporting.peak_gib(),
     }
-
-
-def apart(function: Any, *arguments: Any) -> Any:
-    """Calls a function in a fresh process and returns what it returns."""
-    spawn = multiprocessing.get_context("spawn")
-    with concurrent.futures.ProcessPoolExecutor(1, mp_context=spawn) as pool:
-        return pool.submit(function, *arguments).result()
 
 
 def main(argv: list[str] | None = None) -> dict[str, Any]:
@@ -67,7 +56,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
         with tempfile.TemporaryDirectory(dir=arguments.out) as directory:
             log = Path(directory) / "log"
             simulate(preset, arguments.seed, log, requests=requests)
-            result = apart(prepare_once, log, Path(directory) / "examples")
+            result = reporting.apart(prepare_once, log, Path(directory) / "examples")
         figures[f"impressions_per_s_{name}"] = result["impressions"] / result["seconds"]
         figures[f"seconds_{name}"] = result["seconds"]
         figures[f"peak_gib_{name}"] = result["peak_gib"]

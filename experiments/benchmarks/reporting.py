@@ -1,8 +1,10 @@
 """What the benchmarks share: their flags, and the record that each leaves."""
 
 import argparse
+import concurrent.futures
 import importlib.metadata
 import json
+import multiprocessing
 import os
 from pathlib import Path
 from typing import Any
@@ -38,6 +40,23 @@ def report(
     for path in (arguments.json, arguments.out and arguments.out / f"{name}.json"):
         if path:
             files.write_json(path, record)
+
+
+def apart(function: Any, *arguments: Any) -> Any:
+    """Calls a function in a fresh process and returns what it returns."""
+    spawn = multiprocessing.get_context("spawn")
+    with concurrent.futures.ProcessPoolExecutor(1, mp_context=spawn) as pool:
+        return pool.submit(function, *arguments).result()
+
+
+def peak_gib() -> float:
+    """Returns the most memory that this process ever had resident (Linux).
+
+    Not by getrusage: what that says is inherited from the process that started this one.
+    """
+    status = Path("/proc/self/status").read_text(encoding="utf-8")
+    (line,) = (line for line in status.splitlines() if line.startswith("VmHWM:"))
+    return int(line.split()[1]) / 2**20
 
 
 def versions(*packages: str) -> dict[str, str]:
