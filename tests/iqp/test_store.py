@@ -228,8 +228,12 @@ class TestSnapshot:
 
 
 class TestEngines:
-    def test_spark_counts_and_serves_the_same(self, log, full, backend, tmp_path):
+    def test_spark_counts_and_serves_the_same(self, log, full, backend, tmp_path, monkeypatch):
         pytest.importorskip("pyspark")
+        # To compile each plan takes longer than to run it on so little.
+        off = ("wholeStage=false", "factoryMode=NO_CODEGEN")
+        flags = " ".join(f"--conf spark.sql.codegen.{setting}" for setting in off)
+        monkeypatch.setenv("PYSPARK_SUBMIT_ARGS", f"{flags} pyspark-shell")
         if not shutil.which("java"):
             pytest.skip("no Java: Debian has openjdk-17-jre-headless")
         day, config = FIRST + 25, iqp_config(**FULL)
