@@ -147,12 +147,12 @@ def _iqp_features(args: Any) -> None:
 
     log = open_log(args.log)
     with _engine(args) as backend:
-        days = {
-            name: store.day_number(args[name].value) if args[name].value else None
+        since, until, train_until = (
+            store.day_number(args[name].value) if args[name].value else None
             for name in ("since", "until", "train_until")
-        }
+        )
         held = store.open_store(args.counts, log)
-        record = snapshot.write_features(log, held, backend, args.out, **days)
+        record = snapshot.write_features(log, held, backend, args.out, since, until, train_until)
     _report(f"features in {args.out}", {"rows": record["rows"]})
 
 

@@ -22,8 +22,7 @@ import numpy as np
 
 from interactrank_jax import files
 from interactrank_jax.errors import InputError
-from interactrank_jax.iqp import engines
-from interactrank_jax.iqp.snapshot import RECORD
+from interactrank_jax.iqp.snapshot import RECORD, read_features
 
 BINS = 10
 QUANTILES = (0.1, 0.5, 0.9, 0.99)
@@ -122,9 +121,7 @@ def make(
                 f"{before['description'][field]}. Expected features of one recipe."
             )
     names, actions = record["description"]["specs"], record["description"]["actions"]
-    now, then = (
-        engines.read_parquet(backend, [Path(place) / "features"]) for place in (current, training)
-    )
+    now, then = (read_features(Path(place), backend) for place in (current, training))
     edges = _edges(then, names, backend)
     shares, training_shares = (_shares(table, names, edges, backend) for table in (now, then))
     figures = _figures(now, names, actions, backend)

@@ -1,6 +1,7 @@
 """What a store is read for: features of a log's impressions as of their day, and a day's table.
 
-    FEATURES/features/*.parquet    request_id, item_id, the actions, one column per feature
+    FEATURES/features/FIRST-LAST/  Parquet, one per run of days: request_id, item_id, the actions,
+                                   one column per feature
     FEATURES/features.json         what the features are, of which days, what was counted
     SNAPSHOT/KEYS/*.parquet        keys, item, one column per feature, sorted
     SNAPSHOT/snapshot.json         the day, what the features are, rows per table
@@ -24,7 +25,9 @@ from interactrank_jax.iqp.rows import Source, day, is_fresh
 from interactrank_jax.iqp.spec import FRESH, CrossSpec
 from interactrank_jax.iqp.store import Store
 
-RECORD = "features.json"
+RECORD, FEATURES = "features.json", "features"
+# Impressions whose features are made at once: bounds what the engine must hold.
+ROWS_AT_ONCE = 10_000_000
 
 
 def mean_rates(
@@ -89,8 +92,9 @@ def write_features(
     since: int | None = None,
     until: int | None = None,
     train_until: int | None = None,
+    rows_at_once: int = ROWS_AT_ONCE,
 ) -> dict[str, Any]:
-    """Writes `features` into a new directory; returns what it says of them.
+    """Writes `features` into a new directory, days at a time; returns what it says of them.
 
     Raises:
       InputError: the store ends before the last day that the features need, or there are rates and
@@ -101,18 +105,19 @@ def write_features(
             "the features have rates, which are differences from a mean: name the last day that it "
             "is taken over by --train_until, such as training's last."
         )
-    asked = day(log.table("requests", backend).timestamp).name("day").as_table()
-    days = backend.to_pyarrow(asked.aggregate(first=asked.day.min(), last=asked.day.max()))
-    first, last = (days[name][0].as_py() for name in ("first", "last"))
-    first = first if since is None else max(first, since)
-    last = last if until is None else min(last, until)
+    runs = _runs_of_days(log, backend, since, until, rows_at_once)
+    if not runs:
+        raise InputError("no request lies between --since and --until: name other days.")
+    first, last = runs[0][0], runs[-1][1]
     _check_counted(store, last)
     assert store.next_day is not None
     means = mean_rates(store, backend, train_until)
     with files.new_directory(out) as directory:
-        table = features(log, store, backend, means, since, until)
-        engines.write_parquet(backend, table, directory / "features")
-        written = engines.read_parquet(backend, [directory / "features"])
+        for start, end in runs:
+            table = features(log, store, backend, means, start, end)
+            place = directory / FEATURES / f"{start:06d}-{end:06d}"
+            engines.write_parquet(backend, table, place)
+        written = read_features(directory, backend)
         record = {
             "description": store.description.to_json(),
             "mean_rates": means,
@@ -124,6 +129,38 @@ def write_features(
         }
         files.write_sealed(directory / RECORD, record)
     return record
+
+
+def read_features(directory: Path, backend: ibis.BaseBackend) -> ir.Table:
+    """Returns what `write_features` wrote into a directory."""
+    return engines.read_parquet(backend, sorted((directory / FEATURES).iterdir()))
+
+
+def _runs_of_days(
+    log: Log,
+    backend: ibis.BaseBackend,
+    since: int | None,
+    until: int | None,
+    rows_at_once: int,
+) -> list[tuple[int, int]]:
+    """Returns first and last day of runs of about so many impressions; a day is never cut."""
+    requests, impressions = (log.table(name, backend) for name in ("requests", "impressions"))
+    totals = [backend.to_pyarrow(table.count()).as_py() for table in (impressions, requests)]
+    per_request = totals[0] / totals[1]
+    asked = day(requests.timestamp).name("day").as_table()
+    per_day = asked.group_by("day").aggregate(requests=asked.count()).order_by("day")
+    runs: list[tuple[int, int]] = []
+    total = 0.0
+    for row in backend.to_pyarrow(per_day).to_pylist():
+        if (since is not None and row["day"] < since) or (until is not None and row["day"] > until):
+            continue
+        rows = row["requests"] * per_request
+        if runs and total + rows <= rows_at_once:
+            runs[-1], total = (runs[-1][0], row["day"]), total + rows
+        else:
+            runs.append((row["day"], row["day"]))
+            total = rows
+    return runs
 
 
 def _check_counted(store: Store, number: int) -> None:

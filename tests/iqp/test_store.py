@@ -88,6 +88,18 @@ class TestFeatures:
             log, held, backend, tmp_path / "features", **days, train_until=FIRST + 9
         )
         assert 0 < record["rows"] < len(pq.read_table(log.path / "impressions"))
+        place = tmp_path / "in-parts"
+        parts = snapshot.write_features(
+            log, held, backend, place, **days, train_until=FIRST + 9, rows_at_once=60
+        )
+        assert parts == record
+        assert len(list((place / "features").iterdir())) > 3
+        whole = pq.read_table(tmp_path / "features" / "features")
+        assert by_pair(pq.read_table(place / "features")) == by_pair(whole)
+        with pytest.raises(InputError, match="no request lies between"):
+            snapshot.write_features(
+                log, held, backend, tmp_path / "none", since=1, until=2, train_until=FIRST
+            )
 
 
 def training_mean(examples, action, recipe):
