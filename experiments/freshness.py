@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments import contenders, trials
+from experiments import contenders, simulated, trials
 from experiments.benchmarks import reporting
 from experiments.command_line import count, exit_status, natural
 from interactrank_jax import baselines, configuration, evaluate, files, metrics
@@ -147,37 +147,17 @@ def draw(rows: Sequence[dict[str, Any]], path: Path) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """Parses the command line and runs the experiment."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--preset", default="small", help="size of the simulated log")
-    parser.add_argument("--out", type=Path, required=True)
+    parser = simulated.parser(__doc__)
     parser.add_argument("--lags", type=count, nargs="+", default=list(LAGS), help="days")
     parser.add_argument("--ages", type=natural, nargs="+", default=list(AGES), help="days")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--parallel", type=count, default=1, help="trainings at once")
-    parser.add_argument("--quick", action="store_true", help="smallest sizes: shows that it runs")
     arguments = parser.parse_args(argv)
     return exit_status("freshness", lambda: _main(arguments))
 
 
 def _main(arguments: argparse.Namespace) -> int:
-    from experiments.public_datasets import make_log
-
-    preset = "tiny" if arguments.quick else arguments.preset
-    if arguments.quick:
-        trials.compile_quickly()
-    out = arguments.out / ("quick" if arguments.quick else preset)
+    out = simulated.place(arguments)
     with files.lock(out):
-        setting = contenders.Setting(
-            argument="search",
-            log=make_log("search", None, preset, out),
-            out=out,
-            seeds=tuple(arguments.seeds),
-            limit=1,
-            parallel=arguments.parallel,
-            budget_s=float("inf"),
-            common=dict(trials.QUICK) if arguments.quick else {},
-        )
-        rows = measure(setting, arguments.lags, arguments.ages)
+        rows = measure(simulated.setting(arguments), arguments.lags, arguments.ages)
         print(f"\n{table(rows)}\n")
         draw(rows, out / "freshness.png")
         versions = reporting.versions("jax", "jaxlib", "flax", "numpy")

@@ -28,9 +28,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from experiments import contenders, trials
+from experiments import contenders, simulated, trials
 from experiments.benchmarks import reporting
-from experiments.command_line import count, exit_status
+from experiments.command_line import exit_status
 from interactrank_jax import files, metrics
 from interactrank_jax.data.examples import Examples
 from interactrank_jax.data.pipeline import request_batches
@@ -194,37 +194,17 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
 
 def main(argv: list[str] | None = None) -> int:
     """Parses the command line and runs the experiment."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--preset", default="small", help="size of the simulated log")
-    parser.add_argument("--out", type=Path, required=True)
+    parser = simulated.parser(__doc__)
     parser.add_argument("--strength", type=float, default=5.0, help="of the back-off")
     parser.add_argument("--heads", type=float, default=0.1, help="share of queries that are heads")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--parallel", type=count, default=1, help="trainings at once")
-    parser.add_argument("--quick", action="store_true", help="smallest sizes: shows that it runs")
     arguments = parser.parse_args(argv)
     return exit_status("unseen_queries", lambda: _main(arguments))
 
 
 def _main(arguments: argparse.Namespace) -> int:
-    from experiments.public_datasets import make_log
-
-    preset = "tiny" if arguments.quick else arguments.preset
-    if arguments.quick:
-        trials.compile_quickly()
-    out = arguments.out / ("quick" if arguments.quick else preset)
+    out = simulated.place(arguments)
     with files.lock(out):
-        setting = contenders.Setting(
-            argument="search",
-            log=make_log("search", None, preset, out),
-            out=out,
-            seeds=tuple(arguments.seeds),
-            limit=1,
-            parallel=arguments.parallel,
-            budget_s=float("inf"),
-            common=dict(trials.QUICK) if arguments.quick else {},
-        )
-        rows = measure(setting, arguments.strength, arguments.heads)
+        rows = measure(simulated.setting(arguments), arguments.strength, arguments.heads)
         print(f"\n{table(rows)}\n")
         versions = reporting.versions("jax", "jaxlib", "flax", "numpy")
         files.write_json(out / "unseen_queries.json", {"rows": rows, "versions": versions})

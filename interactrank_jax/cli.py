@@ -53,6 +53,7 @@ def split_command(argv: Sequence[str]) -> tuple[str, list[str]]:
 
 
 def _parse(command: Command, name: str, argv: Sequence[str]) -> flags.FlagValues:
+    argv = [_with_underscores(argument) for argument in argv]
     values = flags.FlagValues()
     for flag, (default, help_text) in command.flags.items():
         if isinstance(default, int):
@@ -89,6 +90,14 @@ def _parse(command: Command, name: str, argv: Sequence[str]) -> flags.FlagValues
         problem = f"missing --{', --'.join(missing)}" if missing else f"unexpected {unparsed}"
         raise InputError(f"{problem}\n\n{command.usage(name)}")
     return values
+
+
+def _with_underscores(argument: str) -> str:
+    """Returns `--as_of=...` for `--as-of=...`; fields of a config are as they are written."""
+    name, sign, value = argument.partition("=")
+    if not name.startswith("--") or "." in name:
+        return argument
+    return "--" + name[2:].replace("-", "_") + sign + value
 
 
 def _fail(message: str, status: int = 2) -> int:

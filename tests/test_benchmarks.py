@@ -80,7 +80,6 @@ def test_input_is_measured_with_its_peer_and_with_training(tmp_path, tiny_exampl
 
 
 def test_iqp_equals_pandas_and_leaves_the_keys_of_the_issue(tmp_path):
-    pytest.importorskip("pandas")
     figures, record = run(iqp, tmp_path, "--no_spark")
     assert figures["rows_per_s"] > 0
     assert 0 < figures["peak_gib"] < 4

@@ -51,6 +51,12 @@ class TestHelp:
         assert all(values[flag].value is not None for flag in cli.COMMANDS[command].flags)
 
 
+def test_flags_may_have_hyphens():
+    flags = ["--log=a-b", "--counts=c", "--as-of=2024-05-31", "--out=d"]
+    values = cli._parse(cli.COMMANDS["iqp snapshot"], "iqp snapshot", flags)
+    assert (values.log, values.as_of) == ("a-b", "2024-05-31")
+
+
 @pytest.mark.parametrize(
     ("argv", "message"),
     [

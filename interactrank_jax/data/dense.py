@@ -1,4 +1,4 @@
-"""The log in memory with dense ids: who was shown what, and who did what when.
+"""The log in memory with dense ids: who asked, and what they were shown.
 
 Strings stop here: users and queries become positions among those of the requests, items become
 rows of the item store, categories used as segments become small codes. -1 is none of them.
@@ -20,7 +20,6 @@ from interactrank_jax.errors import InputError
 from interactrank_jax.iqp.forms import forms
 
 SECONDS_PER_DAY = 86_400
-IMPRESSION = -1  # the code of 'impression' among those of the actions, 0, 1, ...
 _LONG_AGO = -(2**40)  # days
 OPTIONAL_COLUMNS = ("propensity", "stage", "teacher_score")
 
@@ -78,61 +77,6 @@ class Impressions:
         """`[M]` bool: rows that users saw; all of them where the log knows no stages."""
         stage = self.optional.get("stage")
         return np.ones(len(self.item), bool) if stage is None else stage == 1
-
-
-@dataclasses.dataclass(frozen=True)
-class Engagements:
-    """Actions, one row each, in order of arrival (then of event time, then of event id).
-
-    Attributes:
-      user, query: `[E]` positions as in `Requests`; -1 for one that no request has, or no query.
-      item: `[E]` row of the item store.
-      action: `[E]` index into the actions, or `IMPRESSION`.
-      time: `[E]` seconds when it became known; it may be used from then on.
-      event_time: `[E]` seconds when it happened.
-      fold: `[E]` fold of the impression it comes from; only timeless, else zeros.
-      segments: `[E]` codes as in `Requests`.
-      weight: `[E]` float64, what an impression counts; 1 for what is none.
-      is_counted: `[E]` bool, whether it counts in cross features: within its user's cap.
-    """
-
-    user: np.ndarray
-    query: np.ndarray
-    item: np.ndarray
-    action: np.ndarray
-    time: np.ndarray
-    event_time: np.ndarray
-    fold: np.ndarray
-    segments: dict[str, np.ndarray]
-    weight: np.ndarray
-    is_counted: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.item)
-
-    def take(self, rows: np.ndarray) -> "Engagements":
-        """Returns some rows (a mask or positions)."""
-        arrays = {
-            field.name: getattr(self, field.name)[rows]
-            for field in dataclasses.fields(self)
-            if field.name != "segments"
-        }
-        segments = {name: codes[rows] for name, codes in self.segments.items()}
-        return Engagements(**arrays, segments=segments)
-
-
-def concatenate(first: Engagements, second: Engagements) -> Engagements:
-    """Returns the rows of both; the order of arrival is lost."""
-    arrays = {
-        field.name: np.concatenate([getattr(first, field.name), getattr(second, field.name)])
-        for field in dataclasses.fields(Engagements)
-        if field.name != "segments"
-    }
-    segments = {
-        name: np.concatenate([codes, second.segments[name]])
-        for name, codes in first.segments.items()
-    }
-    return Engagements(**arrays, segments=segments)
 
 
 def read_table(log: schema_lib.Log, name: str, columns: Sequence[str] | None = None) -> pa.Table:
@@ -195,7 +139,7 @@ def _query_forms(
     query: np.ndarray, period: np.ndarray, text: pa.Array
 ) -> tuple[np.ndarray, np.ndarray]:
     """Returns the form of each query and its first day: see `rows.Source.query_forms`."""
-    order = np.lexsort((_ranks(text), period, query))
+    order = np.lexsort((ranks(text), period, query))
     _, first = np.unique(query[order], return_index=True)
     chosen = order[first]
     found = forms(text.take(pa.array(chosen)))
@@ -204,7 +148,7 @@ def _query_forms(
     return codes.astype(np.int32), period[chosen]
 
 
-def _ranks(values: pa.Array) -> np.ndarray:
+def ranks(values: pa.Array) -> np.ndarray:
     """Returns the place of each value in the order of the distinct ones; -1 for null."""
     encoded = values.dictionary_encode()
     rank = np.empty(len(encoded.dictionary), np.int64)
@@ -248,181 +192,6 @@ def read_impressions(log: schema_lib.Log, requests: Requests, item_ids: pa.Array
         position=position[order],
         actions=np.stack([column(action).astype(np.uint8) for action in actions], axis=1),
         optional=values,
-    )
-
-
-def check_event_columns(log: schema_lib.Log, segments: Sequence[str]) -> None:
-    """Raises InputError where the events lack a column that a cross feature is segmented by."""
-    for name in segments:
-        if name not in log.columns("events"):
-            raise InputError(
-                f"config.data.cross.features: '{name}' is a segment, but the events have no column "
-                f"'{name}'. Add it to the events (its value as of the event), or leave that "
-                f"cross feature out."
-            )
-
-
-def engagements_from_events(
-    log: schema_lib.Log, requests: Requests, item_ids: pa.Array, cap: int = 0
-) -> Engagements:
-    """Reads the events, each event_id once: the copy that arrived first.
-
-    Args:
-      log: the log, validated.
-      requests: its requests.
-      item_ids: see `read_impressions`.
-      cap: of one user's events of one action on one day so many are counted; 0: all.
-
-    Raises:
-      InputError: the events lack a column that a cross feature is segmented by.
-    """
-    segments = list(requests.categories)
-    check_event_columns(log, segments)
-    table = read_table(
-        log,
-        "events",
-        [
-            *("event_id", "user_id", "query_id", "item_id"),
-            *("action", "event_time", "arrival_time", *segments),
-        ],
-    )
-    identity = as_values(table["event_id"])
-    event_time, time = table["event_time"].to_numpy(), table["arrival_time"].to_numpy()
-    # Sorting by the id itself makes the order independent of the order of the file's rows.
-    rank = np.empty(len(identity), np.int64)
-    rank[pc.sort_indices(identity).to_numpy()] = np.arange(len(identity))
-    order = np.lexsort((rank, event_time, time))
-    codes = identity.dictionary_encode().indices.to_numpy()[order]
-    _, first = np.unique(codes, return_index=True)
-    order = order[np.sort(first)]
-    kept = table.take(pa.array(order))
-    time = time[order].astype(np.int64)
-    query = index_in(as_values(kept["query_id"]), requests.queries)
-    action = index_in(as_values(kept["action"]), as_values(pa.array(log.schema.actions)))
-    codes = {name: index_in(as_values(kept[name]), requests.categories[name]) for name in segments}
-    if requests.query_form is not None and requests.query_day is not None:
-        is_known = (query >= 0) & (requests.query_day[query] <= day(time))
-        codes["query_form"] = np.where(is_known, requests.query_form[query], np.int32(-1))
-    is_counted = np.ones(len(order), bool)
-    if cap:
-        users, queries, items = (
-            _ranks(as_values(kept[name])) for name in ("user_id", "query_id", "item_id")
-        )
-        is_counted = _within_cap(cap, users, action, time, items, queries, np.ones(len(order)))
-    return Engagements(
-        user=index_in(as_values(kept["user_id"]), requests.users),
-        query=query,
-        item=index_in(as_values(kept["item_id"]), item_ids),
-        action=action.astype(np.int8),
-        time=time,
-        event_time=event_time[order].astype(np.int64),
-        fold=np.zeros(len(order), np.int8),
-        segments=codes,
-        weight=np.ones(len(order)),
-        is_counted=is_counted,
-    )
-
-
-def _within_cap(
-    cap: int,
-    user: np.ndarray,
-    action: np.ndarray,
-    time: np.ndarray,
-    item: np.ndarray,
-    query: np.ndarray,
-    weight: np.ndarray,
-) -> np.ndarray:
-    """Returns which rows are among the first of their user, action and day: see `rows`.
-
-    Args:
-      cap: how many.
-      user, action: `[E]` codes.
-      time: `[E]` seconds.
-      item, query: `[E]` places in the order of ids.
-      weight: `[E]`.
-    """
-    group, _ = group_ids((user, action, day(time)))
-    order = np.lexsort((weight, query, item, time, group))
-    start = np.flatnonzero(np.diff(group[order], prepend=-1))
-    place = np.arange(len(order)) - np.repeat(start, np.diff(np.append(start, len(order))))
-    result = np.empty(len(order), bool)
-    result[order] = place < cap
-    return result
-
-
-def engagements_from_impressions(
-    impressions: Impressions,
-    requests: Requests,
-    fold: np.ndarray,
-    rows: np.ndarray,
-    item_ids: pa.Array,
-    cap: int = 0,
-) -> Engagements:
-    """Derives engagements from impressions, at their request's time: one per action that happened.
-
-    Args:
-      impressions: the impressions.
-      requests: the requests.
-      fold: `[M]` fold of each impression.
-      rows: positions of the impressions to use; the result keeps their order.
-      item_ids: see `read_impressions`.
-      cap: see `engagements_from_events`.
-    """
-    where, action = np.nonzero(impressions.actions[rows])
-    ones = np.ones(len(where))
-    return _at_requests(
-        impressions, requests, fold, rows[where], action.astype(np.int8), ones, item_ids, cap
-    )
-
-
-def impressions_as_engagements(
-    impressions: Impressions,
-    requests: Requests,
-    fold: np.ndarray,
-    rows: np.ndarray,
-    weight: np.ndarray,
-    item_ids: pa.Array,
-    cap: int = 0,
-) -> Engagements:
-    """Returns the impressions that users saw, as rows with the action code `IMPRESSION`.
-
-    Args:
-      impressions, requests, fold, rows, item_ids, cap: see `engagements_from_impressions`.
-      weight: `[M]` what each impression counts.
-    """
-    rows = rows[impressions.shown[rows]]
-    action = np.full(len(rows), IMPRESSION, np.int8)
-    return _at_requests(impressions, requests, fold, rows, action, weight[rows], item_ids, cap)
-
-
-def _at_requests(
-    impressions: Impressions,
-    requests: Requests,
-    fold: np.ndarray,
-    rows: np.ndarray,
-    action: np.ndarray,
-    weight: np.ndarray,
-    item_ids: pa.Array,
-    cap: int,
-) -> Engagements:
-    request = impressions.request[rows]
-    time, user = requests.timestamp[request], requests.user[request]
-    query, item = requests.query[request], impressions.item[rows]
-    is_counted = np.ones(len(rows), bool)
-    if cap:
-        places = _ranks(item_ids)[item], _ranks(requests.queries)[query]
-        is_counted = _within_cap(cap, user, action, time, *places, weight)
-    return Engagements(
-        user=user,
-        query=query,
-        item=item,
-        action=action,
-        time=time,
-        event_time=time,
-        fold=fold[rows],
-        segments={name: codes[request] for name, codes in requests.segments.items()},
-        weight=weight,
-        is_counted=is_counted,
     )
 
 

@@ -11,7 +11,8 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from interactrank_jax.data.dense import Engagements, day, group_ids
+from interactrank_jax.data.dense import day, group_ids
+from interactrank_jax.data.engagements import Engagements
 from interactrank_jax.data.examples import Feature
 from interactrank_jax.errors import InputError
 

@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 from interactrank_jax import files
 from interactrank_jax.data import (
     dense,
+    engagements,
     extension,
     features,
     history,
@@ -104,20 +105,20 @@ def prepare(
             countable = np.random.default_rng([config.seed, 1]).permutation(train)
         cap = recipe.user_day_cap
         if log.has_events and not plan.timeless:
-            engagements = dense.engagements_from_events(log, requests, item_ids, cap)
+            done = engagements.from_events(log, requests, item_ids, cap)
         else:
-            engagements = dense.engagements_from_impressions(
+            done = engagements.from_impressions(
                 impressions, requests, fold, countable, item_ids, cap
             )
-        counted = engagements
+        counted = done
         weight = recipe.impression_weight(
             impressions.position, impressions.optional.get("propensity")
         )
         if plan.counts_impressions:
-            shown = dense.impressions_as_engagements(
+            shown = engagements.impressions_shown(
                 impressions, requests, fold, countable, weight, item_ids, cap
             )
-            counted = dense.concatenate(engagements, shown)
+            counted = engagements.concatenate(done, shown)
         shown_in_train = train[impressions.shown[train]]
         mean_rates, mean_weight = (
             history.mean_over_visible(values[shown_in_train], fold[shown_in_train], plan.folds)
@@ -162,7 +163,7 @@ def prepare(
             folds=plan.folds,
         )
         query_history = history.QueryHistory(
-            engagements,
+            done,
             actions=plan.query_history_actions,
             length=config.query_history.length,
             lag_days=plan.lag_days,
@@ -201,7 +202,7 @@ def prepare(
                 requests.user[part.request],
                 requests.timestamp[part.request],
                 fold[first],
-                (*range(len(actions)), dense.IMPRESSION),
+                (*range(len(actions)), engagements.IMPRESSION),
             )
             rates = history.rate_features(
                 user_counts[:, :-1], user_counts[:, -1], plan.rates, mean_rates[fold[first]]

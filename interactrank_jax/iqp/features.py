@@ -12,7 +12,8 @@ import ibis.expr.types as ir
 import numpy as np
 import pyarrow as pa
 
-from interactrank_jax.data.dense import IMPRESSION, Engagements, group_ids
+from interactrank_jax.data.dense import group_ids
+from interactrank_jax.data.engagements import IMPRESSION, Engagements
 from interactrank_jax.data.examples import SparseCross
 from interactrank_jax.data.schema import IMPLICIT_ACTION
 from interactrank_jax.iqp import expressions

@@ -5,7 +5,8 @@ import dataclasses
 import ibis
 import ibis.expr.types as ir
 
-from interactrank_jax.data.dense import OPTIONAL_COLUMNS, SECONDS_PER_DAY, check_event_columns
+from interactrank_jax.data.dense import OPTIONAL_COLUMNS, SECONDS_PER_DAY
+from interactrank_jax.data.engagements import check_event_columns
 from interactrank_jax.data.examples import STAGES
 from interactrank_jax.data.schema import IMPLICIT_ACTION, Log
 from interactrank_jax.iqp.expressions import union

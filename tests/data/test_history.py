@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 
 from interactrank_jax.data import history
-from interactrank_jax.data.dense import SECONDS_PER_DAY, Engagements
+from interactrank_jax.data.dense import SECONDS_PER_DAY
+from interactrank_jax.data.engagements import Engagements
 from interactrank_jax.errors import InputError
 
 DAY = SECONDS_PER_DAY

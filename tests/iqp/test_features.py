@@ -2,7 +2,8 @@ import ibis
 import numpy as np
 import pytest
 
-from interactrank_jax.data.dense import IMPRESSION, SECONDS_PER_DAY, Engagements
+from interactrank_jax.data.dense import SECONDS_PER_DAY
+from interactrank_jax.data.engagements import IMPRESSION, Engagements
 from interactrank_jax.data.examples import Examples, SparseCross
 from interactrank_jax.data.prepare import prepare
 from interactrank_jax.data.schema import FeatureSpec, Schema

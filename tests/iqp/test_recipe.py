@@ -5,7 +5,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from interactrank_jax.data.dense import engagements_from_events, read_requests
+from interactrank_jax.data import engagements
+from interactrank_jax.data.dense import read_requests
 from interactrank_jax.data.examples import Examples
 from interactrank_jax.data.prepare import prepare
 from interactrank_jax.data.schema import open_log
@@ -83,7 +84,7 @@ def test_one_set_of_words_is_one_form():
 def test_a_query_has_no_form_before_it_was_asked(log):
     requests = read_requests(log, (), False, "query_text")
     ids = pq.read_table(log.path / "items.parquet")["item_id"].combine_chunks()
-    found = engagements_from_events(log, requests, ids.cast(pa.large_string()))
+    found = engagements.from_events(log, requests, ids.cast(pa.large_string()))
     known = found.segments["query_form"] >= 0
     asked = found.query >= 0
     assert not known[~asked].any()

@@ -6,7 +6,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from interactrank_jax import cli, files
-from interactrank_jax.data.dense import IMPRESSION, Engagements
+from interactrank_jax.data.engagements import IMPRESSION, Engagements
 from interactrank_jax.data.schema import open_log
 from interactrank_jax.errors import InputError
 from interactrank_jax.iqp import engines, positions, report, snapshot

@@ -1,0 +1,50 @@
+"""What a subcommand is, and what several of them share."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+REQUIRED = object()
+
+
+@dataclasses.dataclass(frozen=True)
+class Command:
+    """A subcommand.
+
+    Attributes:
+      run: takes the parsed flags.
+      summary: one line.
+      example: a whole command line.
+      flags: name -> (default, help); the default's type is the flag's, REQUIRED a string's.
+      config: None, or whether `--config` must be given.
+    """
+
+    run: Callable[[Any], None]
+    summary: str
+    example: str
+    flags: dict[str, tuple[Any, str]]
+    config: bool | None = None
+
+    def usage(self, name: str) -> str:
+        """Returns what the command expects, and an example."""
+        lines = [f"interactrank {name}: {self.summary}", ""]
+        if self.config is not None:
+            what = "" if self.config else " (only with --baseline)"
+            lines.append(
+                f"  --config       FILE[:ARGUMENT]; override a field: --config.a.b=...{what}"
+            )
+        for flag, (default, help_text) in self.flags.items():
+            suffix = "" if default is REQUIRED or default == "" else f" (default {default})"
+            lines.append(f"  --{flag:<12} {help_text}{suffix}")
+        return "\n".join([*lines, "", f"Example: {self.example}"])
+
+
+def show(title: str, figures: dict[str, Any]) -> None:
+    """Prints what a command did."""
+    print(title)
+    for name, value in figures.items():
+        print(f"  {name}: {value:,}" if isinstance(value, int) else f"  {name}: {value}")
+
+
+CONFIG = "--config=configs/interactrank.py"
+LOG = (REQUIRED, "directory of the log")

@@ -1,0 +1,79 @@
+"""What the experiments on ItemQueryPerf make of trained models, without training any."""
+
+import types
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from experiments import freshness, unseen_queries
+from experiments.comparison import Scored
+
+ROWS = [
+    {"model": "interactrank", "what": what, "days": days, "seeds": 2, "auc_mean": 0.7 - days / 100,
+     "auc_std": 0.001, "iqp_auc": 0.6}
+    for what, days in (("lag", 1), ("lag", 4), ("age", 0), ("age", 3))
+] + [{"model": "two_tower", "what": "none", "days": 0, "seeds": 2, "auc_mean": 0.65,
+      "auc_std": 0.002}]  # fmt: skip
+
+
+def test_freshness_shows_every_lag_and_age(tmp_path):
+    lines = freshness.table(ROWS).splitlines()
+    assert lines[2:] == [
+        "| lag_days | 1 | 0.6900 ± 0.0010 | 0.6000 |",
+        "| lag_days | 4 | 0.6600 ± 0.0010 | 0.6000 |",
+        "| snapshot older by | 0 | 0.7000 ± 0.0010 | 0.6000 |",
+        "| snapshot older by | 3 | 0.6700 ± 0.0010 | 0.6000 |",
+        "| two-tower | | 0.6500 ± 0.0020 | |",
+    ]
+    freshness.draw(ROWS, tmp_path / "figure.png")
+    assert (tmp_path / "figure.png").stat().st_size > 10_000
+
+
+class FakeExamples:
+    """Queries of each split's requests."""
+
+    def __init__(self, queries):
+        self._queries = queries
+
+    def __call__(self, path):
+        return self
+
+    def raw_requests(self, split):
+        return pa.table({"query_id": self._queries[split]})
+
+
+@pytest.fixture
+def outcome(monkeypatch):
+    queries = {"train": ["a"] * 3 + ["b"] * 2 + ["c"], "test": ["a", "d", "c", "d"] * 5}
+    monkeypatch.setattr(unseen_queries, "Examples", FakeExamples(queries))
+    return types.SimpleNamespace(trial=types.SimpleNamespace(examples=Path("none")))
+
+
+def test_a_query_has_the_history_of_its_nearest_head(outcome, monkeypatch):
+    """c lies by b; d, which training never saw, by a, as of its first request."""
+    vectors = [
+        ("train", "a", 1, [1.0, 0.0]), ("train", "b", 2, [0.0, 1.0]),
+        ("train", "c", 3, [0.9, 0.5]), ("train", "c", 4, [0.0, 1.0]),
+        ("test", "c", 9, [1.0, 0.0]),  # of no effect: training saw c
+        ("validation", "d", 7, [0.0, 1.0]), ("test", "d", 6, [1.0, 0.1]),
+    ]  # fmt: skip
+    rows = [(split, query, time, np.array(vector)) for split, query, time, vector in vectors]
+    monkeypatch.setattr(unseen_queries, "_request_vectors", lambda outcome: iter(rows))
+    found = unseen_queries.nearest_heads(outcome, share=0.7)
+    assert found == {"a": "a", "b": "b", "c": "b", "d": "a"}
+
+
+def test_deciles_are_of_requests_from_the_rarest_query_on(outcome, monkeypatch):
+    request = np.repeat(np.arange(20), 2)
+    engaged = np.tile([True, False], 20)
+    unseen = np.isin(request % 4, (1, 3))  # requests of d
+    score = np.where(engaged, 1.0, 0.0)
+    score[unseen] *= -1  # ranked the wrong way round
+    tested = Scored(request, request, engaged, score, 0.0)
+    monkeypatch.setattr(unseen_queries.contenders, "score_test", lambda outcome: tested)
+    found = unseen_queries.auc_by_decile(outcome)
+    assert found[:5] == [0.0] * 5
+    assert found[5:10] == [1.0] * 5
+    assert len(found) == 11
