@@ -76,12 +76,30 @@ def features(
     asked = ("request_id", "item_id", *log.schema.actions, *recipe.key_columns)
     found = expressions.as_of(
         shown.select(*asked, "query", "item", "period"),
-        {keys: store.counts(keys, backend) for keys in store.counted_keys},
+        {keys: _known(store, keys, backend, since, until) for keys in store.counted_keys},
         recipe,
         means,
     )
     names = [spec.name for spec in recipe.specs]
     return found.select("request_id", "item_id", *log.schema.actions, *names)
+
+
+def _known(
+    store: Store,
+    keys: tuple[str, ...],
+    backend: ibis.BaseBackend,
+    since: int | None,
+    until: int | None,
+) -> ir.Table:
+    """Returns the counts that requests of some days may look at."""
+    counts, lag = store.counts(keys, backend), store.recipe.lag_days
+    assert lag is not None
+    if until is not None:
+        counts = counts.filter(counts.period <= until - lag)
+    if since is not None:
+        longest = max(spec.window for spec in store.recipe.specs)
+        counts = counts.filter(counts.period >= since - expressions.frame(longest, lag)[0])
+    return counts
 
 
 def write_features(
