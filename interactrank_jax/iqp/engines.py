@@ -3,6 +3,7 @@
 import contextlib
 import os
 import shutil
+import sys
 import uuid
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -77,6 +78,9 @@ def _spark(scratch: Path, memory: str, master: str) -> Iterator[ibis.BaseBackend
                 "SPARK_REMOTE."
             )
         builder = builder.master(master or "local[*]")
+        if not master:
+            # The workers' Python is this one, not whichever `python3` is found first.
+            os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
         for name, value in {
             "spark.driver.memory": memory.removesuffix("B"),
             "spark.local.dir": str(scratch),
