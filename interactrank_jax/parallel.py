@@ -157,11 +157,15 @@ class DataParallel:
             return jax.tree.map(lambda leaf: leaf.copy(), placed) if is_cpu else placed
         sharding = NamedSharding(self._mesh, P())
 
-        def one(leaf: jax.Array) -> jax.Array:
-            copies = [shard.data[0] for shard in leaf.addressable_shards]
-            return jax.make_array_from_single_device_arrays(copies[0].shape, sharding, copies)
-
-        return jax.tree.map(one, placed)
+        leaves, structure = jax.tree.flatten(placed)
+        shards = [[shard.data for shard in leaf.addressable_shards] for leaf in leaves]
+        # A call per device, not one per array of it.
+        copies = [_without_first_axis(held) for held in zip(*shards, strict=True)]
+        arrays = [
+            jax.make_array_from_single_device_arrays(held[0].shape, sharding, list(held))
+            for held in zip(*copies, strict=True)
+        ]
+        return jax.tree.unflatten(structure, arrays)
 
     def unreplicate(self, placed: Any) -> Any:
         """Returns a placed, replicated tree as plain arrays on one device.
@@ -276,3 +280,8 @@ class DataParallel:
 
 def _first_copy(tree: Any) -> Any:
     return jax.tree.map(lambda leaf: leaf.addressable_shards[0].data, tree)
+
+
+@jax.jit
+def _without_first_axis(arrays: Any) -> Any:
+    return jax.tree.map(lambda array: array[0], arrays)

@@ -30,7 +30,7 @@ from interactrank_jax.scorers import ModelScorer
 from interactrank_jax.state import TrainState, init_state
 from interactrank_jax.steps import make_train_step
 from interactrank_jax.table_sharding import look_up, reduce_rows
-from tests.synthetic import tiny_config
+from tests.synthetic import tiny_config, without_blocks
 
 DEVICES = 4
 FLAG = f"--xla_force_host_platform_device_count={DEVICES}"
@@ -69,9 +69,9 @@ class Parts(NamedTuple):
 
 
 def make_parts(examples: Examples) -> Parts:
-    """Returns them with every part at work, but for what devices draw differently."""
+    """Returns them with every loss at work, but for what devices draw differently."""
     config = tiny_config("interactrank")
-    config.model.tower.masknet.update({"blocks": 1, "dropout": 0.0})
+    without_blocks(config)
     config.train.loss.update(LOSS)
     run = Run("unused", config, examples.metadata)
     objective = Objective.from_config(

@@ -2,12 +2,12 @@
 
 from ml_collections import ConfigDict
 
-from tests.synthetic import tiny_config
+from tests.synthetic import tiny_config, without_blocks
 
 
 def get_config() -> ConfigDict:
     config = tiny_config("interactrank")
-    config.model.tower.masknet.blocks = 1
+    without_blocks(config)
     config.train.update({"max_steps": 60, "eval_every": 20, "log_every": 10, "patience": 0})
     config.train.optimizer.update({"learning_rate": 1e-2, "warmup_steps": 5})
     config.train.loss.impression_sampling = 1.0

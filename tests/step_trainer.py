@@ -24,9 +24,7 @@ class Trainer:
         self, examples, model, optimizer, row_optimizer, loss=(), microbatches=1, **model_fields
     ):
         self.config = tiny_config(model, **model_fields)
-        self.config.model.tower.masknet.update(
-            {"dropout": 0.0, "blocks": min(1, self.config.model.tower.masknet.blocks)}
-        )
+        self.config.model.tower.masknet.dropout = 0.0
         self.config.train.loss.update(dict(loss))
         self.run = Run("unused", self.config, examples.metadata)
         self.objective = Objective.from_config(

@@ -71,7 +71,6 @@ def test_every_config_makes_a_model_of_its_data(tmp_path, examples, model, argum
 @pytest.mark.parametrize(
     ("model", "argument"),
     [
-        ("interactrank", "movielens_100k"),
         ("interactfit", "movielens_1m"),
         ("fit", "movielens_1m_published"),
         ("matrix_factorization", "movielens_100k_random"),
@@ -81,6 +80,7 @@ def test_every_config_makes_a_model_of_its_data(tmp_path, examples, model, argum
 def test_a_config_trains_a_step(tmp_path, examples, model, argument):
     config = load(model, argument)
     config.train.update({"batch_size": 16, "max_steps": 1})
+    config.model.tower.masknet.blocks = min(config.model.tower.masknet.blocks, 1)
     result = train(config, examples[argument], tmp_path / "run")
     assert result["steps"] == 1
     assert 0 <= result["roc_auc"] <= 1

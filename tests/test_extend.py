@@ -13,12 +13,14 @@ from interactrank_jax.data.prepare import prepare
 from interactrank_jax.errors import InputError
 from interactrank_jax.runs import Run
 from interactrank_jax.train import train
+from tests.synthetic import without_blocks
 
 
 def small_config():
     config = interactrank.get_config("search")
     config.train.update({"batch_size": 16, "max_steps": 2, "eval_every": 2})
     config.model.tower.hidden = (16,)
+    without_blocks(config)
     return config
 
 

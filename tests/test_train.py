@@ -60,7 +60,6 @@ class TestRun:
     ):
         config = tiny_config("interactrank")
         config.model.dtype = "bfloat16"
-        config.model.tower.masknet.blocks = 1
         config.train.update({"parallel": parallel, "microbatches": 2, "max_steps": 12})
         config.train.loss.update(
             {

@@ -242,10 +242,11 @@ class TestSnapshot:
 class TestEngines:
     def test_spark_counts_and_serves_the_same(self, log, full, backend, tmp_path, monkeypatch):
         pytest.importorskip("pyspark")
-        # To compile each plan takes longer than to run it on so little.
+        # To compile each plan, or well, takes longer than to run it on so little.
         off = ("wholeStage=false", "factoryMode=NO_CODEGEN")
         flags = " ".join(f"--conf spark.sql.codegen.{setting}" for setting in off)
         monkeypatch.setenv("PYSPARK_SUBMIT_ARGS", f"{flags} pyspark-shell")
+        monkeypatch.setenv("JAVA_TOOL_OPTIONS", "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC")
         if not shutil.which("java"):
             pytest.skip("no Java: Debian has openjdk-17-jre-headless")
         day, config = FIRST + 25, iqp_config(**FULL)
