@@ -22,7 +22,6 @@ from experiments.benchmarks import reporting
 from experiments.command_line import count, exit_status, natural
 from interactrank_jax import baselines, configuration, evaluate, files, metrics
 from interactrank_jax.data.examples import Examples
-from interactrank_jax.errors import InputError
 from interactrank_jax.labels import LabelRule
 
 LAGS = (1, 2, 4, 8, 16, 32)
@@ -68,11 +67,7 @@ def measure(
         sweep = [{"data.cross.lag_days": lag, "train.seed": seed} for seed in setting.seeds]
         place = setting.out / model
         made = trials.make(setting.spec(model), sweep, examples(lag), place, setting.common)
-        outcomes = trials.run(made, parallel=setting.parallel)
-        for outcome in outcomes:
-            if outcome.error:
-                raise InputError(f"{outcome.trial.name}: {outcome.error}")
-        return outcomes
+        return simulated.trained(made, setting.parallel)
 
     rule = LabelRule.from_config(
         configuration.load(setting.spec("interactrank")).label,

@@ -1,11 +1,13 @@
 """What experiments on the simulated log share: flags, the log, what trainings are run with."""
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 from experiments import contenders, trials
 from experiments.command_line import count
 from experiments.public_datasets import make_log
+from interactrank_jax.errors import InputError
 
 
 def parser(description: str) -> argparse.ArgumentParser:
@@ -22,6 +24,19 @@ def parser(description: str) -> argparse.ArgumentParser:
 def place(arguments: argparse.Namespace) -> Path:
     """Returns the directory of an experiment's preset, below `--out`."""
     return arguments.out / ("quick" if arguments.quick else arguments.preset)
+
+
+def trained(made: Sequence[trials.Trial], parallel: int = 1) -> list[trials.Outcome]:
+    """Trains those that are not trained yet.
+
+    Raises:
+      InputError: one came to nothing.
+    """
+    outcomes = trials.run(made, parallel=parallel)
+    for outcome in outcomes:
+        if outcome.error:
+            raise InputError(f"{outcome.trial.directory}: {outcome.error}")
+    return outcomes
 
 
 def setting(arguments: argparse.Namespace) -> contenders.Setting:

@@ -36,7 +36,6 @@ from interactrank_jax.data.examples import Examples
 from interactrank_jax.data.pipeline import request_batches
 from interactrank_jax.data.schema import FeatureSpec, Schema
 from interactrank_jax.data.splits import SPLITS
-from interactrank_jax.errors import InputError
 
 COLUMN = "head_query"  # of the requests, in the copy of the log
 DECILES = 10
@@ -141,9 +140,7 @@ def measure(setting: contenders.Setting, strength: float, share: float) -> list[
     examples = setting.examples(trials.resolve(base, setting.common).data)
     first = [{"train.seed": setting.seeds[0]}]
     made = trials.make(base, first, examples, setting.out / "two_tower", setting.common)
-    (tower,) = trials.run(made)
-    if tower.error:
-        raise InputError(f"the two-tower model came to nothing: {tower.error}")
+    (tower,) = simulated.trained(made)
     place = setting.out / f"heads-{share:g}-{setting.seeds[0]}"
     if not (place / "log").exists():
         add_column(setting.log, nearest_heads(tower, share), place / "log")
@@ -159,10 +156,7 @@ def measure(setting: contenders.Setting, strength: float, share: float) -> list[
         examples = setting.examples(trials.resolve(spec, common).data)
         sweep = [{"train.seed": seed} for seed in setting.seeds]
         made = trials.make(spec, sweep, examples, setting.out / way, common)
-        outcomes = trials.run(made, parallel=setting.parallel)
-        for outcome in outcomes:
-            if outcome.error:
-                raise InputError(f"{way}: {outcome.error}")
+        outcomes = simulated.trained(made, setting.parallel)
         found = [auc_by_decile(outcome) for outcome in outcomes]
         columns = list(zip(*found, strict=True))
         rows.append(

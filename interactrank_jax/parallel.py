@@ -177,7 +177,7 @@ class DataParallel:
             if not all(leaf.is_fully_replicated for leaf in jax.tree.leaves(placed)):
                 raise ValueError("a table split over devices cannot be unreplicated.")
             return _first_copy(placed)
-        return jax.tree.map(lambda leaf: leaf[0], _first_copy(placed))
+        return _without_first_axis(_first_copy(placed))
 
     # --- batches ---------------------------------------------------------------------------------
 

@@ -15,7 +15,7 @@ _ENGINE_FLAGS: dict[str, tuple[Any, str]] = {
     "memory": ("8GB", "what the engine may hold in memory; the rest goes to disk"),
     "master": ("", "spark: URL of a cluster; else SPARK_REMOTE, else this machine"),
 }
-_TRAIN_UNTIL = ("", "last day that the mean of a rate is taken over, as 2024-05-31")
+_TRAIN_UNTIL = "last day that the mean of rates is taken over, as 2024-05-31"
 
 
 @contextlib.contextmanager
@@ -115,14 +115,15 @@ COMMANDS: dict[str, Command] = {
     "iqp features": Command(
         _features,
         "writes the cross features of a log's impressions, as of the day of each.",
-        "interactrank iqp features --log=runs/log --counts=runs/counts --out=runs/iqp",
+        "interactrank iqp features --log=runs/log --counts=runs/counts --train_until=2024-08-06 "
+        "--out=runs/iqp",
         {
             "log": LOG,
             "counts": _COUNTS,
             "out": (REQUIRED, "new directory"),
             "since": ("", "first day of the requests, as 2024-05-31"),
             "until": ("", "last day of the requests"),
-            "train_until": _TRAIN_UNTIL,
+            "train_until": ("", f"{_TRAIN_UNTIL}; needed where there are any"),
             **_ENGINE_FLAGS,
         },
     ),
@@ -136,7 +137,7 @@ COMMANDS: dict[str, Command] = {
             "counts": _COUNTS,
             "out": (REQUIRED, "new directory"),
             "as_of": (REQUIRED, "day of the requests, as 2024-05-31"),
-            "train_until": _TRAIN_UNTIL,
+            "train_until": ("", f"{_TRAIN_UNTIL}; else the last day that requests see"),
             **_ENGINE_FLAGS,
         },
     ),

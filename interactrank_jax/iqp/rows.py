@@ -1,6 +1,7 @@
 """From the tables of a log to rows that count, and to rows that features are asked for."""
 
 import dataclasses
+from collections.abc import Iterable
 
 import ibis
 import ibis.expr.types as ir
@@ -222,6 +223,25 @@ def _between(table: ir.Table, column: str, since: int | None, until: int | None)
     if until is not None:
         table = table.filter(table[column] < (until + 1) * SECONDS_PER_DAY)
     return table
+
+
+def runs_of_days(days: Iterable[int], rows: Iterable[float], at_once: int) -> list[tuple[int, int]]:
+    """Returns first and last day of runs of at most so many rows; a day is never cut.
+
+    Args:
+      days: ascending.
+      rows: of each day.
+      at_once: rows in a run, unless one day alone has more.
+    """
+    runs: list[tuple[int, int]] = []
+    total = 0.0
+    for number, size in zip(days, rows, strict=True):
+        if runs and total + size <= at_once:
+            runs[-1], total = (runs[-1][0], number), total + size
+        else:
+            runs.append((number, number))
+            total = size
+    return runs
 
 
 def day(seconds: ir.IntegerValue) -> ir.IntegerValue:

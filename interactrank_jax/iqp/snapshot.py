@@ -21,7 +21,7 @@ from interactrank_jax import files
 from interactrank_jax.data.schema import IMPLICIT_ACTION, Log
 from interactrank_jax.errors import InputError
 from interactrank_jax.iqp import engines, expressions
-from interactrank_jax.iqp.rows import Source, day, is_fresh
+from interactrank_jax.iqp.rows import Source, day, is_fresh, runs_of_days
 from interactrank_jax.iqp.spec import FRESH, CrossSpec
 from interactrank_jax.iqp.store import Store
 
@@ -123,7 +123,7 @@ def write_features(
             "the features have rates, which are differences from a mean: name the last day that it "
             "is taken over by --train_until, such as training's last."
         )
-    runs = _runs_of_days(log, backend, since, until, rows_at_once)
+    runs = _parts(log, backend, since, until, rows_at_once)
     if not runs:
         raise InputError("no request lies between --since and --until: name other days.")
     first, last = runs[0][0], runs[-1][1]
@@ -154,31 +154,26 @@ def read_features(directory: Path, backend: ibis.BaseBackend) -> ir.Table:
     return engines.read_parquet(backend, sorted((directory / FEATURES).iterdir()))
 
 
-def _runs_of_days(
+def _parts(
     log: Log,
     backend: ibis.BaseBackend,
     since: int | None,
     until: int | None,
     rows_at_once: int,
 ) -> list[tuple[int, int]]:
-    """Returns first and last day of runs of about so many impressions; a day is never cut."""
+    """Returns first and last day of runs of about so many impressions."""
     requests, impressions = (log.table(name, backend) for name in ("requests", "impressions"))
     totals = [backend.to_pyarrow(table.count()).as_py() for table in (impressions, requests)]
-    per_request = totals[0] / totals[1]
+    per_request = totals[0] / max(totals[1], 1)
     asked = day(requests.timestamp).name("day").as_table()
     per_day = asked.group_by("day").aggregate(requests=asked.count()).order_by("day")
-    runs: list[tuple[int, int]] = []
-    total = 0.0
-    for row in backend.to_pyarrow(per_day).to_pylist():
-        if (since is not None and row["day"] < since) or (until is not None and row["day"] > until):
-            continue
-        rows = row["requests"] * per_request
-        if runs and total + rows <= rows_at_once:
-            runs[-1], total = (runs[-1][0], row["day"]), total + rows
-        else:
-            runs.append((row["day"], row["day"]))
-            total = rows
-    return runs
+    if since is not None:
+        per_day = per_day.filter(per_day.day >= since)
+    if until is not None:
+        per_day = per_day.filter(per_day.day <= until)
+    found = backend.to_pyarrow(per_day)
+    sizes = found["requests"].to_numpy() * per_request
+    return runs_of_days(found["day"].to_pylist(), sizes, rows_at_once)
 
 
 def _check_counted(store: Store, number: int) -> None:

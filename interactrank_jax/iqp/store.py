@@ -28,7 +28,7 @@ from interactrank_jax.data.validate import check_times, validate_events
 from interactrank_jax.errors import InputError
 from interactrank_jax.iqp import engines, expressions
 from interactrank_jax.iqp.recipe import Recipe
-from interactrank_jax.iqp.rows import Source, day, first_copies
+from interactrank_jax.iqp.rows import Source, day, first_copies, runs_of_days
 from interactrank_jax.iqp.spec import parse_specs
 
 FORMAT_VERSION = 2
@@ -236,7 +236,7 @@ def build(
             files.write_sealed(out / "store.json", fields)
             store = open_store(out, log)
         _remove_unfinished(store)
-        for first, last in _runs_of_days(store, log, backend, through, chunk_rows):
+        for first, last in _chunks_to_count(store, log, backend, through, chunk_rows):
             progress(f"days {np.datetime64(first, 'D')} to {np.datetime64(last, 'D')}")
             _count_days(store, log, backend, first, last)
             store = open_store(out, log)
@@ -267,7 +267,7 @@ def _remove_unfinished(store: Store) -> None:
     shutil.rmtree(store.path / _PARTIAL, ignore_errors=True)
 
 
-def _runs_of_days(
+def _chunks_to_count(
     store: Store, log: Log, backend: ibis.BaseBackend, through: int | None, chunk_rows: int
 ) -> Iterator[tuple[int, int]]:
     """Yields first and last day of each chunk to count; days without rows belong to some chunk."""
@@ -292,14 +292,11 @@ def _runs_of_days(
             f"--through={np.datetime64(last, 'D')} lies beyond the log, whose last day is "
             f"{np.datetime64(newest, 'D')}. Name that day or an earlier one."
         )
-    total = 0
-    for number, size in zip(days.tolist(), sizes.tolist(), strict=True):
-        if number > last:
-            break
-        if total and total + size > chunk_rows:
-            yield first, number - 1
-            first, total = number, 0
-        total += size
+    counted = days <= last
+    runs = runs_of_days(days[counted].tolist(), sizes[counted].tolist(), chunk_rows)
+    for start, _ in runs[1:]:
+        yield first, start - 1
+        first = start
     if first <= last:
         yield first, last
 

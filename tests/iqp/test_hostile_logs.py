@@ -20,6 +20,11 @@ from tests.iqp.conftest import iqp_config
 
 DAY = 86_400
 FIRST = START // DAY
+BY_WORDS = {
+    "cross.features": ("share:click:30",),
+    "cross.backoff.strength": 3.0,
+    "cross.backoff.query_form": "query_text",
+}
 
 
 def shift(tables, column, rows, seconds):
@@ -127,13 +132,7 @@ def test_days_without_events_at_the_end_are_closed(backend, tmp_path):
 def test_a_query_is_known_by_its_words_from_its_first_request_on(backend, tmp_path):
     """The first request comes days before the first event, and before anything is counted."""
     tables = make_tables(200)
-    events, config = tables["events"], iqp_config(
-        **{
-            "cross.features": ("share:click:30",),
-            "cross.backoff.strength": 3.0,
-            "cross.backoff.query_form": "query_text",
-        }
-    )  # fmt: skip
+    events, config = tables["events"], iqp_config(**BY_WORDS)
     late = pa.array(events["arrival_time"].to_numpy() >= (FIRST + 9) * DAY)
     log = open_log(write_log(tmp_path / "log", tables | {"events": events.filter(late)}))
     held = store.build(config, log, tmp_path / "counts", backend)
@@ -148,13 +147,7 @@ def test_texts_without_words_have_no_history_in_common(backend, tmp_path):
     texts = [["!!!", "\U0001f525", "???", "red shoes", "Shoes RED"][n - 100] for n in query]
     tables["requests"] = replace(tables["requests"], "query_text", texts)
     log = open_log(write_log(tmp_path / "log", tables))
-    config = iqp_config(
-        **{
-            "cross.features": ("share:click:30",),
-            "cross.backoff.strength": 3.0,
-            "cross.backoff.query_form": "query_text",
-        }
-    )
+    config = iqp_config(**BY_WORDS)
     held = store.build(config, log, tmp_path / "counts", backend)
     counted = backend.to_pyarrow(held.counts(("query_form",), backend))
     assert set(counted["query_form"].to_pylist()) == {"red shoes"}

@@ -18,6 +18,7 @@ from interactrank_jax.data.prepare import prepare
 from interactrank_jax.data.schema import open_log
 from interactrank_jax.errors import InputError
 from interactrank_jax.iqp import engines, snapshot, store
+from interactrank_jax.iqp.rows import runs_of_days
 from tests.conftest import REPOSITORY
 from tests.data.handmade_log import START, make_tables, replace, write_log
 from tests.iqp.conftest import FEATURES, FULL, iqp_config
@@ -37,6 +38,15 @@ def everything(held: store.Store, backend) -> dict[str, pa.Table]:
 
 def by_pair(table: pa.Table) -> pa.Table:
     return table.sort_by([("request_id", "ascending"), ("item_id", "ascending")])
+
+
+@pytest.mark.parametrize(
+    ("at_once", "expected"),
+    [(1, [(3, 3), (4, 4), (7, 7), (9, 9)]), (5, [(3, 4), (7, 7), (9, 9)]), (99, [(3, 9)])],
+)
+def test_runs_of_days_hold_so_many_rows_unless_one_day_has_more(at_once, expected):
+    assert runs_of_days([3, 4, 7, 9], [2, 3, 8, 1], at_once) == expected
+    assert runs_of_days([], [], at_once) == []
 
 
 DEBIAS = {"cross.debias.name": "propensity", "cross.debias.smallest_propensity": 0.3}
