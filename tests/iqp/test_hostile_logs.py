@@ -163,6 +163,34 @@ def test_texts_without_words_have_no_history_in_common(backend, tmp_path):
             assert found[raw[block["request_index"][row]], item] == value
 
 
+ODD = (
+    *("e\u0301", "\u00e9", "\u202e\u05d0", "\U0001f525", "\ufeff"),
+    *(" ", "a\nb", "it's", '"', "%_\\"),
+)
+
+
+def test_ids_of_any_text_are_told_apart(log, whole, backend, tmp_path):
+    """Two spellings of one letter are two ids; quotes, blanks and line ends are letters."""
+    tables = make_tables()
+    names = {f"i{n}": f"{text}{n // 10}" for n, text in enumerate(3 * ODD)}
+    for name in ("items", "impressions", "events"):
+        ids = [names[item] for item in tables[name]["item_id"].to_pylist()]
+        tables[name] = replace(tables[name], "item_id", ids)
+    other = open_log(write_log(tmp_path / "log", tables))
+    held = store.build(iqp_config(), other, tmp_path / "counts", backend)
+    for keys in held.counted_keys:
+        mine, plain = (backend.to_pyarrow(s.counts(keys, backend)) for s in (held, whole))
+        if "item" in plain.column_names:
+            plain = replace(plain, "item", [names[item] for item in plain["item"].to_pylist()])
+        mine, plain = (sorted(map(str, table.to_pylist())) for table in (mine, plain))
+        assert mine == plain
+    snapshot.write_snapshot(other, held, backend, tmp_path / "odd", FIRST + 25)
+    snapshot.write_snapshot(log, whole, backend, tmp_path / "plain", FIRST + 25)
+    served = pq.read_table(tmp_path / "odd" / "query")["item"].to_pylist()
+    plain = pq.read_table(tmp_path / "plain" / "query")["item"].to_pylist()
+    assert sorted(served) == sorted(names[item] for item in plain)
+
+
 def test_columns_that_nobody_declared_change_nothing(log, whole, backend, tmp_path):
     tables = make_tables()
     impressions = tables["impressions"]
