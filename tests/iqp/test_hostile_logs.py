@@ -270,6 +270,6 @@ def test_ten_million_queries(tmp_path):
         assert held.figures()["rows"] > 0.9 * rows
     assert time.monotonic() - begin < 600
     found = pq.ParquetFile(tmp_path / "snapshot" / "query" / "part.parquet").metadata.num_rows
-    days = pq.read_table(log.path / "requests.parquet", columns=["timestamp"])["timestamp"]
-    days = days.to_numpy() // DAY
+    arrived = pq.read_table(log.path / "events.parquet", columns=["arrival_time"])["arrival_time"]
+    days = arrived.to_numpy() // DAY
     assert found == ((days >= held.next_day - 7) & (days < held.next_day)).sum()  # one item each
