@@ -31,6 +31,14 @@ def natural(text: str) -> int:
     return value
 
 
+def share(text: str) -> float:
+    """Parses a share, 0 to 1."""
+    value = float(text)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"{text} is not from 0 to 1")
+    return value
+
+
 def exit_status(name: str, work: Callable[[], int]) -> int:
     """Returns what `work` returns; 2 after an InputError, 130 after Ctrl-C, each in one line."""
     try:

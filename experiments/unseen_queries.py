@@ -1,8 +1,10 @@
 r"""What history under another name is worth to queries that have none: test AUC by popularity.
 
-    python -m experiments.unseen_queries --preset=small --out=runs/unseen
+    python -m experiments.unseen_queries --preset=small --retyped=0.5 --out=runs/unseen
 
-On the simulated log, InteractRank with cross features that back off from the query
+On the simulated log, where a user may type a query in a way of their own (`--retyped`: in capitals,
+in another order; another query_id for the log), InteractRank with cross features that back off from
+the query
 
     none      nowhere
     segments  from a segment to all of the query, as the two below do too
@@ -11,8 +13,8 @@ On the simulated log, InteractRank with cross features that back off from the qu
               whose vector of a two-tower model's query tower is closest to its own
 
 A query's vector is the mean over its requests in training; of one that training did not see it is
-that of its first request. Deciles are of test requests,
-in the order of their query's number of requests in training. What is done is kept.
+that of its first request. Deciles are of test requests, in the order of their query's number of
+requests in training. What is done is kept.
 """
 
 import argparse
@@ -20,7 +22,8 @@ import dataclasses
 import os
 import statistics
 import sys
-from collections.abc import Iterator, Sequence
+import zlib
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +33,7 @@ import pyarrow.parquet as pq
 
 from experiments import contenders, simulated, trials
 from experiments.benchmarks import reporting
-from experiments.command_line import exit_status
+from experiments.command_line import exit_status, share
 from interactrank_jax import files, metrics
 from interactrank_jax.data.examples import Examples
 from interactrank_jax.data.pipeline import request_batches
@@ -77,17 +80,17 @@ def _request_vectors(outcome: trials.Outcome) -> Iterator[tuple[str, str, int, n
                     yield split, ids[index], times[index], vector
 
 
-def nearest_heads(outcome: trials.Outcome, share: float) -> dict[str, str]:
+def nearest_heads(outcome: trials.Outcome, head_share: float) -> dict[str, str]:
     """Returns the head query of each query; a head query's is itself.
 
     Args:
       outcome: a trained two-tower model.
-      share: of the queries that training saw, how many are heads.
+      head_share: of the queries that training saw, how many are heads.
     """
     vectors = query_vectors(outcome)
     requests = Examples(outcome.trial.examples).raw_requests("train")["query_id"].to_pylist()
     known, seen = np.unique(requests, return_counts=True)
-    heads = known[np.argsort(-seen, kind="stable")[: max(int(share * len(known)), 1)]]
+    heads = known[np.argsort(-seen, kind="stable")[: max(int(head_share * len(known)), 1)]]
     queries, matrix = list(vectors), np.stack(list(vectors.values()))
     rows = {query: row for row, query in enumerate(queries)}
     closest = (matrix @ matrix[[rows[head] for head in heads]].T).argmax(1)
@@ -95,24 +98,65 @@ def nearest_heads(outcome: trials.Outcome, share: float) -> dict[str, str]:
     return nearest | {str(head): str(head) for head in heads}
 
 
-def add_column(log: Path, heads: dict[str, str], out: Path) -> Path:
+def add_column(log: Path, heads: dict[str, str], out: Path) -> None:
     """Writes a copy of a log whose requests have their head query as a feature."""
+
+    def add(requests: pa.Table) -> pa.Table:
+        column = [heads.get(query, query) for query in requests["query_id"].to_pylist()]
+        return requests.append_column(COLUMN, pa.array(column))
+
     schema = Schema.load(log)
+    feature = FeatureSpec(COLUMN, "request", "categorical")
+    schema = dataclasses.replace(schema, features=(*schema.features, feature))
+    _copy(log, out, schema, {"requests": add})
+
+
+def retype(log: Path, retyped: float, out: Path) -> None:
+    """Writes a copy of a log in which a share of (user, query) is typed in a way of the user's own.
+
+    What is typed otherwise has another query_id, in requests and events alike, and a text of the
+    same words: in capitals, in reverse order, or both.
+    """
+
+    def rewrite(rows: pa.Table) -> pa.Table:
+        users, queries = (rows[name].to_pylist() for name in ("user_id", "query_id"))
+        ways = [_way(user, query, retyped) for user, query in zip(users, queries, strict=True)]
+        ids = [f"{query}.{way}" if way else query for query, way in zip(queries, ways, strict=True)]
+        rows = rows.set_column(rows.schema.get_field_index("query_id"), "query_id", pa.array(ids))
+        if "query_text" in rows.column_names:
+            texts = zip(rows["query_text"].to_pylist(), ways, strict=True)
+            typed = pa.array([_typed(text, way) for text, way in texts])
+            rows = rows.set_column(rows.schema.get_field_index("query_text"), "query_text", typed)
+        return rows
+
+    _copy(log, out, Schema.load(log), {"requests": rewrite, "events": rewrite})
+
+
+def _way(user: str, query: str, retyped: float) -> int:
+    """Returns how a user types a query: 0 as it stands, 1 to 3 see `_typed`."""
+    drawn = zlib.crc32(f"{user} {query}".encode())
+    return drawn % 3 + 1 if drawn // 3 < retyped * 2**32 / 3 else 0
+
+
+def _typed(text: str, way: int) -> str:
+    words = text.split()[:: -1 if way & 2 else 1]
+    return " ".join(words).upper() if way & 1 else " ".join(words)
+
+
+def _copy(
+    log: Path, out: Path, schema: Schema, change: dict[str, Callable[[pa.Table], pa.Table]]
+) -> None:
+    """Writes a copy of a log, some of its tables changed; the others are links."""
     with files.new_directory(out) as directory:
-        feature = FeatureSpec(COLUMN, "request", "categorical")
-        dataclasses.replace(schema, features=(*schema.features, feature)).save(directory)
-        for table in ("items", "impressions", "events"):
+        schema.save(directory)
+        for table in ("requests", "items", "impressions", "events"):
             (directory / table).mkdir()
             for part in (log / table).iterdir():
-                os.link(part, directory / table / part.name)
-        (directory / "requests").mkdir()
-        for part in (log / "requests").iterdir():
-            held = pq.read_table(part)
-            column = [heads.get(query, query) for query in held["query_id"].to_pylist()]
-            pq.write_table(
-                held.append_column(COLUMN, pa.array(column)), directory / "requests" / part.name
-            )
-    return out
+                copied = directory / table / part.name
+                if table in change:
+                    pq.write_table(change[table](pq.read_table(part)), copied)
+                else:
+                    os.link(part, copied)
 
 
 def auc_by_decile(outcome: trials.Outcome) -> list[float]:
@@ -134,16 +178,24 @@ def auc_by_decile(outcome: trials.Outcome) -> list[float]:
     ]
 
 
-def measure(setting: contenders.Setting, strength: float, share: float) -> list[dict[str, Any]]:
-    """Trains, tests, and returns a row per way to back off."""
+def measure(
+    setting: contenders.Setting, strength: float, head_share: float
+) -> list[dict[str, Any]]:
+    """Trains, tests, and returns a row per way to back off.
+
+    Args:
+      setting: what trainings are run with.
+      strength: of the back-off.
+      head_share: of the queries that training saw, how many are heads.
+    """
     base = setting.spec("two_tower")
     examples = setting.examples(trials.resolve(base, setting.common).data)
     first = [{"train.seed": setting.seeds[0]}]
     made = trials.make(base, first, examples, setting.out / "two_tower", setting.common)
     (tower,) = simulated.trained(made)
-    place = setting.out / f"heads-{share:g}-{setting.seeds[0]}"
+    place = setting.out / f"heads-{head_share:g}-{setting.seeds[0]}"
     if not (place / "log").exists():
-        add_column(setting.log, nearest_heads(tower, share), place / "log")
+        add_column(setting.log, nearest_heads(tower, head_share), place / "log")
     setting = dataclasses.replace(setting, log=place / "log", out=place)
     rows = []
     for way, fields in WAYS.items():
@@ -189,8 +241,11 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
 def main(argv: list[str] | None = None) -> int:
     """Parses the command line and runs the experiment."""
     parser = simulated.parser(__doc__)
+    parser.add_argument(
+        "--retyped", type=share, default=0.0, help="share of (user, query) typed another way"
+    )
     parser.add_argument("--strength", type=float, default=5.0, help="of the back-off")
-    parser.add_argument("--heads", type=float, default=0.1, help="share of queries that are heads")
+    parser.add_argument("--heads", type=share, default=0.1, help="share of queries that are heads")
     arguments = parser.parse_args(argv)
     return exit_status("unseen_queries", lambda: _main(arguments))
 
@@ -198,7 +253,13 @@ def main(argv: list[str] | None = None) -> int:
 def _main(arguments: argparse.Namespace) -> int:
     out = simulated.place(arguments)
     with files.lock(out):
-        rows = measure(simulated.setting(arguments), arguments.strength, arguments.heads)
+        setting = simulated.setting(arguments)
+        if arguments.retyped:
+            out /= f"retyped-{arguments.retyped:g}"
+            if not (out / "log").exists():
+                retype(setting.log, arguments.retyped, out / "log")
+            setting = dataclasses.replace(setting, log=out / "log", out=out)
+        rows = measure(setting, arguments.strength, arguments.heads)
         print(f"\n{table(rows)}\n")
         versions = reporting.versions("jax", "jaxlib", "flax", "numpy")
         files.write_json(out / "unseen_queries.json", {"rows": rows, "versions": versions})

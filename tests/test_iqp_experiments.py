@@ -5,10 +5,13 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from experiments import freshness, unseen_queries
 from experiments.comparison import Scored
+from interactrank_jax.data.schema import open_log
+from interactrank_jax.iqp.forms import form
 
 ROWS = [
     {"model": "interactrank", "what": what, "days": days, "seeds": 2, "auc_mean": 0.7 - days / 100,
@@ -61,7 +64,7 @@ def test_a_query_has_the_history_of_its_nearest_head(outcome, monkeypatch):
     ]  # fmt: skip
     rows = [(split, query, time, np.array(vector)) for split, query, time, vector in vectors]
     monkeypatch.setattr(unseen_queries, "_request_vectors", lambda outcome: iter(rows))
-    found = unseen_queries.nearest_heads(outcome, share=0.7)
+    found = unseen_queries.nearest_heads(outcome, head_share=0.7)
     assert found == {"a": "a", "b": "b", "c": "b", "d": "a"}
 
 
@@ -77,3 +80,31 @@ def test_deciles_are_of_requests_from_the_rarest_query_on(outcome, monkeypatch):
     assert found[:5] == [0.0] * 5
     assert found[5:10] == [1.0] * 5
     assert len(found) == 11
+
+
+def test_a_retyped_query_is_another_query_of_the_same_words(tiny_log, tmp_path):
+    unseen_queries.retype(tiny_log, 0.6, tmp_path / "log")
+    open_log(tmp_path / "log")
+
+    def read(log, table):
+        return pq.read_table(log / table).to_pandas().set_index(["user_id"], append=True)
+
+    before, after = read(tiny_log, "requests"), read(tmp_path / "log", "requests")
+    other = before["query_id"] != after["query_id"]
+    assert other.mean() == pytest.approx(0.6, abs=0.05)
+    assert (after["query_id"].str.split(".").str[0] == before["query_id"]).all()
+    assert (after["query_text"].map(form) == before["query_text"].map(form)).all()
+    assert (after["query_text"] == before["query_text"])[~other].all()
+    # The texts of an id are one, and its user types it so in the events too.
+    assert after.groupby("query_id")["query_text"].nunique().max() == 1
+    known = {
+        (user, old): new
+        for (_, user), old, new in zip(
+            before.index, before["query_id"], after["query_id"], strict=True
+        )
+    }
+    was, now = read(tiny_log, "events"), read(tmp_path / "log", "events")
+    pairs = zip(was.index, was["query_id"], now["query_id"], strict=True)
+    compared = [known[user, old] == new for (_, user), old, new in pairs if (user, old) in known]
+    assert len(compared) > 100
+    assert all(compared)
