@@ -11,6 +11,17 @@ from tests.data.handmade_log import data_config, make_tables, random_config, wri
 
 CROSS = ("share:click:7", "item_share:click:30:country", "rate:save:30", "share:impression:7")
 
+# Every option of ItemQueryPerf at once.
+OPTIONS = {
+    "cross.features": (*CROSS, "rate:click:30:fresh", "item_rate:save:400:country"),
+    "cross.lag_days": 2,
+    "cross.backoff.strength": 3.0,
+    "cross.backoff.query_form": "query_text",
+    "cross.user_day_cap": 4,
+    "cross.debias.name": "propensity",
+    "cross.fresh_days": 20,
+}
+
 
 def _config(make=data_config, **overrides):
     return make(**{"history.rates": ("click",), "cross.features": CROSS, **overrides})
@@ -31,10 +42,10 @@ def _features(report: leaks.Report) -> set[str]:
     return {leak.feature for leak in report.leaks}
 
 
-@pytest.mark.parametrize("name", ["log", "log_without_events"])
-def test_the_preparation_of_a_log_with_time_does_not_leak(name, request):
+@pytest.mark.parametrize(("name", "options"), [("log", OPTIONS), ("log_without_events", {})])
+def test_the_preparation_of_a_log_with_time_does_not_leak(name, options, request):
     phases: list[str] = []
-    report = leaks.examine(_config(), request.getfixturevalue(name), phases.append)
+    report = leaks.examine(_config(**options), request.getfixturevalue(name), phases.append)
     assert not report.leaks, str(report)
     assert len(report.checks) == 3
     assert len(phases) == 4
