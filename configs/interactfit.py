@@ -9,15 +9,17 @@ Hardware, time and expected metrics: README, "Sweeps and comparisons".
 
 from ml_collections import ConfigDict
 
-from configs import fit, interactrank
+from configs import common, fit, interactrank
 
 
 def get_config(argument: str = "search") -> ConfigDict:
     """Returns the config for a data set."""
-    config = interactrank.get_config(argument)
-    config.model.name = "interactfit"
+    config = common.base_config(argument)
+    config.model = common.model_config("interactfit", pooling="interactrank", masknet_blocks=4)
     # On validation the target attention beats InteractRank's pooling of the user's history: .6787
     # and .6776 on the simulated log (medium), .7753 and .7738 on MovieLens-100K by time.
     config.model.sequence.history = "target"
+    interactrank.add_cross_terms(config, argument)
     fit.add_fit(config, argument)
+    common.fit_to_data(config, argument)
     return config

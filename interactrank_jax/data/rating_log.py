@@ -7,7 +7,7 @@
 - Without time, a request is all that one user ever rated, in the order given, and there are no
   events.
 
-Of several ratings of one item in one request the last is the impression.
+Of several ratings of one item in one request the last counts: a neutral one leaves no impression.
 """
 
 import dataclasses
@@ -89,24 +89,26 @@ def write_log(
 def _requests_and_impressions(
     items: pa.Table, users: pa.Table, ratings: Ratings, actions: Sequence[str]
 ) -> dict[str, pa.Table]:
-    ratings = ratings.take(ratings.verdict != NEUTRAL)
     hour = np.zeros(len(ratings.user), np.int64)
     if ratings.time is not None:
         hour = ratings.time // HOUR
+    # The last of each (hour, user, item), which comes first when read backwards; then, a neutral
+    # one that replaced another included, what is no impression goes.
+    _, last = group_ids((hour[::-1], ratings.user[::-1], ratings.item[::-1]))
+    kept = np.sort(len(hour) - 1 - last)
+    kept = kept[ratings.verdict[kept] != NEUTRAL]
+    hour, ratings = hour[kept], ratings.take(kept)
+
     request, first = group_ids((hour, ratings.user))
-    hour, user = hour[first], ratings.user[first]
-    requests = users.take(pa.array(user))
+    requests = users.take(pa.array(ratings.user[first]))
     ids = pc.cast(requests["user_id"], pa.string())
     if ratings.time is not None:
-        ids = pc.binary_join_element_wise(ids, pa.array(hour).cast(pa.string()), "-")
-        requests = requests.add_column(0, "timestamp", pa.array(hour * HOUR))
+        ids = pc.binary_join_element_wise(ids, pa.array(hour[first]).cast(pa.string()), "-")
+        requests = requests.add_column(0, "timestamp", pa.array(hour[first] * HOUR))
     requests = requests.add_column(0, "request_id", ids)
 
-    # The last of each pair, which comes first when read backwards.
-    _, last = group_ids((request[::-1], ratings.item[::-1]))
-    kept = np.sort(len(request) - 1 - last)
-    kept = kept[np.argsort(request[kept], kind="stable")]
-    request, ratings = request[kept], ratings.take(kept)
+    order = np.argsort(request, kind="stable")
+    request, ratings = request[order], ratings.take(order)
     start = np.searchsorted(request, request)
     impressions = {
         "request_id": ids.take(pa.array(request)),

@@ -10,15 +10,13 @@ from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import linen as nn
 
-from interactrank_jax import losses
 from interactrank_jax.losses import Total
+from interactrank_jax.models.affine import AffineRanker
 from interactrank_jax.models.embeddings import ItemInput, RequestInput
 from interactrank_jax.models.late import LightweightScorer
-from interactrank_jax.models.layers import along_last
-from interactrank_jax.models.preranker import PreRanker, Training
+from interactrank_jax.models.preranker import Training
 from interactrank_jax.models.sequence import EventEmbedding, TargetAttention
 from interactrank_jax.models.towers import ItemTower, QueryTower
 
@@ -81,7 +79,7 @@ def temperature(progress: Array, decay: float, minimum: float) -> Array:
     return jnp.maximum(1 - progress / decay, minimum)
 
 
-class FIT(PreRanker):
+class FIT(AffineRanker):
     """logit = LSS(heads(u_idx), heads(v)), with u_n the user vector of meta query n.
 
     Training mixes the queries of an item by softmax(similarity / tau) (the soft query) and so runs
@@ -110,16 +108,12 @@ class FIT(PreRanker):
             user_vectors, item_vectors, width = late.user_heads, late.item_heads, late.width
             self.scorer = LightweightScorer(tuple(late.hidden), heads, late.scale_init)
         else:
-            weight = nn.initializers.constant(float(np.log(np.expm1(config.dot_weight_init))))
-            self.dot_weight = self.param("dot_weight", weight, (heads,))
-            self.bias = self.param("bias", nn.initializers.zeros, (heads,))
+            self._make_projection()
         self.query_tower = QueryTower(
             config, self.inputs, user_vectors, width, has_target=self._attends()
         )
         self.item_tower = ItemTower(config, self.inputs, item_vectors, width)
-        self.log_inverse_temperature = self.param(
-            "log_inverse_temperature", nn.initializers.constant(np.log(1 / 0.07)), ()
-        )
+        self._make_temperature()
         if config.meta.vectors:
             self.meta = MetaQueries(config.meta.vectors, self._attribute_width())
             if self._attends():
@@ -201,8 +195,7 @@ class FIT(PreRanker):
         """Returns logits `[..., H]` of user vectors `[..., U, p]` and items `[..., V, p]`."""
         if self.config.late.user_heads:
             return self.scorer(user, item)
-        dot = jnp.einsum("...hp,...vp->...h", user, item)
-        return dot * along_last(nn.softplus(self.dot_weight), dot) + along_last(self.bias, dot)
+        return self._project(jnp.einsum("...hp,...vp->...h", user, item))
 
     def similarity(self, query: Any, items: Item) -> Array:
         """Returns `[R, N]`: mean cosine of the heads over the learned temperature."""
@@ -215,7 +208,7 @@ class FIT(PreRanker):
         block = jax.nn.one_hot(items.meta, user.shape[1], dtype=user.dtype)[..., None]
         blocks = (block * items.vectors.mean(-2)[:, None]).reshape(len(items.meta), -1)
         own = user.reshape(len(user), -1) @ blocks.T
-        return losses.scale_logits(own, self.log_inverse_temperature)
+        return self._over_temperature(own)
 
     # --- Training ---
 
@@ -251,8 +244,3 @@ class FIT(PreRanker):
         vectors = int(self.config.meta.vectors)
         usage = tuple(f"meta_usage/{number}" for number in range(vectors))
         return ("query_similarity", *usage) if vectors else ()
-
-    def constrain(self, params: Any) -> Any:
-        """Keeps the temperature from running away beyond its limit."""
-        name = "log_inverse_temperature"
-        return {**params, name: jnp.minimum(params[name], losses.MAX_LOG_SCALE)}

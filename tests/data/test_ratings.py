@@ -162,6 +162,16 @@ def test_without_time_a_request_is_a_user_and_the_last_rating_of_an_item_counts(
     ]
 
 
+def test_a_neutral_rating_takes_back_the_one_before_it(tmp_path):
+    again = [*RATINGS, ("ann", "x", 3, 60), ("bob", "x", 3, 4_000)]  # bob's is of another hour
+    source = write(tmp_path / "source", "ratings.csv", lines(rows=again))
+    summary = convert(source, tmp_path / "log", TIMED)
+    assert (summary["replaced"], summary["neutral"], summary["events"]) == (1, 3, 7)
+    shown = [(r["item_id"], r["like"]) for r in rows(tmp_path / "log", "impressions")]
+    assert sorted(shown) == [("w", True), ("x", False), ("y", False)]
+    assert validate(open_log(tmp_path / "log"))["requests"] == 3
+
+
 def test_clicks_need_no_threshold_and_no_neutral_value(tmp_path):
     text = ["user_id,item_id,click", "1,7,1", "1,8,0", "2,7,0"]
     source = write(tmp_path / "source", "ratings.csv", text)

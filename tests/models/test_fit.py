@@ -204,11 +204,13 @@ class TestServing:
 
 
 class TestRelatives:
-    def test_without_meta_queries_and_scorer_it_is_the_two_tower_model(self, examples):
+    @pytest.mark.parametrize("positive", [True, False])
+    def test_without_meta_queries_and_scorer_it_is_the_two_tower_model(self, examples, positive):
         fields = {
             "meta": {"vectors": 0},
             "late": {"user_heads": 0},
             "sequence": {"history": "mean"},
+            "positive_dot_weight": positive,
         }
         case = Case("fit", examples, **fields)
         two_tower = TwoTower(case.model.config, case.inputs)
