@@ -146,6 +146,9 @@ def _deviation(values: Sequence[float]) -> float | None:
 def merge(path: files.PathLike, rows: Sequence[Row]) -> None:
     """Writes rows into a results file: in place of those of the same key, or at its end.
 
+    A row of the same figures as the one it replaces keeps that one's intervals with rivals that it
+    has none with itself.
+
     Raises:
       InputError: the file holds something else.
     """
@@ -153,7 +156,13 @@ def merge(path: files.PathLike, rows: Sequence[Row]) -> None:
     held = files.read_json(path) if path.exists() else []
     if not isinstance(held, list) or not all(isinstance(row, dict) for row in held):
         raise InputError(f"{path} holds no list of rows. Name another file.")
-    by_key = {tuple(row.get(name) for name in KEY): row for row in (*held, *rows)}
+    by_key = {tuple(row.get(name) for name in KEY): row for row in held}
+    for row in rows:
+        key = tuple(row.get(name) for name in KEY)
+        old = by_key.get(key, {})
+        if all(old.get(name) == row.get(name) for name in ("seeds", "auc_mean", "auc_std")):
+            row = {**row, "versus": {**old.get("versus", {}), **row["versus"]}}
+        by_key[key] = row
     files.write_json(path, list(by_key.values()))
 
 

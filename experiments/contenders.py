@@ -16,6 +16,7 @@ import numpy as np
 from experiments import comparison, reference_lines, search, sweeps, trials
 from interactrank_jax import configuration, files, metrics
 from interactrank_jax.data.examples import Examples
+from interactrank_jax.data.schema import open_log
 from interactrank_jax.errors import InputError
 from interactrank_jax.labels import LabelRule
 
@@ -64,13 +65,19 @@ class Setting:
         return self.seeds[:MOST_REFERENCE_SEEDS] if model in RANKING_REFERENCES else self.seeds
 
     def examples(self, data: Any) -> Path:
-        """Prepares the examples of a `config.data` unless they are there; returns their place."""
+        """Prepares the examples of a `config.data` unless they are there; returns their place.
+
+        Raises:
+          InputError: they are there, but of another log.
+        """
+        from interactrank_jax.data.prepare import examples_digest, prepare
+
         path = self.out / f"examples-{files.digest(configuration.to_json(data))[:8]}"
         if not path.exists():
-            from interactrank_jax.data.prepare import prepare
-
             print("examples ...", flush=True)
             prepare(data, self.log, path)
+        elif Examples(path).metadata.digest != examples_digest(open_log(self.log), data):
+            raise InputError(f"{path} is not made of {self.log}. Remove it, or name another --out.")
         return path
 
 
@@ -166,7 +173,12 @@ def score_test(outcome: trials.Outcome) -> comparison.Scored:
 
         run, examples = Run.open(outcome.trial.workdir), Examples(outcome.trial.examples)
         parallel = DataParallel(run.config.train.parallel)
-        model, _ = run.restore_model()
+        model, step = run.restore_model()
+        if step != outcome.best[0]:
+            raise InputError(
+                f"{run.workdir} holds the model of step {step}, but its best is of step "
+                f"{outcome.best[0]}: it was killed in between. Remove {outcome.trial.directory}."
+            )
         scorer = ModelScorer(run, examples, "test", parallel).use(parallel.replicate(model))
         rows = evaluate.Rows(scorer, examples, "test", scorer.batch_size)
         tested = comparison.Scored(

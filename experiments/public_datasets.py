@@ -24,7 +24,7 @@ from experiments import comparison, contenders, search, trials
 from experiments.benchmarks import reporting
 from experiments.command_line import count, exit_status, positive
 from interactrank_jax import configuration, files
-from interactrank_jax.data.examples import Examples
+from interactrank_jax.data.examples import Examples, describe_protocol
 from interactrank_jax.errors import InputError, did_you_mean
 
 # (data set, protocol) -> argument of the configs.
@@ -255,8 +255,8 @@ def _main(arguments: argparse.Namespace) -> int:
         print(f"\n{text}\n")
         with files.new_file(out / "table.md") as partial:
             partial.write_text(text + "\n", encoding="utf-8")
-        leaks = ", which leaks the label" if rows[0]["leaks"] else ""
-        comparison.draw(rows, f"{', '.join(names)}{leaks}", out / "figure.png")
+        title = f"{arguments.dataset}, {describe_protocol(arguments.protocol)}"
+        comparison.draw(rows, title, out / "figure.png")
         configs = {
             model: configuration.to_json(configuration.load(setting.spec(model)))
             for model in models

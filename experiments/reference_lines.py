@@ -65,7 +65,7 @@ def mean_lr(examples: Examples, rule: LabelRule, action: str) -> Line:
     """
     from sklearn.linear_model import LogisticRegression
 
-    read = _published_means if examples.metadata.config["protocol"] == PUBLISHED else _means
+    read = _published_means if examples.metadata.protocol == PUBLISHED else _means
     train, test = (_Rows(examples, split, rule) for split in ("train", "test"))
     model = LogisticRegression(C=np.inf).fit(_logit(read(train, action)), train.engaged)
     return test.line(model.decision_function(_logit(read(test, action))), parameters=3)

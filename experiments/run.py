@@ -26,6 +26,7 @@ from experiments import jobs, sweeps, trials
 from experiments.benchmarks import reporting
 from experiments.command_line import count, exit_status, positive
 from interactrank_jax import configuration, files
+from interactrank_jax.data.examples import Examples, describe_protocol
 
 SEED = "train.seed"
 SHOWN = ("roc_auc", "logloss", "request_auc")  # beside what is selected by
@@ -86,7 +87,7 @@ def _remark(outcome: trials.Outcome) -> str:
     return trials.stopped(outcome).removeprefix(", ")
 
 
-def draw(outcomes: Sequence[trials.Outcome], path: Path) -> None:
+def draw(outcomes: Sequence[trials.Outcome], title: str, path: Path) -> None:
     """Saves the figure: the selected metric while training, and at each trial's best step."""
     import matplotlib
 
@@ -113,19 +114,22 @@ def draw(outcomes: Sequence[trials.Outcome], path: Path) -> None:
     dots.set_title(f"validation {metric}, best step of each")
     curves.set_xlabel("step")
     curves.set_title(f"validation {metric}")
+    figure.suptitle(title)
     figure.savefig(path, dpi=120)
     plt.close(figure)
 
 
 def write(outcomes: Sequence[trials.Outcome], arguments: argparse.Namespace) -> None:
     """Prints the table; writes it, the figure and the record."""
-    text = table(outcomes)
+    protocol = Examples(arguments.examples).metadata.protocol
+    text = f"Validation, protocol {describe_protocol(protocol)}.\n\n{table(outcomes)}"
     print(f"\n{text}\n")
     with files.new_file(arguments.out / "table.md") as partial:
         partial.write_text(text + "\n", encoding="utf-8")
-    draw(outcomes, arguments.out / "figure.png")
+    draw(outcomes, f"protocol {describe_protocol(protocol)}", arguments.out / "figure.png")
     record = {
         "config": configuration.to_json(configuration.load(arguments.config)),
+        "protocol": protocol,
         "select_by": outcomes[0].trial.metric,
         "seeds": arguments.seeds,
         "versions": reporting.versions("jax", "jaxlib", "flax", "numpy"),

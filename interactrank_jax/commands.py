@@ -89,6 +89,7 @@ def _train(args: Any) -> None:
 
 def _evaluate(args: Any) -> None:
     from interactrank_jax import evaluate
+    from interactrank_jax.data.examples import describe_protocol
 
     if args.baseline:
         if args.config is None:
@@ -109,7 +110,7 @@ def _evaluate(args: Any) -> None:
             f"{result['corpus']:,} items of the log"
         )
     print(
-        f"\nprotocol {result['protocol']}, {result['requests']:,} requests, "
+        f"\nprotocol {describe_protocol(result['protocol'])}, {result['requests']:,} requests, "
         f"{result['candidates']:,} candidates{corpus}. ± is half a 95% interval over requests; "
         f"heads are calibrated for weights and sampling."
     )

@@ -115,7 +115,7 @@ def evaluate_scorer(
     result = {
         "name": scorer.name,
         "split": split,
-        "protocol": examples.metadata.config["protocol"],
+        "protocol": examples.metadata.protocol,
         "requests": examples.split(split).requests,
         "candidates": len(rows.request),
         "engaged": int(engaged.sum()),

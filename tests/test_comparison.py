@@ -123,6 +123,7 @@ def row(model, dataset="search", protocol="clean_time", auc=0.7, **more):
     figures |= {"grouped_auc_std": 0.002, "grouped_metric": "request AUC", "parameters": 1234567}
     figures |= {"serving_flops_per_candidate": 143.0, "examples_per_s": None}
     figures |= {"diff_vs_two_tower": 0.01, "diff_low": -0.002, "diff_high": 0.02}
+    figures |= {"versus": {}}
     return key | figures | more
 
 
@@ -133,6 +134,11 @@ def test_rows_are_merged_by_data_set_protocol_and_model(tmp_path):
     comparison.merge(file, [row("fit", auc=0.8), row("fit", dataset="movielens_1m")])
     held = json.loads(file.read_text())
     assert held == [row("fit", auc=0.8), *first[1:], row("fit", dataset="movielens_1m")]
+    comparison.merge(file, [row("fit", auc=0.8, versus={"dat": [0.1, 0.0, 0.2]})])
+    comparison.merge(file, [row("fit", auc=0.8, versus={"inttower": [0.2, 0.1, 0.3]})])
+    assert json.loads(file.read_text())[0]["versus"].keys() == {"dat", "inttower"}
+    comparison.merge(file, [row("fit", auc=0.81)])  # trained anew: what was compared is no more
+    assert json.loads(file.read_text())[0]["versus"] == {}
     file.write_text("{}")
     with pytest.raises(InputError, match="no list of rows"):
         comparison.merge(file, first)

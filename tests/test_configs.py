@@ -58,6 +58,17 @@ def examples(tmp_path_factory, tiny_examples):
 
 
 @pytest.mark.parametrize("argument", ARGUMENTS)
+def test_interactfit_with_interactranks_parts_switched_off_is_fit(argument):
+    fit, config = load("fit", argument), load("interactfit", argument)
+    del config.model["cross"]
+    config.model.name = "fit"
+    config.model.tower.masknet.blocks = 0
+    if config.model.sequence.query_history != "none":
+        config.model.sequence.query_history = fit.model.sequence.query_history
+    assert configuration.difference(configuration.to_json(fit), configuration.to_json(config)) == ""
+
+
+@pytest.mark.parametrize("argument", ARGUMENTS)
 @pytest.mark.parametrize("model", MODELS)
 def test_every_config_makes_a_model_of_its_data(tmp_path, examples, model, argument):
     config = load(model, argument)

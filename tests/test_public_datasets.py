@@ -3,12 +3,14 @@
 import dataclasses
 import json
 import math
+import shutil
 
 import pyarrow as pa
 import pytest
 
 from experiments import comparison, contenders, jobs, public_datasets
 from interactrank_jax import cli, files
+from interactrank_jax.data.simulate import simulate
 from interactrank_jax.errors import InputError
 from tests.test_comparison import FAIR, row
 
@@ -66,6 +68,22 @@ def test_quick_comparison_of_the_simulated_log(trained, tmp_path, monkeypatch, c
     assert public_datasets.main(flags) == 0  # nothing is done again
     assert len(trained) == 2
     assert results.read_text() == before
+
+    # Figures of a model that is not the one on disk, and examples of another log, are refused.
+    (tested,) = out.glob("two_tower/trials/asconf*/test-*.npz")
+    tested.unlink()
+    metrics = tested.parent / "run/metrics.jsonl"
+    said = metrics.read_text()
+    better = {"step": 9, "validation/roc_auc": 0.9999}
+    metrics.write_text(said + json.dumps(better) + "\n")
+    assert public_datasets.main(flags) == 2
+    assert "its best is of step 9" in capsys.readouterr().err
+    metrics.write_text(said)
+    (log,) = (tmp_path / "out/search").glob("log-*")
+    shutil.rmtree(log)
+    simulate("tiny", 1, log)
+    assert public_datasets.main(flags) == 2
+    assert "is not made of" in capsys.readouterr().err
 
 
 def test_a_model_of_which_nothing_comes_leaves_the_others_alone(tmp_path, monkeypatch):

@@ -345,7 +345,8 @@ def test_a_sweep_of_trainings(command, tmp_path, monkeypatch, capsys):
     assert (Path(stopped["workdir"]) / "best" / str(stopped["step"])).is_dir()
     table = (out / "table.md").read_text()
     assert table in capsys.readouterr().out
-    assert table.count("\n") == 5
+    assert table.startswith("Validation, protocol clean_time.\n")
+    assert table.count("\n") == 7
     assert (out / "figure.png").stat().st_size > 10_000
 
     def logs():

@@ -35,7 +35,13 @@ METADATA_FILE = "metadata.json"
 PADDING = 0  # in every id column: row 0 of a table or of the item store
 
 REQUEST_ENTITIES = ("user", "request")
+PUBLISHED = "published"  # the protocol that leaks the label, see `protocols.py`
 STAGES = ("shown", "retrieved", "random")  # of candidates; 1, 2, 3 in the column, 0 is padding
+
+
+def describe_protocol(name: str) -> str:
+    """Returns a protocol's name, and what must be said wherever it is named."""
+    return f"{name}, which leaks the label" if name == PUBLISHED else name
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,6 +148,11 @@ class Metadata:
     def to_json(self) -> dict[str, Any]:
         """Returns plain dictionaries and lists."""
         return dataclasses.asdict(self)
+
+    @property
+    def protocol(self) -> str:
+        """How the log was split, and what features know of labels (`protocols.py`)."""
+        return str(self.config["protocol"])
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> "Metadata":

@@ -38,7 +38,7 @@ def check_extension(config: Mapping[str, Any], log: Log, plan: Plan, old: Exampl
       InputError: the actions, a field of the config or the declared features differ, or the
         protocol is `published`.
     """
-    if PUBLISHED in (plan.protocol, old.metadata.config.get("protocol")):
+    if PUBLISHED in (plan.protocol, old.metadata.protocol):
         raise InputError(
             f"--extend={old.path}: examples of protocol '{PUBLISHED}' are not extended. Prepare "
             f"without --extend."

@@ -7,7 +7,6 @@ Everything goes into a directory beside `out`, which is renamed when it is whole
 """
 
 import dataclasses
-import json
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from interactrank_jax import files
+from interactrank_jax import configuration, files
 from interactrank_jax.data import (
     dense,
     engagements,
@@ -73,7 +72,7 @@ def prepare(
     progress("validate")
     log = schema.open_log(log_path)
     plan = splits.make_plan(config, log)
-    config_json = plain(config)
+    config_json = configuration.to_json(config)
     old = Examples(extend) if extend is not None else None
     if old is not None:
         extension.check_extension(config_json, log, plan, old)
@@ -291,7 +290,7 @@ def prepare(
             splits=sizes,
             log_statistics=log_statistics,
             config=config_json,
-            digest=files.digest([log_digest(log), config_json, old and old.metadata.digest]),
+            digest=examples_digest(log, config, old),
             extends=old.metadata.digest if old is not None else "",
         )
         if old is not None:
@@ -312,12 +311,13 @@ def write_sparse_cross(directory: Path, sparse: SparseCross) -> None:
         files.save_array(directory / f"{field.name}.npy", getattr(sparse, field.name))
 
 
+def examples_digest(log: schema.Log, config: Any, old: Examples | None = None) -> str:
+    """Returns the hash of the log, the `data` part of a config, and the examples extended."""
+    of_config = configuration.to_json(config)
+    return files.digest([log_digest(log), of_config, old and old.metadata.digest])
+
+
 def log_digest(log: schema.Log) -> dict[str, str]:
     """Returns the SHA-256 of each file of a log."""
     paths = [log.path / "schema.json", *(p for name in schema.TABLES for p in log.files(name))]
     return {str(path.relative_to(log.path)): files.file_digest(path) for path in paths}
-
-
-def plain(config: Any) -> dict[str, Any]:
-    """Returns a config as JSON has it: dictionaries, lists, numbers and strings."""
-    return json.loads(json.dumps(config.to_dict(), default=list))

@@ -23,11 +23,13 @@ import numpy as np
 import pyarrow as pa
 
 from interactrank_jax.data.dense import Impressions, Requests
+from interactrank_jax.data.examples import PUBLISHED
 from interactrank_jax.data.schema import FeatureSpec, Log
 
 logger = logging.getLogger(__name__)
 
-CLEAN_TIME, CLEAN_RANDOM, PUBLISHED = PROTOCOLS = ("clean_time", "clean_random", "published")
+CLEAN_TIME, CLEAN_RANDOM = "clean_time", "clean_random"
+PROTOCOLS = (CLEAN_TIME, CLEAN_RANDOM, PUBLISHED)
 TEST = 2  # index of the test split
 
 

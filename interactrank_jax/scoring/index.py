@@ -95,6 +95,7 @@ def build_index(workdir: files.PathLike, examples_path: files.PathLike, out: fil
             "model_checksum": fingerprint(model),
             "step": step,
             "examples_digest": examples.metadata.digest,
+            "protocol": examples.metadata.protocol,
             "items": examples.num_items,
             "leaves": leaves,
             "ids_sha256": files.file_digest(directory / IDS),

@@ -5,7 +5,7 @@ import pytest
 
 from configs import common
 from interactrank_jax.data import leaks
-from interactrank_jax.data.examples import Examples
+from interactrank_jax.data.examples import Examples, describe_protocol
 from interactrank_jax.data.movielens import convert
 from interactrank_jax.data.prepare import prepare
 from interactrank_jax.errors import InputError
@@ -140,7 +140,8 @@ def test_published_features_say_what_they_are(published):
         ("user_mean_click", "user"),
         ("item_mean_click", "item"),
     ]
-    assert examples.metadata.config["protocol"] == "published"
+    assert examples.metadata.protocol == "published"
+    assert describe_protocol("published") == "published, which leaks the label"
     assert not examples.has_corpus("test")
     assert not examples.metadata.cross
 
@@ -180,5 +181,5 @@ def test_a_clean_protocol_is_named_in_the_metadata(tmp_path):
     log = write_log(tmp_path / "log", make_tables(60))
     for config in (data_config(), random_config()):
         metadata = prepare(config, log, tmp_path / config.protocol)
-        assert metadata.config["protocol"] == config.protocol
+        assert metadata.protocol == config.protocol
         assert Examples(tmp_path / config.protocol).has_corpus("test")

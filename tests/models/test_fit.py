@@ -1,19 +1,23 @@
 """FIT and InteractFIT against literal numpy versions of their equations, and beside each other."""
 
+import copy
 import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from ml_collections import FrozenConfigDict
 
 from configs import fit as fit_config
 from interactrank_jax.models import embeddings, fit
-from interactrank_jax.models.fit import FIT, MetaQueries
+from interactrank_jax.models.fit import MetaQueries
+from interactrank_jax.models.interactfit import InteractFIT
 from interactrank_jax.models.late import LightweightScorer
 from interactrank_jax.models.two_tower import TwoTower
 from interactrank_jax.runs import Run
-from tests.models.model_case import CORPUS, Case
+from interactrank_jax.table_sharding import init_tables
+from tests.models.model_case import CORPUS, REQUEST_COLUMNS, Case
 from tests.models.test_layers import apply, dense, draw, random_like
 from tests.synthetic import tiny_config
 
@@ -177,6 +181,84 @@ class TestTraining:
         )
         np.testing.assert_allclose(case.training()[1], expected, rtol=1e-4, atol=1e-4)
 
+    def test_user_vectors_are_of_the_query_and_of_what_it_attends_to(self, case):
+        """One half of the MLP's columns for each, `[query, attended]`, is silenced in turn."""
+        width = case.params["meta"]["matrix"].shape[1]
+
+        def vectors(kept):
+            def silence(path, leaf):
+                if "pair" not in jax.tree_util.keystr(path):
+                    return leaf
+                return np.where(kept(np.arange(len(leaf))[:, None]), leaf, 0).astype(leaf.dtype)
+
+            params = jax.tree_util.tree_map_with_path(silence, case.params)
+            return case(params=params)["query"]
+
+        full, query_alone, attended_alone, neither = (
+            vectors(kept)
+            for kept in (
+                lambda row: row >= 0,
+                lambda row: row < width,
+                lambda row: row >= width,
+                lambda row: row < 0,
+            )
+        )
+        lonely = case.batch["history_item"].max(1) == 0
+        assert lonely.any()
+        assert not lonely.all()
+        np.testing.assert_allclose(neither, np.broadcast_to(neither[:, :1], neither.shape))
+        # The query as a feature, whoever asks; the history as the query looks at it.
+        assert (np.abs(query_alone - neither).max((2, 3)) > 1e-3).all()
+        moved = np.abs(attended_alone - attended_alone[:, :1]).max((1, 2, 3)) > 1e-3
+        np.testing.assert_array_equal(moved, ~lonely)
+        assert not np.allclose(full, query_alone)
+
+    def test_a_candidate_costs_less_than_a_user_tower(self, case):
+        """FLOPs, by XLA, of one more mixed query, beside those of one more request."""
+        width = case.params["meta"]["matrix"].shape[1]
+
+        def flops(requests, queries):
+            def vectors(module, request):
+                encoded = module._encode_request(request, train=False)
+                mixed = jnp.zeros((requests, queries, width))
+                return module._user_vectors(encoded, mixed, train=False)
+
+            batch = {name: case.batch[name][:requests] for name in REQUEST_COLUMNS}
+
+            def run(params):
+                request = embeddings.embed_requests(case.tables, batch, case.store, case.inputs)
+                return case.model.apply({"params": params}, request, method=vectors)
+
+            return jax.jit(run).lower(case.params).compile().cost_analysis()["flops"]
+
+        one_query = (flops(1, 5) - flops(1, 1)) / 4
+        one_tower = (flops(5, 1) - flops(1, 1)) / 4
+        assert 0 < one_query < 0.6 * one_tower
+
+    def test_with_the_least_temperature_of_the_config_queries_are_hard(self, examples):
+        trained = Case("fit", examples).training(1.0)[0]
+        assert float(trained.diagnostics["query_similarity"].mean()) > 0.99
+
+    def test_first_logits_have_a_usable_spread(self, examples):
+        """Of the whole model: a twentieth at least, and no logit that saturates a sigmoid."""
+        run = Run("unused", tiny_config("fit"), examples.metadata)
+        store = embeddings.item_store(examples.items)
+        batch = next(iter(examples.blocks("train")))
+
+        @jax.jit
+        def first(seed):
+            key = jax.random.key(seed)
+            sample = embeddings.zero_inputs(run.inputs, run.model.row_width)
+            params = run.model.init(key, **sample)["params"]
+            tables = init_tables(key, run.metadata.tables, run.model.row_width, 0.05)
+            request = embeddings.embed_requests(tables, batch, store, run.inputs)
+            items = embeddings.embed_items(tables, batch["item"], store, run.inputs)
+            return run.model.apply({"params": params}, request, items, batch["cross"])
+
+        logits = np.array([first(seed) for seed in range(10)])[..., 0]
+        assert logits.std((1, 2)).min() > 0.05
+        assert np.abs(logits).max() < 4
+
 
 class TestServing:
     def test_an_item_picks_its_own_user_vector(self, case):
@@ -254,20 +336,21 @@ class TestRelatives:
             plain(query, items, method="score_all"), quiet, rtol=1e-4, atol=1e-4
         )
 
-    def test_interactfit_without_history_of_the_pair_is_fit(self, examples):
-        case = Case("interactfit", examples, tower=NO_DROPOUT)
-        params = {k: v for k, v in case.params.items() if k != "cross_terms"}
-        plain = FIT(case.model.config, case.inputs)
-        outputs = case()
-        scored = plain.apply(
-            {"params": params}, outputs["query"], outputs["items"], case.batch["cross"],
-            method="score",
-        )  # fmt: skip
-        np.testing.assert_array_equal(scored, outputs["score_without_cross"])
-        batch = {**case.batch, "cross": np.zeros_like(case.batch["cross"])}
-        request = embeddings.embed_requests(case.tables, batch, case.store, case.inputs)
-        fit_query = plain.apply({"params": params}, request, method="encode_query")
-        np.testing.assert_allclose(fit_query, outputs["query"], rtol=1e-5, atol=1e-6)
+    def test_interactfit_without_cross_features_is_fit(self, examples):
+        """On one config; that the configs can be made one is shown in tests/test_configs.py."""
+        case = Case("fit", examples)
+        bare = case.inputs._replace(cross=(), cross_scale=())
+        config = tiny_config("interactfit", **case.config.model.to_dict() | {"name": "interactfit"})
+        other = copy.copy(case)  # the same parameters, tables and batch
+        other.model, other.inputs = InteractFIT(FrozenConfigDict(config.model), bare), bare
+        found, expected = ((c._everything, c.train) for c in (other, case))
+        arguments = (case.params, case.tables, case.store, case.batch)
+        for mine, theirs, last in zip(found, expected, (CORPUS, jnp.float32(0.3)), strict=True):
+            jax.tree.map(
+                lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5),
+                jax.jit(mine)(*arguments, last),
+                jax.jit(theirs)(*arguments, last),
+            )
 
     def test_interactfit_adds_interactranks_cross_terms(self, examples):
         case = Case("interactfit", examples, tower=NO_DROPOUT)
