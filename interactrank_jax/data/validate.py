@@ -315,13 +315,14 @@ def _check_rows(log: "Log", name: str, expected: dict[str, str]) -> dict[str, An
 
 
 def check_times(log: "Log", name: str, column: str, backend: ibis.BaseBackend) -> None:
-    """Refuses rows of a table whose time lies outside the years that times may be of.
+    """Refuses rows of a table without a time, or outside the years that times may be of.
 
     Raises:
       InputError: there are some.
     """
     table = log.table(name, backend)
-    outside = table.filter(~table[column].between(EARLIEST, LATEST))
+    time = table[column]
+    outside = table.filter(time.isnull() | ~time.between(EARLIEST, LATEST))
     if outside.count().to_pyarrow().as_py():
         _validate_rows(log, name, outside)
 

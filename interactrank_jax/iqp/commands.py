@@ -137,7 +137,7 @@ COMMANDS: dict[str, Command] = {
             "counts": _COUNTS,
             "out": (REQUIRED, "new directory"),
             "as_of": (REQUIRED, "day of the requests, as 2024-05-31"),
-            "train_until": ("", f"{_TRAIN_UNTIL}; else the last day that requests see"),
+            "train_until": ("", f"{_TRAIN_UNTIL}; needed where there are any"),
             **_ENGINE_FLAGS,
         },
     ),

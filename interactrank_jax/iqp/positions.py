@@ -31,10 +31,12 @@ def position_weights(
       until: the last day, such as training's last; None for all.
 
     Raises:
-      InputError: an unknown action, or one that nobody did.
+      InputError: an unknown action, one that nobody did, or a timeless log.
     """
     if action not in log.schema.actions:
         raise InputError(f"--action={action}." + did_you_mean(action, log.schema.actions))
+    if log.schema.timeless:
+        raise InputError(f"{log.path} is timeless: positions are estimated from days of a log.")
     nothing = Recipe(specs=(), lag_days=1, prior=1.0)
     shown = Source(log, nothing, backend).shown(until=until)
     rows = shown.group_by("position").aggregate(

@@ -110,7 +110,7 @@ def make(
       snapshot: the directory that `iqp snapshot` wrote for serving on the last of these days.
 
     Raises:
-      InputError: no such directory, or the two hold other features.
+      InputError: no such directory, or they hold other features.
     """
     bounds = bounds or Bounds()
     record, before = (_record(Path(place)) for place in (current, training))
@@ -120,6 +120,10 @@ def make(
                 f"{current} and {training} differ in {field}: {value}, in training "
                 f"{before['description'][field]}. Expected features of one recipe."
             )
+    if snapshot is not None:
+        served = files.read_sealed(Path(snapshot) / "snapshot.json")
+        if served["description"] != record["description"]:
+            raise InputError(f"{snapshot} is not of the features, or not of the lag, of {current}.")
     names, actions = record["description"]["specs"], record["description"]["actions"]
     now, then = (read_features(Path(place), backend) for place in (current, training))
     edges = _edges(then, names, backend)
@@ -140,8 +144,7 @@ def make(
     last, known = record["last_day"], record["counted_through"]
     lag = record["description"]["lag_days"]
     if snapshot is not None:
-        served = files.read_sealed(Path(snapshot) / "snapshot.json")["as_of"]
-        known = min(known, int(np.datetime64(served, "D").astype(int)) - lag)
+        known = min(known, int(np.datetime64(served["as_of"], "D").astype(int)) - lag)
     known = min(known, last - lag)
     return Report(
         features=features,

@@ -102,6 +102,17 @@ def _known(
     return counts
 
 
+def _training_means(
+    store: Store, backend: ibis.BaseBackend, train_until: int | None
+) -> dict[str, float]:
+    if store.recipe.rates and train_until is None:
+        raise InputError(
+            "the features have rates, which are differences from a mean: name the last day that it "
+            "is taken over by --train_until, such as training's last."
+        )
+    return mean_rates(store, backend, train_until)
+
+
 def write_features(
     log: Log,
     store: Store,
@@ -118,18 +129,13 @@ def write_features(
       InputError: the store ends before the last day that the features need, or there are rates and
         no last day for their mean.
     """
-    if store.recipe.rates and train_until is None:
-        raise InputError(
-            "the features have rates, which are differences from a mean: name the last day that it "
-            "is taken over by --train_until, such as training's last."
-        )
+    means = _training_means(store, backend, train_until)
     runs = _parts(log, backend, since, until, rows_at_once)
     if not runs:
         raise InputError("no request lies between --since and --until: name other days.")
     first, last = runs[0][0], runs[-1][1]
     _check_counted(store, last)
     assert store.next_day is not None
-    means = mean_rates(store, backend, train_until)
     with files.new_directory(out) as directory:
         for start, end in runs:
             table = features(log, store, backend, means, start, end)
@@ -285,12 +291,11 @@ def write_snapshot(
     """Writes the serving table of a day, by its number; returns what `snapshot.json` says.
 
     Raises:
-      InputError: the store ends before the last day that the snapshot needs.
+      InputError: the store ends before the last day that the snapshot needs, or there are rates
+        and no last day for their mean, which a model must be served with as it was trained.
     """
     _check_counted(store, number)
-    assert store.recipe.lag_days is not None
-    known = number - store.recipe.lag_days
-    means = mean_rates(store, backend, known if train_until is None else train_until)
+    means = _training_means(store, backend, train_until)
     with files.new_directory(out) as directory:
         sizes = {}
         for keys, table in snapshot(log, store, backend, number, means).items():

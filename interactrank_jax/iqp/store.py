@@ -13,6 +13,7 @@ of the days before it.
 """
 
 import dataclasses
+import datetime
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -34,6 +35,7 @@ from interactrank_jax.iqp.spec import parse_specs
 FORMAT_VERSION = 2
 # Rows of the log in one chunk: bounds memory, and what a kill costs.
 CHUNK_ROWS = 25_000_000
+MOST_EMPTY_DAYS = 60  # between two requests, unless the last day to count is named
 _COUNTS, _SEEN, _FORMS, _CHUNKS, _PARTIAL = "counts", "seen", "forms", "chunks", "partial"
 
 
@@ -218,11 +220,13 @@ def build(
       progress: called with each run of days as it begins.
 
     Raises:
-      InputError: a store of another description, `through` lies beyond the log, or events that
-        cannot be, named by an example.
+      InputError: a store of another description, `through` lies beyond the log, events that
+        cannot be, named by an example, or, without `through`, requests from so far behind all
+        others that a clock may run ahead.
     """
     description = Description.from_config(config, log)
     out = Path(out)
+    check_times(log, "requests", "timestamp", backend)
     if log.has_events:
         check_times(log, "events", "arrival_time", backend)
     if description.recipe.has_fresh:
@@ -281,9 +285,13 @@ def _chunks_to_count(
     if not len(days) and after is None:
         return
     first = int(days[0]) if after is None else after
-    requests = day(log.table("requests", backend).timestamp.max())
-    newest = backend.to_pyarrow(requests).as_py()
     # Not from the events' times: one clock that runs ahead would close all the days before it.
+    requests = log.table("requests", backend)
+    asked_on = requests.select(day=day(requests.timestamp)).distinct().order_by("day")
+    asked_on = backend.to_pyarrow(asked_on)["day"].to_numpy()
+    if through is None:
+        _check_clocks(asked_on[asked_on >= first])
+    newest = int(asked_on[-1])
     last = newest - 1 if through is None else through
     newest = max([newest, *days[-1:].tolist()])
     if last > newest:
@@ -299,6 +307,19 @@ def _chunks_to_count(
         first = start
     if first <= last:
         yield first, last
+
+
+def _check_clocks(days: np.ndarray) -> None:
+    """Refuses days of requests, sorted, of which some lie far behind all the others."""
+    gaps = np.diff(days)
+    if (gaps > MOST_EMPTY_DAYS).any():
+        place = int(np.argmax(gaps > MOST_EMPTY_DAYS))
+        before, after = (np.datetime64(int(value), "D") for value in days[place : place + 2])
+        raise InputError(
+            f"requests.timestamp: there is no request between {before} and {after}. If a clock ran "
+            f"ahead, to count through {after} would leave out all that is yet to come before it: "
+            f"name the last day by --through."
+        )
 
 
 def _count_days(store: Store, log: Log, backend: ibis.BaseBackend, first: int, last: int) -> None:
@@ -372,6 +393,6 @@ def day_number(text: str) -> int:
       InputError: something else.
     """
     try:
-        return int(np.datetime64(text, "D").astype(int))
+        return (datetime.date.fromisoformat(text) - datetime.date(1970, 1, 1)).days
     except ValueError as error:
         raise InputError(f"'{text}' is no date. Expected one such as 2024-05-31.") from error

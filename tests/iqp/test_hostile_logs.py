@@ -64,6 +64,32 @@ class TestClocks:
         requests = pq.read_table(log.path / "requests.parquet")["timestamp"].to_numpy()
         assert held.next_day == requests.max() // DAY
 
+    def test_a_request_far_ahead_does_not_close_the_days_before_it(self, backend, tmp_path):
+        tables = make_tables(120)
+        times = tables["requests"]["timestamp"].to_numpy().copy()
+        newest = int(times.max())
+        times[3] = newest + 400 * DAY
+        tables["requests"] = replace(tables["requests"], "timestamp", times)
+        log = open_log(write_log(tmp_path / "log", tables))
+        with pytest.raises(InputError, match=r"requests\.timestamp: there is no request between"):
+            store.build(iqp_config(), log, tmp_path / "counts", backend)
+        last = newest // DAY - 1
+        held = store.build(iqp_config(), log, tmp_path / "counts", backend, through=last)
+        assert held.next_day == last + 1
+
+    @pytest.mark.parametrize(
+        ("table", "column"), [("events", "arrival_time"), ("requests", "timestamp")]
+    )
+    @pytest.mark.parametrize("value", [None, 10**13])
+    def test_a_missing_or_impossible_time_is_named(self, table, column, value, backend, tmp_path):
+        tables = make_tables(120)
+        times = tables[table][column].to_pylist()
+        times[3] = value
+        tables[table] = replace(tables[table], column, pa.array(times, pa.int64()))
+        log = open_log(write_log(tmp_path / "log", tables))
+        with pytest.raises(InputError, match=rf"{table}.*{column}"):
+            store.build(iqp_config(), log, tmp_path / "counts", backend)
+
     def test_events_before_their_item_are_counted_and_told(self, log, whole):
         """A clock or a catalogue is wrong, nobody knows which: the engagement is still one."""
         events = pq.read_table(log.path / "events.parquet").to_pylist()
@@ -184,8 +210,8 @@ def test_ids_of_any_text_are_told_apart(log, whole, backend, tmp_path):
             plain = replace(plain, "item", [names[item] for item in plain["item"].to_pylist()])
         mine, plain = (sorted(map(str, table.to_pylist())) for table in (mine, plain))
         assert mine == plain
-    snapshot.write_snapshot(other, held, backend, tmp_path / "odd", FIRST + 25)
-    snapshot.write_snapshot(log, whole, backend, tmp_path / "plain", FIRST + 25)
+    snapshot.write_snapshot(other, held, backend, tmp_path / "odd", FIRST + 25, FIRST + 9)
+    snapshot.write_snapshot(log, whole, backend, tmp_path / "plain", FIRST + 25, FIRST + 9)
     served = pq.read_table(tmp_path / "odd" / "query")["item"].to_pylist()
     plain = pq.read_table(tmp_path / "plain" / "query")["item"].to_pylist()
     assert sorted(served) == sorted(names[item] for item in plain)

@@ -9,12 +9,12 @@ from interactrank_jax import cli, files
 from interactrank_jax.data.engagements import IMPRESSION, Engagements
 from interactrank_jax.data.schema import open_log
 from interactrank_jax.errors import InputError
-from interactrank_jax.iqp import engines, positions, report, snapshot
+from interactrank_jax.iqp import engines, positions, report, snapshot, store
 from interactrank_jax.iqp.features import CrossFeatures
 from interactrank_jax.iqp.recipe import Recipe
 from interactrank_jax.iqp.spec import parse_specs
 from tests.data.handmade_log import START, make_tables, replace, write_log
-from tests.iqp.conftest import FEATURES
+from tests.iqp.conftest import FEATURES, iqp_config
 from tests.iqp.test_features import ACTIONS, SCHEMA
 
 FIRST = START // 86_400
@@ -27,8 +27,16 @@ def written(log, whole, tmp_path_factory):
     with engines.connect("duckdb", place / "scratch") as backend:
         snapshot.write_features(log, whole, backend, place / "before", None, FIRST + 19, FIRST + 19)
         snapshot.write_features(log, whole, backend, place / "now", FIRST + 20, None, FIRST + 19)
-        snapshot.write_snapshot(log, whole, backend, place / "snapshot", FIRST + 22)
+        snapshot.write_snapshot(log, whole, backend, place / "snapshot", FIRST + 22, FIRST + 19)
     return place
+
+
+def test_a_snapshot_of_other_features_is_refused(log, written, backend, tmp_path):
+    config = iqp_config(**{"cross.features": ("share:click:7",)})
+    held = store.build(config, log, tmp_path / "counts", backend)
+    snapshot.write_snapshot(log, held, backend, tmp_path / "other", FIRST + 22)
+    with pytest.raises(InputError, match="is not of the features"):
+        report.make(written / "now", written / "before", backend, snapshot=tmp_path / "other")
 
 
 def test_coverage_is_what_a_loop_counts(written, backend):

@@ -217,7 +217,7 @@ class TestSnapshot:
         rows = backend.to_pyarrow(rows).to_pylist()
         requests = pq.read_table(log.path / "requests.parquet").to_pylist()
         requests = {row["request_id"]: row for row in requests}
-        record = snapshot.write_snapshot(log, held, backend, tmp_path / "snapshot", day)
+        record = snapshot.write_snapshot(log, held, backend, tmp_path / "snapshot", day, day - 1)
         levels = {
             spec.name: [level.keys for level in held.recipe.levels(spec)]
             for spec in held.recipe.specs
@@ -249,6 +249,13 @@ class TestSnapshot:
         assert checked > 50
 
 
+@pytest.mark.parametrize("text", ["2024-05", "2024", "NaT", "today", "2024-02-30"])
+def test_what_is_no_day_is_refused(text):
+    assert store.day_number("1970-01-02") == 1
+    with pytest.raises(InputError, match=f"'{text}' is no date"):
+        store.day_number(text)
+
+
 class TestEngines:
     def test_spark_counts_and_serves_the_same(self, log, full, backend, tmp_path, monkeypatch):
         pytest.importorskip("pyspark")
@@ -265,7 +272,7 @@ class TestEngines:
             held = everything(counted, spark)
             means = snapshot.mean_rates(counted, spark)
             features = by_pair(spark.to_pyarrow(snapshot.features(log, counted, spark, means)))
-            snapshot.write_snapshot(log, counted, spark, tmp_path / "snapshot", day)
+            snapshot.write_snapshot(log, counted, spark, tmp_path / "snapshot", day, day - 1)
         expected = everything(full, backend)
         assert held.keys() == expected.keys()
         for name, table in expected.items():
@@ -273,7 +280,7 @@ class TestEngines:
         assert means == snapshot.mean_rates(full, backend)
         table = by_pair(backend.to_pyarrow(snapshot.features(log, full, backend, means)))
         assert features.to_pydict() == table.to_pydict()
-        snapshot.write_snapshot(log, full, backend, tmp_path / "expected", day)
+        snapshot.write_snapshot(log, full, backend, tmp_path / "expected", day, day - 1)
         for place in (tmp_path / "expected").glob("*/"):
             found = pq.read_table(tmp_path / "snapshot" / place.name)
             assert found.to_pydict() == pq.read_table(place).to_pydict()
