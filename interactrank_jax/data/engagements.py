@@ -5,7 +5,6 @@ from collections.abc import Sequence
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from interactrank_jax.data.dense import Impressions, Requests, day, group_ids, ranks, read_table
 from interactrank_jax.data.schema import Log
@@ -106,11 +105,9 @@ def from_events(log: Log, requests: Requests, item_ids: pa.Array, cap: int = 0) 
     identity = as_values(table["event_id"])
     event_time, time = table["event_time"].to_numpy(), table["arrival_time"].to_numpy()
     # Sorting by the id itself makes the order independent of the order of the file's rows.
-    rank = np.empty(len(identity), np.int64)
-    rank[pc.sort_indices(identity).to_numpy()] = np.arange(len(identity))
-    order = np.lexsort((rank, event_time, time))
-    codes = identity.dictionary_encode().indices.to_numpy()[order]
-    _, first = np.unique(codes, return_index=True)
+    rank = ranks(identity)
+    order = np.lexsort((_order_of_copies(table, rank, segments), rank, event_time, time))
+    _, first = np.unique(rank[order], return_index=True)
     order = order[np.sort(first)]
     kept = table.take(pa.array(order))
     time = time[order].astype(np.int64)
@@ -138,6 +135,23 @@ def from_events(log: Log, requests: Requests, item_ids: pa.Array, cap: int = 0) 
         weight=np.ones(len(order)),
         is_counted=is_counted,
     )
+
+
+def _order_of_copies(table: pa.Table, event: np.ndarray, segments: Sequence[str]) -> np.ndarray:
+    """Returns what puts copies of one event in order that came at one time: see `rows`.
+
+    Args:
+      table: the events.
+      event: `[E]` number of each one's event_id.
+      segments: columns of the events.
+    """
+    repeated = np.flatnonzero(np.bincount(event)[event] > 1)
+    copies = table.take(pa.array(repeated))
+    columns = ("item_id", "action", "query_id", "user_id", *sorted(segments))
+    keys = [ranks(as_values(copies[name])) for name in columns]
+    order = np.zeros(len(event), np.int64)
+    order[repeated[np.lexsort(keys[::-1])]] = np.arange(len(repeated))
+    return order
 
 
 def _within_cap(

@@ -315,7 +315,7 @@ def _check_rows(log: "Log", name: str, expected: dict[str, str]) -> dict[str, An
 
 
 def check_times(log: "Log", name: str, column: str, backend: ibis.BaseBackend) -> None:
-    """Refuses rows of a table without a time, or outside the years that times may be of.
+    """Refuses rows of a table without a time that they must have, or outside all likely years.
 
     Raises:
       InputError: there are some.

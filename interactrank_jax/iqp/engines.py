@@ -48,9 +48,9 @@ def connect(
                 disabled_optimizers="statistics_propagation",
                 preserve_insertion_order=False,
             )
-            backend.raw_sql("SET enable_progress_bar = false")
-            yield backend
-            backend.disconnect()
+            with contextlib.closing(backend.con):
+                backend.raw_sql("SET enable_progress_bar = false")
+                yield backend
         else:
             with _spark(scratch, memory, master) as backend:
                 yield backend

@@ -36,7 +36,10 @@ def position_weights(
     if action not in log.schema.actions:
         raise InputError(f"--action={action}." + did_you_mean(action, log.schema.actions))
     if log.schema.timeless:
-        raise InputError(f"{log.path} is timeless: positions are estimated from days of a log.")
+        raise InputError(
+            f"{log.path} is timeless, and weights of positions are for counts by day. Name a log "
+            f"with times."
+        )
     nothing = Recipe(specs=(), lag_days=1, prior=1.0)
     shown = Source(log, nothing, backend).shown(until=until)
     rows = shown.group_by("position").aggregate(

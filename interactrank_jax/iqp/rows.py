@@ -44,7 +44,7 @@ class Source:
         table = _between(self.log.table("requests", self.backend), "timestamp", since, until)
         text = table[self.recipe.query_form].cast("string").fill_null("")
         asked = table.select(
-            query=table.query_id, text=text, period=day(table.timestamp)
+            query=_wide(table.query_id), text=text, period=day(table.timestamp)
         ).distinct()
         firsts = asked.group_by("query").aggregate(period=asked.period.min())
         asked = asked.inner_join(firsts, ["query", "period"])
@@ -63,9 +63,9 @@ class Source:
         requests = _between(requests, "timestamp", since, until).select(
             "request_id",
             *self.recipe.segments,
-            query="query_id",
-            user="user_id",
-            time="timestamp",
+            query=_wide(requests.query_id),
+            user=_wide(requests.user_id),
+            time=_wide(requests.timestamp),
             period=lambda table: day(table.timestamp),
         )
         if self.recipe.query_form:
@@ -77,7 +77,7 @@ class Source:
             "request_id", "item_id", "position", *self.log.schema.actions, *optional
         )
         rows = impressions.inner_join(requests, "request_id")
-        return self._with_fresh(rows.mutate(item=rows.item_id))
+        return self._with_fresh(rows.mutate(item=_wide(rows.item_id)))
 
     def shown(self, since: int | None = None, until: int | None = None) -> ir.Table:
         """Returns the `candidates` that users saw."""
@@ -105,12 +105,14 @@ class Source:
         """
         check_event_columns(self.log, self.recipe.segments)
         table = self.raw_events(since, until)
+        # Where no event has a query, the column may be of any type.
+        query = _wide(self.log.table("requests", self.backend).query_id)
         table = table.select(
             *("event_id", "event_time", "action", *self.recipe.segments),
-            query="query_id",
-            item="item_id",
-            user="user_id",
-            time="arrival_time",
+            query=table.query_id.cast(query.type()),
+            item=_wide(table.item_id),
+            user=_wide(table.user_id),
+            time=_wide(table.arrival_time),
             period=day(table.arrival_time),
             is_late=day(table.arrival_time) > day(table.event_time),
         )
@@ -135,7 +137,7 @@ class Source:
     def created(self) -> ir.Table:
         """Returns columns item and created, the day when it came to be (null if unknown)."""
         items = self.log.table("items", self.backend)
-        return items.select(item="item_id", created=day(items.created_at))
+        return items.select(item=_wide(items.item_id), created=day(items.created_at))
 
     def counted(
         self,
@@ -182,14 +184,21 @@ class Source:
 
 
 def first_copies(events: ir.Table) -> ir.Table:
-    """Returns the events, each event_id once: of several copies the one that arrived first."""
+    """Returns the events, each event_id once: of several copies the one that arrived first.
+
+    Of copies that arrived and happened at one time the first by item, action, query, user and
+    segments, so that what is counted does not depend on the order of rows.
+    """
     copies = events.group_by("event_id").aggregate(copies=events.count())
     repeated = copies.filter(copies.copies > 1).select("event_id")
     # Few ids repeat, so that ranking copies is left to those.
     some = events.semi_join(repeated, "event_id")
-    rank = ibis.row_number().over(
-        group_by="event_id", order_by=["time", "event_time", "item", "action"]
-    )
+    own = ("event_id", "item", "action", "query", "user", "time", "event_time", "period", "is_late")
+    segments = sorted(name for name in events.columns if name not in (*own, "query_form", FRESH))
+    order = ["time", "event_time", "item", "action"]
+    for name in ("query", "user", *segments):
+        order += [events[name].notnull(), name]
+    rank = ibis.row_number().over(group_by="event_id", order_by=order)
     some = some.mutate(copy=rank).filter(ibis._.copy == 0).drop("copy")
     return ibis.union(events.anti_join(repeated, "event_id"), some)
 
@@ -214,6 +223,11 @@ def _capped(rows: ir.Table, cap: int) -> ir.Table:
 def is_fresh(period: ir.Value, created: ir.Value, fresh_days: int) -> ir.Value:
     """Returns 1 for an item that is fresh on a day, else 0; one of unknown age is not."""
     return (period - created < fresh_days).fill_null(False).cast("int32")
+
+
+def _wide(values: ir.Column) -> ir.Column:
+    """Returns integers as int64, so that tables of several widths can be one, others as is."""
+    return values.cast("int64") if values.type().is_integer() else values
 
 
 def _between(table: ir.Table, column: str, since: int | None, until: int | None) -> ir.Table:

@@ -17,10 +17,11 @@ from interactrank_jax.data.schema import IMPLICIT_ACTION, Schema
 from interactrank_jax.errors import InputError, did_you_mean
 
 FRESH = "fresh"  # the segment that is of the item
-# Columns beside the keys in the tables of `expressions.py` and `rows.py`.
-_TAKEN = (
+# Columns in the tables of `expressions.py` and `rows.py` beside segments and actions.
+TAKEN = (
     *("period", "probe", "first", "group", "copies", "copy", "is_late", "is_early", "created"),
     *("time", "weight", "rank", "query_form", "known"),
+    *("query", "item", "user", "action", "event_id", "event_time"),
 )
 KINDS = ("share", "item_share", "rate", "item_rate")
 _GRAMMAR = (
@@ -136,7 +137,7 @@ def parse_specs(
                 )
             if value is not None and value not in known:
                 raise InputError(f"{where} has {what} '{value}'." + did_you_mean(value, known))
-        if spec.segment in (*_TAKEN, *schema.actions):
+        if spec.segment in (*TAKEN, *schema.actions):
             raise InputError(
                 f"{where}: a segment cannot be called '{spec.segment}', which a column of the "
                 f"counts is. Rename the feature in the log."

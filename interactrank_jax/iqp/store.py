@@ -30,7 +30,7 @@ from interactrank_jax.errors import InputError
 from interactrank_jax.iqp import engines, expressions
 from interactrank_jax.iqp.recipe import Recipe
 from interactrank_jax.iqp.rows import Source, day, first_copies, runs_of_days
-from interactrank_jax.iqp.spec import parse_specs
+from interactrank_jax.iqp.spec import TAKEN, parse_specs
 
 FORMAT_VERSION = 2
 # Rows of the log in one chunk: bounds memory, and what a kill costs.
@@ -56,13 +56,20 @@ class Description:
         """Reads `config.data.cross` for a log.
 
         Raises:
-          InputError: a timeless log, no features, or one that the log cannot have.
+          InputError: a timeless log, no features, one that the log cannot have, or an action of
+            the name of a column.
         """
         if log.schema.timeless:
             raise InputError(
                 f"{log.path} is timeless: there are no days to count by. `interactrank prepare` "
                 f"counts it out of fold."
             )
+        for action in log.schema.actions:
+            if action in TAKEN:
+                raise InputError(
+                    f"{log.path}: an action cannot be called '{action}', which a column of the "
+                    f"counts is. Rename it in the log."
+                )
         if not len(config.cross.features):
             raise InputError("config.data.cross.features is empty: name what to count.")
         recipe = Recipe.from_config(config.cross, log, timeless=False)
@@ -290,7 +297,8 @@ def _chunks_to_count(
     asked_on = requests.select(day=day(requests.timestamp)).distinct().order_by("day")
     asked_on = backend.to_pyarrow(asked_on)["day"].to_numpy()
     if through is None:
-        _check_clocks(asked_on[asked_on >= first])
+        since = [] if after is None else [after - 1]
+        _check_clocks(np.array([*since, *asked_on[asked_on >= first]]))
     newest = int(asked_on[-1])
     last = newest - 1 if through is None else through
     newest = max([newest, *days[-1:].tolist()])

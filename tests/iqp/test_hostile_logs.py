@@ -73,9 +73,11 @@ class TestClocks:
         log = open_log(write_log(tmp_path / "log", tables))
         with pytest.raises(InputError, match=r"requests\.timestamp: there is no request between"):
             store.build(iqp_config(), log, tmp_path / "counts", backend)
-        last = newest // DAY - 1
+        last = newest // DAY
         held = store.build(iqp_config(), log, tmp_path / "counts", backend, through=last)
         assert held.next_day == last + 1
+        with pytest.raises(InputError, match="there is no request between"):
+            store.build(iqp_config(), log, tmp_path / "counts", backend)
 
     @pytest.mark.parametrize(
         ("table", "column"), [("events", "arrival_time"), ("requests", "timestamp")]

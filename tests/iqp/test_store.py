@@ -20,7 +20,7 @@ from interactrank_jax.errors import InputError
 from interactrank_jax.iqp import engines, snapshot, store
 from interactrank_jax.iqp.rows import runs_of_days
 from tests.conftest import REPOSITORY
-from tests.data.handmade_log import START, make_tables, replace, write_log
+from tests.data.handmade_log import ACTIONS, START, make_tables, replace, write_log
 from tests.iqp.conftest import FEATURES, FULL, iqp_config
 
 FIRST = START // 86_400
@@ -49,18 +49,48 @@ def test_runs_of_days_hold_so_many_rows_unless_one_day_has_more(at_once, expecte
     assert runs_of_days([], [], at_once) == []
 
 
+ITEMS = {"cross.features": ("item_share:click:9", "item_rate:save:30")}
 DEBIAS = {"cross.debias.name": "propensity", "cross.debias.smallest_propensity": 0.3}
+
+
+def _narrow(table, column):
+    return replace(table, column, pa.array(table[column].to_pylist(), pa.int32()))
+
+
+def odd(tables):
+    """Copies of events that differ, at one time, in no order; integers of other widths."""
+    some = tables["events"].slice(0, 150)
+    copies = [
+        replace(some, "query_id", pa.nulls(150, pa.int64())),
+        replace(some, "action", some["action"].to_pylist()[::-1]),
+        replace(some, "country", some["country"].to_pylist()[::-1]),
+    ]
+    events = pa.concat_tables([*copies, tables["events"]])
+    events = events.take(pa.array(np.random.default_rng(0).permutation(len(events))))
+    return {
+        **tables,
+        "events": _narrow(events, "query_id"),
+        "requests": _narrow(tables["requests"], "timestamp"),
+    }
 
 
 class TestFeatures:
     @pytest.mark.parametrize(
-        ("overrides", "with_events"), [({}, True), (FULL, True), (FULL, False), (DEBIAS, True)]
+        ("overrides", "events"),
+        [
+            *((overrides, "plain") for overrides in ({}, FULL, DEBIAS)),
+            *((FULL, "none"), ({}, "odd"), (ITEMS, "without a query")),
+        ],
     )
     def test_are_those_of_the_preparation_bit_by_bit(
-        self, overrides, with_events, log, backend, tmp_path
+        self, overrides, events, log, backend, tmp_path
     ):
-        if not with_events:
-            log = open_log(write_log(tmp_path / "log", make_tables(events=False)))
+        if events != "plain":
+            tables = odd(make_tables()) if events == "odd" else make_tables(events=events != "none")
+            if events == "without a query":
+                nothing = pa.nulls(len(tables["events"]))
+                tables["events"] = replace(tables["events"], "query_id", nothing)
+            log = open_log(write_log(tmp_path / "log", tables))
         config = iqp_config(**overrides)
         names = config.cross.features
         held = store.build(config, log, tmp_path / "counts", backend)
@@ -155,18 +185,25 @@ class TestGrowth:
         known = events.filter(pc.less(events["arrival_time"], whole.next_day * 86_400))
         assert duplicates == len(known) - len(pc.unique(known["event_id"])) > 0
 
-    def test_late_events_count_from_their_arrival_on(self, log, whole, backend):
-        events = pq.read_table(log.path / "events.parquet")
-        late = pc.sum(
-            pc.greater(
-                pc.floor(pc.divide(pc.cast(events["arrival_time"], "float64"), 86_400)),
-                pc.floor(pc.divide(pc.cast(events["event_time"], "float64"), 86_400)),
-            )
-        ).as_py()
-        assert 0 < sum(chunk.late for chunk in whole.chunks) <= late
-        # Without late events no earlier day changes: a snapshot made then can be made again.
-        means = snapshot.mean_rates(whole, backend)
-        assert means.keys() == {"click", "save"}
+    def test_late_events_count_from_their_arrival_on(self, log, whole, backend, tmp_path):
+        events = pq.read_table(log.path / "events.parquet").to_pylist()
+        days = {  # of each event's copies the one that arrived first
+            event["event_id"]: (event["event_time"] // 86_400, event["arrival_time"] // 86_400)
+            for event in sorted(events, key=lambda event: -event["arrival_time"])
+        }
+        late = [end for start, end in days.values() if end > start and end < whole.next_day]
+        assert sum(chunk.late for chunk in whole.chunks) == len(late) > 0
+        # A snapshot made before they came can be made again when they have come.
+        day = max(late)
+        held = store.build(iqp_config(), log, tmp_path / "counts", backend, through=day - 1)
+        snapshot.write_snapshot(log, held, backend, tmp_path / "then", day, FIRST + 5)
+        grown = store.build(iqp_config(), log, tmp_path / "counts", backend)
+        assert grown.next_day > day
+        snapshot.write_snapshot(log, grown, backend, tmp_path / "now", day, FIRST + 5)
+        for place in (tmp_path / "then").glob("*/"):
+            before, after = (pq.read_table(tmp_path / t / place.name) for t in ("then", "now"))
+            assert before.equals(after)
+            assert len(before)
 
     def test_another_description_is_refused(self, log, whole, backend):
         for field, value in (("cross.lag_days", 2), ("cross.features", FEATURES[:2])):
@@ -185,17 +222,16 @@ class TestGrowth:
                 iqp_config(), log, tmp_path, backend, through=store.day_number("2099-01-01")
             )
 
-    def test_odd_ids_stay_apart(self, backend, tmp_path):
-        tables = make_tables(120)
-        odd = ["é", "é", "\U0001f9ea", "a b", "a\tb", "A", "a", "'; --", "ß", "ss"]
-        names = {f"i{i}": odd[i] if i < len(odd) else f"i{i}" for i in range(25)}
-        for table in ("items", "impressions", "events"):
-            ids = [names[value] for value in tables[table]["item_id"].to_pylist()]
-            tables[table] = replace(tables[table], "item_id", ids)
-        log = open_log(write_log(tmp_path / "log", tables))
-        held = store.build(iqp_config(), log, tmp_path / "counts", backend)
-        found = backend.to_pyarrow(held.counts(("item",), backend))["item"]
-        assert set(odd) <= set(found.to_pylist())
+    def test_an_action_called_like_a_column_is_refused(self, backend, tmp_path):
+        tables = make_tables(40)
+        tables["impressions"] = tables["impressions"].rename_columns({"save": "period"})
+        actions = [{"save": "period"}.get(name, name) for name in ACTIONS]
+        named = pc.replace_substring(tables["events"]["action"], "save", "period")
+        tables["events"] = replace(tables["events"], "action", named)
+        log = open_log(write_log(tmp_path / "log", tables, tuple(actions)))
+        config = iqp_config(**{"cross.features": ("share:click:7",)})
+        with pytest.raises(InputError, match="an action cannot be called 'period'"):
+            store.build(config, log, tmp_path / "counts", backend)
 
 
 def served(tables, levels, asked, feature):

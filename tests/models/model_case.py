@@ -12,6 +12,7 @@ from interactrank_jax.data.pipeline import evaluation_batches
 from interactrank_jax.models import embeddings
 from interactrank_jax.models.registry import MODELS
 from interactrank_jax.runs import Run
+from interactrank_jax.table_sharding import init_tables
 from tests.synthetic import SLATE, tiny_config
 
 INTERACTRANK = "interactrank"
@@ -182,3 +183,27 @@ class Case:
 
         compiled = jax.jit(jax.grad(functional, argnums=(0, 1)))
         return lambda batch: compiled(self.params, self.tables, batch, self.store)
+
+
+def first_logits(config: Any, examples: Examples) -> np.ndarray:
+    """Returns the logits `[S, R, C, H]` of a model and tables as they start, for ten seeds."""
+    run = Run("unused", config, examples.metadata)
+    store = embeddings.item_store(examples.items)
+    rng = np.random.default_rng(0)
+    batch = {
+        name: rng.permutation(np.concatenate([block[name] for block in blocks]))[:64]
+        for blocks in [list(examples.blocks("train"))]
+        for name in blocks[0]
+    }
+
+    @jax.jit
+    def first(seed):
+        key = jax.random.key(seed)
+        sample = embeddings.zero_inputs(run.inputs, run.model.row_width)
+        params = run.model.init(key, **sample)["params"]
+        tables = init_tables(key, run.metadata.tables, run.model.row_width, 0.05)
+        request = embeddings.embed_requests(tables, batch, store, run.inputs)
+        items = embeddings.embed_items(tables, batch["item"], store, run.inputs)
+        return run.model.apply({"params": params}, request, items, batch["cross"])
+
+    return np.array([first(seed) for seed in range(10)])

@@ -16,8 +16,7 @@ from interactrank_jax.models.interactfit import InteractFIT
 from interactrank_jax.models.late import LightweightScorer
 from interactrank_jax.models.two_tower import TwoTower
 from interactrank_jax.runs import Run
-from interactrank_jax.table_sharding import init_tables
-from tests.models.model_case import CORPUS, REQUEST_COLUMNS, Case
+from tests.models.model_case import CORPUS, REQUEST_COLUMNS, Case, first_logits
 from tests.models.test_layers import apply, dense, draw, random_like
 from tests.synthetic import tiny_config
 
@@ -241,21 +240,7 @@ class TestTraining:
 
     def test_first_logits_have_a_usable_spread(self, examples):
         """Of the whole model: a twentieth at least, and no logit that saturates a sigmoid."""
-        run = Run("unused", tiny_config("fit"), examples.metadata)
-        store = embeddings.item_store(examples.items)
-        batch = next(iter(examples.blocks("train")))
-
-        @jax.jit
-        def first(seed):
-            key = jax.random.key(seed)
-            sample = embeddings.zero_inputs(run.inputs, run.model.row_width)
-            params = run.model.init(key, **sample)["params"]
-            tables = init_tables(key, run.metadata.tables, run.model.row_width, 0.05)
-            request = embeddings.embed_requests(tables, batch, store, run.inputs)
-            items = embeddings.embed_items(tables, batch["item"], store, run.inputs)
-            return run.model.apply({"params": params}, request, items, batch["cross"])
-
-        logits = np.array([first(seed) for seed in range(10)])[..., 0]
+        logits = first_logits(tiny_config("fit"), examples)[..., 0]
         assert logits.std((1, 2)).min() > 0.05
         assert np.abs(logits).max() < 4
 

@@ -12,9 +12,7 @@ from interactrank_jax import losses
 from interactrank_jax.models import embeddings, inttower
 from interactrank_jax.models.layers import NumericNormalizer
 from interactrank_jax.models.sequence import masked_mean
-from interactrank_jax.runs import Run
-from interactrank_jax.table_sharding import init_tables
-from tests.models.model_case import CORPUS, REQUESTS, Case
+from tests.models.model_case import CORPUS, REQUESTS, Case, first_logits
 from tests.models.test_layers import apply, dense, draw, layer_norm, random_like
 from tests.synthetic import SLATE, tiny_config
 
@@ -158,26 +156,8 @@ class TestScore:
 
     def test_first_logits_have_a_usable_spread_around_zero(self, examples):
         """With the default heads: at least a tenth, so that there is something to learn from."""
-        run = Run("unused", tiny_config("inttower", tower={"hidden": (64, 32)}), examples.metadata)
-        store = embeddings.item_store(examples.items)
-        rng = np.random.default_rng(0)
-        batch = {
-            name: rng.permutation(np.concatenate([block[name] for block in blocks]))[:64]
-            for blocks in [list(examples.blocks("train"))]
-            for name in blocks[0]
-        }
-
-        @jax.jit
-        def first(seed):
-            key = jax.random.key(seed)
-            sample = embeddings.zero_inputs(run.inputs, run.model.row_width)
-            params = run.model.init(key, **sample)["params"]
-            tables = init_tables(key, run.metadata.tables, run.model.row_width, 0.05)
-            request = embeddings.embed_requests(tables, batch, store, run.inputs)
-            items = embeddings.embed_items(tables, batch["item"], store, run.inputs)
-            return run.model.apply({"params": params}, request, items, batch["cross"])
-
-        logits = np.array([first(seed) for seed in range(10)])[..., 0]
+        config = tiny_config("inttower", tower={"hidden": (64, 32)})
+        logits = first_logits(config, examples)[..., 0]
         assert logits.std((1, 2)).min() > 0.1
         assert logits.std((1, 2)).max() < 1.5
         assert np.abs(logits.mean((1, 2))).max() < 1
