@@ -26,7 +26,8 @@ import pyarrow.parquet as pq
 from configs import common
 from experiments.benchmarks import reporting
 from interactrank_jax.data.schema import FeatureSpec, Schema, open_log
-from interactrank_jax.iqp import engines, snapshot, store
+from interactrank_jax.iqp import engines, snapshot
+from interactrank_jax.iqp.build import build_store
 
 ROWS = (1_000_000, 10_000_000, 100_000_000)
 DAY, DAYS, START = 86_400, 200, 19_000
@@ -107,7 +108,7 @@ def run_ours(log_path: Path, out: Path, memory: str, engine: str = "duckdb") -> 
     log = open_log(log_path)
     start = time.perf_counter()
     with engines.connect(engine, out / "scratch", memory) as backend:
-        held = store.build(common.search_data(), log, out / "counts", backend)
+        held = build_store(common.search_data(), log, out / "counts", backend)
         counted = time.perf_counter()
         snapshot.write_features(log, held, backend, out / "features")
     end = time.perf_counter()

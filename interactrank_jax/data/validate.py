@@ -105,7 +105,7 @@ def validate(log: "Log") -> dict[str, Any]:
     with _readable(log, expected):
         totals = {name: _check_rows(log, name, expected[name]) for name in tables}
         for name in tables[:3]:
-            _check_unique(log, name, totals[name]["rows"])
+            check_unique(name, log.table(name), totals[name]["rows"])
         for name, column, target in (
             ("impressions", "item_id", "items"),
             ("impressions", "request_id", "requests"),
@@ -324,19 +324,15 @@ def check_times(log: "Log", name: str, column: str, backend: ibis.BaseBackend) -
     time = table[column]
     outside = table.filter(time.isnull() | ~time.between(EARLIEST, LATEST))
     if outside.count().to_pyarrow().as_py():
-        _validate_rows(log, name, outside)
+        validate_rows(log, name, outside)
 
 
-def validate_events(log: "Log", events: ibis.Table) -> None:
-    """Checks some rows of a log's events, such as those of one day, each for itself.
+def validate_rows(log: "Log", name: str, rows: ibis.Table) -> None:
+    """Checks some rows of a table of a log, such as those of one day, each for itself.
 
     Raises:
       InputError: the first thing found wrong.
     """
-    _validate_rows(log, "events", events)
-
-
-def _validate_rows(log: "Log", name: str, rows: ibis.Table) -> None:
     expected = _columns(log, name)
     _check_columns(log, name, expected)
     checks = list(_row_checks(rows, name, expected, log))
@@ -380,8 +376,19 @@ def _short(value: Any) -> str:
     return text if len(text) <= 80 else text[:77] + "..."
 
 
-def _check_unique(log: "Log", name: str, rows: int) -> None:
-    table, keys = log.table(name), list(KEYS[name])
+def check_unique(name: str, table: ibis.Table, rows: int | None = None) -> None:
+    """Refuses rows of a table of a log whose id, or pair of ids, came before.
+
+    Args:
+      name: of the table.
+      table: the rows.
+      rows: their number, where it is known.
+
+    Raises:
+      InputError: there are some.
+    """
+    keys = list(KEYS[name])
+    rows = table.count().to_pyarrow().as_py() if rows is None else rows
     # DISTINCT first, grouping only on failure: in a sound log one cheap aggregate is all it takes.
     distinct = table.select(keys).distinct().count().to_pyarrow().as_py()
     if distinct == rows:

@@ -31,15 +31,16 @@ def _engine(args: Any) -> Iterator[Any]:
 
 def _build(args: Any) -> None:
     from interactrank_jax.data.schema import open_log
-    from interactrank_jax.iqp import store
+    from interactrank_jax.iqp import days
+    from interactrank_jax.iqp.build import build_store
 
     with _engine(args) as backend:
-        built = store.build(
+        built = build_store(
             args.config.data,
             open_log(args.log),
             args.out,
             backend,
-            through=store.day_number(args.through) if args.through else None,
+            through=days.day_number(args.through) if args.through else None,
             progress=logging.info,
         )
     show(f"counts in {args.out}", built.figures())
@@ -47,12 +48,12 @@ def _build(args: Any) -> None:
 
 def _features(args: Any) -> None:
     from interactrank_jax.data.schema import open_log
-    from interactrank_jax.iqp import snapshot, store
+    from interactrank_jax.iqp import days, snapshot, store
 
     log = open_log(args.log)
     with _engine(args) as backend:
         since, until, train_until = (
-            store.day_number(args[name].value) if args[name].value else None
+            days.day_number(args[name].value) if args[name].value else None
             for name in ("since", "until", "train_until")
         )
         held = store.open_store(args.counts, log)
@@ -62,7 +63,7 @@ def _features(args: Any) -> None:
 
 def _snapshot(args: Any) -> None:
     from interactrank_jax.data.schema import open_log
-    from interactrank_jax.iqp import snapshot, store
+    from interactrank_jax.iqp import days, snapshot, store
 
     log = open_log(args.log)
     with _engine(args) as backend:
@@ -71,18 +72,18 @@ def _snapshot(args: Any) -> None:
             store.open_store(args.counts, log),
             backend,
             args.out,
-            store.day_number(args.as_of),
-            store.day_number(args.train_until) if args.train_until else None,
+            days.day_number(args.as_of),
+            days.day_number(args.train_until) if args.train_until else None,
         )
     show(f"snapshot in {args.out}", record["rows"])
 
 
 def _positions(args: Any) -> None:
     from interactrank_jax.data.schema import open_log
-    from interactrank_jax.iqp import positions, store
+    from interactrank_jax.iqp import days, positions
 
     with _engine(args) as backend:
-        until = store.day_number(args.until) if args.until else None
+        until = days.day_number(args.until) if args.until else None
         weights = positions.position_weights(open_log(args.log), backend, args.action, until)
     print(f"--config.data.cross.debias.position_weights='{weights}'")
 

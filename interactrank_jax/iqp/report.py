@@ -18,10 +18,10 @@ from typing import Any
 
 import ibis
 import ibis.expr.types as ir
-import numpy as np
 
 from interactrank_jax import files
 from interactrank_jax.errors import InputError
+from interactrank_jax.iqp.days import date, day_number
 from interactrank_jax.iqp.snapshot import RECORD, read_features
 
 BINS = 10
@@ -144,13 +144,13 @@ def make(
     last, known = record["last_day"], record["counted_through"]
     lag = record["description"]["lag_days"]
     if snapshot is not None:
-        known = min(known, int(np.datetime64(served["as_of"], "D").astype(int)) - lag)
+        known = min(known, day_number(served["as_of"]) - lag)
     known = min(known, last - lag)
     return Report(
         features=features,
         rows=record["rows"],
-        days=(_date(record["first_day"]), _date(last)),
-        known=_date(known),
+        days=(date(record["first_day"]), date(last)),
+        known=date(known),
         staleness=last - known,
         counts=record["counts"],
         problems=_problems(features, last - known, bounds),
@@ -164,10 +164,6 @@ def _record(place: Path) -> dict[str, Any]:
     if not record["rows"]:
         raise InputError(f"{place} holds no rows: write features of other days.")
     return record
-
-
-def _date(number: int) -> str:
-    return str(np.datetime64(number, "D"))
 
 
 def _edges(

@@ -1,7 +1,6 @@
 """From the tables of a log to rows that count, and to rows that features are asked for."""
 
 import dataclasses
-from collections.abc import Iterable
 
 import ibis
 import ibis.expr.types as ir
@@ -10,6 +9,7 @@ from interactrank_jax.data.dense import OPTIONAL_COLUMNS, SECONDS_PER_DAY
 from interactrank_jax.data.engagements import check_event_columns
 from interactrank_jax.data.examples import STAGES
 from interactrank_jax.data.schema import IMPLICIT_ACTION, Log
+from interactrank_jax.iqp.days import day
 from interactrank_jax.iqp.expressions import union
 from interactrank_jax.iqp.forms import query_form
 from interactrank_jax.iqp.recipe import Recipe
@@ -34,6 +34,20 @@ class Source:
     backend: ibis.BaseBackend
     forms: ir.Table | None = None
 
+    def requests(self, since: int | None = None, until: int | None = None) -> ir.Table:
+        """Returns the rows of the log's requests of some days."""
+        return _between(self.log.table("requests", self.backend), "timestamp", since, until)
+
+    def impressions(self, since: int | None = None, until: int | None = None) -> ir.Table:
+        """Returns the rows of the log's impressions whose request is of some days."""
+        table = self.log.table("impressions", self.backend)
+        return table.semi_join(self.requests(since, until), "request_id")
+
+    def items(self) -> ir.Table:
+        """Returns one column, item: the ids of the log's items."""
+        items = self.log.table("items", self.backend)
+        return items.select(item=_wide(items.item_id))
+
     def query_forms(self, since: int | None = None, until: int | None = None) -> ir.Table:
         """Returns the queries of the requests of some days with the form that each is counted as.
 
@@ -41,7 +55,7 @@ class Source:
           Columns query, query_form, and period, the first day: the form is of that day's text, the
           first in order where there are several. A text without words has none: null.
         """
-        table = _between(self.log.table("requests", self.backend), "timestamp", since, until)
+        table = self.requests(since, until)
         text = table[self.recipe.query_form].cast("string").fill_null("")
         asked = table.select(
             query=_wide(table.query_id), text=text, period=day(table.timestamp)
@@ -58,9 +72,9 @@ class Source:
           Columns query, item, user, time, period (day of the request), `recipe.key_columns`, and
           those of the impressions.
         """
-        requests = self.log.table("requests", self.backend)
+        requests = self.requests(since, until)
         impressions = self.log.table("impressions", self.backend)
-        requests = _between(requests, "timestamp", since, until).select(
+        requests = requests.select(
             "request_id",
             *self.recipe.segments,
             query=_wide(requests.query_id),
@@ -237,27 +251,3 @@ def _between(table: ir.Table, column: str, since: int | None, until: int | None)
     if until is not None:
         table = table.filter(table[column] < (until + 1) * SECONDS_PER_DAY)
     return table
-
-
-def runs_of_days(days: Iterable[int], rows: Iterable[float], at_once: int) -> list[tuple[int, int]]:
-    """Returns first and last day of runs of at most so many rows; a day is never cut.
-
-    Args:
-      days: ascending.
-      rows: of each day.
-      at_once: rows in a run, unless one day alone has more.
-    """
-    runs: list[tuple[int, int]] = []
-    total = 0.0
-    for number, size in zip(days, rows, strict=True):
-        if runs and total + size <= at_once:
-            runs[-1], total = (runs[-1][0], number), total + size
-        else:
-            runs.append((number, number))
-            total = size
-    return runs
-
-
-def day(seconds: ir.IntegerValue) -> ir.IntegerValue:
-    """Returns the UTC day number of times in seconds, as int32."""
-    return (seconds // SECONDS_PER_DAY).cast("int32")

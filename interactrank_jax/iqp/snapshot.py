@@ -15,13 +15,13 @@ from typing import Any
 
 import ibis
 import ibis.expr.types as ir
-import numpy as np
 
 from interactrank_jax import files
 from interactrank_jax.data.schema import IMPLICIT_ACTION, Log
 from interactrank_jax.errors import InputError
 from interactrank_jax.iqp import engines, expressions
-from interactrank_jax.iqp.rows import Source, day, is_fresh, runs_of_days
+from interactrank_jax.iqp.days import date, day, runs_of_days
+from interactrank_jax.iqp.rows import Source, is_fresh
 from interactrank_jax.iqp.spec import FRESH, CrossSpec
 from interactrank_jax.iqp.store import Store
 
@@ -186,10 +186,10 @@ def _check_counted(store: Store, number: int) -> None:
     assert store.recipe.lag_days is not None
     needed = number - store.recipe.lag_days
     if store.next_day is None or store.next_day <= needed:
-        held = "nothing" if store.next_day is None else str(np.datetime64(store.next_day - 1, "D"))
+        held = "nothing" if store.next_day is None else date(store.next_day - 1)
         raise InputError(
-            f"{store.path} is counted through {held}, but day {np.datetime64(number, 'D')} needs "
-            f"{np.datetime64(needed, 'D')}: run `interactrank iqp build` again."
+            f"{store.path} is counted through {held}, but day {date(number)} needs "
+            f"{date(needed)}: run `interactrank iqp build` again."
         )
 
 
@@ -304,7 +304,7 @@ def write_snapshot(
             written = engines.read_parquet(backend, [place])
             sizes[place.name] = backend.to_pyarrow(written.count()).as_py()
         record = {
-            "as_of": str(np.datetime64(number, "D")),
+            "as_of": date(number),
             "description": store.description.to_json(),
             "mean_rates": means,
             "rows": sizes,

@@ -3,7 +3,8 @@
 import pytest
 
 from interactrank_jax.data.schema import open_log
-from interactrank_jax.iqp import engines, store
+from interactrank_jax.iqp import engines
+from interactrank_jax.iqp.build import build_store
 from tests.data.handmade_log import data_config, make_tables, write_log
 
 FEATURES = (
@@ -49,7 +50,7 @@ def backend(tmp_path):
 
 def _count_all(config, log, place):
     with engines.connect("duckdb", place / "scratch") as backend:
-        return store.build(config, log, place / "counts", backend)
+        return build_store(config, log, place / "counts", backend)
 
 
 @pytest.fixture(scope="session")

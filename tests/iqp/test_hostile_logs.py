@@ -15,6 +15,7 @@ from interactrank_jax.data.prepare import prepare
 from interactrank_jax.data.schema import open_log
 from interactrank_jax.errors import InputError
 from interactrank_jax.iqp import engines, snapshot, store
+from interactrank_jax.iqp.build import build_store
 from tests.data.handmade_log import START, make_tables, replace, write_log
 from tests.iqp.conftest import iqp_config
 
@@ -39,7 +40,7 @@ class TestClocks:
         tables = shift(make_tables(120), "event_time", [0, 7], 9 * DAY)
         log = open_log(write_log(tmp_path / "log", tables))
         with pytest.raises(InputError, match=r"events: column 'arrival_time'.*event_id='e\d+'"):
-            store.build(iqp_config(), log, tmp_path / "counts", backend)
+            build_store(iqp_config(), log, tmp_path / "counts", backend)
         # What was complete before stays; nothing of the days with the fault is there.
         held = store.open_store(tmp_path / "counts", log)
         with pytest.raises(InputError, match="holds no day yet"):
@@ -53,14 +54,14 @@ class TestClocks:
             events = replace(events, column, events[column].to_numpy() * 1000)
         log = open_log(write_log(tmp_path / "log", tables | {"events": events}))
         with pytest.raises(InputError, match=r"events: column 'event_time'.*milliseconds"):
-            store.build(iqp_config(), log, tmp_path / "counts", backend)
+            build_store(iqp_config(), log, tmp_path / "counts", backend)
 
     def test_one_clock_ahead_closes_no_days(self, backend, tmp_path):
         """An event from the next year arrives: days up to then have not come, and stay open."""
         honest = make_tables(120)
         ahead = shift(shift(honest, "arrival_time", [5], 400 * DAY), "event_time", [5], 400 * DAY)
         log = open_log(write_log(tmp_path / "log", ahead))
-        held = store.build(iqp_config(), log, tmp_path / "counts", backend)
+        held = build_store(iqp_config(), log, tmp_path / "counts", backend)
         requests = pq.read_table(log.path / "requests.parquet")["timestamp"].to_numpy()
         assert held.next_day == requests.max() // DAY
 
@@ -72,12 +73,12 @@ class TestClocks:
         tables["requests"] = replace(tables["requests"], "timestamp", times)
         log = open_log(write_log(tmp_path / "log", tables))
         with pytest.raises(InputError, match=r"requests\.timestamp: there is no request between"):
-            store.build(iqp_config(), log, tmp_path / "counts", backend)
+            build_store(iqp_config(), log, tmp_path / "counts", backend)
         last = newest // DAY
-        held = store.build(iqp_config(), log, tmp_path / "counts", backend, through=last)
+        held = build_store(iqp_config(), log, tmp_path / "counts", backend, through=last)
         assert held.next_day == last + 1
         with pytest.raises(InputError, match="there is no request between"):
-            store.build(iqp_config(), log, tmp_path / "counts", backend)
+            build_store(iqp_config(), log, tmp_path / "counts", backend)
 
     @pytest.mark.parametrize(
         ("table", "column"), [("events", "arrival_time"), ("requests", "timestamp")]
@@ -90,7 +91,7 @@ class TestClocks:
         tables[table] = replace(tables[table], column, pa.array(times, pa.int64()))
         log = open_log(write_log(tmp_path / "log", tables))
         with pytest.raises(InputError, match=rf"{table}.*{column}"):
-            store.build(iqp_config(), log, tmp_path / "counts", backend)
+            build_store(iqp_config(), log, tmp_path / "counts", backend)
 
     def test_events_before_their_item_are_counted_and_told(self, log, whole):
         """A clock or a catalogue is wrong, nobody knows which: the engagement is still one."""
@@ -123,9 +124,9 @@ def test_empty_days_are_days_without_counts(backend, tmp_path):
         "events": tables["events"].filter(outside(tables["events"]["arrival_time"])),
     }
     log = open_log(write_log(tmp_path / "log", tables))
-    once = store.build(iqp_config(), log, tmp_path / "once", backend)
+    once = build_store(iqp_config(), log, tmp_path / "once", backend)
     for day in (FIRST + 9, FIRST + 12, FIRST + 14, once.next_day - 1):
-        grown = store.build(iqp_config(), log, tmp_path / "grown", backend, through=day)
+        grown = build_store(iqp_config(), log, tmp_path / "grown", backend, through=day)
         assert grown.next_day == day + 1
     counts = [
         backend.to_pyarrow(held.counts(("query",), backend)).sort_by(
@@ -137,7 +138,7 @@ def test_empty_days_are_days_without_counts(backend, tmp_path):
     assert not set(range(FIRST + 10, FIRST + 17)) & set(counts[0]["period"].to_pylist())
     # A window that lies in the gap holds nothing; one that reaches over it does.
     config = iqp_config(**{"cross.features": ("share:click:3", "share:click:30")})
-    held = store.build(config, log, tmp_path / "windows", backend)
+    held = build_store(config, log, tmp_path / "windows", backend)
     day = FIRST + 17
     rows = backend.to_pyarrow(snapshot.features(log, held, backend, {}, since=day, until=day))
     assert not any(rows["share:click:3"].to_pylist())
@@ -151,8 +152,8 @@ def test_days_without_events_at_the_end_are_closed(backend, tmp_path):
     early = pa.array(events["arrival_time"].to_numpy() < (FIRST + 20) * DAY)
     log = open_log(write_log(tmp_path / "log", tables | {"events": events.filter(early)}))
     config = iqp_config(**{"cross.features": ("share:click:7",)})
-    store.build(config, log, tmp_path / "counts", backend, through=FIRST + 19)
-    held = store.build(config, log, tmp_path / "counts", backend)
+    build_store(config, log, tmp_path / "counts", backend, through=FIRST + 19)
+    held = build_store(config, log, tmp_path / "counts", backend)
     assert held.next_day == tables["requests"]["timestamp"].to_numpy().max() // DAY
     assert snapshot.write_features(log, held, backend, tmp_path / "features")["rows"] > 0
 
@@ -163,7 +164,7 @@ def test_a_query_is_known_by_its_words_from_its_first_request_on(backend, tmp_pa
     events, config = tables["events"], iqp_config(**BY_WORDS)
     late = pa.array(events["arrival_time"].to_numpy() >= (FIRST + 9) * DAY)
     log = open_log(write_log(tmp_path / "log", tables | {"events": events.filter(late)}))
-    held = store.build(config, log, tmp_path / "counts", backend)
+    held = build_store(config, log, tmp_path / "counts", backend)
     forms = backend.to_pyarrow(held.forms(backend)).to_pylist()
     assert min(row["period"] for row in forms) < FIRST + 9 <= held.chunks[0].first
     assert len(forms) == 5
@@ -176,7 +177,7 @@ def test_texts_without_words_have_no_history_in_common(backend, tmp_path):
     tables["requests"] = replace(tables["requests"], "query_text", texts)
     log = open_log(write_log(tmp_path / "log", tables))
     config = iqp_config(**BY_WORDS)
-    held = store.build(config, log, tmp_path / "counts", backend)
+    held = build_store(config, log, tmp_path / "counts", backend)
     counted = backend.to_pyarrow(held.counts(("query_form",), backend))
     assert set(counted["query_form"].to_pylist()) == {"red shoes"}
     prepare(config, log.path, tmp_path / "examples")
@@ -205,7 +206,7 @@ def test_ids_of_any_text_are_told_apart(log, whole, backend, tmp_path):
         ids = [names[item] for item in tables[name]["item_id"].to_pylist()]
         tables[name] = replace(tables[name], "item_id", ids)
     other = open_log(write_log(tmp_path / "log", tables))
-    held = store.build(iqp_config(), other, tmp_path / "counts", backend)
+    held = build_store(iqp_config(), other, tmp_path / "counts", backend)
     for keys in held.counted_keys:
         mine, plain = (backend.to_pyarrow(s.counts(keys, backend)) for s in (held, whole))
         if "item" in plain.column_names:
@@ -225,7 +226,7 @@ def test_columns_that_nobody_declared_change_nothing(log, whole, backend, tmp_pa
     for name in ("query", "country", "period", "time", "user"):
         impressions = impressions.append_column(name, pa.array(["x"] * len(impressions)))
     other = open_log(write_log(tmp_path / "log", tables | {"impressions": impressions}))
-    held = store.build(iqp_config(), other, tmp_path / "counts", backend)
+    held = build_store(iqp_config(), other, tmp_path / "counts", backend)
     assert held.figures() == whole.figures()
     for keys in held.counted_keys:
         order = [(name, "ascending") for name in (*keys, "period")]
@@ -274,7 +275,7 @@ def test_one_query_and_one_item_may_hold_a_fifth_of_the_log(backend, tmp_path):
     queries[rng.random(rows) < 0.2] = 0
     items[rng.random(rows) < 0.2] = 0
     log = bulk_log(tmp_path / "log", queries, items, rows)
-    held = store.build(iqp_config(**CLICKS), log, tmp_path / "counts", backend)
+    held = build_store(iqp_config(**CLICKS), log, tmp_path / "counts", backend)
     requests = pq.read_table(log.path / "requests.parquet")["timestamp"].to_numpy() // DAY
     day = FIRST + 25
     table = backend.to_pyarrow(snapshot.features(log, held, backend, {}, day, day)).to_pydict()
@@ -293,7 +294,7 @@ def test_ten_million_queries(tmp_path):
     log = bulk_log(tmp_path / "log", rng.permutation(rows), rng.integers(0, 1000, rows), rows)
     begin = time.monotonic()
     with engines.connect("duckdb", tmp_path / "scratch", memory="4GB") as backend:
-        held = store.build(iqp_config(**CLICKS), log, tmp_path / "counts", backend)
+        held = build_store(iqp_config(**CLICKS), log, tmp_path / "counts", backend)
         snapshot.write_snapshot(log, held, backend, tmp_path / "snapshot", held.next_day)
         assert held.figures()["rows"] > 0.9 * rows
     assert time.monotonic() - begin < 600

@@ -11,7 +11,8 @@ from interactrank_jax.data.examples import Examples
 from interactrank_jax.data.prepare import prepare
 from interactrank_jax.data.schema import open_log
 from interactrank_jax.errors import InputError
-from interactrank_jax.iqp import forms, store
+from interactrank_jax.iqp import forms
+from interactrank_jax.iqp.build import build_store
 from interactrank_jax.iqp.recipe import Recipe
 from tests.data.handmade_log import START, make_tables, random_config, replace, write_log
 from tests.iqp.conftest import iqp_config
@@ -112,7 +113,7 @@ def test_a_bot_counts_no_more_than_its_cap(backend, tmp_path):
     counts = {}
     for cap in (0, 20):
         config = iqp_config(**{"cross.features": ("share:click:7",), "cross.user_day_cap": cap})
-        held = store.build(config, log, tmp_path / f"counts-{cap}", backend)
+        held = build_store(config, log, tmp_path / f"counts-{cap}", backend)
         table = backend.to_pyarrow(held.counts(("query",), backend)).to_pylist()
         counts[cap] = {(row["query"], row["period"]): row["click"] for row in table}
     day = START // DAY + 5

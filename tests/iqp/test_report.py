@@ -9,7 +9,8 @@ from interactrank_jax import cli, files
 from interactrank_jax.data.engagements import IMPRESSION, Engagements
 from interactrank_jax.data.schema import open_log
 from interactrank_jax.errors import InputError
-from interactrank_jax.iqp import engines, positions, report, snapshot, store
+from interactrank_jax.iqp import engines, positions, report, snapshot
+from interactrank_jax.iqp.build import build_store
 from interactrank_jax.iqp.features import CrossFeatures
 from interactrank_jax.iqp.recipe import Recipe
 from interactrank_jax.iqp.spec import parse_specs
@@ -33,7 +34,7 @@ def written(log, whole, tmp_path_factory):
 
 def test_a_snapshot_of_other_features_is_refused(log, written, backend, tmp_path):
     config = iqp_config(**{"cross.features": ("share:click:7",)})
-    held = store.build(config, log, tmp_path / "counts", backend)
+    held = build_store(config, log, tmp_path / "counts", backend)
     snapshot.write_snapshot(log, held, backend, tmp_path / "other", FIRST + 22)
     with pytest.raises(InputError, match="is not of the features"):
         report.make(written / "now", written / "before", backend, snapshot=tmp_path / "other")

@@ -17,8 +17,9 @@ from interactrank_jax.data.examples import Examples
 from interactrank_jax.data.prepare import prepare
 from interactrank_jax.data.schema import open_log
 from interactrank_jax.errors import InputError
-from interactrank_jax.iqp import engines, snapshot, store
-from interactrank_jax.iqp.rows import runs_of_days
+from interactrank_jax.iqp import days, engines, snapshot, store
+from interactrank_jax.iqp.build import build_store
+from interactrank_jax.iqp.days import runs_of_days
 from tests.conftest import REPOSITORY
 from tests.data.handmade_log import ACTIONS, START, make_tables, replace, write_log
 from tests.iqp.conftest import FEATURES, FULL, iqp_config
@@ -93,7 +94,7 @@ class TestFeatures:
             log = open_log(write_log(tmp_path / "log", tables))
         config = iqp_config(**overrides)
         names = config.cross.features
-        held = store.build(config, log, tmp_path / "counts", backend)
+        held = build_store(config, log, tmp_path / "counts", backend)
         prepare(config, log.path, tmp_path / "examples")
         examples = Examples(tmp_path / "examples")
         means = {
@@ -118,7 +119,7 @@ class TestFeatures:
         assert (values != 0).any(0).all()
 
     def test_need_the_days_before_the_last_request(self, log, backend, tmp_path):
-        held = store.build(iqp_config(), log, tmp_path / "counts", backend, through=FIRST + 9)
+        held = build_store(iqp_config(), log, tmp_path / "counts", backend, through=FIRST + 9)
         with pytest.raises(InputError, match=r"counted through 2022-01-1.*run `interactrank iqp"):
             snapshot.write_features(log, held, backend, tmp_path / "features", train_until=FIRST)
         days = {"since": FIRST + 2, "until": FIRST + 10}
@@ -159,24 +160,24 @@ class TestGrowth:
     def test_days_added_one_by_one_equal_all_at_once(self, log, whole, backend, tmp_path):
         last = whole.chunks[-1].last
         for day in (*range(FIRST, FIRST + 5), FIRST + 13, last):
-            grown = store.build(iqp_config(), log, tmp_path / "counts", backend, through=day)
+            grown = build_store(iqp_config(), log, tmp_path / "counts", backend, through=day)
             assert grown.next_day == day + 1
         assert len(grown.chunks) == 7
         assert everything(grown, backend) == everything(whole, backend)
         assert grown.figures() == whole.figures()
 
     def test_chunks_of_few_rows_equal_all_at_once(self, log, whole, backend, tmp_path):
-        parts = store.build(iqp_config(), log, tmp_path / "counts", backend, chunk_rows=300)
+        parts = build_store(iqp_config(), log, tmp_path / "counts", backend, chunk_rows=300)
         assert len(parts.chunks) > 4
         assert everything(parts, backend) == everything(whole, backend)
 
     def test_a_new_day_reads_nothing_of_the_days_before(self, log, whole, backend, tmp_path):
         shutil.copytree(log.path, tmp_path / "log")
-        held = store.build(iqp_config(), log, tmp_path / "counts", backend, through=FIRST + 20)
+        held = build_store(iqp_config(), log, tmp_path / "counts", backend, through=FIRST + 20)
         events = pq.read_table(log.path / "events.parquet")
         later = pc.greater_equal(events["arrival_time"], (FIRST + 21) * 86_400)
         pq.write_table(events.filter(later), tmp_path / "log/events.parquet")
-        rest = store.build(iqp_config(), open_log(tmp_path / "log"), held.path, backend)
+        rest = build_store(iqp_config(), open_log(tmp_path / "log"), held.path, backend)
         assert everything(rest, backend) == everything(whole, backend)
 
     def test_a_duplicate_counts_once_whenever_it_comes(self, log, whole):
@@ -195,9 +196,9 @@ class TestGrowth:
         assert sum(chunk.late for chunk in whole.chunks) == len(late) > 0
         # A snapshot made before they came can be made again when they have come.
         day = max(late)
-        held = store.build(iqp_config(), log, tmp_path / "counts", backend, through=day - 1)
+        held = build_store(iqp_config(), log, tmp_path / "counts", backend, through=day - 1)
         snapshot.write_snapshot(log, held, backend, tmp_path / "then", day, FIRST + 5)
-        grown = store.build(iqp_config(), log, tmp_path / "counts", backend)
+        grown = build_store(iqp_config(), log, tmp_path / "counts", backend)
         assert grown.next_day > day
         snapshot.write_snapshot(log, grown, backend, tmp_path / "now", day, FIRST + 5)
         for place in (tmp_path / "then").glob("*/"):
@@ -209,18 +210,16 @@ class TestGrowth:
         for field, value in (("cross.lag_days", 2), ("cross.features", FEATURES[:2])):
             config = iqp_config(**{field: value})
             with pytest.raises(InputError, match=r"was built with .* asked for is"):
-                store.build(config, log, whole.path, backend)
+                build_store(config, log, whole.path, backend)
 
     def test_a_timeless_log_is_refused(self, backend, tmp_path):
         log = open_log(write_log(tmp_path / "log", make_tables(40, timeless=True)))
         with pytest.raises(InputError, match="is timeless: there are no days"):
-            store.build(iqp_config(), log, tmp_path / "counts", backend)
+            build_store(iqp_config(), log, tmp_path / "counts", backend)
 
     def test_days_that_have_not_come_are_refused(self, log, backend, tmp_path):
         with pytest.raises(InputError, match=r"--through=2099-01-01 lies beyond the log"):
-            store.build(
-                iqp_config(), log, tmp_path, backend, through=store.day_number("2099-01-01")
-            )
+            build_store(iqp_config(), log, tmp_path, backend, through=days.day_number("2099-01-01"))
 
     def test_an_action_called_like_a_column_is_refused(self, backend, tmp_path):
         tables = make_tables(40)
@@ -231,7 +230,7 @@ class TestGrowth:
         log = open_log(write_log(tmp_path / "log", tables, tuple(actions)))
         config = iqp_config(**{"cross.features": ("share:click:7",)})
         with pytest.raises(InputError, match="an action cannot be called 'period'"):
-            store.build(config, log, tmp_path / "counts", backend)
+            build_store(config, log, tmp_path / "counts", backend)
 
 
 def served(tables, levels, asked, feature):
@@ -287,9 +286,9 @@ class TestSnapshot:
 
 @pytest.mark.parametrize("text", ["2024-05", "2024", "NaT", "today", "2024-02-30"])
 def test_what_is_no_day_is_refused(text):
-    assert store.day_number("1970-01-02") == 1
+    assert days.day_number("1970-01-02") == 1
     with pytest.raises(InputError, match=f"'{text}' is no date"):
-        store.day_number(text)
+        days.day_number(text)
 
 
 class TestEngines:
@@ -304,7 +303,7 @@ class TestEngines:
             pytest.skip("no Java: Debian has openjdk-17-jre-headless")
         day, config = FIRST + 25, iqp_config(**FULL)
         with engines.connect("spark", tmp_path / "spark", memory="1GB") as spark:
-            counted = store.build(config, log, tmp_path / "counts", spark)
+            counted = build_store(config, log, tmp_path / "counts", spark)
             held = everything(counted, spark)
             means = snapshot.mean_rates(counted, spark)
             features = by_pair(spark.to_pyarrow(snapshot.features(log, counted, spark, means)))
@@ -336,7 +335,7 @@ class TestKills:
     ):
         """As if it died before a file, the files of a chunk being written one by one."""
         out, write = tmp_path / "counts", engines.write_parquet
-        before = store.build(iqp_config(), log, out, backend, through=FIRST + 8)
+        before = build_store(iqp_config(), log, out, backend, through=FIRST + 8)
         held = everything(before, backend)
         left = [written]
 
@@ -348,13 +347,13 @@ class TestKills:
 
         monkeypatch.setattr(engines, "write_parquet", dying)
         with pytest.raises(KeyboardInterrupt):
-            store.build(iqp_config(), log, out, backend, chunk_rows=400)
+            build_store(iqp_config(), log, out, backend, chunk_rows=400)
         monkeypatch.undo()
         opened = store.open_store(out, log)
         assert opened.chunks[0] == before.chunks[0]
         if len(opened.chunks) == 1:
             assert everything(opened, backend) == held
-        rest = store.build(iqp_config(), log, out, backend)
+        rest = build_store(iqp_config(), log, out, backend)
         assert everything(rest, backend) == everything(whole, backend)
         assert not (out / "partial").exists()
 

@@ -1,0 +1,258 @@
+"""Builds a store of counts from a log, or brings it up to date: day by day, each day once.
+
+A chunk, a run of days, is complete once its JSON is there, which is written last: a build that is
+killed leaves the store as it was, and the next one goes on from there.
+
+A new day reads that day's requests, impressions and events, the event ids of the days before it,
+and of all requests the times. Where ids of requests ascend with time, as most do, DuckDB reads no
+other impressions than that day's.
+"""
+
+import dataclasses
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import ibis
+import ibis.expr.types as ir
+import numpy as np
+
+from interactrank_jax import files
+from interactrank_jax.data import validate
+from interactrank_jax.data.schema import Log
+from interactrank_jax.errors import InputError
+from interactrank_jax.iqp import engines, expressions
+from interactrank_jax.iqp.days import date, day, runs_of_days
+from interactrank_jax.iqp.rows import Source, first_copies
+from interactrank_jax.iqp.store import FORMAT_VERSION, Chunk, Description, Store, open_store
+
+# Rows of the log in one chunk: bounds memory, and what a kill costs.
+CHUNK_ROWS = 25_000_000
+MOST_EMPTY_DAYS = 60  # between two requests, unless the last day to count is named
+
+
+def build_store(
+    config: Any,
+    log: Log,
+    out: files.PathLike,
+    backend: ibis.BaseBackend,
+    through: int | None = None,
+    chunk_rows: int = CHUNK_ROWS,
+    progress: Callable[[str], None] = lambda phase: None,
+) -> Store:
+    """Counts the days of a log that a store does not hold yet.
+
+    Args:
+      config: `config.data`.
+      log: the log, with time.
+      out: the store, new or to go on with.
+      backend: see `engines.connect`.
+      through: the last day to count; by default the day before the last request's, which may not
+        be over.
+      chunk_rows: rows of the log in a chunk, about; a day is never cut.
+      progress: called with each run of days as it begins.
+
+    Raises:
+      InputError: a store of another description or another log, `through` lies beyond the log,
+        rows that cannot be, named by an example, or, without `through`, requests from so far behind
+        all others that a clock may run ahead.
+    """
+    description = Description.from_config(config, log)
+    out = Path(out)
+    validate.check_times(log, "requests", "timestamp", backend)
+    if log.has_events:
+        validate.check_times(log, "events", "arrival_time", backend)
+    if description.recipe.has_fresh:
+        validate.check_times(log, "items", "created_at", backend)
+    with files.lock(out):
+        if (out / "store.json").exists():
+            store = open_store(out, log)
+            _check_same(store, description)
+        else:
+            fields = {"format_version": FORMAT_VERSION, "description": description.to_json()}
+            files.write_sealed(out / "store.json", fields)
+            store = open_store(out, log)
+        _remove_unfinished(store)
+        for first, last in _chunks_to_count(store, log, backend, through, chunk_rows):
+            progress(f"days {date(first)} to {date(last)}")
+            _count_days(store, log, backend, first, last)
+            store = open_store(out, log)
+    return store
+
+
+def _check_same(store: Store, description: Description) -> None:
+    held, asked = store.description.to_json(), description.to_json()
+    for field, value in held.items():
+        if value != asked[field]:
+            name = "features" if field == "specs" else field
+            raise InputError(
+                f"{store.path} was built with {name} {value}, asked for is {asked[field]}. Name "
+                f"another --out, or remove it."
+            )
+
+
+def _remove_unfinished(store: Store) -> None:
+    """Removes what a killed build left: directories of days that no chunk names."""
+    complete = {chunk.name for chunk in store.chunks}
+    kept = [store.counts_place(keys) for keys in store.counted_keys]
+    for place in (*kept, store.seen_place, store.forms_place):
+        for directory in place.glob("*"):
+            if directory.name not in complete:
+                shutil.rmtree(directory)
+    shutil.rmtree(_partial(store), ignore_errors=True)
+
+
+def _partial(store: Store) -> Path:
+    return store.path / "partial"
+
+
+def _chunks_to_count(
+    store: Store, log: Log, backend: ibis.BaseBackend, through: int | None, chunk_rows: int
+) -> Iterator[tuple[int, int]]:
+    """Yields first and last day of each chunk to count; days without rows belong to some chunk."""
+    after = store.next_day
+    asked_on, requests = _requests_per_day(log, backend)
+    if after is not None:
+        _check_log(store.chunks[-1], dict(zip(asked_on.tolist(), requests.tolist(), strict=True)))
+    # To know how many rows a day has, neither caps nor forms are needed.
+    sizes_of = dataclasses.replace(store.recipe, user_day_cap=0, query_form="", backoff=0.0)
+    table = Source(log, sizes_of, backend).counted(since=after)
+    per_day = table.group_by("period").aggregate(rows=table.count()).order_by("period")
+    found = backend.to_pyarrow(per_day)
+    days, sizes = found["period"].to_numpy(), found["rows"].to_numpy()
+    if not len(days) and after is None:
+        return
+    first = int(days[0]) if after is None else after
+    # Not from the events' times: one clock that runs ahead would close all the days before it.
+    if through is None:
+        since = [] if after is None else [after - 1]
+        _check_clocks(np.array([*since, *asked_on[asked_on >= first]]))
+    newest = int(asked_on[-1])
+    last = newest - 1 if through is None else through
+    newest = max([newest, *days[-1:].tolist()])
+    if last > newest:
+        # Counted as complete, whatever arrives on those days would be left out for good.
+        raise InputError(
+            f"--through={date(last)} lies beyond the log, whose last day is {date(newest)}. Name "
+            f"that day or an earlier one."
+        )
+    counted = days <= last
+    runs = runs_of_days(days[counted].tolist(), sizes[counted].tolist(), chunk_rows)
+    for start, _ in runs[1:]:
+        yield first, start - 1
+        first = start
+    if first <= last:
+        yield first, last
+
+
+def _requests_per_day(log: Log, backend: ibis.BaseBackend) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the days with requests, ascending, and how many each has."""
+    requests = log.table("requests", backend)
+    asked = requests.select(day=day(requests.timestamp))
+    found = asked.group_by("day").aggregate(requests=asked.count()).order_by("day")
+    table = backend.to_pyarrow(found)
+    return table["day"].to_numpy(), table["requests"].to_numpy()
+
+
+def _check_log(chunk: Chunk, requests: dict[int, int]) -> None:
+    """Refuses a log whose last counted day is not what it was; one without that day may go on."""
+    found = requests.get(chunk.last, 0)
+    if found not in (0, chunk.requests):
+        raise InputError(
+            f"requests of {date(chunk.last)}: the log has {found:,}, but had {chunk.requests:,} "
+            f"when that day was counted. Either the day was not over then, or this is another log: "
+            f"build again into another --out."
+        )
+
+
+def _check_clocks(days: np.ndarray) -> None:
+    """Refuses days of requests, sorted, of which some lie far behind all the others."""
+    gaps = np.diff(days)
+    if (gaps > MOST_EMPTY_DAYS).any():
+        place = int(np.argmax(gaps > MOST_EMPTY_DAYS))
+        before, after = (date(int(value)) for value in days[place : place + 2])
+        raise InputError(
+            f"requests.timestamp: there is no request between {before} and {after}. If a clock ran "
+            f"ahead, to count through {after} would leave out all that is yet to come before it: "
+            f"name the last day by --through."
+        )
+
+
+def _count_days(store: Store, log: Log, backend: ibis.BaseBackend, first: int, last: int) -> None:
+    """Counts one chunk: its rows are written once, and every count reads those."""
+    name = Chunk.name_of(first, last)
+    partial = _partial(store)
+    source = Source(log, store.recipe, backend)
+    _check_rows(source, first, last)
+    if store.recipe.query_form:
+        source = dataclasses.replace(source, forms=_add_forms(store, source, first, last))
+    arrived, figures, raw_rows = None, {"rows": 0, "late": 0, "early": 0}, 0
+    if log.has_events:
+        raw = source.events(since=first, until=last)
+        raw_rows = backend.to_pyarrow(raw.count()).as_py()
+        arrived = first_copies(raw)
+        if store.chunks:
+            arrived = arrived.anti_join(store.seen(backend), "event_id")
+        engines.write_parquet(backend, arrived, partial / "events")
+        arrived = engines.read_parquet(backend, [partial / "events"])
+        figures = _figures(arrived, source)
+        engines.write_parquet(backend, arrived.select("event_id"), store.seen_place / name)
+    table = source.counted(since=first, until=last, arrived=arrived)
+    engines.write_parquet(backend, table, partial / "rows")
+    table = engines.read_parquet(backend, [partial / "rows"])
+    for keys, actions in store.counted_keys.items():
+        counts = expressions.period_counts(table, keys, {action: action for action in actions})
+        place = store.counts_place(keys) / name
+        engines.write_parquet(backend, counts.order_by([*keys, "period"]), place)
+    unknown = table.anti_join(source.items(), "item")
+    requests = source.requests(last, last)
+    chunk = Chunk(
+        first,
+        last,
+        rows=backend.to_pyarrow(table.count()).as_py(),
+        duplicates=raw_rows - figures["rows"],
+        late=figures["late"],
+        early=figures["early"],
+        unknown=backend.to_pyarrow(unknown.count()).as_py(),
+        requests=backend.to_pyarrow(requests.count()).as_py(),
+    )
+    store.chunks_place.mkdir(exist_ok=True)
+    files.write_sealed(store.chunks_place / f"{name}.json", {"chunk": dataclasses.asdict(chunk)})
+    shutil.rmtree(partial)
+
+
+def _check_rows(source: Source, first: int, last: int) -> None:
+    """Refuses rows of some days that `interactrank validate` would refuse in the whole log."""
+    log = source.log
+    validate.check_unique("requests", source.requests(first, last))
+    if log.has_events:
+        validate.validate_rows(log, "events", source.raw_events(first, last))
+    if source.recipe.counts_impressions or not log.has_events:
+        impressions = source.impressions(first, last)
+        validate.validate_rows(log, "impressions", impressions)
+        validate.check_unique("impressions", impressions)
+
+
+def _add_forms(store: Store, source: Source, first: int, last: int) -> ir.Table:
+    """Writes the forms of the queries that came up on some days; returns all that are known."""
+    # The first chunk begins with what is counted; queries may have been asked before that.
+    found = source.query_forms(since=first if store.chunks else None, until=last)
+    if store.chunks:
+        found = found.anti_join(store.forms(source.backend), "query")
+    place = store.forms_place
+    new = place / Chunk.name_of(first, last)
+    engines.write_parquet(source.backend, found, new)
+    known = [place / chunk.name for chunk in store.chunks]
+    return engines.read_parquet(source.backend, [*known, new])
+
+
+def _figures(arrived: ir.Table, source: Source) -> dict[str, int]:
+    """Returns how many events there are, came late, and happened before their item was."""
+    knows_items = "created_at" in source.log.columns("items")
+    if knows_items:
+        arrived = arrived.left_join(source.created(), "item")
+    counts = {"rows": arrived.count(), "late": arrived.count(where=arrived.is_late)}
+    if knows_items:
+        counts["early"] = arrived.count(where=day(arrived.event_time) < arrived.created)
+    return {"early": 0} | source.backend.to_pyarrow(arrived.aggregate(**counts)).to_pylist()[0]
