@@ -23,6 +23,7 @@ import numpy as np
 from experiments import comparison, contenders, search, trials
 from experiments.benchmarks import reporting
 from experiments.command_line import count, exit_status, positive
+from experiments.logs import make_log
 from interactrank_jax import configuration, files
 from interactrank_jax.data.examples import Examples, describe_protocol
 from interactrank_jax.errors import InputError, did_you_mean
@@ -64,29 +65,6 @@ PUBLISHED = {
 }
 PUBLISHED_MODELS = ("two_tower", "dat", "inttower", "cold", "fit", "interactfit")
 RESULTS = "public_datasets.json"
-
-
-def make_log(dataset: str, source: Path | None, preset: str, out: Path) -> Path:
-    """Converts or simulates the log unless it is there; returns its directory.
-
-    Raises:
-      InputError: no source, or one that holds something else.
-    """
-    path = out / (f"log-{preset}" if dataset == "search" else "log")
-    if path.exists():
-        return path
-    print("log ...", flush=True)
-    if dataset == "search":
-        from interactrank_jax.data.simulate import simulate
-
-        simulate(preset, 0, path)
-    else:
-        from interactrank_jax.data.movielens import convert
-
-        if source is None:
-            raise InputError(f"--dataset={dataset} needs --source, the directory of the data set.")
-        convert(source, path)
-    return path
 
 
 def compare(

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from experiments import contenders, trials
 from experiments.command_line import count
-from experiments.public_datasets import make_log
+from experiments.logs import make_log
 from interactrank_jax.errors import InputError
 
 

@@ -210,30 +210,47 @@ def measure(
         made = trials.make(spec, sweep, examples, setting.out / way, common)
         outcomes = simulated.trained(made, setting.parallel)
         found = [auc_by_decile(outcome) for outcome in outcomes]
-        columns = list(zip(*found, strict=True))
-        rows.append(
-            {
-                "way": way,
-                "seeds": len(found),
-                "auc_mean": [statistics.fmean(column) for column in columns],
-                "auc_std": [statistics.stdev(c) if len(c) > 1 else 0.0 for c in columns],
-            }
-        )
+        rows.append(summary(way, found, rows[0]["auc"] if rows else None))
         print(rows[-1], flush=True)
     return rows
 
 
+def summary(
+    way: str, auc: Sequence[Sequence[float]], base: Sequence[Sequence[float]] | None
+) -> dict[str, Any]:
+    """Returns a row: by decile and over all, AUC and what it gains, seed by seed.
+
+    Args:
+      way: of `WAYS`.
+      auc: of each seed, see `auc_by_decile`.
+      base: the same without a back-off; None for that itself.
+    """
+    row = {"way": way, "seeds": len(auc), "auc": auc, **_moments("auc", auc)}
+    if base is not None:
+        pairs = zip(auc, base, strict=True)
+        row |= _moments("gain", [np.subtract(own, before).tolist() for own, before in pairs])
+    return row
+
+
+def _moments(name: str, of_seeds: Sequence[Sequence[float]]) -> dict[str, list[float]]:
+    columns = list(zip(*of_seeds, strict=True))
+    return {
+        f"{name}_mean": [statistics.fmean(column) for column in columns],
+        f"{name}_std": [statistics.stdev(c) if len(c) > 1 else 0.0 for c in columns],
+    }
+
+
 def table(rows: Sequence[dict[str, Any]]) -> str:
-    """Returns a Markdown table: AUC without a back-off, and what the others gain."""
+    """Returns a Markdown table: AUC without a back-off, and what the others gain, with deviations.
+
+    A gain's deviation is that of the difference between two models of one seed.
+    """
     header = [*(str(number + 1) for number in range(DECILES)), "all"]
     lines = ["| back-off to | " + " | ".join(header) + " |", "|---" * (DECILES + 2) + "|"]
-    base = rows[0]["auc_mean"]
     for row in rows:
-        means = row["auc_mean"]
-        shown = [f"{mean:.4f}" for mean in means]
-        if row is not rows[0]:
-            shown = [f"{mean - start:+.4f}" for mean, start in zip(means, base, strict=True)]
-        cells = [f"{a} ± {b:.4f}" for a, b in zip(shown, row["auc_std"], strict=True)]
+        name, sign = ("gain", "+") if "gain_mean" in row else ("auc", "")
+        pairs = zip(row[f"{name}_mean"], row[f"{name}_std"], strict=True)
+        cells = [f"{mean:{sign}.4f} ± {spread:.4f}" for mean, spread in pairs]
         lines.append(f"| {row['way']} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 

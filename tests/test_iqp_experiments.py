@@ -82,6 +82,19 @@ def test_deciles_are_of_requests_from_the_rarest_query_on(outcome, monkeypatch):
     assert len(found) == 11
 
 
+def test_a_gain_is_that_of_each_seed_over_the_same_seed():
+    base, words = [[0.6, 0.7], [0.65, 0.72]], [[0.62, 0.7], [0.67, 0.74]]
+    none = unseen_queries.summary("none", base, None)
+    assert none["auc_mean"] == pytest.approx([0.625, 0.71])
+    row = unseen_queries.summary("words", words, base)
+    assert row["gain_mean"] == pytest.approx([0.02, 0.01])
+    # The seeds differ by more than the gains do.
+    assert row["gain_std"] == pytest.approx([0.0, 0.01 * 2**0.5])
+    lines = unseen_queries.table([none, row]).splitlines()
+    assert lines[2].startswith("| none | 0.6250 ± 0.0354 | 0.7100 ± 0.0141 |")
+    assert lines[3].startswith("| words | +0.0200 ± 0.0000 | +0.0100 ± 0.0141 |")
+
+
 def test_a_retyped_query_is_another_query_of_the_same_words(tiny_log, tmp_path):
     unseen_queries.retype(tiny_log, 0.6, tmp_path / "log")
     open_log(tmp_path / "log")

@@ -7,7 +7,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 from sklearn.preprocessing import OneHotEncoder
 
-from experiments import contenders, public_datasets, reference_lines
+from experiments import contenders, reference_lines
+from experiments.logs import make_log
 from interactrank_jax import configuration
 from interactrank_jax.data.examples import Examples
 from interactrank_jax.data.prepare import prepare
@@ -105,7 +106,7 @@ def test_one_hot_regression_is_scikit_learns_on_encoded_ids(mean_examples, rule)
 
 @pytest.mark.skipif(not SHARED_DATA.is_dir(), reason="no real data beside the repository")
 def test_reference_lines_reach_what_is_known_of_movielens_100k(tmp_path):
-    log = public_datasets.make_log("movielens_100k", SHARED_DATA / "ml-100k", "", tmp_path)
+    log = make_log("movielens_100k", SHARED_DATA / "ml-100k", "", tmp_path)
     setting = contenders.Setting("movielens_100k_random", log, tmp_path, (0,), 8, 1, 1e9, {})
     aucs = {}
     for name in contenders.UNTRAINED:

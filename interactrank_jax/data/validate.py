@@ -10,12 +10,12 @@ import dataclasses
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
-import duckdb
 import ibis
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from interactrank_jax import files
 from interactrank_jax.data.examples import STAGES
 from interactrank_jax.errors import InputError, did_you_mean
 
@@ -102,7 +102,7 @@ def validate(log: "Log") -> dict[str, Any]:
     for name in tables:
         _check_columns(log, name, expected[name])
     _check_id_types(log, tables)
-    with _readable(log, expected):
+    with readable(log):
         totals = {name: _check_rows(log, name, expected[name]) for name in tables}
         for name in tables[:3]:
             check_unique(name, log.table(name), totals[name]["rows"])
@@ -117,22 +117,34 @@ def validate(log: "Log") -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def _readable(log: "Log", expected: dict[str, dict[str, str]]) -> Iterator[None]:
-    """Names the file and column whose bytes the block could not read."""
+def readable(log: "Log") -> Iterator[None]:
+    """Names the file and column whose bytes the block could not read, if that is what failed.
+
+    Raises:
+      InputError: one is damaged.
+    """
     try:
         yield
-    except duckdb.Error as error:
-        for name, columns in expected.items():
-            for path in log.files(name):
-                for column in columns:
-                    try:
-                        pq.read_table(path, columns=[column])[column].validate(full=True)
-                    except (pa.ArrowException, OSError) as reason:
-                        raise InputError(
-                            f"{name} ({path}): column '{column}' cannot be read ({reason}). "
-                            f"Expected a whole Parquet file with text in UTF-8: write it again."
-                        ) from error
-        raise InputError(f"{log.path} cannot be read ({error}): write it again.") from error
+    except InputError:
+        raise
+    except Exception as error:
+        if files.write_problem(error) is not None:
+            raise
+        for name in ("items", "requests", "impressions", *(["events"] if log.has_events else [])):
+            _refuse_damaged(log, name, error)
+        raise
+
+
+def _refuse_damaged(log: "Log", name: str, error: Exception) -> None:
+    for part, path in enumerate(log.files(name)):
+        for column in sorted(set(_columns(log, name)) & set(log.columns(name, part))):
+            try:
+                pq.read_table(path, columns=[column])[column].validate(full=True)
+            except (pa.ArrowException, OSError) as reason:
+                raise InputError(
+                    f"{name} ({path}): column '{column}' cannot be read ({reason}). Expected a "
+                    f"whole Parquet file with text in UTF-8: write it again."
+                ) from error
 
 
 def _columns(log: "Log", name: str) -> dict[str, str]:

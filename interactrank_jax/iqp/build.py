@@ -60,12 +60,9 @@ def build_store(
     """
     description = Description.from_config(config, log)
     out = Path(out)
-    validate.check_times(log, "requests", "timestamp", backend)
-    if log.has_events:
-        validate.check_times(log, "events", "arrival_time", backend)
-    if description.recipe.has_fresh:
-        validate.check_times(log, "items", "created_at", backend)
-    with files.lock(out):
+    with validate.readable(log):
+        _check_times(log, description, backend)
+    with files.lock(out), validate.readable(log):
         if (out / "store.json").exists():
             store = open_store(out, log)
             _check_same(store, description)
@@ -79,6 +76,15 @@ def build_store(
             _count_days(store, log, backend, first, last)
             store = open_store(out, log)
     return store
+
+
+def _check_times(log: Log, description: Description, backend: ibis.BaseBackend) -> None:
+    """Refuses rows that would be in no day."""
+    validate.check_times(log, "requests", "timestamp", backend)
+    if log.has_events:
+        validate.check_times(log, "events", "arrival_time", backend)
+    if description.recipe.has_fresh:
+        validate.check_times(log, "items", "created_at", backend)
 
 
 def _check_same(store: Store, description: Description) -> None:

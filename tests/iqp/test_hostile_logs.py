@@ -220,6 +220,71 @@ def test_ids_of_any_text_are_told_apart(log, whole, backend, tmp_path):
     assert sorted(served) == sorted(names[item] for item in plain)
 
 
+def test_queries_and_users_of_any_text_are_told_apart(whole, backend, tmp_path):
+    tables = make_tables()
+    queries = {100 + n: text for n, text in enumerate(ODD[:5])}
+    for name in ("requests", "events"):
+        columns = {
+            "query_id": [queries.get(n) for n in tables[name]["query_id"].to_pylist()],
+            "user_id": [f"{ODD[int(n[1:]) % 10]}{n}" for n in tables[name]["user_id"].to_pylist()],
+        }
+        for column, ids in columns.items():
+            tables[name] = replace(tables[name], column, ids)
+    log = open_log(write_log(tmp_path / "log", tables))
+    held = build_store(iqp_config(), log, tmp_path / "counts", backend)
+    assert held.figures() == whole.figures()
+    for keys in held.counted_keys:
+        mine, plain = (backend.to_pyarrow(s.counts(keys, backend)) for s in (held, whole))
+        if "query" in keys:
+            plain = replace(plain, "query", [queries[n] for n in plain["query"].to_pylist()])
+        mine, plain = (sorted(map(str, table.to_pylist())) for table in (mine, plain))
+        assert mine == plain
+    snapshot.write_snapshot(log, held, backend, tmp_path / "snapshot", FIRST + 25, FIRST + 9)
+    served = pq.read_table(tmp_path / "snapshot" / "query")["query"].to_pylist()
+    assert set(served) == set(queries.values())
+
+
+def test_what_was_shown_twice_is_refused(backend, tmp_path):
+    """An impression has no id of its own: of two rows nobody knows whether they are one."""
+    tables = make_tables(120)
+    config = iqp_config(**{"cross.features": ("rate:click:7",)})
+    for name, expected in (
+        ("impressions", r"impressions: column 'request_id' and 'item_id' repeats"),
+        ("requests", r"requests: column 'request_id' repeats: 3 of"),
+    ):
+        twice = pa.concat_tables([tables[name], tables[name].slice(20, 3)])
+        log = open_log(write_log(tmp_path / name, tables | {name: twice}))
+        with pytest.raises(InputError, match=expected):
+            build_store(config, log, tmp_path / f"counts of {name}", backend)
+
+
+def test_an_impossible_impression_is_refused(backend, tmp_path):
+    tables = make_tables(120)
+    position = tables["impressions"]["position"].to_numpy().copy()
+    position[7] = -1
+    tables["impressions"] = replace(tables["impressions"], "position", position)
+    log = open_log(write_log(tmp_path / "log", tables))
+    config = iqp_config(**{"cross.features": ("rate:click:7",)})
+    with pytest.raises(InputError, match=r"impressions: column 'position'.*request_id='r\d+'"):
+        build_store(config, log, tmp_path / "counts", backend)
+
+
+def test_items_that_nobody_knows_are_counted_and_told(log, whole, backend, tmp_path):
+    """A catalogue that lags behind, or one without what is no longer sold."""
+    tables = make_tables()
+    known = pa.compute.not_equal(tables["items"]["item_id"], "i4")
+    other = open_log(write_log(tmp_path / "log", tables | {"items": tables["items"].filter(known)}))
+    held = build_store(iqp_config(), other, tmp_path / "counts", backend)
+    clicks = backend.to_pyarrow(held.counts(("item",), backend)).to_pylist()
+    saves = [row for row in clicks if row["item"] == "i4"]
+    assert whole.figures()["unknown"] == 0
+    assert held.figures()["unknown"] >= len(saves) > 0
+    for keys in held.counted_keys:
+        order = [(name, "ascending") for name in (*keys, "period")]
+        counts = [backend.to_pyarrow(s.counts(keys, backend)).sort_by(order) for s in (held, whole)]
+        assert counts[0] == counts[1]
+
+
 def test_columns_that_nobody_declared_change_nothing(log, whole, backend, tmp_path):
     tables = make_tables()
     impressions = tables["impressions"]
@@ -235,7 +300,7 @@ def test_columns_that_nobody_declared_change_nothing(log, whole, backend, tmp_pa
 
 
 def bulk_log(path, queries, items, rows, seed=0):
-    """Writes a log of 30 days: one impression and one click per request."""
+    """Writes a log of 30 days: one impression and one click per request, in the order of time."""
     rng = np.random.default_rng(seed)
     timestamp = START + np.sort(rng.integers(0, 30 * DAY, rows))
     number = np.arange(rows)
@@ -285,6 +350,47 @@ def test_one_query_and_one_item_may_hold_a_fifth_of_the_log(backend, tmp_path):
         alike = week & (queries == queries[row])
         count = (alike & (items == items[row])).sum()
         assert found[row] == np.float32(count / (alike.sum() + 5))
+
+
+def test_a_new_day_needs_nothing_that_was_shown_before(backend, tmp_path):
+    """What the files hold of the days before is made unreadable."""
+    rows = 20_000
+    rng = np.random.default_rng(0)
+    log = bulk_log(tmp_path / "log", rng.integers(0, 9, rows), rng.integers(0, 9, rows), rows)
+    config = iqp_config(**{"cross.features": ("rate:click:7",)})
+    whole = build_store(config, log, tmp_path / "whole", backend)
+    build_store(config, log, tmp_path / "counts", backend, through=FIRST + 20)
+    day = pq.read_table(log.path / "requests.parquet")["timestamp"].to_numpy() // DAY
+    for name in ("impressions", "events"):
+        spoil(log.files(name), int((day <= FIRST + 20).sum()))
+    other = open_log(log.path)
+    held = build_store(config, other, tmp_path / "counts", backend)
+    counts = [
+        backend.to_pyarrow(s.counts(("query", "item"), backend)).sort_by(
+            [("query", "ascending"), ("item", "ascending"), ("period", "ascending")]
+        )
+        for s in (held, whole)
+    ]
+    assert counts[0] == counts[1]
+    with pytest.raises(InputError, match=r"impressions .*: column 'click' cannot be read"):
+        build_store(config, other, tmp_path / "again", backend)
+
+
+def spoil(files, rows, group=1000):
+    """Writes a table in groups of rows; overwrites those with some of the first rows alone."""
+    table = pa.concat_tables([pq.read_table(file) for file in files])
+    path, *others = files
+    for file in others:
+        file.unlink()
+    pq.write_table(table, path, row_group_size=group)
+    held = pq.ParquetFile(path).metadata
+    with path.open("r+b") as file:
+        for number in range(rows // group):
+            for column in range(held.num_columns):
+                chunk = held.row_group(number).column(column)
+                starts = (chunk.dictionary_page_offset, chunk.data_page_offset)
+                file.seek(min(start for start in starts if start))
+                file.write(b"\xff" * chunk.total_compressed_size)
 
 
 @pytest.mark.slow(reason="ten million queries take a minute")

@@ -40,6 +40,12 @@ def test_a_snapshot_of_other_features_is_refused(log, written, backend, tmp_path
         report.make(written / "now", written / "before", backend, snapshot=tmp_path / "other")
 
 
+def test_a_snapshot_with_rates_needs_the_days_of_their_mean(log, whole, backend, tmp_path):
+    with pytest.raises(InputError, match=r"have rates.*--train_until"):
+        snapshot.write_snapshot(log, whole, backend, tmp_path / "snapshot", FIRST + 22)
+    assert not (tmp_path / "snapshot").exists()
+
+
 def test_coverage_is_what_a_loop_counts(written, backend):
     made = report.make(written / "now", written / "before", backend)
     rows = pq.read_table(written / "now" / "features").to_pylist()
@@ -143,6 +149,11 @@ class TestPositions:
             positions.position_weights(log, backend, "save")
         with pytest.raises(InputError, match="Did you mean 'click'"):
             positions.position_weights(log, backend, "clik")
+
+    def test_a_timeless_log_has_none(self, backend, tmp_path):
+        log = open_log(write_log(tmp_path / "log", make_tables(40, timeless=True)))
+        with pytest.raises(InputError, match="is timeless, and weights of positions"):
+            positions.position_weights(log, backend, "click")
 
     def test_debiased_rates_are_nearer_the_truth(self):
         """Items shown far behind get as high a rate as those in front, if they are as good."""

@@ -1,10 +1,10 @@
 """Counts on disk: what they hold, how they grow, and what a build leaves when it is killed."""
 
+import dataclasses
 import shutil
 import signal
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pyarrow as pa
@@ -17,7 +17,7 @@ from interactrank_jax.data.examples import Examples
 from interactrank_jax.data.prepare import prepare
 from interactrank_jax.data.schema import open_log
 from interactrank_jax.errors import InputError
-from interactrank_jax.iqp import days, engines, snapshot, store
+from interactrank_jax.iqp import days, engines, positions, report, snapshot, store
 from interactrank_jax.iqp.build import build_store
 from interactrank_jax.iqp.days import runs_of_days
 from tests.conftest import REPOSITORY
@@ -171,6 +171,21 @@ class TestGrowth:
         assert len(parts.chunks) > 4
         assert everything(parts, backend) == everything(whole, backend)
 
+    def test_another_log_is_not_added(self, log, backend, tmp_path):
+        build_store(iqp_config(), log, tmp_path / "counts", backend, through=FIRST + 9)
+        other = open_log(write_log(tmp_path / "other", make_tables(seed=1)))
+        with pytest.raises(InputError, match=r"requests of 2022-01-17: the log has .* but had"):
+            build_store(iqp_config(), other, tmp_path / "counts", backend)
+        # What is older than the last day may be gone from the log.
+        tables = make_tables()
+        late = pc.greater_equal(tables["requests"]["timestamp"], (FIRST + 9) * 86_400)
+        tables["requests"] = tables["requests"].filter(late)
+        known = pc.is_in(tables["impressions"]["request_id"], tables["requests"]["request_id"])
+        tables["impressions"] = tables["impressions"].filter(known)
+        short = open_log(write_log(tmp_path / "short", tables))
+        grown = build_store(iqp_config(), short, tmp_path / "counts", backend)
+        assert len(grown.chunks) == 2
+
     def test_a_new_day_reads_nothing_of_the_days_before(self, log, whole, backend, tmp_path):
         shutil.copytree(log.path, tmp_path / "log")
         held = build_store(iqp_config(), log, tmp_path / "counts", backend, through=FIRST + 20)
@@ -308,6 +323,7 @@ class TestEngines:
             means = snapshot.mean_rates(counted, spark)
             features = by_pair(spark.to_pyarrow(snapshot.features(log, counted, spark, means)))
             snapshot.write_snapshot(log, counted, spark, tmp_path / "snapshot", day, day - 1)
+            told = self.tell(log, counted, spark, tmp_path / "told")
         expected = everything(full, backend)
         assert held.keys() == expected.keys()
         for name, table in expected.items():
@@ -319,6 +335,24 @@ class TestEngines:
         for place in (tmp_path / "expected").glob("*/"):
             found = pq.read_table(tmp_path / "snapshot" / place.name)
             assert found.to_pydict() == pq.read_table(place).to_pydict()
+        expected = self.tell(log, full, backend, tmp_path / "expected-told")
+        assert told[0] == expected[0]
+        assert told[1] == pytest.approx(expected[1], rel=1e-12, nan_ok=True)
+
+    @staticmethod
+    def tell(log, held, backend, out):
+        """Weights of positions, and every figure of a report."""
+        days = {"now": (FIRST + 20, FIRST + 25), "then": (FIRST + 12, FIRST + 19)}
+        for name, (first, last) in days.items():
+            snapshot.write_features(log, held, backend, out / name, first, last, FIRST + 19)
+        made = report.make(out / "now", out / "then", backend)
+        figures = []
+        for feature in map(dataclasses.asdict, made.features):
+            for value in feature.values():
+                figures += value if isinstance(value, tuple) else [value]
+        figures = [value for value in figures if not isinstance(value, str)]
+        weights = positions.position_weights(log, backend, "click")
+        return weights, [np.nan if value is None else value for value in figures]
 
     def test_an_unknown_one_is_refused(self, tmp_path):
         with (
@@ -357,7 +391,9 @@ class TestKills:
         assert everything(rest, backend) == everything(whole, backend)
         assert not (out / "partial").exists()
 
-    def test_a_killed_process_is_no_different(self, log, whole, backend, tmp_path):
+    @pytest.mark.parametrize(("through", "written"), [(None, 2), (FIRST + 8, 1), (FIRST + 8, 9)])
+    def test_a_killed_build_is_no_different(self, through, written, log, whole, backend, tmp_path):
+        """The first chunk or a later one."""
         out = tmp_path / "counts"
         config = tmp_path / "config.py"
         config.write_text(
@@ -366,17 +402,54 @@ class TestKills:
             "def get_config():\n"
             "    return ml_collections.ConfigDict({'data': iqp_config()})\n"
         )
+        if through is not None:
+            before = everything(build_store(iqp_config(), log, out, backend, through), backend)
         flags = ["iqp", "build", f"--config={config}", f"--log={log.path}", f"--out={out}"]
-        process = subprocess.Popen(
-            [sys.executable, "-m", "interactrank_jax", *flags],
-            cwd=REPOSITORY,
-            env={"PYTHONPATH": str(REPOSITORY), "PATH": "/usr/bin:/bin"},
-        )
-        deadline = time.monotonic() + 120
-        while not (out / "partial").exists() and time.monotonic() < deadline:
-            assert process.poll() is None
-            time.sleep(0.002)
-        process.send_signal(signal.SIGKILL)
-        assert process.wait() == -signal.SIGKILL  # not done before
+        run_killed(written, flags)
+        opened = store.open_store(out, log)
+        assert len(opened.chunks) == (through is not None)
+        assert (out / "partial").exists()
+        if through is not None:
+            assert everything(opened, backend) == before
         assert cli.main(flags) == 0
         assert everything(store.open_store(out, log), backend) == everything(whole, backend)
+
+    @pytest.mark.parametrize("what", ["snapshot", "features"])
+    def test_what_is_made_of_counts_is_whole_or_not_there(self, what, log, whole, tmp_path):
+        day, last = "2022-01-28", "--train_until=2022-01-20"
+        days = [f"--as_of={day}"] if what == "snapshot" else [f"--since={day}", f"--until={day}"]
+        flags = ["iqp", what, f"--log={log.path}", f"--counts={whole.path}", *days, last]
+        assert cli.main([*flags, f"--out={tmp_path / 'before'}"]) == 0
+        run_killed(1, [*flags, f"--out={tmp_path / 'out'}"])
+        assert not (tmp_path / "out").exists()
+        assert cli.main([*flags, f"--out={tmp_path / 'out'}"]) == 0
+        files = sorted((tmp_path / "before").rglob("*.parquet"))
+        assert files
+        for file in (path.relative_to(tmp_path / "before") for path in files):
+            made, expected = (pq.read_table(tmp_path / name / file) for name in ("out", "before"))
+            order = [(name, "ascending") for name in expected.column_names]
+            assert made.sort_by(order) == expected.sort_by(order)
+
+
+def run_killed(written, flags):
+    """Runs a command that is killed when it has written so many tables."""
+    program = (
+        "import os, signal, sys\n"
+        "from interactrank_jax import cli\n"
+        "from interactrank_jax.iqp import engines\n"
+        f"write, left = engines.write_parquet, [{written}]\n"
+        "def dying(*arguments):\n"
+        "    write(*arguments)\n"
+        "    left[0] -= 1\n"
+        "    if not left[0]:\n"
+        "        os.kill(os.getpid(), signal.SIGKILL)\n"
+        "engines.write_parquet = dying\n"
+        "cli.main(sys.argv[1:])\n"
+    )
+    process = subprocess.run(
+        [sys.executable, "-c", program, *flags],
+        cwd=REPOSITORY,
+        env={"PYTHONPATH": str(REPOSITORY), "PATH": "/usr/bin:/bin"},
+        check=False,
+    )
+    assert process.returncode == -signal.SIGKILL
