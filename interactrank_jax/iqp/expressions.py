@@ -213,18 +213,46 @@ def as_of(
       The rows, in no order, with a float32 column per feature, by its name.
     """
     assert recipe.lag_days is not None
-    place, asked = {}, rows
-    for number, (keys, windows) in enumerate(recipe.windows.items()):
-        probes = asked.select([*keys, "period"]).distinct().mutate(probe=ibis.literal(0, "int64"))
-        found = windowed(counts[keys], probes, keys, windows, recipe.lag_days).drop("probe")
-        for action, days in windows:
-            place[keys, action, days] = f"{action}_{days}_{number}"
-        found = found.rename({f"{a}_{days}_{number}": f"{a}_{days}" for a, days in windows})
-        by = [*keys, "period"]
-        rows = rows.left_join(found, by).drop([f"{name}_right" for name in by])
-    rows = rows.mutate(**{name: rows[name].fill_null(0) for name in place.values()})
+    found = {}
+    for keys, windows in recipe.windows.items():
+        probes = rows.select([*keys, "period"]).distinct().mutate(probe=ibis.literal(0, "int64"))
+        found[keys] = windowed(counts[keys], probes, keys, windows, recipe.lag_days).drop("probe")
+    rows, place = with_counts(rows, found, recipe, also=("period",))
     levels = [recipe.levels(spec) for spec in recipe.specs]
     return rows.mutate(**values(rows, place, recipe, levels, mean_rates)).drop(*place.values())
+
+
+def with_counts(
+    rows: ir.Table,
+    found: Mapping[tuple[str, ...], ir.Table],
+    recipe: Recipe,
+    also: Sequence[str] = (),
+) -> tuple[ir.Table, dict[tuple[tuple[str, ...], str, int], str]]:
+    """Joins counts to rows; what was never counted is 0.
+
+    Args:
+      rows: with all keys, and `also`.
+      found: by their keys, counts `<action>_<days>` with those keys and `also`.
+      recipe: what is counted by which keys.
+      also: further columns to match.
+
+    Returns:
+      (the rows, from keys, action and days to the column of that count).
+    """
+    place = {}
+    for number, (keys, counts) in enumerate(found.items()):
+        names = {}
+        for action, days in recipe.windows[keys]:
+            name = f"{action}_{days}_{number}"
+            place[keys, action, days] = name
+            names[name] = f"{action}_{days}"
+        counts = counts.rename(names)
+        by = [*keys, *also]
+        if by:
+            rows = rows.left_join(counts, by).drop([f"{name}_right" for name in by])
+        else:
+            rows = rows.cross_join(counts)
+    return rows.mutate(**{name: rows[name].fill_null(0) for name in place.values()}), place
 
 
 def values(

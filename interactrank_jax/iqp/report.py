@@ -171,7 +171,8 @@ def _edges(
 ) -> dict[str, tuple[float, ...]]:
     """Returns the distinct deciles of each feature's values other than 0."""
     quantiles = {
-        f"q{k}_{i}": table[name].quantile(i / BINS, where=table[name] != 0)
+        # float64: engines interpolate in the type that they are given.
+        f"q{k}_{i}": table[name].cast("float64").quantile(i / BINS, where=table[name] != 0)
         for k, name in enumerate(names)
         for i in range(1, BINS)
     }
@@ -231,7 +232,7 @@ def _figures(
         sums[f"has{k}"] = table.count(where=has)
         sums[f"engaged{k}"] = table.count(where=has & engaged)
         for i, q in enumerate(QUANTILES):
-            sums[f"q{k}_{i}"] = value.quantile(q, where=has)
+            sums[f"q{k}_{i}"] = value.cast("float64").quantile(q, where=has)
         requests[f"any{k}"] = per_request.count(where=per_request[f"any{k}"])
     found = backend.to_pyarrow(table.aggregate(**sums)).to_pylist()[0]
     found |= backend.to_pyarrow(per_request.aggregate(**requests)).to_pylist()[0]

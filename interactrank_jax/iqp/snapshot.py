@@ -9,7 +9,7 @@
 The rows of features are in no order: sorting them would cost more than making them.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -229,55 +229,60 @@ def _table(
     """Returns one table of a snapshot: the features, given by their levels, that `keys` ask for."""
     recipe = store.recipe
     assert recipe.lag_days is not None
-    found, items = {}, []
-    of_levels = {level for levels in features for level in levels}
-    for by in dict.fromkeys(
-        counted for level in of_levels for counted in (level.count_keys, level.total_keys)
-    ):
-        windows = recipe.windows[by]
-        found[by] = expressions.within(
-            store.counts(by, backend), by, windows, number, recipe.lag_days
+    levels = {level for chain in features for level in chain}
+    counts = {
+        by: expressions.within(
+            store.counts(by, backend), by, recipe.windows[by], number, recipe.lag_days
         )
-    # What is asked with: the keys that were counted, and of a query the form that it has.
-    own = found[(*keys, "item")]
-    groups = own.select(keys).distinct() if keys else None
-    if groups is not None and any("query_form" in by for by in found) and "query" in keys:
-        forms = store.forms(backend)
-        forms = forms.filter(forms.period <= number).select("query", "query_form")
-        groups = groups.left_join(forms, "query").drop("query_right")
-    for by in sorted({level.count_keys for level in of_levels}):
-        shared = [key for key in by if key != "item"]
-        listed = found[by].select(by)
-        if groups is None:
-            items.append(listed)
-        elif shared:
-            pairs = groups.inner_join(listed, shared)
-            items.append(pairs.select(*groups.columns, "item"))
-        else:
-            items.append(groups.cross_join(listed).select(*groups.columns, "item"))
-    table = expressions.union(items).distinct()
+        for by in sorted({by for level in levels for by in (level.count_keys, level.total_keys)})
+    }
+    table = _pairs(_asked(store, backend, number, keys, counts), levels, counts)
     if FRESH in keys:
         # Only what the item is on that day is asked with.
         table = table.left_join(Source(log, recipe, backend).created(), "item").drop("item_right")
         now = is_fresh(ibis.literal(number), table.created, recipe.fresh_days)
         table = table.filter(table[FRESH] == now).drop("created")
-    place = {}
-    for index, (by, counts) in enumerate(found.items()):
-        names = {}
-        for action, days in recipe.windows[by]:
-            name = f"{action}_{days}_{index}"
-            place[by, action, days] = name
-            names[name] = f"{action}_{days}"
-        counts = counts.rename(names)
-        if by:
-            table = table.left_join(counts, list(by)).drop([f"{key}_right" for key in by])
-        else:
-            table = table.cross_join(counts)
-    table = table.mutate(**{name: table[name].fill_null(0) for name in place.values()})
+    table, place = expressions.with_counts(table, counts, recipe)
     values = expressions.values(table, place, recipe, features, means)
     table = table.select(*keys, "item", **values)
     kept = [table[name] != 0 for name in values]
     return table.filter(ibis.or_(*kept)).order_by([*keys, "item"])
+
+
+def _asked(
+    store: Store,
+    backend: ibis.BaseBackend,
+    number: int,
+    keys: tuple[str, ...],
+    counts: Mapping[tuple[str, ...], ir.Table],
+) -> ir.Table | None:
+    """Returns what is asked with: the keys that were counted, and of a query its form."""
+    if not keys:
+        return None
+    groups = counts[*keys, "item"].select(keys).distinct()
+    if "query" in keys and any("query_form" in by for by in counts):
+        forms = store.forms(backend)
+        forms = forms.filter(forms.period <= number).select("query", "query_form")
+        groups = groups.left_join(forms, "query").drop("query_right")
+    return groups
+
+
+def _pairs(
+    groups: ir.Table | None,
+    levels: Iterable[CrossSpec],
+    counts: Mapping[tuple[str, ...], ir.Table],
+) -> ir.Table:
+    """Returns all groups, each with the items that any level may have a value for."""
+    items = []
+    for by in sorted({level.count_keys for level in levels}):
+        shared = [key for key in by if key != "item"]
+        listed = counts[by].select(by)
+        if groups is None:
+            items.append(listed)
+            continue
+        pairs = groups.inner_join(listed, shared) if shared else groups.cross_join(listed)
+        items.append(pairs.select(*groups.columns, "item"))
+    return expressions.union(items).distinct()
 
 
 def write_snapshot(

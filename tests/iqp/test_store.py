@@ -306,6 +306,18 @@ def test_what_is_no_day_is_refused(text):
         days.day_number(text)
 
 
+def tell(log, backend, features):
+    """Returns the weights of positions, and every figure of a report."""
+    made = report.make(*features, backend)
+    figures = []
+    for feature in map(dataclasses.asdict, made.features):
+        for value in feature.values():
+            figures += value if isinstance(value, tuple) else [value]
+    figures = [np.nan if value is None else value for value in figures]
+    weights = positions.position_weights(log, backend, "click")
+    return weights, [value for value in figures if not isinstance(value, str)]
+
+
 class TestEngines:
     def test_spark_counts_and_serves_the_same(self, log, full, backend, tmp_path, monkeypatch):
         pytest.importorskip("pyspark")
@@ -317,13 +329,16 @@ class TestEngines:
         if not shutil.which("java"):
             pytest.skip("no Java: Debian has openjdk-17-jre-headless")
         day, config = FIRST + 25, iqp_config(**FULL)
+        full_features = [tmp_path / name for name in ("now", "then")]
+        for place, first in zip(full_features, (FIRST + 20, FIRST + 12), strict=True):
+            snapshot.write_features(log, full, backend, place, first, first + 6, FIRST + 19)
         with engines.connect("spark", tmp_path / "spark", memory="1GB") as spark:
             counted = build_store(config, log, tmp_path / "counts", spark)
             held = everything(counted, spark)
             means = snapshot.mean_rates(counted, spark)
             features = by_pair(spark.to_pyarrow(snapshot.features(log, counted, spark, means)))
             snapshot.write_snapshot(log, counted, spark, tmp_path / "snapshot", day, day - 1)
-            told = self.tell(log, counted, spark, tmp_path / "told")
+            told = tell(log, spark, full_features)
         expected = everything(full, backend)
         assert held.keys() == expected.keys()
         for name, table in expected.items():
@@ -335,24 +350,9 @@ class TestEngines:
         for place in (tmp_path / "expected").glob("*/"):
             found = pq.read_table(tmp_path / "snapshot" / place.name)
             assert found.to_pydict() == pq.read_table(place).to_pydict()
-        expected = self.tell(log, full, backend, tmp_path / "expected-told")
+        expected = tell(log, backend, full_features)
         assert told[0] == expected[0]
         assert told[1] == pytest.approx(expected[1], rel=1e-12, nan_ok=True)
-
-    @staticmethod
-    def tell(log, held, backend, out):
-        """Weights of positions, and every figure of a report."""
-        days = {"now": (FIRST + 20, FIRST + 25), "then": (FIRST + 12, FIRST + 19)}
-        for name, (first, last) in days.items():
-            snapshot.write_features(log, held, backend, out / name, first, last, FIRST + 19)
-        made = report.make(out / "now", out / "then", backend)
-        figures = []
-        for feature in map(dataclasses.asdict, made.features):
-            for value in feature.values():
-                figures += value if isinstance(value, tuple) else [value]
-        figures = [value for value in figures if not isinstance(value, str)]
-        weights = positions.position_weights(log, backend, "click")
-        return weights, [np.nan if value is None else value for value in figures]
 
     def test_an_unknown_one_is_refused(self, tmp_path):
         with (
