@@ -19,13 +19,13 @@ def get_config(argument: str = "search") -> ConfigDict:
     config = common.base_config(argument)
     config.model = common.model_config("fit", pooling="mean", masknet_blocks=0)
     config.model.sequence.history = "target"
-    add_fit(config, argument)
+    add_fit(config)
     common.fit_to_data(config, argument)
     return config
 
 
-def add_fit(config: ConfigDict, argument: str) -> None:
-    """Adds the fields of the meta queries and of the late interaction, and what suits them."""
+def add_fit(config: ConfigDict) -> None:
+    """Adds the fields of the meta queries and of the late interaction."""
     model = config.model
     model.meta = ConfigDict(
         {
@@ -45,11 +45,3 @@ def add_fit(config: ConfigDict, argument: str) -> None:
             "scale_init": 5.0,
         }
     )
-    # A scorer's logits are not tied to cosines, so the softmax can regularise them for more. On
-    # validation, one seed: MovieLens-100K .8669 at 0.01, .8726 at 0.1, .8753 at 1 (and .8770 with
-    # three times the learning rate), MovieLens-1M .9050 at 0.1, .9010 at 1.
-    if argument == "movielens_100k_random":
-        config.train.loss.softmax_weight = 1.0
-        config.train.optimizer.learning_rate = 3e-3
-    elif argument == "movielens_1m":
-        config.train.loss.softmax_weight = 0.1

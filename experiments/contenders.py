@@ -45,6 +45,7 @@ class Setting:
       parallel: trainings at once.
       budget_s: seconds for all trainings of a model together.
       common: overrides of all configs.
+      stages: of the search.
     """
 
     argument: str
@@ -55,6 +56,7 @@ class Setting:
     parallel: int
     budget_s: float
     common: Mapping[str, Any]
+    stages: tuple[search.Stage, ...] = search.SPACE
 
     def spec(self, model: str) -> str:
         """Returns FILE:ARGUMENT of a model's config."""
@@ -128,7 +130,10 @@ def _run_model(model: str, setting: Setting) -> Result:
         return trials.run(made, parallel=setting.parallel, budget_s=budget_s)
 
     found, best = search.search(
-        config, lambda overrides: train(overrides, {"train.seed": seeds[0]}), setting.limit
+        config,
+        lambda overrides: train(overrides, {"train.seed": seeds[0]}),
+        setting.limit,
+        setting.stages,
     )
     if best.error:
         raise InputError(f"no trial of {model} came to anything: {best.error}")

@@ -145,7 +145,7 @@ def report(
         "- ± is the standard deviation over seeds, which lines fitted without a seed have none of. "
         "The interval is of the mean difference over seeds: users resampled with all their rows, "
         f"the same for both models, and seeds; {comparison.REPLICATES} times.",
-        f"- {search.describe(setting.limit)}",
+        f"- {search.describe(setting.limit, setting.stages)}",
         *([f"- Every training with {trials.describe(setting.common)}."] if setting.common else []),
         f"- Training examples (candidates) per second: {setting.parallel} at once on "
         f"{os.cpu_count()} CPU cores.",
@@ -167,6 +167,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--models", nargs="+", help="default: all, or those of the published table")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--trials", type=count, default=search.TRIALS, help="per model, at most")
+    parser.add_argument("--search", nargs="+", help="fields to search; default: all, in order")
     parser.add_argument("--parallel", type=count, default=1, help="trainings at once")
     parser.add_argument(
         "--budget_s", type=positive, default=math.inf, help="per model, for all its trainings"
@@ -203,6 +204,7 @@ def _main(arguments: argparse.Namespace) -> int:
             f"{', '.join(known)}."
         )
     models = choose_models(arguments.models, arguments.protocol)
+    stages = search.choose(arguments.search) if arguments.search else search.SPACE
     root = arguments.out / arguments.dataset
     quick = arguments.quick
     if quick:
@@ -223,6 +225,7 @@ def _main(arguments: argparse.Namespace) -> int:
             parallel=arguments.parallel,
             budget_s=arguments.budget_s,
             common=common,
+            stages=stages,
         )
         for model in models:
             if model not in contenders.UNTRAINED:

@@ -11,6 +11,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from experiments import trials
+from interactrank_jax.errors import InputError, did_you_mean
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,8 +29,8 @@ class Stage:
     others: Callable[[Any], tuple[Any, ...]]
 
 
-def _triple_and_third(rate: float) -> tuple[float, ...]:
-    return float(f"{rate * 3:.3g}"), float(f"{rate / 3:.3g}")
+def _triple_and_third(value: float) -> tuple[float, ...]:
+    return (float(f"{value * 3:.3g}"), float(f"{value / 3:.3g}")) if value else ()
 
 
 def _tenth_and_tenfold(weight: float) -> tuple[float, ...]:
@@ -45,18 +46,33 @@ def _other_dropout(rate: float) -> tuple[float, ...]:
 SPACE = (
     Stage("train.tables.learning_rate", "three times and a third", _triple_and_third),
     Stage("train.loss.softmax_weight", "ten times and a tenth", _tenth_and_tenfold),
+    # Of models without that softmax the regulariser is the decay of their table rows.
+    Stage("model.l2", "three times and a third", _triple_and_third),
     Stage("train.optimizer.learning_rate", "three times and a third", _triple_and_third),
     Stage("model.tower.dropout", "the nearest other of 0 and 0.2", _other_dropout),
 )
 TRIALS = 8  # of a model that has every field
 
 
-def describe(limit: int) -> str:
+def choose(fields: Sequence[str]) -> tuple[Stage, ...]:
+    """Returns the stages of some fields, by their short names, in the order of `SPACE`.
+
+    Raises:
+      InputError: an unknown one.
+    """
+    known = [trials.short(stage.field) for stage in SPACE]
+    for field in fields:
+        if field not in known:
+            raise InputError(f"--search={field}." + did_you_mean(field, known))
+    return tuple(stage for stage in SPACE if trials.short(stage.field) in fields)
+
+
+def describe(limit: int, stages: Sequence[Stage] = SPACE) -> str:
     """Returns the search in words."""
-    stages = "; ".join(f"{trials.short(stage.field)}: {stage.text}" for stage in SPACE)
+    text = "; ".join(f"{trials.short(stage.field)}: {stage.text}" for stage in stages)
     return (
         f"At most {limit} trials a model, chosen by ROC-AUC on validation: the config as it "
-        f"stands, then one field after the other from the best so far ({stages})."
+        f"stands, then one field after the other from the best so far ({text})."
     )
 
 
@@ -64,6 +80,7 @@ def search(
     config: ConfigDict,
     train: Callable[[Sequence[dict[str, Any]]], list[trials.Outcome]],
     limit: int,
+    stages: Sequence[Stage] = SPACE,
 ) -> tuple[list[trials.Outcome], trials.Outcome]:
     """Searches.
 
@@ -71,6 +88,7 @@ def search(
       config: as it stands.
       train: from overrides to the outcomes of trials with them.
       limit: number of trials.
+      stages: to go through.
 
     Returns:
       (outcomes of all trials, that of the best: the first of equal ones).
@@ -78,7 +96,7 @@ def search(
     found: list[trials.Outcome] = []
     batch: list[dict[str, Any]] = [{}]  # together with the first stage, which starts from it too
     best: dict[str, Any] = {}
-    for stage in SPACE:
+    for stage in stages:
         value = _value(config, stage.field)
         if value is not None:
             batch += [{**best, stage.field: other} for other in stage.others(value)]

@@ -197,7 +197,7 @@ def measure(
     if not (place / "log").exists():
         add_column(setting.log, nearest_heads(tower, head_share), place / "log")
     setting = dataclasses.replace(setting, log=place / "log", out=place)
-    rows = []
+    rows: list[dict[str, Any]] = []
     for way, fields in WAYS.items():
         data = {f"data.cross.{field}": value for field, value in fields.items()}
         if fields:
