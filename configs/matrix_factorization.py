@@ -19,6 +19,10 @@ def get_config(argument: str = "search") -> ConfigDict:
     config.model.only = ("user_id", "item_id")
     config.model.embedding_dim = 16
     config.model.l2 = 0.02 if argument.startswith("movielens_100k") else 0.01
+    if argument == "movielens_100k":
+        # Ids are all that it has. On validation, one seed: .751, and .719 where items with less than
+        # 30 ratings share rows.
+        config.data.vocabulary.min_count = 2
     config.train.epochs = 10.0
     config.train.tables.update({"name": "adam", "learning_rate": 0.01, "decay": "cosine"})
     config.train.loss.softmax_weight = 0.0
