@@ -20,7 +20,7 @@ def get_config(argument: str = "search") -> ConfigDict:
     config.model.embedding_dim = 16
     config.model.l2 = 0.02 if argument.startswith("movielens_100k") else 0.01
     if argument == "movielens_100k":
-        # Ids are all that it has. On validation, one seed: .751, and .719 where items with less than
+        # Ids are all that it has. On validation, one seed: .751, and .719 where items of less than
         # 30 ratings share rows.
         config.data.vocabulary.min_count = 2
     config.train.epochs = 10.0
