@@ -6,7 +6,7 @@ BIN := .venv/bin
 # Huge pages for malloc (glibc): each step on a CPU takes tens of megabytes and gives them back.
 export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 
-.PHONY: quickstart test lint format types clean
+.PHONY: quickstart test thorough lint format types clean
 
 # The stamp is newer than what it was made from, so a changed pin installs again.
 .venv/installed: pyproject.toml constraints.txt
@@ -21,6 +21,9 @@ quickstart: .venv/installed
 
 test: .venv/installed
 	$(BIN)/python -m pytest
+
+thorough: .venv/installed
+	$(BIN)/python -m pytest -m "thorough and not slow"
 
 lint: .venv/installed
 	$(BIN)/ruff check .

@@ -19,6 +19,8 @@ from experiments.benchmarks.workload import (
 from interactrank_jax.models import embeddings
 from tests.conftest import REPOSITORY
 
+pytestmark = pytest.mark.thorough  # scripts as a whole, their peers included
+
 RECORD = {"seed", "options", "versions", "load_average"}
 
 

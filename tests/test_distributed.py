@@ -29,6 +29,8 @@ from tests.conftest import REPOSITORY
 from tests.device_worker import LONG_ROWS, LONG_TABLE, SPREAD, make_parts, one_batch
 from tests.distributed_config import get_config
 
+pytestmark = pytest.mark.thorough  # processes that start, compile and wait for each other
+
 PROCESSES, DEVICES = 2, 2
 PATIENCE_S = 240
 FOR_EVER = ("--config.train.max_steps=1000000", "--config.train.eval_every=1000000")

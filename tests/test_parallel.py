@@ -38,6 +38,7 @@ def under(result, prefix):
     return {key[len(prefix) :]: value for key, value in result.items() if key.startswith(prefix)}
 
 
+@pytest.mark.thorough  # a process that compiles everything for four devices
 @pytest.mark.devices
 class TestDevices:
     @pytest.mark.parametrize("run", OTHERS)

@@ -31,6 +31,7 @@ AT_TINY_SIZE = {
 }
 
 
+@pytest.mark.thorough  # every station by its command
 def test_the_commands_work_as_written(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "configs").symlink_to(REPOSITORY / "configs")

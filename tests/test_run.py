@@ -323,6 +323,7 @@ def command(tmp_path, examples_path, monkeypatch):
     return [f"--config={config}", f"--sweep={file}", f"--examples={examples_path}", f"--out={out}"]
 
 
+@pytest.mark.thorough  # trainings in processes of their own
 def test_a_sweep_of_trainings(command, tmp_path, monkeypatch, capsys):
     def seconds(process):
         file = process.job.record.parent / "run/metrics.jsonl"

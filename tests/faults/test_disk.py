@@ -20,6 +20,8 @@ from tests.conftest import REPOSITORY
 from tests.data.test_movielens import original_100k, write
 from tests.faults.processes import steps
 
+pytestmark = pytest.mark.thorough  # every station by its command
+
 CONFIG = f"--config={REPOSITORY / 'tests' / 'faults' / 'configs.py'}"
 
 

@@ -23,6 +23,8 @@ from tests.faults.processes import (
     wait_for,
 )
 
+pytestmark = pytest.mark.thorough  # trainings in processes of their own, begun many times
+
 COMMIT = "orbax.checkpoint._src.path.atomicity:AtomicRenameTemporaryPath.finalize"
 # What is renamed per checkpoint: its data, progress and state, and the whole.
 RENAMES = 4

@@ -319,6 +319,7 @@ def tell(log, backend, features):
 
 
 class TestEngines:
+    @pytest.mark.thorough  # Spark starts, and plans for longer than it runs
     def test_spark_counts_and_serves_the_same(self, log, full, backend, tmp_path, monkeypatch):
         pytest.importorskip("pyspark")
         # To compile each plan, or well, takes longer than to run it on so little.
