@@ -66,7 +66,8 @@ def test_a_file_that_is_no_sweep_says_what_is_missing(tmp_path, text, message):
 
 @pytest.mark.parametrize("file", sorted((REPOSITORY / "experiments/sweeps").glob("[!_]*.py")))
 def test_example_sweeps_fit_a_config(file, examples_path, tmp_path):
-    made = trials.make(CONFIG, sweeps.load(file), examples_path, tmp_path)
+    config = f"{REPOSITORY / 'configs/interactfit.py'}:search" if "fit" in file.stem else CONFIG
+    made = trials.make(config, sweeps.load(file), examples_path, tmp_path)
     assert len(made) == len(sweeps.load(file)) > 1
 
 
