@@ -364,7 +364,7 @@ class TestEngines:
 
 
 class TestKills:
-    @pytest.mark.parametrize("written", range(0, 24, 3))
+    @pytest.mark.parametrize("written", range(0, 24, 5))
     def test_a_build_that_dies_leaves_what_was_complete(
         self, written, log, whole, backend, tmp_path, monkeypatch
     ):
