@@ -167,7 +167,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--models", nargs="+", help="default: all, or those of the published table")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--trials", type=count, default=search.TRIALS, help="per model, at most")
-    parser.add_argument("--search", nargs="+", help="fields to search; default: all, in order")
+    parser.add_argument(
+        "--search", nargs="+", help="fields, such as loss.softmax_weight; default: all"
+    )
     parser.add_argument("--parallel", type=count, default=1, help="trainings at once")
     parser.add_argument(
         "--budget_s", type=positive, default=math.inf, help="per model, for all its trainings"

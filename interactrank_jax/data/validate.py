@@ -10,14 +10,15 @@ import dataclasses
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
+import duckdb
 import ibis
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from interactrank_jax import files
+from interactrank_jax.data import columns
 from interactrank_jax.data.examples import STAGES
-from interactrank_jax.errors import InputError, did_you_mean
+from interactrank_jax.errors import InputError
 
 if TYPE_CHECKING:
     from interactrank_jax.data.schema import Log
@@ -33,37 +34,6 @@ KEYS = {
     "impressions": ("request_id", "item_id"),
     "events": ("event_id",),
 }
-
-_Predicate = Callable[[pa.DataType], bool]
-
-
-def _is_string(kind: pa.DataType) -> bool:
-    return pa.types.is_string(kind) or pa.types.is_large_string(kind)
-
-
-def _is_list(kind: pa.DataType) -> bool:
-    nested = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
-    return any(test(kind) for test in nested) and pa.types.is_floating(kind.value_type)
-
-
-_TYPES: dict[str, tuple[str, _Predicate]] = {
-    "id": ("a string or an integer", lambda t: _is_string(t) or pa.types.is_integer(t)),
-    "integer": ("an integer", pa.types.is_integer),
-    "number": ("a number", lambda t: pa.types.is_integer(t) or pa.types.is_floating(t)),
-    "string": ("a string", _is_string),
-    "binary": ("a boolean, or an integer 0 or 1", lambda t: _is_flag(t)),
-    "categorical": (
-        "a string, an integer or a boolean",
-        lambda t: _is_string(t) or _is_flag(t),
-    ),
-    "numeric": ("a number", lambda t: pa.types.is_integer(t) or pa.types.is_floating(t)),
-    "text": ("a string", _is_string),
-    "embedding": ("a list of floats", _is_list),
-}
-
-
-def _is_flag(kind: pa.DataType) -> bool:
-    return pa.types.is_boolean(kind) or pa.types.is_integer(kind)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,10 +68,10 @@ def validate(log: "Log") -> dict[str, Any]:
             f'"timeless": false and give requests a timestamp, or remove events.'
         )
     tables = [name for name in KEYS if name != "events" or log.has_events]
-    expected = {name: _columns(log, name) for name in tables}
+    expected = {name: columns.of_table(log, name) for name in tables}
     for name in tables:
-        _check_columns(log, name, expected[name])
-    _check_id_types(log, tables)
+        columns.check_columns(log, name, expected[name])
+    columns.check_id_types(log, tables)
     with readable(log):
         totals = {name: _check_rows(log, name, expected[name]) for name in tables}
         for name in tables[:3]:
@@ -117,19 +87,19 @@ def validate(log: "Log") -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def readable(log: "Log") -> Iterator[None]:
+def readable(log: "Log", errors: tuple[type[Exception], ...] = (duckdb.Error,)) -> Iterator[None]:
     """Names the file and column whose bytes the block could not read, if that is what failed.
+
+    Args:
+      log: the log.
+      errors: what the engine of the block raises.
 
     Raises:
       InputError: one is damaged.
     """
     try:
         yield
-    except InputError:
-        raise
-    except Exception as error:
-        if files.write_problem(error) is not None:
-            raise
+    except errors as error:
         for name in ("items", "requests", "impressions", *(["events"] if log.has_events else [])):
             _refuse_damaged(log, name, error)
         raise
@@ -137,7 +107,7 @@ def readable(log: "Log") -> Iterator[None]:
 
 def _refuse_damaged(log: "Log", name: str, error: Exception) -> None:
     for part, path in enumerate(log.files(name)):
-        for column in sorted(set(_columns(log, name)) & set(log.columns(name, part))):
+        for column in sorted(set(columns.of_table(log, name)) & set(log.columns(name, part))):
             try:
                 pq.read_table(path, columns=[column])[column].validate(full=True)
             except (pa.ArrowException, OSError) as reason:
@@ -145,75 +115,6 @@ def _refuse_damaged(log: "Log", name: str, error: Exception) -> None:
                     f"{name} ({path}): column '{column}' cannot be read ({reason}). Expected a "
                     f"whole Parquet file with text in UTF-8: write it again."
                 ) from error
-
-
-def _columns(log: "Log", name: str) -> dict[str, str]:
-    """Returns the columns a table is checked for, by the name of their type in `_TYPES`."""
-    schema = log.schema
-    present = log.columns(name)
-    if name == "items":
-        columns = {"item_id": "id"}
-        columns |= {feature.name: feature.kind for feature in schema.select(("item",))}
-        columns |= {"created_at": "integer"} if "created_at" in present else {}
-    elif name == "requests":
-        columns = {"request_id": "id", "user_id": "id", "query_id": "id"}
-        if not schema.timeless:
-            columns["timestamp"] = "integer"
-        columns |= {feature.name: feature.kind for feature in schema.select(("user", "request"))}
-    elif name == "impressions":
-        columns = {"request_id": "id", "item_id": "id", "position": "integer"}
-        columns |= dict.fromkeys(schema.actions, "binary")
-        optional = {"propensity": "number", "stage": "string", "teacher_score": "number"}
-        columns |= {key: kind for key, kind in optional.items() if key in present}
-    else:
-        columns = dict.fromkeys(("event_id", "user_id", "query_id", "item_id"), "id")
-        columns |= {"action": "string", "event_time": "integer", "arrival_time": "integer"}
-        columns |= {
-            feature.name: feature.kind
-            for feature in schema.select(("user", "request"), "categorical")
-            if feature.name in present
-        }
-    return columns
-
-
-def _check_columns(log: "Log", name: str, expected: dict[str, str]) -> None:
-    for part, path in enumerate(log.files(name)):
-        present = log.columns(name, part)
-        for column, kind in expected.items():
-            if column not in present:
-                raise InputError(
-                    f"{name} ({path}): column '{column}' is missing."
-                    + did_you_mean(column, present)
-                )
-            words, fits = _TYPES[kind]
-            nulls = pa.types.is_null(present[column]) and (name, column) == ("events", "query_id")
-            if not fits(present[column]) and not nulls:
-                raise InputError(
-                    f"{name} ({path}): column '{column}' has type {present[column]}. Expected "
-                    f"{words}: convert it."
-                )
-            first = log.columns(name)[column]
-            if not nulls and _is_string(first) != _is_string(present[column]):
-                raise InputError(
-                    f"{name} ({path}): column '{column}' has type {present[column]}, in the part "
-                    f"before {first}. Expected strings in all parts or in none: convert it."
-                )
-
-
-def _check_id_types(log: "Log", tables: list[str]) -> None:
-    """An id is a string everywhere or an integer everywhere: '7' never meets 7."""
-    for column in ("item_id", "request_id", "user_id", "query_id"):
-        found = {
-            name: kind
-            for name in tables
-            if not pa.types.is_null(kind := log.columns(name).get(column, pa.null()))
-        }
-        if len({_is_string(kind) for kind in found.values()}) > 1:
-            kinds = ", ".join(f"{kind} in {name}" for name, kind in found.items())
-            raise InputError(
-                f"column '{column}' is {kinds}. Expected strings everywhere or integers "
-                f"everywhere: convert one of them."
-            )
 
 
 _IN_RANGE = f"numbers of size up to {LARGEST:.3g}, the largest float32: rescale them"
@@ -345,8 +246,8 @@ def validate_rows(log: "Log", name: str, rows: ibis.Table) -> None:
     Raises:
       InputError: the first thing found wrong.
     """
-    expected = _columns(log, name)
-    _check_columns(log, name, expected)
+    expected = columns.of_table(log, name)
+    columns.check_columns(log, name, expected)
     checks = list(_row_checks(rows, name, expected, log))
     counts = {f"bad_{i}": check.bad.cast("int64").sum() for i, check in enumerate(checks)}
     totals = rows.aggregate(rows=rows.count(), **counts).to_pyarrow().to_pylist()[0]

@@ -60,9 +60,9 @@ def build_store(
     """
     description = Description.from_config(config, log)
     out = Path(out)
-    with validate.readable(log):
+    with validate.readable(log, engines.errors(backend)):
         _check_times(log, description, backend)
-    with files.lock(out), validate.readable(log):
+    with files.lock(out), validate.readable(log, engines.errors(backend)):
         if (out / "store.json").exists():
             store = open_store(out, log)
             _check_same(store, description)
@@ -119,6 +119,8 @@ def _chunks_to_count(
     """Yields first and last day of each chunk to count; days without rows belong to some chunk."""
     after = store.next_day
     asked_on, requests = _requests_per_day(log, backend)
+    if not len(asked_on):
+        raise InputError(f"requests ({log.path}): the table is empty. Expected rows: add some.")
     if after is not None:
         _check_log(store.chunks[-1], dict(zip(asked_on.tolist(), requests.tolist(), strict=True)))
     # To know how many rows a day has, neither caps nor forms are needed.

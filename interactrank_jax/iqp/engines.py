@@ -8,6 +8,7 @@ import uuid
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import duckdb
 import ibis
 import ibis.expr.types as ir
 
@@ -98,6 +99,16 @@ def _spark(scratch: Path, memory: str, master: str) -> Iterator[ibis.BaseBackend
         yield ibis.pyspark.connect(session)
     finally:
         session.stop()
+
+
+def errors(backend: ibis.BaseBackend) -> tuple[type[Exception], ...]:
+    """Returns what an engine raises."""
+    if backend.name != "pyspark":
+        return (duckdb.Error,)
+    from py4j.protocol import Py4JError
+    from pyspark.errors import PySparkException
+
+    return PySparkException, Py4JError
 
 
 def read_parquet(backend: ibis.BaseBackend, directories: Sequence[Path]) -> ir.Table:

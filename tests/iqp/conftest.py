@@ -1,10 +1,12 @@
 """A handmade log, its counts, and a DuckDB to read them with."""
 
+import pyarrow as pa
 import pytest
 
 from interactrank_jax.data.schema import open_log
 from interactrank_jax.iqp import engines
 from interactrank_jax.iqp.build import build_store
+from interactrank_jax.iqp.store import Store
 from tests.data.handmade_log import data_config, make_tables, write_log
 
 FEATURES = (
@@ -31,6 +33,20 @@ FULL = {
     "cross.debias.position_weights": (1.0, 0.7, 0.5),
     "cross.fresh_days": 9,
 }
+
+
+def everything(held: Store, backend) -> dict[str, pa.Table]:
+    """All counts, sorted."""
+    tables = {}
+    for keys, actions in held.counted_keys.items():
+        columns = [*keys, "period"]
+        table = backend.to_pyarrow(held.counts(keys, backend)).select([*columns, *actions])
+        tables["+".join(keys)] = table.sort_by([(name, "ascending") for name in columns])
+    return tables
+
+
+def by_pair(table: pa.Table) -> pa.Table:
+    return table.sort_by([("request_id", "ascending"), ("item_id", "ascending")])
 
 
 def iqp_config(**overrides):

@@ -1,10 +1,6 @@
 """Counts on disk: what they hold, how they grow, and what a build leaves when it is killed."""
 
-import dataclasses
 import shutil
-import signal
-import subprocess
-import sys
 
 import numpy as np
 import pyarrow as pa
@@ -12,33 +8,17 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
-from interactrank_jax import cli
 from interactrank_jax.data.examples import Examples
 from interactrank_jax.data.prepare import prepare
 from interactrank_jax.data.schema import open_log
 from interactrank_jax.errors import InputError
-from interactrank_jax.iqp import days, engines, positions, report, snapshot, store
+from interactrank_jax.iqp import days, snapshot
 from interactrank_jax.iqp.build import build_store
 from interactrank_jax.iqp.days import runs_of_days
-from tests.conftest import REPOSITORY
 from tests.data.handmade_log import ACTIONS, START, make_tables, replace, write_log
-from tests.iqp.conftest import FEATURES, FULL, iqp_config
+from tests.iqp.conftest import FEATURES, FULL, by_pair, everything, iqp_config
 
 FIRST = START // 86_400
-
-
-def everything(held: store.Store, backend) -> dict[str, pa.Table]:
-    """All counts, sorted."""
-    tables = {}
-    for keys, actions in held.counted_keys.items():
-        columns = [*keys, "period"]
-        table = backend.to_pyarrow(held.counts(keys, backend)).select([*columns, *actions])
-        tables["+".join(keys)] = table.sort_by([(name, "ascending") for name in columns])
-    return tables
-
-
-def by_pair(table: pa.Table) -> pa.Table:
-    return table.sort_by([("request_id", "ascending"), ("item_id", "ascending")])
 
 
 @pytest.mark.parametrize(
@@ -304,153 +284,3 @@ def test_what_is_no_day_is_refused(text):
     assert days.day_number("1970-01-02") == 1
     with pytest.raises(InputError, match=f"'{text}' is no date"):
         days.day_number(text)
-
-
-def tell(log, backend, features):
-    """Returns the weights of positions, and every figure of a report."""
-    made = report.make(*features, backend)
-    figures = []
-    for feature in map(dataclasses.asdict, made.features):
-        for value in feature.values():
-            figures += value if isinstance(value, tuple) else [value]
-    figures = [np.nan if value is None else value for value in figures]
-    weights = positions.position_weights(log, backend, "click")
-    return weights, [value for value in figures if not isinstance(value, str)]
-
-
-class TestEngines:
-    @pytest.mark.thorough  # Spark starts, and plans for longer than it runs
-    def test_spark_counts_and_serves_the_same(self, log, full, backend, tmp_path, monkeypatch):
-        pytest.importorskip("pyspark")
-        # To compile each plan, or well, takes longer than to run it on so little.
-        off = ("wholeStage=false", "factoryMode=NO_CODEGEN")
-        flags = " ".join(f"--conf spark.sql.codegen.{setting}" for setting in off)
-        monkeypatch.setenv("PYSPARK_SUBMIT_ARGS", f"{flags} pyspark-shell")
-        monkeypatch.setenv("JAVA_TOOL_OPTIONS", "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC")
-        if not shutil.which("java"):
-            pytest.skip("no Java: Debian has openjdk-17-jre-headless")
-        day, config = FIRST + 25, iqp_config(**FULL)
-        full_features = [tmp_path / name for name in ("now", "then")]
-        for place, first in zip(full_features, (FIRST + 20, FIRST + 12), strict=True):
-            snapshot.write_features(log, full, backend, place, first, first + 6, FIRST + 19)
-        with engines.connect("spark", tmp_path / "spark", memory="1GB") as spark:
-            counted = build_store(config, log, tmp_path / "counts", spark)
-            held = everything(counted, spark)
-            means = snapshot.mean_rates(counted, spark)
-            features = by_pair(spark.to_pyarrow(snapshot.features(log, counted, spark, means)))
-            snapshot.write_snapshot(log, counted, spark, tmp_path / "snapshot", day, day - 1)
-            told = tell(log, spark, full_features)
-        expected = everything(full, backend)
-        assert held.keys() == expected.keys()
-        for name, table in expected.items():
-            assert held[name].to_pydict() == table.to_pydict(), name
-        assert means == snapshot.mean_rates(full, backend)
-        table = by_pair(backend.to_pyarrow(snapshot.features(log, full, backend, means)))
-        assert features.to_pydict() == table.to_pydict()
-        snapshot.write_snapshot(log, full, backend, tmp_path / "expected", day, day - 1)
-        for place in (tmp_path / "expected").glob("*/"):
-            found = pq.read_table(tmp_path / "snapshot" / place.name)
-            assert found.to_pydict() == pq.read_table(place).to_pydict()
-        expected = tell(log, backend, full_features)
-        assert told[0] == expected[0]
-        assert told[1] == pytest.approx(expected[1], rel=1e-12, nan_ok=True)
-
-    def test_an_unknown_one_is_refused(self, tmp_path):
-        with (
-            pytest.raises(InputError, match="Did you mean 'spark'"),
-            engines.connect("sparc", tmp_path / "scratch"),
-        ):
-            pass
-
-
-class TestKills:
-    @pytest.mark.parametrize("written", range(0, 24, 5))
-    def test_a_build_that_dies_leaves_what_was_complete(
-        self, written, log, whole, backend, tmp_path, monkeypatch
-    ):
-        """As if it died before a file, the files of a chunk being written one by one."""
-        out, write = tmp_path / "counts", engines.write_parquet
-        before = build_store(iqp_config(), log, out, backend, through=FIRST + 8)
-        held = everything(before, backend)
-        left = [written]
-
-        def dying(*arguments):
-            left[0] -= 1
-            if left[0] < 0:
-                raise KeyboardInterrupt
-            write(*arguments)
-
-        monkeypatch.setattr(engines, "write_parquet", dying)
-        with pytest.raises(KeyboardInterrupt):
-            build_store(iqp_config(), log, out, backend, chunk_rows=400)
-        monkeypatch.undo()
-        opened = store.open_store(out, log)
-        assert opened.chunks[0] == before.chunks[0]
-        if len(opened.chunks) == 1:
-            assert everything(opened, backend) == held
-        rest = build_store(iqp_config(), log, out, backend)
-        assert everything(rest, backend) == everything(whole, backend)
-        assert not (out / "partial").exists()
-
-    @pytest.mark.parametrize(("through", "written"), [(None, 2), (FIRST + 8, 1), (FIRST + 8, 9)])
-    def test_a_killed_build_is_no_different(self, through, written, log, whole, backend, tmp_path):
-        """The first chunk or a later one."""
-        out = tmp_path / "counts"
-        config = tmp_path / "config.py"
-        config.write_text(
-            "import ml_collections\n"
-            "from tests.iqp.conftest import iqp_config\n"
-            "def get_config():\n"
-            "    return ml_collections.ConfigDict({'data': iqp_config()})\n"
-        )
-        if through is not None:
-            before = everything(build_store(iqp_config(), log, out, backend, through), backend)
-        flags = ["iqp", "build", f"--config={config}", f"--log={log.path}", f"--out={out}"]
-        run_killed(written, flags)
-        opened = store.open_store(out, log)
-        assert len(opened.chunks) == (through is not None)
-        assert (out / "partial").exists()
-        if through is not None:
-            assert everything(opened, backend) == before
-        assert cli.main(flags) == 0
-        assert everything(store.open_store(out, log), backend) == everything(whole, backend)
-
-    @pytest.mark.parametrize("what", ["snapshot", "features"])
-    def test_what_is_made_of_counts_is_whole_or_not_there(self, what, log, whole, tmp_path):
-        day, last = "2022-01-28", "--train_until=2022-01-20"
-        days = [f"--as_of={day}"] if what == "snapshot" else [f"--since={day}", f"--until={day}"]
-        flags = ["iqp", what, f"--log={log.path}", f"--counts={whole.path}", *days, last]
-        assert cli.main([*flags, f"--out={tmp_path / 'before'}"]) == 0
-        run_killed(1, [*flags, f"--out={tmp_path / 'out'}"])
-        assert not (tmp_path / "out").exists()
-        assert cli.main([*flags, f"--out={tmp_path / 'out'}"]) == 0
-        files = sorted((tmp_path / "before").rglob("*.parquet"))
-        assert files
-        for file in (path.relative_to(tmp_path / "before") for path in files):
-            made, expected = (pq.read_table(tmp_path / name / file) for name in ("out", "before"))
-            order = [(name, "ascending") for name in expected.column_names]
-            assert made.sort_by(order) == expected.sort_by(order)
-
-
-def run_killed(written, flags):
-    """Runs a command that is killed when it has written so many tables."""
-    program = (
-        "import os, signal, sys\n"
-        "from interactrank_jax import cli\n"
-        "from interactrank_jax.iqp import engines\n"
-        f"write, left = engines.write_parquet, [{written}]\n"
-        "def dying(*arguments):\n"
-        "    write(*arguments)\n"
-        "    left[0] -= 1\n"
-        "    if not left[0]:\n"
-        "        os.kill(os.getpid(), signal.SIGKILL)\n"
-        "engines.write_parquet = dying\n"
-        "cli.main(sys.argv[1:])\n"
-    )
-    process = subprocess.run(
-        [sys.executable, "-c", program, *flags],
-        cwd=REPOSITORY,
-        env={"PYTHONPATH": str(REPOSITORY), "PATH": "/usr/bin:/bin"},
-        check=False,
-    )
-    assert process.returncode == -signal.SIGKILL

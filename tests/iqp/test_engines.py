@@ -1,0 +1,73 @@
+"""Spark and DuckDB give the same, to the bit."""
+
+import dataclasses
+import shutil
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from interactrank_jax.errors import InputError
+from interactrank_jax.iqp import engines, positions, report, snapshot
+from interactrank_jax.iqp.build import build_store
+from tests.data.handmade_log import START
+from tests.iqp.conftest import FULL, by_pair, everything, iqp_config
+
+FIRST = START // 86_400
+
+
+def tell(log, backend, features):
+    """Returns the weights of positions, and every figure of a report."""
+    made = report.make(*features, backend)
+    figures = []
+    for feature in map(dataclasses.asdict, made.features):
+        for value in feature.values():
+            figures += value if isinstance(value, tuple) else [value]
+    figures = [np.nan if value is None else value for value in figures]
+    weights = positions.position_weights(log, backend, "click")
+    return weights, [value for value in figures if not isinstance(value, str)]
+
+
+@pytest.mark.thorough  # Spark starts, and plans for longer than it runs
+def test_spark_counts_and_serves_the_same(log, full, backend, tmp_path, monkeypatch):
+    pytest.importorskip("pyspark")
+    # To compile each plan, or well, takes longer than to run it on so little.
+    off = ("wholeStage=false", "factoryMode=NO_CODEGEN")
+    flags = " ".join(f"--conf spark.sql.codegen.{setting}" for setting in off)
+    monkeypatch.setenv("PYSPARK_SUBMIT_ARGS", f"{flags} pyspark-shell")
+    monkeypatch.setenv("JAVA_TOOL_OPTIONS", "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC")
+    if not shutil.which("java"):
+        pytest.skip("no Java: Debian has openjdk-17-jre-headless")
+    day, config = FIRST + 25, iqp_config(**FULL)
+    full_features = [tmp_path / name for name in ("now", "then")]
+    for place, first in zip(full_features, (FIRST + 20, FIRST + 12), strict=True):
+        snapshot.write_features(log, full, backend, place, first, first + 6, FIRST + 19)
+    with engines.connect("spark", tmp_path / "spark", memory="1GB") as spark:
+        counted = build_store(config, log, tmp_path / "counts", spark)
+        held = everything(counted, spark)
+        means = snapshot.mean_rates(counted, spark)
+        features = by_pair(spark.to_pyarrow(snapshot.features(log, counted, spark, means)))
+        snapshot.write_snapshot(log, counted, spark, tmp_path / "snapshot", day, day - 1)
+        told = tell(log, spark, full_features)
+    expected = everything(full, backend)
+    assert held.keys() == expected.keys()
+    for name, table in expected.items():
+        assert held[name].to_pydict() == table.to_pydict(), name
+    assert means == snapshot.mean_rates(full, backend)
+    table = by_pair(backend.to_pyarrow(snapshot.features(log, full, backend, means)))
+    assert features.to_pydict() == table.to_pydict()
+    snapshot.write_snapshot(log, full, backend, tmp_path / "expected", day, day - 1)
+    for place in (tmp_path / "expected").glob("*/"):
+        found = pq.read_table(tmp_path / "snapshot" / place.name)
+        assert found.to_pydict() == pq.read_table(place).to_pydict()
+    expected = tell(log, backend, full_features)
+    assert told[0] == expected[0]
+    assert told[1] == pytest.approx(expected[1], rel=1e-12, nan_ok=True)
+
+
+def test_an_unknown_one_is_refused(tmp_path):
+    with (
+        pytest.raises(InputError, match="Did you mean 'spark'"),
+        engines.connect("sparc", tmp_path / "scratch"),
+    ):
+        pass
