@@ -7,6 +7,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from interactrank_jax.data.schema import open_log
 from interactrank_jax.errors import InputError
 from interactrank_jax.iqp import engines, positions, report, snapshot
 from interactrank_jax.iqp.build import build_store
@@ -28,6 +29,17 @@ def tell(log, backend, features):
     return weights, [value for value in figures if not isinstance(value, str)]
 
 
+def refuse_damaged(config, log, backend, place):
+    """A file that an engine cannot read is named, whatever that engine raises."""
+    damaged = open_log(shutil.copytree(log.path, place / "damaged"))
+    with damaged.files("events")[0].open("r+b") as file:
+        file.seek(4)  # behind the first bytes, which say that this is Parquet
+        file.write(bytes(200))
+    with pytest.raises(InputError, match=r"events \(.*\): column '.*' cannot be read"):
+        build_store(config, damaged, place / "of_damaged", backend)
+
+
+@pytest.mark.filterwarnings("ignore")  # pyspark warns of pandas 3, and of each damaged byte
 @pytest.mark.thorough  # Spark starts, and plans for longer than it runs
 def test_spark_counts_and_serves_the_same(log, full, backend, tmp_path, monkeypatch):
     pytest.importorskip("pyspark")
@@ -49,6 +61,7 @@ def test_spark_counts_and_serves_the_same(log, full, backend, tmp_path, monkeypa
         features = by_pair(spark.to_pyarrow(snapshot.features(log, counted, spark, means)))
         snapshot.write_snapshot(log, counted, spark, tmp_path / "snapshot", day, day - 1)
         told = tell(log, spark, full_features)
+        refuse_damaged(config, log, spark, tmp_path)
     expected = everything(full, backend)
     assert held.keys() == expected.keys()
     for name, table in expected.items():
