@@ -74,40 +74,43 @@ def measure(
         Examples(examples(1)).metadata.actions,
     )
     rows = []
-    fresh = train("interactrank", 1)
+    freshest = train("interactrank", 1)
+    best = [aged_auc(outcome, Examples(examples(1))) for outcome in freshest]
     for what, days in (*(("lag", lag) for lag in lags), *(("age", age) for age in ages)):
         lag = days if what == "lag" else 1 + days
         held = Examples(examples(lag))
         if what == "age":
-            found = [aged_auc(outcome, held) for outcome in fresh]
+            found = [aged_auc(outcome, held) for outcome in freshest]
         else:
-            outcomes = train("interactrank", lag)
-            found = [aged_auc(outcome, held) for outcome in outcomes]
-        rows.append(_row("interactrank", what, days, found) | {"iqp_auc": iqp_auc(held, rule)})
+            found = [aged_auc(outcome, held) for outcome in train("interactrank", lag)]
+        rows.append(
+            summary("interactrank", what, days, found, best) | {"iqp_auc": iqp_auc(held, rule)}
+        )
         print(rows[-1], flush=True)
     held = Examples(examples(1))
     without = [aged_auc(outcome, held) for outcome in train("two_tower", 1)]
-    return [*rows, _row("two_tower", "none", 0, without)]
+    return [*rows, summary("two_tower", "none", 0, without, best)]
 
 
-def _row(model: str, what: str, days: int, found: Sequence[float]) -> dict[str, Any]:
-    spread = statistics.stdev(found) if len(found) > 1 else 0.0
-    return {
-        "model": model,
-        "what": what,
-        "days": days,
-        "seeds": len(found),
-        "auc_mean": statistics.fmean(found),
-        "auc_std": spread,
-    }
+def summary(
+    model: str, what: str, days: int, found: Sequence[float], best: Sequence[float]
+) -> dict[str, Any]:
+    """Returns a row: AUC, and its difference to that with the freshest counts, seed by seed."""
+    differences = [own - other for own, other in zip(found, best, strict=True)]
+    moments = {}
+    for name, values in (("auc", found), ("difference", differences)):
+        moments[f"{name}_mean"] = statistics.fmean(values)
+        moments[f"{name}_std"] = statistics.stdev(values) if len(values) > 1 else 0.0
+    return {"model": model, "what": what, "days": days, "seeds": len(found), **moments}
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
-    """Returns a Markdown table."""
-    lines = ["| | days | InteractRank | IQP alone |", "|---|---|---|---|"]
+    """Returns a Markdown table; differences are to lag_days 1, their deviations over seeds."""
+    lines = ["| | days | InteractRank | difference | IQP alone |", "|---|---|---|---|---|"]
     names = {"lag": "lag_days", "age": "snapshot older by"}
     for row in rows:
         value = f"{row['auc_mean']:.4f} ± {row['auc_std']:.4f}"
+        value += f" | {row['difference_mean']:+.4f} ± {row['difference_std']:.4f}"
         if row["model"] == "two_tower":
             lines.append(f"| two-tower | | {value} | |")
         else:

@@ -13,22 +13,22 @@ from experiments.comparison import Scored
 from interactrank_jax.data.schema import open_log
 from interactrank_jax.iqp.forms import form
 
+BEST = [0.690, 0.694]
+FOUND = {("lag", 1): BEST, ("lag", 4): [0.660, 0.666], ("age", 0): BEST, ("age", 3): [0.67, 0.676]}
 ROWS = [
-    {"model": "interactrank", "what": what, "days": days, "seeds": 2, "auc_mean": 0.7 - days / 100,
-     "auc_std": 0.001, "iqp_auc": 0.6}
-    for what, days in (("lag", 1), ("lag", 4), ("age", 0), ("age", 3))
-] + [{"model": "two_tower", "what": "none", "days": 0, "seeds": 2, "auc_mean": 0.65,
-      "auc_std": 0.002}]  # fmt: skip
+    freshness.summary("interactrank", what, days, auc, BEST) | {"iqp_auc": 0.6}
+    for (what, days), auc in FOUND.items()
+] + [freshness.summary("two_tower", "none", 0, [0.651, 0.651], BEST)]
 
 
 def test_freshness_shows_every_lag_and_age(tmp_path):
     lines = freshness.table(ROWS).splitlines()
     assert lines[2:] == [
-        "| lag_days | 1 | 0.6900 ± 0.0010 | 0.6000 |",
-        "| lag_days | 4 | 0.6600 ± 0.0010 | 0.6000 |",
-        "| snapshot older by | 0 | 0.7000 ± 0.0010 | 0.6000 |",
-        "| snapshot older by | 3 | 0.6700 ± 0.0010 | 0.6000 |",
-        "| two-tower | | 0.6500 ± 0.0020 | |",
+        "| lag_days | 1 | 0.6920 ± 0.0028 | +0.0000 ± 0.0000 | 0.6000 |",
+        "| lag_days | 4 | 0.6630 ± 0.0042 | -0.0290 ± 0.0014 | 0.6000 |",
+        "| snapshot older by | 0 | 0.6920 ± 0.0028 | +0.0000 ± 0.0000 | 0.6000 |",
+        "| snapshot older by | 3 | 0.6730 ± 0.0042 | -0.0190 ± 0.0014 | 0.6000 |",
+        "| two-tower | | 0.6510 ± 0.0000 | -0.0410 ± 0.0028 | |",
     ]
     freshness.draw(ROWS, tmp_path / "figure.png")
     assert (tmp_path / "figure.png").stat().st_size > 10_000

@@ -40,7 +40,7 @@ from interactrank_jax.data.examples import (
     write_metadata,
 )
 from interactrank_jax.data.vocabulary import as_values
-from interactrank_jax.iqp.features import CrossFeatures
+from interactrank_jax.iqp.in_memory import CrossFeatures
 
 MEMORY_LIMIT = "4GB"  # of DuckDB, which spills to disk beyond it
 

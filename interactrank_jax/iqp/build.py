@@ -25,7 +25,7 @@ from interactrank_jax.errors import InputError
 from interactrank_jax.iqp import engines, expressions
 from interactrank_jax.iqp.days import date, day, runs_of_days
 from interactrank_jax.iqp.rows import Source, first_copies
-from interactrank_jax.iqp.store import FORMAT_VERSION, Chunk, Description, Store, open_store
+from interactrank_jax.iqp.store import RECORD, Chunk, Description, Store, open_store, write_record
 
 # Rows of the log in one chunk: bounds memory, and what a kill costs.
 CHUNK_ROWS = 25_000_000
@@ -63,12 +63,11 @@ def build_store(
     with validate.readable(log, engines.errors(backend)):
         _check_times(log, description, backend)
     with files.lock(out), validate.readable(log, engines.errors(backend)):
-        if (out / "store.json").exists():
+        if (out / RECORD).exists():
             store = open_store(out, log)
             _check_same(store, description)
         else:
-            fields = {"format_version": FORMAT_VERSION, "description": description.to_json()}
-            files.write_sealed(out / "store.json", fields)
+            write_record(out / RECORD, {"description": description.to_json()})
             store = open_store(out, log)
         _remove_unfinished(store)
         for first, last in _chunks_to_count(store, log, backend, through, chunk_rows):

@@ -48,16 +48,27 @@ def _build(args: Any) -> None:
 
 def _features(args: Any) -> None:
     from interactrank_jax.data.schema import open_log
-    from interactrank_jax.iqp import days, snapshot, store
+    from interactrank_jax.iqp import days, features, snapshot, store
 
-    log = open_log(args.log)
-    with _engine(args) as backend:
-        since, until, train_until = (
-            days.day_number(args[name].value) if args[name].value else None
-            for name in ("since", "until", "train_until")
+    if bool(args.counts) == bool(args.snapshot):
+        raise InputError(
+            "name either --counts, for features as of each request's day, or --snapshot, for those "
+            "that it served."
         )
-        held = store.open_store(args.counts, log)
-        record = snapshot.write_features(log, held, backend, args.out, since, until, train_until)
+    if args.snapshot and args.train_until:
+        raise InputError("--train_until is part of a snapshot: leave it out beside --snapshot.")
+    log = open_log(args.log)
+    since, until, train_until = (
+        days.day_number(args[name].value) if args[name].value else None
+        for name in ("since", "until", "train_until")
+    )
+    with _engine(args) as backend:
+        if args.snapshot:
+            held = snapshot.open_snapshot(args.snapshot, log)
+            record = snapshot.write_served(log, held, backend, args.out, since, until)
+        else:
+            counts = store.open_store(args.counts, log)
+            record = features.write(log, counts, backend, args.out, since, until, train_until)
     show(f"features in {args.out}", {"rows": record["rows"]})
 
 
@@ -67,7 +78,7 @@ def _snapshot(args: Any) -> None:
 
     log = open_log(args.log)
     with _engine(args) as backend:
-        record = snapshot.write_snapshot(
+        record = snapshot.write(
             log,
             store.open_store(args.counts, log),
             backend,
@@ -93,7 +104,7 @@ def _report(args: Any) -> None:
 
     bounds = report.Bounds(args.max_psi, args.max_null_rate, args.max_staleness)
     with _engine(args) as backend:
-        made = report.make(args.features, args.training, backend, bounds, args.snapshot or None)
+        made = report.make(args.features, args.training, backend, bounds)
     report.write(made, args.out)
     print(report.table(made))
     if made.problems:
@@ -115,14 +126,15 @@ COMMANDS: dict[str, Command] = {
     ),
     "iqp features": Command(
         _features,
-        "writes the cross features of a log's impressions, as of the day of each.",
+        "writes the cross features of a log's impressions: as of the day of each, or as served.",
         "interactrank iqp features --log=runs/log --counts=runs/counts --train_until=2024-08-06 "
         "--out=runs/iqp",
         {
             "log": LOG,
-            "counts": _COUNTS,
+            "counts": ("", f"{_COUNTS[1]}: features as of each request's day"),
+            "snapshot": ("", "instead, directory that `iqp snapshot` wrote: what it served"),
             "out": (REQUIRED, "new directory"),
-            "since": ("", "first day of the requests, as 2024-05-31"),
+            "since": ("", "first day of the requests, as 2024-05-31; else a snapshot's, or all"),
             "until": ("", "last day of the requests"),
             "train_until": ("", f"{_TRAIN_UNTIL}; needed where there are any"),
             **_ENGINE_FLAGS,
@@ -162,7 +174,6 @@ COMMANDS: dict[str, Command] = {
             "features": (REQUIRED, "directory that `iqp features` wrote, of the days to look at"),
             "training": (REQUIRED, "the same of the days that a model was trained on"),
             "out": (REQUIRED, "new directory for the table and the figure"),
-            "snapshot": ("", "directory that `iqp snapshot` wrote, served on the last of the days"),
             "max_psi": (0.25, "bound of a feature's population stability index"),
             "max_null_rate": (0.1, "bound of the change of its share of zeros"),
             "max_staleness": (7, "bound of the days from what is known of to the last request"),

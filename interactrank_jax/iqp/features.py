@@ -1,231 +1,220 @@
-"""The cross features of a preparation: values for slates and for the whole corpus, in memory.
+"""Features of a log's impressions on disk: as of the day of each request.
 
-Counting is done by the expressions of `expressions.py` on dense ids; values come from integer
-counts in one place (`CrossFeatures.values`), so that those of a slate and those of the corpus are
-the same bits.
+    FEATURES/features/FIRST-LAST/  Parquet, one per run of days: request_id, item_id, the actions,
+                                   one column per feature
+    FEATURES/features.json         what the features are, of which days, what was counted
+
+The rows are in no order: sorting them would cost more than making them. `snapshot.py` writes the
+same of what a snapshot served.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
 
 import ibis
 import ibis.expr.types as ir
-import numpy as np
-import pyarrow as pa
 
-from interactrank_jax.data.dense import group_ids
-from interactrank_jax.data.engagements import IMPRESSION, Engagements
-from interactrank_jax.data.examples import SparseCross
-from interactrank_jax.data.schema import IMPLICIT_ACTION
-from interactrank_jax.iqp import expressions
-from interactrank_jax.iqp.recipe import Recipe
-from interactrank_jax.iqp.spec import FRESH
+from interactrank_jax import files
+from interactrank_jax.data.schema import IMPLICIT_ACTION, Log
+from interactrank_jax.errors import InputError
+from interactrank_jax.iqp import engines, expressions
+from interactrank_jax.iqp.days import date, day, runs_of_days
+from interactrank_jax.iqp.rows import Source
+from interactrank_jax.iqp.store import Store, write_record
 
-# Probes in one query to the backend: bounds memory without costing speed.
-PROBES_AT_ONCE = 4_000_000
+RECORD, FEATURES = "features.json", "features"
+# Impressions whose features are made at once: bounds what the engine must hold.
+ROWS_AT_ONCE = 10_000_000
 
 
-class CrossFeatures:
-    """The K cross features of any request and item.
+def mean_rates(
+    store: Store, backend: ibis.BaseBackend, until: int | None = None
+) -> dict[str, float]:
+    """Returns the mean rate of each action that a rate is of: engagements per impression.
 
     Args:
-      recipe: which, and how they are counted.
-      engagements: actions, and impressions where a spec counts them.
-      period: `[E]` day of arrival of each engagement; its fold where timeless.
-      actions: names of the actions, in the order of their codes.
-      mean_rates: `[folds + 1, A]` mean rate of each action over what each fold may use in training,
-        the last row over all of it; `[1, A]` where there is time.
-      created: `[I]` day when each item came to be, where fresh ones are set apart.
-      backend: where expressions run.
+      store: the counts.
+      backend: where it is read.
+      until: the last day to look at, such as training's last; None for all.
     """
+    actions = store.recipe.rates
+    if not actions:
+        return {}
+    counts = store.counts((), backend)
+    if until is not None:
+        counts = counts.filter(counts.period <= until)
+    sums = {action: counts[action].sum().fill_null(0) for action in (*actions, IMPLICIT_ACTION)}
+    total = backend.to_pyarrow(counts.aggregate(**sums)).to_pylist()[0]
+    return {action: total[action] / max(total[IMPLICIT_ACTION], 1) for action in actions}
 
-    def __init__(
-        self,
-        recipe: Recipe,
-        engagements: Engagements,
-        period: np.ndarray,
-        *,
-        actions: Sequence[str],
-        mean_rates: np.ndarray,
-        created: np.ndarray | None = None,
-        backend: ibis.BaseBackend,
-    ):
-        self.recipe, self._created, self._backend = recipe, created, backend
-        self._mean_rates = dict(zip(actions, mean_rates.T, strict=True))
-        codes = {**{name: code for code, name in enumerate(actions)}, IMPLICIT_ACTION: IMPRESSION}
-        keys = {"query": engagements.query, "item": engagements.item}
-        keys |= {name: engagements.segments[name] for name in recipe.key_columns if name != FRESH}
-        if recipe.has_fresh:
-            keys[FRESH] = self._fresh(engagements.item, period)
-        columns = {name: pa.array(codes, mask=codes < 0) for name, codes in keys.items()}
-        columns |= {"period": period.astype(np.int32), "action": engagements.action}
-        if recipe.is_weighted:
-            columns["weight"] = engagements.weight
-        table = ibis.memtable(pa.table(columns))
-        self._windows = recipe.windows
-        self._counts = {
-            keys: self._materialize(
-                expressions.period_counts(
-                    table, keys, {action: codes[action] for action, _ in windows}
-                )
-            )
-            for keys, windows in self._windows.items()
-        }
 
-    def _fresh(self, item: np.ndarray, period: np.ndarray) -> np.ndarray:
-        """Returns 1 where an item is fresh on a day, else 0: int32 `[N]`."""
-        assert self._created is not None
-        return (period - self._created[item] < self.recipe.fresh_days).astype(np.int32)
+def as_of(
+    log: Log,
+    store: Store,
+    backend: ibis.BaseBackend,
+    means: Mapping[str, float],
+    since: int | None = None,
+    until: int | None = None,
+) -> ir.Table:
+    """Returns the features of a log's impressions as of the day of their request.
 
-    def counts(
-        self,
-        query: np.ndarray,
-        item: np.ndarray,
-        period: np.ndarray,
-        segments: Mapping[str, np.ndarray],
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Returns numerator and denominator counts of N rows, `[N, L]` each.
+    Args:
+      log: the log.
+      store: its counts, through the day before the last request's.
+      backend: where both are read.
+      means: of `mean_rates`.
+      since, until: first and last day of the requests; None for no bound.
 
-        There is a column for each level of each feature, the features in order, each from fine to
-        coarse; `first_levels` are the features' own. int32, or float64 where impressions have
-        weights.
+    Returns:
+      Columns request_id, item_id, the actions, and a float32 column per feature; in no order.
+    """
+    recipe = store.recipe
+    shown = Source(log, recipe, backend).candidates(since, until)
+    asked = ("request_id", "item_id", *log.schema.actions, *recipe.key_columns)
+    found = expressions.as_of(
+        shown.select(*asked, "query", "item", "period"),
+        {keys: _known(store, keys, backend, since, until) for keys in store.counted_keys},
+        recipe,
+        means,
+    )
+    names = [spec.name for spec in recipe.specs]
+    return found.select("request_id", "item_id", *log.schema.actions, *names)
 
-        Args:
-          query: `[N]` query positions.
-          item: `[N]` item store rows.
-          period: `[N]` day of the request; its fold where timeless (-1 in evaluation).
-          segments: codes `[N]` of the segment features used, and of the query's form.
-        """
-        columns = {"query": query, "item": item, **segments}
-        if self.recipe.has_fresh:
-            columns[FRESH] = self._fresh(item, period)
-        levels = [level for spec in self.recipe.specs for level in self.recipe.levels(spec)]
-        shape = (len(query), len(levels))
-        dtype = np.dtype(np.float64 if self.recipe.is_weighted else np.int32)
-        numerator, denominator = np.zeros(shape, dtype), np.zeros(shape, dtype)
-        for keys, windows in self._windows.items():
-            chosen = {key: columns[key] for key in keys}
-            group, first = group_ids((*chosen.values(), period))
-            probes = pa.table(
-                {key: column[first].astype(np.int32) for key, column in chosen.items()}
-                | {"period": period[first].astype(np.int32), "probe": np.arange(len(first))}
-            )
-            found = self._at(keys, ibis.memtable(probes), windows)
-            place = found["probe"].to_numpy()
-            for k, level in enumerate(levels):
-                for result, its_keys, action in (
-                    (numerator, level.count_keys, level.action),
-                    (denominator, level.total_keys, level.total_action),
-                ):
-                    if keys == its_keys:
-                        value = np.zeros(len(first), dtype)
-                        value[place] = found[f"{action}_{level.window}"].to_numpy()
-                        result[:, k] = value[group]
-        return numerator, denominator
 
-    @property
-    def first_levels(self) -> list[int]:
-        """The column of `counts` that holds each feature's own."""
-        sizes = [len(self.recipe.levels(spec)) for spec in self.recipe.specs]
-        return [sum(sizes[:k]) for k in range(len(sizes))]
+def _known(
+    store: Store,
+    keys: tuple[str, ...],
+    backend: ibis.BaseBackend,
+    since: int | None,
+    until: int | None,
+) -> ir.Table:
+    """Returns the counts that requests of some days may look at."""
+    counts, lag = store.counts(keys, backend), store.recipe.lag_days
+    assert lag is not None
+    if until is not None:
+        counts = counts.filter(counts.period <= until - lag)
+    if since is not None:
+        longest = max(spec.window for spec in store.recipe.specs)
+        counts = counts.filter(counts.period >= since - expressions.frame(longest, lag)[0])
+    return counts
 
-    def values(
-        self, numerator: np.ndarray, denominator: np.ndarray, period: np.ndarray
-    ) -> np.ndarray:
-        """Returns the values that go with `counts`, float32 `[N, K]`: see `Recipe.value`."""
-        recipe = self.recipe
-        result = np.zeros((len(numerator), len(recipe.specs)), np.float32)
-        for k, (spec, first) in enumerate(zip(recipe.specs, self.first_levels, strict=True)):
-            mean = None
-            if spec.is_rate:
-                mean = self._mean_rates[spec.action][period if recipe.lag_days is None else -1]
-            counts = [
-                (numerator[:, column].astype(np.float64), denominator[:, column])
-                for column in range(first, first + len(recipe.levels(spec)))
-            ]
-            result[:, k] = recipe.value(spec, counts, mean)
-        return result
 
-    def sparse(
-        self, query: np.ndarray, period: np.ndarray, segments: Mapping[str, np.ndarray]
-    ) -> SparseCross:
-        """Returns, for R requests, every item that has any value; arguments as for `counts`.
+def training_means(
+    store: Store, backend: ibis.BaseBackend, train_until: int | None
+) -> dict[str, float]:
+    """Returns `mean_rates` over what training may see.
 
-        An item_share or item_rate has a value for nearly every item: lists are then as long as the
-        corpus.
-        """
-        request_group, first = group_ids((query, period, *segments.values()))
-        query, period = query[first].astype(np.int32), period[first].astype(np.int32)
-        segments = {name: codes[first] for name, codes in segments.items()}
-        group, item, value = [], [], []
-        for pairs in self._pairs(query, period, segments.get("query_form")):
-            pairs = pairs.sort_by([("group", "ascending"), ("item", "ascending")])
-            groups, items = pairs["group"].to_numpy(), pairs["item"].to_numpy()
-            of_group = {name: codes[groups] for name, codes in segments.items()}
-            counts = self.counts(query[groups], items, period[groups], of_group)
-            values = self.values(*counts, period[groups])
-            kept = values.any(axis=1)
-            group.append(groups[kept])
-            item.append(items[kept].astype(np.int32))
-            value.append(values[kept])
-        indptr = np.zeros(len(first) + 1, np.int64)
-        if group:
-            np.cumsum(np.bincount(np.concatenate(group), minlength=len(first)), out=indptr[1:])
-        return SparseCross(
-            request_group.astype(np.int32),
-            indptr,
-            np.concatenate([np.zeros(0, np.int32), *item]),
-            np.concatenate([np.zeros((0, len(self.recipe.specs)), np.float32), *value]),
+    Raises:
+      InputError: there are rates, and `train_until` is None.
+    """
+    if store.recipe.rates and train_until is None:
+        raise InputError(
+            "the features have rates, which are differences from a mean: name the last day that it "
+            "is taken over by --train_until, such as training's last."
         )
+    return mean_rates(store, backend, train_until)
 
-    def _pairs(
-        self, query: np.ndarray, period: np.ndarray, form: np.ndarray | None
-    ) -> Iterator[pa.Table]:
-        """Yields pairs of group and item that may have values, all pairs of a group together."""
-        catalogues = self._catalogues()
-        codes = {"query": query} | ({} if form is None else {"query_form": form.astype(np.int32)})
-        sizes = np.zeros(len(query), np.int64)
-        for keys, items in catalogues.items():
-            if keys:
-                (key,) = keys
-                per_key = np.bincount(items[key], minlength=codes[key].max(initial=0) + 1)
-                sizes += per_key[codes[key]]
-            else:
-                sizes += len(items)
-        chunk = np.cumsum(sizes) // PROBES_AT_ONCE
-        for number in np.unique(chunk) if catalogues else ():
-            rows = np.flatnonzero(chunk == number)
-            columns = {name: column[rows] for name, column in codes.items()}
-            groups = ibis.memtable(pa.table({"group": rows, **columns, "period": period[rows]}))
-            pairs = [
-                expressions.items_of_groups(
-                    groups, ibis.memtable(items), keys, self.recipe.lag_days
-                )
-                for keys, items in catalogues.items()
-            ]
-            yield self._materialize(expressions.union(pairs).distinct())
 
-    def _catalogues(self) -> dict[tuple[str, ...], pa.Table]:
-        """Returns the items with any past, by what stands for the query, or at all."""
-        result: dict[tuple[str, ...], list[ir.Table]] = {}
-        for keys, counts in self._counts.items():
-            if "item" in keys:
-                by = tuple(key for key in keys if key in ("query", "query_form"))
-                part = ibis.memtable(counts).select([*by, "item", "period"])
-                result.setdefault(by, []).append(part)
-        return {
-            by: self._materialize(expressions.items_by_key(expressions.union(parts), by))
-            for by, parts in result.items()
-        }
+def write(
+    log: Log,
+    store: Store,
+    backend: ibis.BaseBackend,
+    out: files.PathLike,
+    since: int | None = None,
+    until: int | None = None,
+    train_until: int | None = None,
+    rows_at_once: int = ROWS_AT_ONCE,
+) -> dict[str, Any]:
+    """Writes features as of each request's day into a new directory; returns what it says of them.
 
-    def _at(
-        self, keys: Sequence[str], probes: ir.Table, windows: Sequence[tuple[str, int]]
-    ) -> pa.Table:
-        counts = ibis.memtable(self._counts[tuple(keys)])
-        if self.recipe.lag_days is None:
-            return self._materialize(expressions.out_of_fold(counts, probes, keys, windows))
-        return self._materialize(
-            expressions.windowed(counts, probes, keys, windows, self.recipe.lag_days)
+    Raises:
+      InputError: the store ends before the last day that the features need, or there are rates and
+        no last day for their mean.
+    """
+    means = training_means(store, backend, train_until)
+    runs = runs_of_requests(log, backend, since, until, rows_at_once)
+    last = runs[-1][1]
+    check_counted(store, last)
+    assert store.recipe.lag_days is not None
+    record = {
+        "description": store.description.to_json(),
+        "mean_rates": means,
+        "known": last - store.recipe.lag_days,
+        "counts": store.figures(),
+    }
+    tables = ((run, as_of(log, store, backend, means, *run)) for run in runs)
+    return write_runs(out, backend, tables, record)
+
+
+def write_runs(
+    out: files.PathLike,
+    backend: ibis.BaseBackend,
+    tables: Iterable[tuple[tuple[int, int], ir.Table]],
+    record: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Writes the features of runs of days into a new directory; returns what it says of them.
+
+    Args:
+      out: the directory.
+      backend: where the tables are read.
+      tables: first and last day of each run, and its features: at least one, in the order of time.
+      record: what is known of them: `description` and `mean_rates`; `known`, the last day whose
+        engagements a value of the last day may know of; `counts`, what was counted.
+    """
+    with files.new_directory(out) as directory:
+        days: list[int] = []
+        for run, table in tables:
+            place = directory / FEATURES / f"{run[0]:06d}-{run[1]:06d}"
+            engines.write_parquet(backend, table, place)
+            days += run
+        rows = backend.to_pyarrow(read(directory, backend).count()).as_py()
+        record = {**record, "rows": rows, "first_day": days[0], "last_day": days[-1]}
+        write_record(directory / RECORD, record)
+    return record
+
+
+def read(directory: Path, backend: ibis.BaseBackend) -> ir.Table:
+    """Returns what `write_runs` wrote into a directory."""
+    return engines.read_parquet(backend, sorted((directory / FEATURES).iterdir()))
+
+
+def runs_of_requests(
+    log: Log,
+    backend: ibis.BaseBackend,
+    since: int | None,
+    until: int | None,
+    rows_at_once: int,
+) -> list[tuple[int, int]]:
+    """Returns first and last day of runs of days with about so many impressions, in order.
+
+    Raises:
+      InputError: no request lies between the days.
+    """
+    requests, impressions = (log.table(name, backend) for name in ("requests", "impressions"))
+    totals = [backend.to_pyarrow(table.count()).as_py() for table in (impressions, requests)]
+    per_request = totals[0] / max(totals[1], 1)
+    asked = day(requests.timestamp).name("day").as_table()
+    per_day = asked.group_by("day").aggregate(requests=asked.count()).order_by("day")
+    if since is not None:
+        per_day = per_day.filter(per_day.day >= since)
+    if until is not None:
+        per_day = per_day.filter(per_day.day <= until)
+    found = backend.to_pyarrow(per_day)
+    sizes = found["requests"].to_numpy() * per_request
+    runs = runs_of_days(found["day"].to_pylist(), sizes, rows_at_once)
+    if not runs:
+        raise InputError("no request lies between --since and --until: name other days.")
+    return runs
+
+
+def check_counted(store: Store, number: int) -> None:
+    """Refuses a store that ends before the last day that requests of a day look at."""
+    assert store.recipe.lag_days is not None
+    needed = number - store.recipe.lag_days
+    if store.next_day is None or store.next_day <= needed:
+        held = "nothing" if store.next_day is None else date(store.next_day - 1)
+        raise InputError(
+            f"{store.path} is counted through {held}, but day {date(number)} needs "
+            f"{date(needed)}: run `interactrank iqp build` again."
         )
-
-    def _materialize(self, expression: ir.Table) -> pa.Table:
-        return self._backend.to_pyarrow(expression)

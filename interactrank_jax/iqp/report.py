@@ -8,7 +8,7 @@ Reads what `iqp features` wrote, of the days to look at and of those that a mode
     PSI         population stability index over the shares (p now, q in training) of 0 and of the
                 bins between training's deciles:  sum_b (p_b - q_b) ln(p_b / q_b)
     staleness   days from the last day whose engagements a value may know of to the last request's:
-                lag_days, or more where a snapshot that is served is older than the day
+                lag_days, or more where the values are those that an older snapshot served
 """
 
 import dataclasses
@@ -21,8 +21,9 @@ import ibis.expr.types as ir
 
 from interactrank_jax import files
 from interactrank_jax.errors import InputError
-from interactrank_jax.iqp.days import date, day_number
-from interactrank_jax.iqp.snapshot import RECORD, read_features
+from interactrank_jax.iqp.days import date
+from interactrank_jax.iqp.features import RECORD, read
+from interactrank_jax.iqp.store import read_record
 
 BINS = 10
 QUANTILES = (0.1, 0.5, 0.9, 0.99)
@@ -99,7 +100,6 @@ def make(
     training: files.PathLike,
     backend: ibis.BaseBackend,
     bounds: Bounds | None = None,
-    snapshot: files.PathLike | None = None,
 ) -> Report:
     """Compares features with those of training.
 
@@ -107,7 +107,6 @@ def make(
       current, training: directories that `iqp features` wrote.
       backend: where they are read.
       bounds: see `Bounds`.
-      snapshot: the directory that `iqp snapshot` wrote for serving on the last of these days.
 
     Raises:
       InputError: no such directory, or they hold other features.
@@ -120,12 +119,8 @@ def make(
                 f"{current} and {training} differ in {field}: {value}, in training "
                 f"{before['description'][field]}. Expected features of one recipe."
             )
-    if snapshot is not None:
-        served = files.read_sealed(Path(snapshot) / "snapshot.json")
-        if served["description"] != record["description"]:
-            raise InputError(f"{snapshot} is not of the features, or not of the lag, of {current}.")
     names, actions = record["description"]["specs"], record["description"]["actions"]
-    now, then = (read_features(Path(place), backend) for place in (current, training))
+    now, then = (read(Path(place), backend) for place in (current, training))
     edges = _edges(then, names, backend)
     shares, training_shares = (_shares(table, names, edges, backend) for table in (now, then))
     figures = _figures(now, names, actions, backend)
@@ -141,11 +136,7 @@ def make(
         )
         for name in names
     )
-    last, known = record["last_day"], record["counted_through"]
-    lag = record["description"]["lag_days"]
-    if snapshot is not None:
-        known = min(known, day_number(served["as_of"]) - lag)
-    known = min(known, last - lag)
+    last, known = record["last_day"], record["known"]
     return Report(
         features=features,
         rows=record["rows"],
@@ -158,9 +149,7 @@ def make(
 
 
 def _record(place: Path) -> dict[str, Any]:
-    if not (place / RECORD).is_file():
-        raise InputError(f"{place} holds no {RECORD}. Expected the --out of `iqp features`.")
-    record = files.read_sealed(place / RECORD)
+    record = read_record(place / RECORD, "iqp features")
     if not record["rows"]:
         raise InputError(f"{place} holds no rows: write features of other days.")
     return record

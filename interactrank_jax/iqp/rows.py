@@ -65,8 +65,14 @@ class Source:
         asked = asked.group_by(["query", "period"]).aggregate(text=asked.text.min())
         return asked.select("query", "period", query_form=query_form(asked.text).nullif(""))
 
-    def candidates(self, since: int | None = None, until: int | None = None) -> ir.Table:
+    def candidates(
+        self, since: int | None = None, until: int | None = None, fresh_on: int | None = None
+    ) -> ir.Table:
         """Returns a row per impression, with what features need of its request.
+
+        Args:
+          since, until: days.
+          fresh_on: the day on which an item must be fresh; None: that of the request.
 
         Returns:
           Columns query, item, user, time, period (day of the request), `recipe.key_columns`, and
@@ -91,7 +97,7 @@ class Source:
             "request_id", "item_id", "position", *self.log.schema.actions, *optional
         )
         rows = impressions.inner_join(requests, "request_id")
-        return self._with_fresh(rows.mutate(item=_wide(rows.item_id)))
+        return self._with_fresh(rows.mutate(item=_wide(rows.item_id)), fresh_on)
 
     def shown(self, since: int | None = None, until: int | None = None) -> ir.Table:
         """Returns the `candidates` that users saw."""
@@ -139,14 +145,14 @@ class Source:
             table = table.mutate(query_form=form).drop("known")
         return self._with_fresh(table)
 
-    def _with_fresh(self, rows: ir.Table) -> ir.Table:
+    def _with_fresh(self, rows: ir.Table, on: int | None = None) -> ir.Table:
         if not self.recipe.has_fresh:
             return rows
         created = self.created()
         rows = rows.left_join(created, "item").drop("item_right")
-        return rows.mutate(
-            **{FRESH: is_fresh(rows.period, rows.created, self.recipe.fresh_days)}
-        ).drop("created")
+        period = rows.period if on is None else ibis.literal(on)
+        fresh = is_fresh(period, rows.created, self.recipe.fresh_days)
+        return rows.mutate(**{FRESH: fresh}).drop("created")
 
     def created(self) -> ir.Table:
         """Returns columns item and created, the day when it came to be (null if unknown)."""

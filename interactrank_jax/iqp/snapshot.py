@@ -1,14 +1,15 @@
-"""What a store is read for: features of a log's impressions as of their day, and a day's table.
+"""A day's table for serving: what requests of that day get, by what they are asked with.
 
-    FEATURES/features/FIRST-LAST/  Parquet, one per run of days: request_id, item_id, the actions,
-                                   one column per feature
-    FEATURES/features.json         what the features are, of which days, what was counted
     SNAPSHOT/KEYS/*.parquet        keys, item, one column per feature, sorted
     SNAPSHOT/snapshot.json         the day, what the features are, rows per table
 
-The rows of features are in no order: sorting them would cost more than making them.
+A feature with a back-off is in a table for each of its levels, and the rule to look it up is: its
+value is that of the finest level whose keys are in the table at all; where that has no such item,
+the value is 0. `served` follows it.
 """
 
+import dataclasses
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,190 +18,71 @@ import ibis
 import ibis.expr.types as ir
 
 from interactrank_jax import files
-from interactrank_jax.data.schema import IMPLICIT_ACTION, Log
+from interactrank_jax.data.schema import Log
 from interactrank_jax.errors import InputError
 from interactrank_jax.iqp import engines, expressions
-from interactrank_jax.iqp.days import date, day, runs_of_days
+from interactrank_jax.iqp.days import date, day_number
+from interactrank_jax.iqp.features import (
+    ROWS_AT_ONCE,
+    check_counted,
+    runs_of_requests,
+    training_means,
+    write_runs,
+)
+from interactrank_jax.iqp.recipe import Recipe
 from interactrank_jax.iqp.rows import Source, is_fresh
 from interactrank_jax.iqp.spec import FRESH, CrossSpec
-from interactrank_jax.iqp.store import Store
+from interactrank_jax.iqp.store import Description, Store, read_record, write_record
 
-RECORD, FEATURES = "features.json", "features"
-# Impressions whose features are made at once: bounds what the engine must hold.
-ROWS_AT_ONCE = 10_000_000
+RECORD = "snapshot.json"
 
 
-def mean_rates(
-    store: Store, backend: ibis.BaseBackend, until: int | None = None
-) -> dict[str, float]:
-    """Returns the mean rate of each action that a rate is of: engagements per impression.
+@dataclasses.dataclass(frozen=True)
+class Snapshot:
+    """A snapshot on disk, opened.
 
-    Args:
-      store: the counts.
-      backend: where it is read.
-      until: the last day to look at, such as training's last; None for all.
+    Attributes:
+      path: its directory.
+      day: number of the day it is for.
+      description: what the features are.
+      record: all that `snapshot.json` says.
     """
-    actions = store.recipe.rates
-    if not actions:
-        return {}
-    counts = store.counts((), backend)
-    if until is not None:
-        counts = counts.filter(counts.period <= until)
-    sums = {action: counts[action].sum().fill_null(0) for action in (*actions, IMPLICIT_ACTION)}
-    total = backend.to_pyarrow(counts.aggregate(**sums)).to_pylist()[0]
-    return {action: total[action] / max(total[IMPLICIT_ACTION], 1) for action in actions}
+
+    path: Path
+    day: int
+    description: Description
+    record: Mapping[str, Any]
+
+    @property
+    def recipe(self) -> Recipe:
+        """The features and how they are counted."""
+        return self.description.recipe
+
+    def table(self, keys: Sequence[str], backend: ibis.BaseBackend) -> ir.Table:
+        """Returns the table of some keys, see `tables`."""
+        return engines.read_parquet(backend, [_place(self.path, keys)])
 
 
-def features(
-    log: Log,
-    store: Store,
-    backend: ibis.BaseBackend,
-    means: Mapping[str, float],
-    since: int | None = None,
-    until: int | None = None,
-) -> ir.Table:
-    """Returns the features of a log's impressions as of the day of their request.
-
-    Args:
-      log: the log.
-      store: its counts, through the day before the last request's.
-      backend: where both are read.
-      means: of `mean_rates`.
-      since, until: first and last day of the requests; None for no bound.
-
-    Returns:
-      Columns request_id, item_id, the actions, and a float32 column per feature; in no order.
-    """
-    recipe = store.recipe
-    shown = Source(log, recipe, backend).candidates(since, until)
-    asked = ("request_id", "item_id", *log.schema.actions, *recipe.key_columns)
-    found = expressions.as_of(
-        shown.select(*asked, "query", "item", "period"),
-        {keys: _known(store, keys, backend, since, until) for keys in store.counted_keys},
-        recipe,
-        means,
-    )
-    names = [spec.name for spec in recipe.specs]
-    return found.select("request_id", "item_id", *log.schema.actions, *names)
-
-
-def _known(
-    store: Store,
-    keys: tuple[str, ...],
-    backend: ibis.BaseBackend,
-    since: int | None,
-    until: int | None,
-) -> ir.Table:
-    """Returns the counts that requests of some days may look at."""
-    counts, lag = store.counts(keys, backend), store.recipe.lag_days
-    assert lag is not None
-    if until is not None:
-        counts = counts.filter(counts.period <= until - lag)
-    if since is not None:
-        longest = max(spec.window for spec in store.recipe.specs)
-        counts = counts.filter(counts.period >= since - expressions.frame(longest, lag)[0])
-    return counts
-
-
-def _training_means(
-    store: Store, backend: ibis.BaseBackend, train_until: int | None
-) -> dict[str, float]:
-    if store.recipe.rates and train_until is None:
-        raise InputError(
-            "the features have rates, which are differences from a mean: name the last day that it "
-            "is taken over by --train_until, such as training's last."
-        )
-    return mean_rates(store, backend, train_until)
-
-
-def write_features(
-    log: Log,
-    store: Store,
-    backend: ibis.BaseBackend,
-    out: files.PathLike,
-    since: int | None = None,
-    until: int | None = None,
-    train_until: int | None = None,
-    rows_at_once: int = ROWS_AT_ONCE,
-) -> dict[str, Any]:
-    """Writes `features` into a new directory, days at a time; returns what it says of them.
+def open_snapshot(path: files.PathLike, log: Log) -> Snapshot:
+    """Opens a snapshot.
 
     Raises:
-      InputError: the store ends before the last day that the features need, or there are rates and
-        no last day for their mean.
+      InputError: none there, damaged, of another release, or of features that the log cannot have.
     """
-    means = _training_means(store, backend, train_until)
-    runs = _parts(log, backend, since, until, rows_at_once)
-    if not runs:
-        raise InputError("no request lies between --since and --until: name other days.")
-    first, last = runs[0][0], runs[-1][1]
-    _check_counted(store, last)
-    assert store.next_day is not None
-    with files.new_directory(out) as directory:
-        for start, end in runs:
-            table = features(log, store, backend, means, start, end)
-            place = directory / FEATURES / f"{start:06d}-{end:06d}"
-            engines.write_parquet(backend, table, place)
-        written = read_features(directory, backend)
-        record = {
-            "description": store.description.to_json(),
-            "mean_rates": means,
-            "rows": backend.to_pyarrow(written.count()).as_py(),
-            "first_day": first,
-            "last_day": last,
-            "counted_through": store.next_day - 1,
-            "counts": store.figures(),
-        }
-        files.write_sealed(directory / RECORD, record)
-    return record
+    path = Path(path)
+    record = read_record(path / RECORD, "iqp snapshot")
+    description = Description.from_json(record["description"], log)
+    return Snapshot(path, day_number(record["as_of"]), description, record)
 
 
-def read_features(directory: Path, backend: ibis.BaseBackend) -> ir.Table:
-    """Returns what `write_features` wrote into a directory."""
-    return engines.read_parquet(backend, sorted((directory / FEATURES).iterdir()))
+def _place(directory: Path, keys: Sequence[str]) -> Path:
+    return directory / ("+".join(keys) or "item")
 
 
-def _parts(
-    log: Log,
-    backend: ibis.BaseBackend,
-    since: int | None,
-    until: int | None,
-    rows_at_once: int,
-) -> list[tuple[int, int]]:
-    """Returns first and last day of runs of about so many impressions."""
-    requests, impressions = (log.table(name, backend) for name in ("requests", "impressions"))
-    totals = [backend.to_pyarrow(table.count()).as_py() for table in (impressions, requests)]
-    per_request = totals[0] / max(totals[1], 1)
-    asked = day(requests.timestamp).name("day").as_table()
-    per_day = asked.group_by("day").aggregate(requests=asked.count()).order_by("day")
-    if since is not None:
-        per_day = per_day.filter(per_day.day >= since)
-    if until is not None:
-        per_day = per_day.filter(per_day.day <= until)
-    found = backend.to_pyarrow(per_day)
-    sizes = found["requests"].to_numpy() * per_request
-    return runs_of_days(found["day"].to_pylist(), sizes, rows_at_once)
-
-
-def _check_counted(store: Store, number: int) -> None:
-    assert store.recipe.lag_days is not None
-    needed = number - store.recipe.lag_days
-    if store.next_day is None or store.next_day <= needed:
-        held = "nothing" if store.next_day is None else date(store.next_day - 1)
-        raise InputError(
-            f"{store.path} is counted through {held}, but day {date(number)} needs "
-            f"{date(needed)}: run `interactrank iqp build` again."
-        )
-
-
-def snapshot(
+def tables(
     log: Log, store: Store, backend: ibis.BaseBackend, number: int, means: Mapping[str, float]
 ) -> dict[tuple[str, ...], ir.Table]:
     """Returns the features that requests of a day get, by what is asked with beside the item.
-
-    With a back-off a feature is in a table for each of its levels, and the rule to look it up is:
-    its value is that of the finest level whose keys are in the table at all; where that has no such
-    item, the value is 0.
 
     Returns:
       By keys, such as ('query',) or ('query', 'country'): columns keys, item and the features that
@@ -285,7 +167,7 @@ def _pairs(
     return expressions.union(items).distinct()
 
 
-def write_snapshot(
+def write(
     log: Log,
     store: Store,
     backend: ibis.BaseBackend,
@@ -299,12 +181,12 @@ def write_snapshot(
       InputError: the store ends before the last day that the snapshot needs, or there are rates
         and no last day for their mean, which a model must be served with as it was trained.
     """
-    _check_counted(store, number)
-    means = _training_means(store, backend, train_until)
+    check_counted(store, number)
+    means = training_means(store, backend, train_until)
     with files.new_directory(out) as directory:
         sizes = {}
-        for keys, table in snapshot(log, store, backend, number, means).items():
-            place = directory / ("+".join(keys) or "item")
+        for keys, table in tables(log, store, backend, number, means).items():
+            place = _place(directory, keys)
             engines.write_parquet(backend, table, place)
             written = engines.read_parquet(backend, [place])
             sizes[place.name] = backend.to_pyarrow(written.count()).as_py()
@@ -313,6 +195,81 @@ def write_snapshot(
             "description": store.description.to_json(),
             "mean_rates": means,
             "rows": sizes,
+            "counts": store.figures(),
         }
-        files.write_sealed(Path(directory) / "snapshot.json", record)
+        write_record(directory / RECORD, record)
     return record
+
+
+def served(
+    log: Log,
+    snapshot: Snapshot,
+    backend: ibis.BaseBackend,
+    since: int | None = None,
+    until: int | None = None,
+) -> ir.Table:
+    """Returns what the log's impressions of some days get from a snapshot; as `features.as_of`.
+
+    An item is fresh if it was on the snapshot's day.
+    """
+    recipe = snapshot.recipe
+    rows = Source(log, recipe, backend).candidates(since, until, fresh_on=snapshot.day)
+    asked = ("request_id", "item_id", *log.schema.actions, *recipe.key_columns)
+    rows = rows.select(*asked, "query", "item")
+    chains = {spec.name: [level.keys for level in recipe.levels(spec)] for spec in recipe.specs}
+    for keys in sorted({*itertools.chain(*chains.values())}):
+        names = [name for name, chain in chains.items() if keys in chain]
+        rows = _look_up(rows, snapshot.table(keys, backend), keys, names)
+    values = {}
+    for name, chain in chains.items():
+        found = [(rows[_column("is_known", keys)], rows[_column(name, keys)]) for keys in chain]
+        values[name] = ibis.cases(*found).fill_null(0).cast("float32")
+    return rows.select("request_id", "item_id", *log.schema.actions, **values)
+
+
+def _look_up(
+    rows: ir.Table, table: ir.Table, keys: tuple[str, ...], names: Sequence[str]
+) -> ir.Table:
+    """Adds a table's features to rows, and whether the table has their keys at all."""
+    by = [*keys, "item"]
+    held = table.select(*by, **{_column(name, keys): name for name in names})
+    rows = rows.left_join(held, by).drop([f"{key}_right" for key in by])
+    is_known = {_column("is_known", keys): ibis.literal(True)}
+    if not keys:
+        return rows.mutate(**is_known)
+    known = table.select(keys).distinct().mutate(**is_known)
+    return rows.left_join(known, keys).drop([f"{key}_right" for key in keys])
+
+
+def _column(name: str, keys: tuple[str, ...]) -> str:
+    return "/".join((name, *keys))
+
+
+def write_served(
+    log: Log,
+    snapshot: Snapshot,
+    backend: ibis.BaseBackend,
+    out: files.PathLike,
+    since: int | None = None,
+    until: int | None = None,
+    rows_at_once: int = ROWS_AT_ONCE,
+) -> dict[str, Any]:
+    """Writes what a snapshot serves, by default from its day on; otherwise as `features.write`.
+
+    Raises:
+      InputError: requests of days before the snapshot's, after which it was taken.
+    """
+    since = snapshot.day if since is None else since
+    if since < snapshot.day:
+        raise InputError(
+            f"{snapshot.path} is of {date(snapshot.day)}: it knows what came after requests of "
+            f"{date(since)}. Name a --since from that day on."
+        )
+    runs = runs_of_requests(log, backend, since, until, rows_at_once)
+    assert snapshot.recipe.lag_days is not None
+    record = {
+        **{name: snapshot.record[name] for name in ("description", "mean_rates", "counts")},
+        "known": snapshot.day - snapshot.recipe.lag_days,
+    }
+    tables = ((run, served(log, snapshot, backend, *run)) for run in runs)
+    return write_runs(out, backend, tables, record)

@@ -11,7 +11,7 @@ chunk exists once its JSON does, which is written last. `build.py` writes all of
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,8 @@ from interactrank_jax.iqp.days import date
 from interactrank_jax.iqp.recipe import Recipe
 from interactrank_jax.iqp.spec import TAKEN, parse_specs
 
-FORMAT_VERSION = 3
+FORMAT_VERSION = 3  # of counts, features and snapshots
+RECORD = "store.json"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -204,15 +205,30 @@ def open_store(path: files.PathLike, log: Log) -> Store:
     Raises:
       InputError: none there, damaged, or of another release.
     """
-    path = Path(path)
-    if not (path / "store.json").is_file():
+    held = read_record(Path(path) / RECORD, "iqp build")
+    return Store(Path(path), Description.from_json(held["description"], log))
+
+
+def read_record(file: Path, command: str) -> dict[str, Any]:
+    """Returns what the JSON beside counts, features or a snapshot says.
+
+    Raises:
+      InputError: none there, damaged, or of another release.
+    """
+    if not file.is_file():
         raise InputError(
-            f"{path} holds no counts (no store.json). Expected the --out of `iqp build`."
+            f"{file.parent} holds no {file.name}. Expected the --out of `interactrank {command}`."
         )
-    held = files.read_sealed(path / "store.json")
-    if held["format_version"] != FORMAT_VERSION:
+    held = files.read_sealed(file)
+    version = held.pop("format_version", None)
+    if version != FORMAT_VERSION:
         raise InputError(
-            f"{path} is of format {held['format_version']}, this release reads {FORMAT_VERSION}: "
-            f"build it again."
+            f"{file.parent} is of format {version}, this release reads {FORMAT_VERSION}: make it "
+            f"again by `interactrank {command}`."
         )
-    return Store(path, Description.from_json(held["description"], log))
+    return held
+
+
+def write_record(file: Path, held: Mapping[str, Any]) -> None:
+    """Writes what `read_record` reads."""
+    files.write_sealed(file, {"format_version": FORMAT_VERSION, **held})

@@ -10,7 +10,7 @@ from interactrank_jax.data import prepare as preparation
 from interactrank_jax.data.prepare import prepare
 from interactrank_jax.data.schema import open_log
 from interactrank_jax.errors import InputError
-from interactrank_jax.iqp.features import CrossFeatures
+from interactrank_jax.iqp.in_memory import CrossFeatures
 from tests.data.handmade_log import (
     ACTIONS,
     data_config,

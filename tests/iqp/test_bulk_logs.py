@@ -9,7 +9,7 @@ import pytest
 
 from interactrank_jax.data.schema import open_log
 from interactrank_jax.errors import InputError
-from interactrank_jax.iqp import engines, snapshot
+from interactrank_jax.iqp import engines, features, snapshot
 from interactrank_jax.iqp.build import build_store
 from tests.data.handmade_log import START, write_log
 from tests.iqp.conftest import iqp_config
@@ -62,7 +62,7 @@ def test_one_query_and_one_item_may_hold_a_fifth_of_the_log(backend, tmp_path):
     held = build_store(iqp_config(**CLICKS), log, tmp_path / "counts", backend)
     requests = pq.read_table(log.path / "requests.parquet")["timestamp"].to_numpy() // DAY
     day = FIRST + 25
-    table = backend.to_pyarrow(snapshot.features(log, held, backend, {}, day, day)).to_pydict()
+    table = backend.to_pyarrow(features.as_of(log, held, backend, {}, day, day)).to_pydict()
     found = dict(zip(table["request_id"], table["share:click:7"], strict=True))
     week = (requests >= day - 7) & (requests < day)
     for row in np.flatnonzero(requests == day)[::97]:
@@ -120,7 +120,7 @@ def test_ten_million_queries(tmp_path):
     begin = time.monotonic()
     with engines.connect("duckdb", tmp_path / "scratch", memory="4GB") as backend:
         held = build_store(iqp_config(**CLICKS), log, tmp_path / "counts", backend)
-        snapshot.write_snapshot(log, held, backend, tmp_path / "snapshot", held.next_day)
+        snapshot.write(log, held, backend, tmp_path / "snapshot", held.next_day)
         assert held.figures()["rows"] > 0.9 * rows
     assert time.monotonic() - begin < 600
     found = pq.ParquetFile(tmp_path / "snapshot" / "query" / "part.parquet").metadata.num_rows

@@ -9,7 +9,7 @@ import pytest
 
 from interactrank_jax.data.schema import open_log
 from interactrank_jax.errors import InputError
-from interactrank_jax.iqp import engines, positions, report, snapshot
+from interactrank_jax.iqp import engines, features, positions, report, snapshot
 from interactrank_jax.iqp.build import build_store
 from tests.data.handmade_log import START
 from tests.iqp.conftest import FULL, by_pair, everything, iqp_config
@@ -17,9 +17,9 @@ from tests.iqp.conftest import FULL, by_pair, everything, iqp_config
 FIRST = START // 86_400
 
 
-def tell(log, backend, features):
+def tell(log, backend, places):
     """Returns the weights of positions, and every figure of a report."""
-    made = report.make(*features, backend)
+    made = report.make(*places, backend)
     figures = []
     for feature in map(dataclasses.asdict, made.features):
         for value in feature.values():
@@ -27,6 +27,13 @@ def tell(log, backend, features):
     figures = [np.nan if value is None else value for value in figures]
     weights = positions.position_weights(log, backend, "click")
     return weights, [value for value in figures if not isinstance(value, str)]
+
+
+def serve(log, place, backend):
+    """Returns what a snapshot serves on its own day and on the next."""
+    held = snapshot.open_snapshot(place, log)
+    table = snapshot.served(log, held, backend, held.day, held.day + 1)
+    return by_pair(backend.to_pyarrow(table)).to_pydict()
 
 
 def refuse_damaged(config, log, backend, place):
@@ -51,29 +58,31 @@ def test_spark_counts_and_serves_the_same(log, full, backend, tmp_path, monkeypa
     if not shutil.which("java"):
         pytest.skip("no Java: Debian has openjdk-17-jre-headless")
     day, config = FIRST + 25, iqp_config(**FULL)
-    full_features = [tmp_path / name for name in ("now", "then")]
-    for place, first in zip(full_features, (FIRST + 20, FIRST + 12), strict=True):
-        snapshot.write_features(log, full, backend, place, first, first + 6, FIRST + 19)
+    places = [tmp_path / name for name in ("now", "then")]
+    for place, first in zip(places, (FIRST + 20, FIRST + 12), strict=True):
+        features.write(log, full, backend, place, first, first + 6, FIRST + 19)
     with engines.connect("spark", tmp_path / "spark", memory="1GB") as spark:
         counted = build_store(config, log, tmp_path / "counts", spark)
         held = everything(counted, spark)
-        means = snapshot.mean_rates(counted, spark)
-        features = by_pair(spark.to_pyarrow(snapshot.features(log, counted, spark, means)))
-        snapshot.write_snapshot(log, counted, spark, tmp_path / "snapshot", day, day - 1)
-        told = tell(log, spark, full_features)
+        means = features.mean_rates(counted, spark)
+        values = by_pair(spark.to_pyarrow(features.as_of(log, counted, spark, means)))
+        snapshot.write(log, counted, spark, tmp_path / "snapshot", day, day - 1)
+        served = serve(log, tmp_path / "snapshot", spark)
+        told = tell(log, spark, places)
         refuse_damaged(config, log, spark, tmp_path)
     expected = everything(full, backend)
     assert held.keys() == expected.keys()
     for name, table in expected.items():
         assert held[name].to_pydict() == table.to_pydict(), name
-    assert means == snapshot.mean_rates(full, backend)
-    table = by_pair(backend.to_pyarrow(snapshot.features(log, full, backend, means)))
-    assert features.to_pydict() == table.to_pydict()
-    snapshot.write_snapshot(log, full, backend, tmp_path / "expected", day, day - 1)
+    assert means == features.mean_rates(full, backend)
+    table = by_pair(backend.to_pyarrow(features.as_of(log, full, backend, means)))
+    assert values.to_pydict() == table.to_pydict()
+    snapshot.write(log, full, backend, tmp_path / "expected", day, day - 1)
     for place in (tmp_path / "expected").glob("*/"):
         found = pq.read_table(tmp_path / "snapshot" / place.name)
         assert found.to_pydict() == pq.read_table(place).to_pydict()
-    expected = tell(log, backend, full_features)
+    assert served == serve(log, tmp_path / "expected", backend)
+    expected = tell(log, backend, places)
     assert told[0] == expected[0]
     assert told[1] == pytest.approx(expected[1], rel=1e-12, nan_ok=True)
 

@@ -13,7 +13,7 @@ from interactrank_jax.data.examples import Examples
 from interactrank_jax.data.prepare import prepare
 from interactrank_jax.data.schema import open_log
 from interactrank_jax.errors import InputError
-from interactrank_jax.iqp import snapshot, store
+from interactrank_jax.iqp import features, snapshot, store
 from interactrank_jax.iqp.build import build_store
 from tests.data.handmade_log import START, make_tables, replace, write_log
 from tests.iqp.conftest import iqp_config
@@ -139,7 +139,7 @@ def test_empty_days_are_days_without_counts(backend, tmp_path):
     config = iqp_config(**{"cross.features": ("share:click:3", "share:click:30")})
     held = build_store(config, log, tmp_path / "windows", backend)
     day = FIRST + 17
-    rows = backend.to_pyarrow(snapshot.features(log, held, backend, {}, since=day, until=day))
+    rows = backend.to_pyarrow(features.as_of(log, held, backend, {}, since=day, until=day))
     assert not any(rows["share:click:3"].to_pylist())
     assert any(rows["share:click:30"].to_pylist())
 
@@ -154,7 +154,7 @@ def test_days_without_events_at_the_end_are_closed(backend, tmp_path):
     build_store(config, log, tmp_path / "counts", backend, through=FIRST + 19)
     held = build_store(config, log, tmp_path / "counts", backend)
     assert held.next_day == tables["requests"]["timestamp"].to_numpy().max() // DAY
-    assert snapshot.write_features(log, held, backend, tmp_path / "features")["rows"] > 0
+    assert features.write(log, held, backend, tmp_path / "features")["rows"] > 0
 
 
 def test_a_query_is_known_by_its_words_from_its_first_request_on(backend, tmp_path):
@@ -180,7 +180,7 @@ def test_texts_without_words_have_no_history_in_common(backend, tmp_path):
     counted = backend.to_pyarrow(held.counts(("query_form",), backend))
     assert set(counted["query_form"].to_pylist()) == {"red shoes"}
     prepare(config, log.path, tmp_path / "examples")
-    table = backend.to_pyarrow(snapshot.features(log, held, backend, {})).to_pylist()
+    table = backend.to_pyarrow(features.as_of(log, held, backend, {})).to_pylist()
     found = {(row["request_id"], row["item_id"]): row["share:click:30"] for row in table}
     examples = Examples(tmp_path / "examples")
     raw = examples.raw_requests("test")["request_id"].to_pylist()
@@ -212,8 +212,8 @@ def test_ids_of_any_text_are_told_apart(log, whole, backend, tmp_path):
             plain = replace(plain, "item", [names[item] for item in plain["item"].to_pylist()])
         mine, plain = (sorted(map(str, table.to_pylist())) for table in (mine, plain))
         assert mine == plain
-    snapshot.write_snapshot(other, held, backend, tmp_path / "odd", FIRST + 25, FIRST + 9)
-    snapshot.write_snapshot(log, whole, backend, tmp_path / "plain", FIRST + 25, FIRST + 9)
+    snapshot.write(other, held, backend, tmp_path / "odd", FIRST + 25, FIRST + 9)
+    snapshot.write(log, whole, backend, tmp_path / "plain", FIRST + 25, FIRST + 9)
     served = pq.read_table(tmp_path / "odd" / "query")["item"].to_pylist()
     plain = pq.read_table(tmp_path / "plain" / "query")["item"].to_pylist()
     assert sorted(served) == sorted(names[item] for item in plain)
@@ -238,7 +238,7 @@ def test_queries_and_users_of_any_text_are_told_apart(whole, backend, tmp_path):
             plain = replace(plain, "query", [queries[n] for n in plain["query"].to_pylist()])
         mine, plain = (sorted(map(str, table.to_pylist())) for table in (mine, plain))
         assert mine == plain
-    snapshot.write_snapshot(log, held, backend, tmp_path / "snapshot", FIRST + 25, FIRST + 9)
+    snapshot.write(log, held, backend, tmp_path / "snapshot", FIRST + 25, FIRST + 9)
     served = pq.read_table(tmp_path / "snapshot" / "query")["query"].to_pylist()
     assert set(served) == set(queries.values())
 

@@ -9,14 +9,13 @@ from interactrank_jax import cli, files
 from interactrank_jax.data.engagements import IMPRESSION, Engagements
 from interactrank_jax.data.schema import open_log
 from interactrank_jax.errors import InputError
-from interactrank_jax.iqp import engines, positions, report, snapshot
-from interactrank_jax.iqp.build import build_store
-from interactrank_jax.iqp.features import CrossFeatures
+from interactrank_jax.iqp import engines, features, positions, report, snapshot
+from interactrank_jax.iqp.in_memory import CrossFeatures
 from interactrank_jax.iqp.recipe import Recipe
 from interactrank_jax.iqp.spec import parse_specs
 from tests.data.handmade_log import START, make_tables, replace, write_log
-from tests.iqp.conftest import FEATURES, iqp_config
-from tests.iqp.test_features import ACTIONS, SCHEMA
+from tests.iqp.conftest import FEATURES
+from tests.iqp.test_in_memory import ACTIONS, SCHEMA
 
 FIRST = START // 86_400
 
@@ -26,23 +25,17 @@ def written(log, whole, tmp_path_factory):
     """Features of the first 20 days, and of those after them."""
     place = tmp_path_factory.mktemp("features")
     with engines.connect("duckdb", place / "scratch") as backend:
-        snapshot.write_features(log, whole, backend, place / "before", None, FIRST + 19, FIRST + 19)
-        snapshot.write_features(log, whole, backend, place / "now", FIRST + 20, None, FIRST + 19)
-        snapshot.write_snapshot(log, whole, backend, place / "snapshot", FIRST + 22, FIRST + 19)
+        features.write(log, whole, backend, place / "before", None, FIRST + 19, FIRST + 19)
+        features.write(log, whole, backend, place / "now", FIRST + 20, None, FIRST + 19)
+        snapshot.write(log, whole, backend, place / "snapshot", FIRST + 22, FIRST + 19)
+        held = snapshot.open_snapshot(place / "snapshot", log)
+        snapshot.write_served(log, held, backend, place / "served")
     return place
-
-
-def test_a_snapshot_of_other_features_is_refused(log, written, backend, tmp_path):
-    config = iqp_config(**{"cross.features": ("share:click:7",)})
-    held = build_store(config, log, tmp_path / "counts", backend)
-    snapshot.write_snapshot(log, held, backend, tmp_path / "other", FIRST + 22)
-    with pytest.raises(InputError, match="is not of the features"):
-        report.make(written / "now", written / "before", backend, snapshot=tmp_path / "other")
 
 
 def test_a_snapshot_with_rates_needs_the_days_of_their_mean(log, whole, backend, tmp_path):
     with pytest.raises(InputError, match=r"have rates.*--train_until"):
-        snapshot.write_snapshot(log, whole, backend, tmp_path / "snapshot", FIRST + 22)
+        snapshot.write(log, whole, backend, tmp_path / "snapshot", FIRST + 22)
     assert not (tmp_path / "snapshot").exists()
 
 
@@ -89,11 +82,26 @@ def test_an_old_snapshot_is_stale(written, backend):
     bounds = report.Bounds(psi=9, null_rate=1, staleness=3)
     fresh = report.make(written / "now", written / "before", backend, bounds)
     assert not fresh.problems
-    old = report.make(
-        written / "now", written / "before", backend, bounds, snapshot=written / "snapshot"
-    )
+    old = report.make(written / "served", written / "before", backend, bounds)
     assert old.staleness == FIRST + 29 - (FIRST + 22) + 1
     assert old.problems == ("values are 8 days old (bound 3)",)
+
+
+def test_what_an_old_snapshot_serves_has_drifted(log, written, whole, backend, tmp_path):
+    """Its values are those of its day, whatever day the request is of."""
+    features.write(log, whole, backend, tmp_path / "since", FIRST + 22, None, FIRST + 19)
+    now = report.make(tmp_path / "since", tmp_path / "since", backend)
+    old = report.make(written / "served", tmp_path / "since", backend)
+    assert old.rows == now.rows
+    assert all(feature.psi > 0.005 for feature in old.features)
+    table = pq.read_table(written / "served" / "features").to_pylist()
+    requests = pq.read_table(log.path / "requests.parquet").to_pylist()
+    queries = {row["request_id"]: row["query_id"] for row in requests}
+    values = {}
+    for row in table:
+        values.setdefault((queries[row["request_id"]], row["item_id"]), set()).add(row[FEATURES[0]])
+    assert {len(found) for found in values.values()} == {1}
+    assert len(values) < len(table)
 
 
 def test_the_command_fails_past_a_bound(written, tmp_path, capsys):
@@ -114,10 +122,10 @@ def test_the_command_fails_past_a_bound(written, tmp_path, capsys):
 
 
 def test_features_of_another_recipe_are_refused(written, backend, tmp_path):
-    record = files.read_sealed(written / "before" / snapshot.RECORD)
+    record = files.read_sealed(written / "before" / features.RECORD)
     record["description"]["prior"] = 7.0
     (tmp_path / "other").mkdir()
-    files.write_sealed(tmp_path / "other" / snapshot.RECORD, record)
+    files.write_sealed(tmp_path / "other" / features.RECORD, record)
     with pytest.raises(InputError, match=r"differ in prior: 5\.0, in training 7\.0"):
         report.make(written / "now", tmp_path / "other", backend)
     with pytest.raises(InputError, match=r"holds no features\.json"):

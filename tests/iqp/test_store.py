@@ -12,7 +12,7 @@ from interactrank_jax.data.examples import Examples
 from interactrank_jax.data.prepare import prepare
 from interactrank_jax.data.schema import open_log
 from interactrank_jax.errors import InputError
-from interactrank_jax.iqp import days, snapshot
+from interactrank_jax.iqp import days, features, snapshot
 from interactrank_jax.iqp.build import build_store
 from interactrank_jax.iqp.days import runs_of_days
 from tests.data.handmade_log import ACTIONS, START, make_tables, replace, write_log
@@ -80,7 +80,7 @@ class TestFeatures:
         means = {
             action: training_mean(examples, action, held.recipe) for action in held.recipe.rates
         }
-        table = backend.to_pyarrow(snapshot.features(log, held, backend, means))
+        table = backend.to_pyarrow(features.as_of(log, held, backend, means))
         request, item = table["request_id"].to_pylist(), table["item_id"].to_pylist()
         values = np.stack([table[name].to_numpy() for name in names], 1)
         found = dict(zip(zip(request, item, strict=True), values, strict=True))
@@ -101,16 +101,16 @@ class TestFeatures:
     def test_need_the_days_before_the_last_request(self, log, backend, tmp_path):
         held = build_store(iqp_config(), log, tmp_path / "counts", backend, through=FIRST + 9)
         with pytest.raises(InputError, match=r"counted through 2022-01-1.*run `interactrank iqp"):
-            snapshot.write_features(log, held, backend, tmp_path / "features", train_until=FIRST)
+            features.write(log, held, backend, tmp_path / "features", train_until=FIRST)
         days = {"since": FIRST + 2, "until": FIRST + 10}
         with pytest.raises(InputError, match=r"have rates.*--train_until"):
-            snapshot.write_features(log, held, backend, tmp_path / "features", **days)
-        record = snapshot.write_features(
+            features.write(log, held, backend, tmp_path / "features", **days)
+        record = features.write(
             log, held, backend, tmp_path / "features", **days, train_until=FIRST + 9
         )
         assert 0 < record["rows"] < len(pq.read_table(log.path / "impressions"))
         place = tmp_path / "in-parts"
-        parts = snapshot.write_features(
+        parts = features.write(
             log, held, backend, place, **days, train_until=FIRST + 9, rows_at_once=60
         )
         assert parts == record
@@ -118,7 +118,7 @@ class TestFeatures:
         whole = pq.read_table(tmp_path / "features" / "features")
         assert by_pair(pq.read_table(place / "features")) == by_pair(whole)
         with pytest.raises(InputError, match="no request lies between"):
-            snapshot.write_features(
+            features.write(
                 log, held, backend, tmp_path / "none", since=1, until=2, train_until=FIRST
             )
 
@@ -192,10 +192,10 @@ class TestGrowth:
         # A snapshot made before they came can be made again when they have come.
         day = max(late)
         held = build_store(iqp_config(), log, tmp_path / "counts", backend, through=day - 1)
-        snapshot.write_snapshot(log, held, backend, tmp_path / "then", day, FIRST + 5)
+        snapshot.write(log, held, backend, tmp_path / "then", day, FIRST + 5)
         grown = build_store(iqp_config(), log, tmp_path / "counts", backend)
         assert grown.next_day > day
-        snapshot.write_snapshot(log, grown, backend, tmp_path / "now", day, FIRST + 5)
+        snapshot.write(log, grown, backend, tmp_path / "now", day, FIRST + 5)
         for place in (tmp_path / "then").glob("*/"):
             before, after = (pq.read_table(tmp_path / t / place.name) for t in ("then", "now"))
             assert before.equals(after)
@@ -242,12 +242,12 @@ class TestSnapshot:
     @pytest.mark.parametrize("name", ["whole", "full"])
     def test_holds_what_requests_of_that_day_get(self, name, log, backend, tmp_path, request):
         held, day = request.getfixturevalue(name), FIRST + 25
-        means = snapshot.mean_rates(held, backend, until=day - 1)
-        rows = snapshot.features(log, held, backend, means, since=day, until=day)
+        means = features.mean_rates(held, backend, until=day - 1)
+        rows = features.as_of(log, held, backend, means, since=day, until=day)
         rows = backend.to_pyarrow(rows).to_pylist()
         requests = pq.read_table(log.path / "requests.parquet").to_pylist()
         requests = {row["request_id"]: row for row in requests}
-        record = snapshot.write_snapshot(log, held, backend, tmp_path / "snapshot", day, day - 1)
+        record = snapshot.write(log, held, backend, tmp_path / "snapshot", day, day - 1)
         levels = {
             spec.name: [level.keys for level in held.recipe.levels(spec)]
             for spec in held.recipe.specs
@@ -277,6 +277,18 @@ class TestSnapshot:
                 assert served(tables, chain, asked, feature) == row[feature], feature
                 checked += row[feature] != 0
         assert checked > 50
+        held = snapshot.open_snapshot(tmp_path / "snapshot", log)
+        found = by_pair(backend.to_pyarrow(snapshot.served(log, held, backend, day, day)))
+        assert found.to_pylist() == by_pair(pa.Table.from_pylist(rows, found.schema)).to_pylist()
+
+    def test_is_served_to_no_request_before_it(self, log, whole, backend, tmp_path):
+        day = FIRST + 22
+        snapshot.write(log, whole, backend, tmp_path / "snapshot", day, day - 1)
+        held = snapshot.open_snapshot(tmp_path / "snapshot", log)
+        with pytest.raises(InputError, match=r"is of 2022-.* Name a --since from that day on"):
+            snapshot.write_served(log, held, backend, tmp_path / "served", since=day - 1)
+        with pytest.raises(InputError, match=r"holds no snapshot\.json"):
+            snapshot.open_snapshot(tmp_path, log)
 
 
 @pytest.mark.parametrize("text", ["2024-05", "2024", "NaT", "today", "2024-02-30"])

@@ -8,7 +8,7 @@ from interactrank_jax.data.examples import Examples, SparseCross
 from interactrank_jax.data.prepare import prepare
 from interactrank_jax.data.schema import FeatureSpec, Schema
 from interactrank_jax.errors import InputError
-from interactrank_jax.iqp import expressions, features
+from interactrank_jax.iqp import expressions, in_memory
 from interactrank_jax.iqp import spec as spec_lib
 from interactrank_jax.iqp.recipe import Recipe
 from tests.data import handmade_log
@@ -68,10 +68,10 @@ def make_engagements(count: int = 600, seed: int = 0) -> Engagements:
 
 def make_features(
     engagements: Engagements, names=ALL_KINDS, lag_days=1, **recipe
-) -> features.CrossFeatures:
+) -> in_memory.CrossFeatures:
     timeless = lag_days is None
     specs = spec_lib.parse_specs(names, SCHEMA, with_fresh="fresh_days" in recipe)
-    return features.CrossFeatures(
+    return in_memory.CrossFeatures(
         Recipe(specs, lag_days, PRIOR, **recipe),
         engagements,
         engagements.fold if timeless else engagements.time // SECONDS_PER_DAY,
@@ -281,7 +281,7 @@ def _every_item(sparse: SparseCross, request: int, items: int) -> np.ndarray:
     ],
 )
 def test_sparse_features_hold_every_item_with_a_value(names, lag_days, recipe, monkeypatch):
-    monkeypatch.setattr(features, "PROBES_AT_ONCE", 60)  # several queries to the backend
+    monkeypatch.setattr(in_memory, "PROBES_AT_ONCE", 60)  # several queries to the backend
     engagements = make_engagements()
     probes = make_probes(12)
     if lag_days is None:
