@@ -3,17 +3,19 @@ PYTHON ?= python3
 PRESET ?= small
 OUT ?= runs/quickstart
 BIN := .venv/bin
+EXTRAS ?= dev
 # Huge pages for malloc (glibc): each step on a CPU takes tens of megabytes and gives them back.
 export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 
 .PHONY: quickstart test thorough lint format types clean
 
-# The stamp is newer than what it was made from, so a changed pin installs again.
+# The stamp is newer than what it was made from, so a changed pin installs again. Only what is imported
+# is worth compiling, which happens then.
 .venv/installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "Python 3.11 or newer is needed: make PYTHON=python3.12 ..." >&2; exit 1; }
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt -e '.[$(EXTRAS)]'
 	@touch $@
 
 quickstart: .venv/installed

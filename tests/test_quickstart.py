@@ -1,12 +1,15 @@
-"""How the quickstart's stations are kept, redone and started over; the run itself is .ci/run's."""
+"""How the quickstart's stations are kept, redone and started over; the smallest one as a whole."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 
 from experiments import quickstart
 from experiments.quickstart import Stations
 from interactrank_jax.errors import InputError
+from tests.conftest import REPOSITORY
 
 
 def test_a_station_that_is_done_is_kept(tmp_path):
@@ -54,3 +57,22 @@ def test_a_directory_with_something_else_is_left_alone(tmp_path):
 def test_an_unknown_preset_is_named(tmp_path, capsys):
     assert quickstart.main(["--preset=smal", f"--out={tmp_path / 'out'}"]) == 2
     assert "Did you mean 'small'" in capsys.readouterr().err
+
+
+@pytest.mark.thorough  # every station, as `make quickstart PRESET=tiny`
+def test_the_smallest_one_ends_in_its_table_and_files(tmp_path):
+    out = tmp_path / "out"
+    command = [sys.executable, "-m", "experiments.quickstart", "--preset=tiny", f"--out={out}"]
+    first, again = (
+        subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True).stdout
+        for _ in range(2)
+    )
+    summary = json.loads((out / "summary.json").read_text())
+    for printed in (first, again):
+        for name in ("bm25", "iqp", "two_tower", "interactrank"):
+            assert f"| {name} | {summary['models'][name]['roc_auc']:.4f}" in printed
+    assert (out / "scores" / "scores.parquet").is_file()
+    assert (out / "figure.png").is_file()
+    # What was done is kept: the second run trains nothing.
+    assert "train_interactrank ..." in first
+    assert "train_interactrank ..." not in again
