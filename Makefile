@@ -11,30 +11,31 @@ export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 
 # The stamp is newer than what it was made from, so a changed pin installs again. Only what is imported
 # is worth compiling, which happens then.
-.venv/installed: pyproject.toml constraints.txt
+INSTALLED := .venv/installed-$(EXTRAS)
+$(INSTALLED): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "Python 3.11 or newer is needed: make PYTHON=python3.12 ..." >&2; exit 1; }
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt -e '.[$(EXTRAS)]'
 	@touch $@
 
-quickstart: .venv/installed
+quickstart: $(INSTALLED)
 	$(BIN)/python -m experiments.quickstart --preset=$(PRESET) --out=$(OUT)
 
-test: .venv/installed
+test: $(INSTALLED)
 	$(BIN)/python -m pytest
 
-thorough: .venv/installed
+thorough: $(INSTALLED)
 	$(BIN)/python -m pytest -m "thorough and not slow"
 
-lint: .venv/installed
+lint: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-types: .venv/installed
+types: $(INSTALLED)
 	$(BIN)/mypy
 
-format: .venv/installed
+format: $(INSTALLED)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 

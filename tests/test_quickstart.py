@@ -63,10 +63,11 @@ def test_an_unknown_preset_is_named(tmp_path, capsys):
 def test_the_smallest_one_ends_in_its_table_and_files(tmp_path):
     out = tmp_path / "out"
     command = [sys.executable, "-m", "experiments.quickstart", "--preset=tiny", f"--out={out}"]
-    first, again = (
-        subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True).stdout
-        for _ in range(2)
-    )
+
+    def run():
+        return subprocess.check_output(command, cwd=REPOSITORY, text=True)
+
+    first, again = run(), run()
     summary = json.loads((out / "summary.json").read_text())
     for printed in (first, again):
         for name in ("bm25", "iqp", "two_tower", "interactrank"):

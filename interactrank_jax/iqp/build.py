@@ -24,7 +24,7 @@ from interactrank_jax.data.schema import Log
 from interactrank_jax.errors import InputError
 from interactrank_jax.iqp import engines, expressions
 from interactrank_jax.iqp.days import date, day, runs_of_days
-from interactrank_jax.iqp.rows import Source, first_copies
+from interactrank_jax.iqp.rows import Source, first_copies, requests_per_day
 from interactrank_jax.iqp.store import RECORD, Chunk, Description, Store, open_store, write_record
 
 # Rows of the log in one chunk: bounds memory, and what a kill costs.
@@ -60,9 +60,9 @@ def build_store(
     """
     description = Description.from_config(config, log)
     out = Path(out)
-    with validate.readable(log, engines.errors(backend)):
+    with engines.readable(backend, log):
         _check_times(log, description, backend)
-    with files.lock(out), validate.readable(log, engines.errors(backend)):
+    with files.lock(out), engines.readable(backend, log, out):
         if (out / RECORD).exists():
             store = open_store(out, log)
             _check_same(store, description)
@@ -117,7 +117,7 @@ def _chunks_to_count(
 ) -> Iterator[tuple[int, int]]:
     """Yields first and last day of each chunk to count; days without rows belong to some chunk."""
     after = store.next_day
-    asked_on, requests = _requests_per_day(log, backend)
+    asked_on, requests = requests_per_day(log, backend)
     if not len(asked_on):
         raise InputError(f"requests ({log.path}): the table is empty. Expected rows: add some.")
     if after is not None:
@@ -153,15 +153,6 @@ def _chunks_to_count(
         yield first, last
 
 
-def _requests_per_day(log: Log, backend: ibis.BaseBackend) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the days with requests, ascending, and how many each has."""
-    requests = log.table("requests", backend)
-    asked = requests.select(day=day(requests.timestamp))
-    found = asked.group_by("day").aggregate(requests=asked.count()).order_by("day")
-    table = backend.to_pyarrow(found)
-    return table["day"].to_numpy(), table["requests"].to_numpy()
-
-
 def _check_log(chunk: Chunk, requests: dict[int, int]) -> None:
     """Refuses a log whose last counted day is not what it was; one without that day may go on."""
     found = requests.get(chunk.last, 0)
@@ -178,7 +169,7 @@ def _check_clocks(days: np.ndarray) -> None:
     gaps = np.diff(days)
     if (gaps > MOST_EMPTY_DAYS).any():
         place = int(np.argmax(gaps > MOST_EMPTY_DAYS))
-        before, after = (date(int(value)) for value in days[place : place + 2])
+        before, after = (date(value) for value in days[place : place + 2])
         raise InputError(
             f"requests.timestamp: there is no request between {before} and {after}. If a clock ran "
             f"ahead, to count through {after} would leave out all that is yet to come before it: "

@@ -4,6 +4,7 @@ import contextlib
 import logging
 import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from interactrank_jax.command import CONFIG, LOG, REQUIRED, Command, show
@@ -48,7 +49,7 @@ def _build(args: Any) -> None:
 
 def _features(args: Any) -> None:
     from interactrank_jax.data.schema import open_log
-    from interactrank_jax.iqp import days, features, snapshot, store
+    from interactrank_jax.iqp import days, engines, features, snapshot, store
 
     if bool(args.counts) == bool(args.snapshot):
         raise InputError(
@@ -57,12 +58,12 @@ def _features(args: Any) -> None:
         )
     if args.snapshot and args.train_until:
         raise InputError("--train_until is part of a snapshot: leave it out beside --snapshot.")
-    log = open_log(args.log)
+    log, held_in = open_log(args.log), Path(args.snapshot or args.counts)
     since, until, train_until = (
         days.day_number(args[name].value) if args[name].value else None
         for name in ("since", "until", "train_until")
     )
-    with _engine(args) as backend:
+    with _engine(args) as backend, engines.readable(backend, log, held_in):
         if args.snapshot:
             held = snapshot.open_snapshot(args.snapshot, log)
             record = snapshot.write_served(log, held, backend, args.out, since, until)
@@ -74,10 +75,10 @@ def _features(args: Any) -> None:
 
 def _snapshot(args: Any) -> None:
     from interactrank_jax.data.schema import open_log
-    from interactrank_jax.iqp import days, snapshot, store
+    from interactrank_jax.iqp import days, engines, snapshot, store
 
     log = open_log(args.log)
-    with _engine(args) as backend:
+    with _engine(args) as backend, engines.readable(backend, log, Path(args.counts)):
         record = snapshot.write(
             log,
             store.open_store(args.counts, log),
@@ -91,19 +92,21 @@ def _snapshot(args: Any) -> None:
 
 def _positions(args: Any) -> None:
     from interactrank_jax.data.schema import open_log
-    from interactrank_jax.iqp import days, positions
+    from interactrank_jax.iqp import days, engines, positions
 
-    with _engine(args) as backend:
+    log = open_log(args.log)
+    with _engine(args) as backend, engines.readable(backend, log):
         until = days.day_number(args.until) if args.until else None
-        weights = positions.position_weights(open_log(args.log), backend, args.action, until)
+        weights = positions.position_weights(log, backend, args.action, until)
     print(f"--config.data.cross.debias.position_weights='{weights}'")
 
 
 def _report(args: Any) -> None:
-    from interactrank_jax.iqp import report
+    from interactrank_jax.iqp import engines, report
 
     bounds = report.Bounds(args.max_psi, args.max_null_rate, args.max_staleness)
-    with _engine(args) as backend:
+    places = [Path(place) for place in (args.features, args.training)]
+    with _engine(args) as backend, engines.readable(backend, None, *places):
         made = report.make(args.features, args.training, backend, bounds)
     report.write(made, args.out)
     print(report.table(made))

@@ -29,7 +29,7 @@ def day_number(text: str) -> int:
 
 def date(number: int) -> str:
     """Returns the date of a day number, such as '2024-05-31'."""
-    return str(np.datetime64(number, "D"))
+    return str(np.datetime64(int(number), "D"))
 
 
 def runs_of_days(days: Iterable[int], rows: Iterable[float], at_once: int) -> list[tuple[int, int]]:

@@ -11,8 +11,12 @@ from pathlib import Path
 import duckdb
 import ibis
 import ibis.expr.types as ir
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from interactrank_jax import files
+from interactrank_jax.data import validate
+from interactrank_jax.data.schema import Log
 from interactrank_jax.errors import InputError, did_you_mean
 
 ENGINES = ("duckdb", "spark")
@@ -111,8 +115,44 @@ def errors(backend: ibis.BaseBackend) -> tuple[type[Exception], ...]:
     return PySparkException, Py4JError
 
 
+@contextlib.contextmanager
+def readable(backend: ibis.BaseBackend, log: Log | None, *places: Path) -> Iterator[None]:
+    """Names the file whose bytes the block could not read, if that is what failed.
+
+    Args:
+      backend: that reads.
+      log: a log that it reads, or None.
+      places: directories in which `write_parquet` wrote what it reads.
+
+    Raises:
+      InputError: a file is damaged.
+    """
+    log_readable = validate.readable(log, errors(backend)) if log else contextlib.nullcontext()
+    try:
+        with log_readable:
+            yield
+    except errors(backend) as error:
+        for place in places:
+            for file in sorted(place.rglob("*.parquet")):
+                try:
+                    for _ in pq.ParquetFile(file).iter_batches():
+                        pass
+                except (pa.ArrowException, OSError) as reason:
+                    raise InputError(
+                        f"{file} cannot be read ({reason}): make {place} again."
+                    ) from error
+        raise
+
+
 def read_parquet(backend: ibis.BaseBackend, directories: Sequence[Path]) -> ir.Table:
-    """Returns the rows of all Parquet files in some directories, which `write_parquet` wrote."""
+    """Returns the rows of all Parquet files in some directories, which `write_parquet` wrote.
+
+    Raises:
+      InputError: a directory is not there, or holds none.
+    """
+    for place in directories:
+        if not any(place.glob("*.parquet")):
+            raise InputError(f"{place} holds no Parquet file: make what it is part of again.")
     if backend.name != "pyspark":
         return backend.read_parquet([str(place / "*.parquet") for place in directories])
     from pyspark.sql import SparkSession

@@ -14,13 +14,14 @@ from typing import Any
 
 import ibis
 import ibis.expr.types as ir
+import numpy as np
 
 from interactrank_jax import files
 from interactrank_jax.data.schema import IMPLICIT_ACTION, Log
 from interactrank_jax.errors import InputError
 from interactrank_jax.iqp import engines, expressions
-from interactrank_jax.iqp.days import date, day, runs_of_days
-from interactrank_jax.iqp.rows import Source
+from interactrank_jax.iqp.days import date, runs_of_days
+from interactrank_jax.iqp.rows import Source, requests_per_day
 from interactrank_jax.iqp.store import Store, write_record
 
 RECORD, FEATURES = "features.json", "features"
@@ -176,7 +177,8 @@ def write_runs(
 
 def read(directory: Path, backend: ibis.BaseBackend) -> ir.Table:
     """Returns what `write_runs` wrote into a directory."""
-    return engines.read_parquet(backend, sorted((directory / FEATURES).iterdir()))
+    held = directory / FEATURES
+    return engines.read_parquet(backend, sorted(held.glob("*")) or [held])
 
 
 def runs_of_requests(
@@ -191,21 +193,21 @@ def runs_of_requests(
     Raises:
       InputError: no request lies between the days.
     """
-    requests, impressions = (log.table(name, backend) for name in ("requests", "impressions"))
-    totals = [backend.to_pyarrow(table.count()).as_py() for table in (impressions, requests)]
-    per_request = totals[0] / max(totals[1], 1)
-    asked = day(requests.timestamp).name("day").as_table()
-    per_day = asked.group_by("day").aggregate(requests=asked.count()).order_by("day")
+    days, requests = requests_per_day(log, backend)
+    shown = backend.to_pyarrow(log.table("impressions", backend).count()).as_py()
+    sizes = requests * (shown / max(requests.sum(), 1))
+    asked = np.full(len(days), True)
     if since is not None:
-        per_day = per_day.filter(per_day.day >= since)
+        asked &= days >= since
     if until is not None:
-        per_day = per_day.filter(per_day.day <= until)
-    found = backend.to_pyarrow(per_day)
-    sizes = found["requests"].to_numpy() * per_request
-    runs = runs_of_days(found["day"].to_pylist(), sizes, rows_at_once)
-    if not runs:
-        raise InputError("no request lies between --since and --until: name other days.")
-    return runs
+        asked &= days <= until
+    if not asked.any():
+        held = f"{date(days[0])} to {date(days[-1])}" if len(days) else "none"
+        raise InputError(
+            f"{log.path} has no request on the days asked for (it has requests of {held}): name "
+            f"others by --since and --until."
+        )
+    return runs_of_days(days[asked].tolist(), sizes[asked].tolist(), rows_at_once)
 
 
 def check_counted(store: Store, number: int) -> None:

@@ -84,10 +84,11 @@ class Recipe:
             position_weights=tuple(map(float, debias.get("position_weights", ()))),
             fresh_days=fresh_days,
         )
-        recipe._check(log)
+        recipe.check(log)
         return recipe
 
-    def _check(self, log: Log) -> None:
+    def check(self, log: Log) -> None:
+        """Raises InputError for a value out of range, or what the log does not have."""
         where = "config.data.cross."
         if self.prior <= 0:
             raise InputError(

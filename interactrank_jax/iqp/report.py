@@ -119,6 +119,12 @@ def make(
                 f"{current} and {training} differ in {field}: {value}, in training "
                 f"{before['description'][field]}. Expected features of one recipe."
             )
+    for action, mean in record["mean_rates"].items():
+        if before["mean_rates"][action] != mean:
+            raise InputError(
+                f"{current} and {training} differ in the mean rate of {action}: {mean:.6g}, in "
+                f"training {before['mean_rates'][action]:.6g}. Make both with one --train_until."
+            )
     names, actions = record["description"]["specs"], record["description"]["actions"]
     now, then = (read(Path(place), backend) for place in (current, training))
     edges = _edges(then, names, backend)

@@ -4,6 +4,7 @@ import dataclasses
 
 import ibis
 import ibis.expr.types as ir
+import numpy as np
 
 from interactrank_jax.data.dense import OPTIONAL_COLUMNS, SECONDS_PER_DAY
 from interactrank_jax.data.engagements import check_event_columns
@@ -72,7 +73,7 @@ class Source:
 
         Args:
           since, until: days.
-          fresh_on: the day on which an item must be fresh; None: that of the request.
+          fresh_on: the day of which column `fresh` tells; None: that of the request.
 
         Returns:
           Columns query, item, user, time, period (day of the request), `recipe.key_columns`, and
@@ -201,6 +202,15 @@ class Source:
             parts.append(shown.mutate(action=ibis.literal(IMPLICIT_ACTION)).select(columns))
         rows = union(parts)
         return _capped(rows, recipe.user_day_cap) if recipe.user_day_cap else rows
+
+
+def requests_per_day(log: Log, backend: ibis.BaseBackend) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the days with requests, ascending, and how many each has."""
+    requests = log.table("requests", backend)
+    asked = requests.select(day=day(requests.timestamp))
+    found = asked.group_by("day").aggregate(requests=asked.count()).order_by("day")
+    table = backend.to_pyarrow(found)
+    return table["day"].to_numpy(), table["requests"].to_numpy()
 
 
 def first_copies(events: ir.Table) -> ir.Table:

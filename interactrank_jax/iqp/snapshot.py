@@ -5,7 +5,7 @@
 
 A feature with a back-off is in a table for each of its levels, and the rule to look it up is: its
 value is that of the finest level whose keys are in the table at all; where that has no such item,
-the value is 0. `served` follows it.
+the value is 0. An item is fresh if it is on the snapshot's day. `served` follows the rule.
 """
 
 import dataclasses
@@ -208,10 +208,7 @@ def served(
     since: int | None = None,
     until: int | None = None,
 ) -> ir.Table:
-    """Returns what the log's impressions of some days get from a snapshot; as `features.as_of`.
-
-    An item is fresh if it was on the snapshot's day.
-    """
+    """Returns what the log's impressions of some days get from a snapshot; as `features.as_of`."""
     recipe = snapshot.recipe
     rows = Source(log, recipe, backend).candidates(since, until, fresh_on=snapshot.day)
     asked = ("request_id", "item_id", *log.schema.actions, *recipe.key_columns)
@@ -257,13 +254,13 @@ def write_served(
     """Writes what a snapshot serves, by default from its day on; otherwise as `features.write`.
 
     Raises:
-      InputError: requests of days before the snapshot's, after which it was taken.
+      InputError: requests of days before the snapshot's, or none from it on.
     """
     since = snapshot.day if since is None else since
     if since < snapshot.day:
         raise InputError(
-            f"{snapshot.path} is of {date(snapshot.day)}: it knows what came after requests of "
-            f"{date(since)}. Name a --since from that day on."
+            f"{snapshot.path} is served from {date(snapshot.day)} on, not on {date(since)}: name a "
+            f"later --since, or none."
         )
     runs = runs_of_requests(log, backend, since, until, rows_at_once)
     assert snapshot.recipe.lag_days is not None

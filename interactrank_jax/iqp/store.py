@@ -50,11 +50,7 @@ class Description:
           InputError: a timeless log, no features, one that the log cannot have, or an action of
             the name of a column.
         """
-        if log.schema.timeless:
-            raise InputError(
-                f"{log.path} is timeless: there are no days to count by. `interactrank prepare` "
-                f"counts it out of fold."
-            )
+        _check_timed(log)
         for action in log.schema.actions:
             if action in TAKEN:
                 raise InputError(
@@ -74,14 +70,34 @@ class Description:
 
     @classmethod
     def from_json(cls, fields: dict[str, Any], log: Log) -> "Description":
-        """Builds it back from `to_json`."""
+        """Builds it back from `to_json`.
+
+        Raises:
+          InputError: of another log, which lacks what it needs.
+        """
+        _check_timed(log)
         held: dict[str, Any] = {
             name: tuple(value) if isinstance(value, list) else value
             for name, value in fields.items()
         }
         actions = held.pop("actions")
         specs = parse_specs(held.pop("specs"), log.schema, with_fresh=held["fresh_days"] > 0)
-        return cls(Recipe(specs, **held), actions)
+        if actions != log.schema.actions:
+            raise InputError(
+                f"{log.path} has the actions {log.schema.actions}, what was counted had {actions}: "
+                f"this is another log."
+            )
+        recipe = Recipe(specs, **held)
+        recipe.check(log)
+        return cls(recipe, actions)
+
+
+def _check_timed(log: Log) -> None:
+    if log.schema.timeless:
+        raise InputError(
+            f"{log.path} is timeless: there are no days to count by. `interactrank prepare` counts "
+            f"it out of fold."
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -223,8 +239,8 @@ def read_record(file: Path, command: str) -> dict[str, Any]:
     version = held.pop("format_version", None)
     if version != FORMAT_VERSION:
         raise InputError(
-            f"{file.parent} is of format {version}, this release reads {FORMAT_VERSION}: make it "
-            f"again by `interactrank {command}`."
+            f"{file.parent} is of another release (format {version or 'unknown'}; this one reads "
+            f"{FORMAT_VERSION}): make it again by `interactrank {command}`."
         )
     return held
 

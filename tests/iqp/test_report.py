@@ -1,5 +1,7 @@
 """What `iqp report` and `iqp positions` tell, and when they fail."""
 
+import shutil
+
 import ibis
 import numpy as np
 import pyarrow.parquet as pq
@@ -9,7 +11,7 @@ from interactrank_jax import cli, files
 from interactrank_jax.data.engagements import IMPRESSION, Engagements
 from interactrank_jax.data.schema import open_log
 from interactrank_jax.errors import InputError
-from interactrank_jax.iqp import engines, features, positions, report, snapshot
+from interactrank_jax.iqp import days, engines, features, positions, report, snapshot
 from interactrank_jax.iqp.in_memory import CrossFeatures
 from interactrank_jax.iqp.recipe import Recipe
 from interactrank_jax.iqp.spec import parse_specs
@@ -130,6 +132,48 @@ def test_features_of_another_recipe_are_refused(written, backend, tmp_path):
         report.make(written / "now", tmp_path / "other", backend)
     with pytest.raises(InputError, match=r"holds no features\.json"):
         report.make(tmp_path, written / "before", backend)
+    record = files.read_sealed(written / "before" / features.RECORD)
+    record["mean_rates"]["click"] *= 2
+    files.write_sealed(tmp_path / "other" / features.RECORD, record)
+    with pytest.raises(InputError, match=r"mean rate of click: .* with one --train_until"):
+        report.make(written / "now", tmp_path / "other", backend)
+
+
+def test_what_is_damaged_or_gone_is_named(log, written, whole, tmp_path, capsys):
+    flags = [f"--training={written / 'before'}", f"--out={tmp_path / 'report'}"]
+    copies = {
+        name: shutil.copytree(written / name, tmp_path / name) for name in ("now", "snapshot")
+    }
+    copies["counts"] = shutil.copytree(whole.path, tmp_path / "counts")
+
+    def told(*argv):
+        assert cli.main(["iqp", *argv]) == 2
+        return capsys.readouterr().err
+
+    serve = ["features", f"--log={log.path}", f"--out={tmp_path / 'features'}"]
+    commands = {
+        "now": ["report", f"--features={copies['now']}", *flags],
+        "snapshot": [*serve, f"--snapshot={copies['snapshot']}"],
+        "counts": [*serve, f"--counts={copies['counts']}", f"--train_until={days.date(FIRST)}"],
+    }
+    for name, command in commands.items():
+        files_of_it = sorted(copies[name].rglob("*.parquet"))
+        for file in files_of_it:
+            with file.open("r+b") as opened:
+                opened.seek(4)
+                opened.write(bytes(60))
+        found = told(*command)
+        assert "cannot be read" in found, found
+        assert any(str(file) in found for file in files_of_it)
+        for file in files_of_it:
+            file.unlink()
+        assert "holds no Parquet file" in told(*command)
+        assert not (tmp_path / "features").exists()
+    either = told(*serve, *(f"--{name}={copies[name]}" for name in ("counts", "snapshot")))
+    assert "either --counts" in either
+    assert "either --counts" in told(*serve)
+    until = told(*serve, f"--snapshot={copies['snapshot']}", "--train_until=2022-01-01")
+    assert "--train_until is part of a snapshot" in until
 
 
 class TestPositions:

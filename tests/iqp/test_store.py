@@ -8,11 +8,12 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
+from interactrank_jax import files
 from interactrank_jax.data.examples import Examples
 from interactrank_jax.data.prepare import prepare
 from interactrank_jax.data.schema import open_log
 from interactrank_jax.errors import InputError
-from interactrank_jax.iqp import days, features, snapshot
+from interactrank_jax.iqp import days, features, snapshot, store
 from interactrank_jax.iqp.build import build_store
 from interactrank_jax.iqp.days import runs_of_days
 from tests.data.handmade_log import ACTIONS, START, make_tables, replace, write_log
@@ -117,7 +118,7 @@ class TestFeatures:
         assert len(list((place / "features").iterdir())) > 3
         whole = pq.read_table(tmp_path / "features" / "features")
         assert by_pair(pq.read_table(place / "features")) == by_pair(whole)
-        with pytest.raises(InputError, match="no request lies between"):
+        with pytest.raises(InputError, match="has no request on the days asked for"):
             features.write(
                 log, held, backend, tmp_path / "none", since=1, until=2, train_until=FIRST
             )
@@ -239,9 +240,9 @@ def served(tables, levels, asked, feature):
 
 
 class TestSnapshot:
-    @pytest.mark.parametrize("name", ["whole", "full"])
-    def test_holds_what_requests_of_that_day_get(self, name, log, backend, tmp_path, request):
-        held, day = request.getfixturevalue(name), FIRST + 25
+    @pytest.mark.parametrize(("name", "day"), [("whole", 25), ("full", 25), ("full", 10)])
+    def test_holds_what_requests_of_that_day_get(self, name, day, log, backend, tmp_path, request):
+        held, day = request.getfixturevalue(name), FIRST + day
         means = features.mean_rates(held, backend, until=day - 1)
         rows = features.as_of(log, held, backend, means, since=day, until=day)
         rows = backend.to_pyarrow(rows).to_pylist()
@@ -267,28 +268,71 @@ class TestSnapshot:
             order = [tuple(row[key] for key in (*keys, "item")) for row in table]
             assert order == sorted(set(order))
             tables[keys] = dict(zip(order, table, strict=True))
-        checked = 0
-        for row in rows:
-            asked = requests[row["request_id"]] | {"item": row["item_id"]}
-            asked |= {"query": asked["query_id"], "query_form": forms.get(asked["query_id"])}
-            since = created.get(row["item_id"])
-            asked["fresh"] = int(since is not None and day - since // 86_400 < 9)
-            for feature, chain in levels.items():
-                assert served(tables, chain, asked, feature) == row[feature], feature
-                checked += row[feature] != 0
-        assert checked > 50
+
+        def check(rows):
+            """Looks every value up; returns how many are not 0, and which freshness was met."""
+            others, met = 0, set()
+            for row in rows:
+                asked = requests[row["request_id"]] | {"item": row["item_id"]}
+                asked |= {"query": asked["query_id"], "query_form": forms.get(asked["query_id"])}
+                since = created.get(row["item_id"])
+                asked["fresh"] = int(since is not None and day - since // 86_400 < 9)
+                met.add(asked["fresh"])
+                for feature, chain in levels.items():
+                    assert served(tables, chain, asked, feature) == row[feature], feature
+                    others += row[feature] != 0
+            return others, met
+
+        # To requests of its day it gives what is as of that day, and the same to later ones.
+        found = [check(rows)]
         held = snapshot.open_snapshot(tmp_path / "snapshot", log)
-        found = by_pair(backend.to_pyarrow(snapshot.served(log, held, backend, day, day)))
-        assert found.to_pylist() == by_pair(pa.Table.from_pylist(rows, found.schema)).to_pylist()
+        place = tmp_path / "served"
+        snapshot.write_served(log, held, backend, place, until=day + 3, rows_at_once=60)
+        assert len(list((place / "features").iterdir())) > 1
+        given = pq.read_table(place / "features").to_pylist()
+        found.append(check(given))
+        assert {row["request_id"] for row in rows} < {row["request_id"] for row in given}
+        for others, met in found:
+            assert others > 50
+            assert met == ({0, 1} if day == FIRST + 10 else {0})
 
     def test_is_served_to_no_request_before_it(self, log, whole, backend, tmp_path):
         day = FIRST + 22
         snapshot.write(log, whole, backend, tmp_path / "snapshot", day, day - 1)
         held = snapshot.open_snapshot(tmp_path / "snapshot", log)
-        with pytest.raises(InputError, match=r"is of 2022-.* Name a --since from that day on"):
+        with pytest.raises(InputError, match=r"is served from 2022-.* on, not on 2022-"):
             snapshot.write_served(log, held, backend, tmp_path / "served", since=day - 1)
+        with pytest.raises(InputError, match=r"has no request on the days asked for"):
+            snapshot.write_served(log, held, backend, tmp_path / "served", since=day + 99)
         with pytest.raises(InputError, match=r"holds no snapshot\.json"):
             snapshot.open_snapshot(tmp_path, log)
+
+    def test_of_another_log_or_release_is_refused(self, log, full, backend, tmp_path):
+        snapshot.write(log, full, backend, tmp_path / "snapshot", FIRST + 22, FIRST + 9)
+
+        def refuse(reason, tables, actions=ACTIONS):
+            other = open_log(write_log(tmp_path / "other", tables, actions))
+            with pytest.raises(InputError, match=reason):
+                snapshot.open_snapshot(tmp_path / "snapshot", other)
+            shutil.rmtree(other.path)
+
+        refuse("is timeless: there are no days", make_tables(40, timeless=True))
+        tables = make_tables(40)
+        tables["items"] = tables["items"].drop_columns("created_at")
+        refuse("needs the column 'created_at' of items", tables)
+        tables = make_tables(40)
+        tables["impressions"] = tables["impressions"].append_column(
+            "like", tables["impressions"]["click"]
+        )
+        refuse("this is another log", tables, (*ACTIONS, "like"))
+        for place, opened in (
+            (tmp_path / "snapshot" / snapshot.RECORD, snapshot.open_snapshot),
+            (shutil.copytree(full.path, tmp_path / "counts") / store.RECORD, store.open_store),
+        ):
+            record = files.read_sealed(place)
+            files.write_sealed(place, {**record, "format_version": 2})
+            with pytest.raises(InputError, match=r"of another release \(format 2; this one reads"):
+                opened(place.parent, log)
 
 
 @pytest.mark.parametrize("text", ["2024-05", "2024", "NaT", "today", "2024-02-30"])
