@@ -16,7 +16,7 @@ from interactrank_jax.errors import InputError
 BASE = "two_tower"
 KEY = ("dataset", "protocol", "model")
 # What a model is held against beside the two-tower model: its parents, or the peer in its place.
-RIVALS = {"fit": ("dat",), "interactfit": ("interactrank", "fit")}
+RIVALS = {"fit": ("dat", "inttower"), "interactfit": ("interactrank", "fit", "inttower")}
 REPLICATES = 400
 
 Row = dict[str, Any]
