@@ -105,7 +105,7 @@ def _spark(scratch: Path, memory: str, master: str) -> Iterator[ibis.BaseBackend
         session.stop()
 
 
-def errors(backend: ibis.BaseBackend) -> tuple[type[Exception], ...]:
+def _errors(backend: ibis.BaseBackend) -> tuple[type[Exception], ...]:
     """Returns what an engine raises."""
     if backend.name != "pyspark":
         return (duckdb.Error,)
@@ -127,11 +127,11 @@ def readable(backend: ibis.BaseBackend, log: Log | None, *places: Path) -> Itera
     Raises:
       InputError: a file is damaged.
     """
-    log_readable = validate.readable(log, errors(backend)) if log else contextlib.nullcontext()
+    log_readable = validate.readable(log, _errors(backend)) if log else contextlib.nullcontext()
     try:
         with log_readable:
             yield
-    except errors(backend) as error:
+    except _errors(backend) as error:
         for place in places:
             for file in sorted(place.rglob("*.parquet")):
                 try:

@@ -202,10 +202,12 @@ def runs_of_requests(
     if until is not None:
         asked &= days <= until
     if not asked.any():
-        held = f"{date(days[0])} to {date(days[-1])}" if len(days) else "none"
+        held = f"has requests of {date(days[0])} to {date(days[-1])}" if len(days) else "has none"
+        start = "" if since is None else f" from {date(since)} on"
+        end = "" if until is None else f" through {date(until)}"
         raise InputError(
-            f"{log.path} has no request on the days asked for (it has requests of {held}): name "
-            f"others by --since and --until."
+            f"{log.path} {held}, but was asked for those{start}{end}: name other days by --since "
+            f"and --until."
         )
     return runs_of_days(days[asked].tolist(), sizes[asked].tolist(), rows_at_once)
 

@@ -81,12 +81,12 @@ class Description:
             for name, value in fields.items()
         }
         actions = held.pop("actions")
-        specs = parse_specs(held.pop("specs"), log.schema, with_fresh=held["fresh_days"] > 0)
         if actions != log.schema.actions:
             raise InputError(
                 f"{log.path} has the actions {log.schema.actions}, what was counted had {actions}: "
                 f"this is another log."
             )
+        specs = parse_specs(held.pop("specs"), log.schema, with_fresh=held["fresh_days"] > 0)
         recipe = Recipe(specs, **held)
         recipe.check(log)
         return cls(recipe, actions)
