@@ -79,10 +79,11 @@ def measure(
     for what, days in (*(("lag", lag) for lag in lags), *(("age", age) for age in ages)):
         lag = days if what == "lag" else 1 + days
         held = Examples(examples(lag))
-        if what == "age":
-            found = [aged_auc(outcome, held) for outcome in freshest]
+        if lag == 1:
+            found = best
         else:
-            found = [aged_auc(outcome, held) for outcome in train("interactrank", lag)]
+            outcomes = freshest if what == "age" else train("interactrank", lag)
+            found = [aged_auc(outcome, held) for outcome in outcomes]
         rows.append(
             summary("interactrank", what, days, found, best) | {"iqp_auc": iqp_auc(held, rule)}
         )
