@@ -257,11 +257,11 @@ class Log:
         if not paths:
             raise InputError(f"{self.path} holds no table '{name}'.")
         backend = self._duckdb if backend is None else backend
-        parts = str(self.path / name)
+        if backend.name != "pyspark":
+            # A directory may be called country=de: the path is no column of the log.
+            return backend.read_parquet(paths, hive_partitioning=False)
         # Spark takes no list; the files beside each other in a directory are all of the table's.
-        return backend.read_parquet(
-            paths if backend.name != "pyspark" else paths[0] if len(paths) == 1 else parts
-        )
+        return backend.read_parquet(paths[0] if len(paths) == 1 else str(self.path / name))
 
     @functools.cached_property
     def _duckdb(self) -> ibis.BaseBackend:

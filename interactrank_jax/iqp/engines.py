@@ -18,6 +18,7 @@ from interactrank_jax import files
 from interactrank_jax.data import validate
 from interactrank_jax.data.schema import Log
 from interactrank_jax.errors import InputError, did_you_mean
+from interactrank_jax.iqp.spec import PART
 
 ENGINES = ("duckdb", "spark")
 MEMORY = "8GB"
@@ -154,7 +155,9 @@ def read_parquet(backend: ibis.BaseBackend, directories: Sequence[Path]) -> ir.T
         if not any(place.glob("*.parquet")):
             raise InputError(f"{place} holds no Parquet file: make what it is part of again.")
     if backend.name != "pyspark":
-        return backend.read_parquet([str(place / "*.parquet") for place in directories])
+        # A directory may be called country=de: the path is no column.
+        paths = [str(place / "*.parquet") for place in directories]
+        return backend.read_parquet(paths, hive_partitioning=False)
     from pyspark.sql import SparkSession
 
     session = SparkSession.getActiveSession()
@@ -171,3 +174,36 @@ def write_parquet(backend: ibis.BaseBackend, rows: ir.Table, directory: Path) ->
     else:
         directory.mkdir(parents=True)
         backend.to_parquet(rows, str(directory / "part.parquet"))
+
+
+def split(
+    backend: ibis.BaseBackend, rows: ir.Table, column: str | None, parts: int, directory: Path
+) -> list[ir.Table]:
+    """Writes rows into a new directory, for parts of a whole that are each read without the others.
+
+    Args:
+      backend: where the rows are read.
+      rows: to write; for one part they are left where they are.
+      column: rows that are alike in it are in one part, in that of the same number as those of
+        another table whose column has the same type; None: all rows are in each part.
+      parts: how many; some may be empty.
+      directory: new.
+
+    Returns:
+      The rows of each part.
+    """
+    if parts == 1:
+        return [rows]
+    if column is None:
+        write_parquet(backend, rows, directory)
+        return [read_parquet(backend, [directory])] * parts
+    # A hash may be negative.
+    number = (rows[column].hash() % parts + parts) % parts
+    numbered = rows.mutate(**{PART: number.cast("int32")})
+    if backend.name == "pyspark":
+        backend.to_parquet(numbered, str(directory), partitionBy=PART)
+    else:
+        directory.parent.mkdir(parents=True, exist_ok=True)
+        backend.to_parquet(numbered, str(directory), partition_by=PART)
+    places = [directory / f"{PART}={part}" for part in range(parts)]
+    return [read_parquet(backend, [place]) if place.is_dir() else rows.limit(0) for place in places]

@@ -195,9 +195,23 @@ def union(tables: Sequence[ir.Table]) -> ir.Table:
     return ibis.union(*tables) if len(tables) > 1 else tables[0]
 
 
+def sums_of(rows: ir.Table, counts: ir.Table, keys: tuple[str, ...], recipe: Recipe) -> ir.Table:
+    """Returns the counts by some keys that rows have as of their day: `windowed`, without probes.
+
+    Args:
+      rows: columns keys and `period` (the day of the request).
+      counts: from `period_counts`, by these keys.
+      keys: among `recipe.windows`.
+      recipe: the features.
+    """
+    assert recipe.lag_days is not None
+    probes = rows.select([*keys, "period"]).distinct().mutate(probe=ibis.literal(0, "int64"))
+    return windowed(counts, probes, keys, recipe.windows[keys], recipe.lag_days).drop("probe")
+
+
 def as_of(
     rows: ir.Table,
-    counts: Mapping[tuple[str, ...], ir.Table],
+    found: Mapping[tuple[str, ...], ir.Table],
     recipe: Recipe,
     mean_rates: Mapping[str, float],
 ) -> ir.Table:
@@ -205,18 +219,13 @@ def as_of(
 
     Args:
       rows: columns `query`, `item`, `period` (the day of the request) and `recipe.key_columns`.
-      counts: from `period_counts`, by the columns of `recipe.windows`.
+      found: `sums_of` those rows, and perhaps of others, by the keys of `recipe.windows`.
       recipe: the features.
       mean_rates: see `Recipe.value`, by action.
 
     Returns:
       The rows, in no order, with a float32 column per feature, by its name.
     """
-    assert recipe.lag_days is not None
-    found = {}
-    for keys, windows in recipe.windows.items():
-        probes = rows.select([*keys, "period"]).distinct().mutate(probe=ibis.literal(0, "int64"))
-        found[keys] = windowed(counts[keys], probes, keys, windows, recipe.lag_days).drop("probe")
     rows, place = with_counts(rows, found, recipe, also=("period",))
     levels = [recipe.levels(spec) for spec in recipe.specs]
     return rows.mutate(**values(rows, place, recipe, levels, mean_rates)).drop(*place.values())

@@ -1,14 +1,16 @@
 """Features of a log's impressions on disk: as of the day of each request.
 
-    FEATURES/features/FIRST-LAST/  Parquet, one per run of days: request_id, item_id, the actions,
-                                   one column per feature
-    FEATURES/features.json         what the features are, of which days, what was counted
+    FEATURES/features/PART/    Parquet: request_id, item_id, the actions, one column per feature
+    FEATURES/features.json     what the features are, of which days, what was counted
 
-The rows are in no order: sorting them would cost more than making them. `snapshot.py` writes the
-same of what a snapshot served.
+The rows are in no order: sorting them would cost more than making them. A part is of some queries,
+so that a count of a query is read once, however long the log is; parts of days would read those of
+all days before them again. `snapshot.py` writes the same of what a snapshot served.
 """
 
-from collections.abc import Iterable, Mapping
+import math
+import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +22,13 @@ from interactrank_jax import files
 from interactrank_jax.data.schema import IMPLICIT_ACTION, Log
 from interactrank_jax.errors import InputError
 from interactrank_jax.iqp import engines, expressions
-from interactrank_jax.iqp.days import date, runs_of_days
+from interactrank_jax.iqp.days import date
 from interactrank_jax.iqp.rows import Source, requests_per_day
 from interactrank_jax.iqp.store import Store, write_record
 
 RECORD, FEATURES = "features.json", "features"
-# Impressions whose features are made at once: bounds what the engine must hold.
-ROWS_AT_ONCE = 10_000_000
+# Impressions of a part, on average: bounds what the engine must hold, but for a query with more.
+ROWS_AT_ONCE = 4_000_000
 
 
 def mean_rates(
@@ -70,17 +72,55 @@ def as_of(
     Returns:
       Columns request_id, item_id, the actions, and a float32 column per feature; in no order.
     """
+    (whole,) = _in_parts(log, store, backend, means, since, until, 1, Path())
+    return whole
+
+
+def _in_parts(
+    log: Log,
+    store: Store,
+    backend: ibis.BaseBackend,
+    means: Mapping[str, float],
+    since: int | None,
+    until: int | None,
+    parts: int,
+    scratch: Path,
+) -> list[ir.Table]:
+    """Returns `as_of` in parts, which if there are several read copies in a new directory.
+
+    A part is of some queries; of some forms of queries, where those are counted too.
+    """
     recipe = store.recipe
-    shown = Source(log, recipe, backend).candidates(since, until)
+    source = Source(log, recipe, backend)
+    column = "query_form" if recipe.query_form else "query"
     asked = ("request_id", "item_id", *log.schema.actions, *recipe.key_columns)
-    found = expressions.as_of(
-        shown.select(*asked, "query", "item", "period"),
-        {keys: _known(store, keys, backend, since, until) for keys in store.counted_keys},
-        recipe,
-        means,
-    )
+    shown = source.candidates(since, until).select(*asked, "query", "item", "period")
+    rows = engines.split(backend, shown, column, parts, scratch / "rows")
+    found: list[dict[tuple[str, ...], ir.Table]] = [{} for _ in rows]
+    for number, keys in enumerate(recipe.windows):
+        place = scratch / str(number)
+        known = _known(store, keys, backend, since, until)
+        if "query" in keys and column not in keys:
+            forms = source.query_forms().select("query", "query_form")
+            known = known.left_join(forms, "query").drop("query_right")
+        if column in known.columns:
+            split = engines.split(backend, known, column, parts, place)
+            sums = [
+                expressions.sums_of(*pair, keys, recipe) for pair in zip(rows, split, strict=True)
+            ]
+        else:
+            # Counts over all queries: any part may ask for any of them.
+            over_all = expressions.sums_of(expressions.union(rows), known, keys, recipe)
+            sums = engines.split(backend, over_all, None, parts, place)
+        for own, table in zip(found, sums, strict=True):
+            own[keys] = table
     names = [spec.name for spec in recipe.specs]
-    return found.select("request_id", "item_id", *log.schema.actions, *names)
+    return [
+        expressions.as_of(own_rows, own, recipe, means).select(
+            "request_id", "item_id", *log.schema.actions, *names
+        )
+        for own_rows, own in zip(rows, found, strict=True)
+    ]
 
 
 def _known(
@@ -134,8 +174,7 @@ def write(
         no last day for their mean.
     """
     means = training_means(store, backend, train_until)
-    runs = runs_of_requests(log, backend, since, until, rows_at_once)
-    last = runs[-1][1]
+    first, last, share = days_asked(log, backend, since, until)
     check_counted(store, last)
     assert store.recipe.lag_days is not None
     record = {
@@ -143,59 +182,54 @@ def write(
         "mean_rates": means,
         "known": last - store.recipe.lag_days,
         "counts": store.figures(),
+        "first_day": first,
+        "last_day": last,
     }
-    tables = ((run, as_of(log, store, backend, means, *run)) for run in runs)
-    return write_runs(out, backend, tables, record)
+    shown = backend.to_pyarrow(log.table("impressions", backend).count()).as_py()
+    parts = max(math.ceil(shown * share / rows_at_once), 1)
+    with files.new_directory(out) as directory:
+        scratch = directory / "scratch"
+        tables = _in_parts(log, store, backend, means, first, last, parts, scratch)
+        for part, table in enumerate(tables):
+            engines.write_parquet(backend, table, directory / FEATURES / f"{part:06d}")
+        if scratch.exists():
+            shutil.rmtree(scratch)
+        return add_record(directory, backend, record)
 
 
-def write_runs(
-    out: files.PathLike,
-    backend: ibis.BaseBackend,
-    tables: Iterable[tuple[tuple[int, int], ir.Table]],
-    record: Mapping[str, Any],
+def add_record(
+    directory: Path, backend: ibis.BaseBackend, record: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Writes the features of runs of days into a new directory; returns what it says of them.
+    """Writes what is known of the features in a directory beside them, and returns it.
 
     Args:
-      out: the directory.
-      backend: where the tables are read.
-      tables: first and last day of each run, and its features: at least one, in the order of time.
-      record: what is known of them: `description` and `mean_rates`; `known`, the last day whose
-        engagements a value of the last day may know of; `counts`, what was counted.
+      directory: with FEATURES/PART.
+      backend: where they are read.
+      record: `description` and `mean_rates`; `first_day` and `last_day` of the requests; `known`,
+        the last day whose engagements a value of the last day may know of; `counts`, what was
+        counted.
     """
-    with files.new_directory(out) as directory:
-        days: list[int] = []
-        for run, table in tables:
-            place = directory / FEATURES / f"{run[0]:06d}-{run[1]:06d}"
-            engines.write_parquet(backend, table, place)
-            days += run
-        rows = backend.to_pyarrow(read(directory, backend).count()).as_py()
-        record = {**record, "rows": rows, "first_day": days[0], "last_day": days[-1]}
-        write_record(directory / RECORD, record)
+    rows = backend.to_pyarrow(read(directory, backend).count()).as_py()
+    record = {**record, "rows": rows}
+    write_record(directory / RECORD, record)
     return record
 
 
 def read(directory: Path, backend: ibis.BaseBackend) -> ir.Table:
-    """Returns what `write_runs` wrote into a directory."""
+    """Returns the features in a directory."""
     held = directory / FEATURES
     return engines.read_parquet(backend, sorted(held.glob("*")) or [held])
 
 
-def runs_of_requests(
-    log: Log,
-    backend: ibis.BaseBackend,
-    since: int | None,
-    until: int | None,
-    rows_at_once: int,
-) -> list[tuple[int, int]]:
-    """Returns first and last day of runs of days with about so many impressions, in order.
+def days_asked(
+    log: Log, backend: ibis.BaseBackend, since: int | None, until: int | None
+) -> tuple[int, int, float]:
+    """Returns first and last day with requests between two, and the share of all requests there.
 
     Raises:
-      InputError: no request lies between the days.
+      InputError: there are none.
     """
     days, requests = requests_per_day(log, backend)
-    shown = backend.to_pyarrow(log.table("impressions", backend).count()).as_py()
-    sizes = requests * (shown / max(requests.sum(), 1))
     asked = np.full(len(days), True)
     if since is not None:
         asked &= days >= since
@@ -209,7 +243,7 @@ def runs_of_requests(
             f"{log.path} {held}, but was asked for those{start}{end}: name other days by --since "
             f"and --until."
         )
-    return runs_of_days(days[asked].tolist(), sizes[asked].tolist(), rows_at_once)
+    return int(days[asked][0]), int(days[asked][-1]), requests[asked].sum() / requests.sum()
 
 
 def check_counted(store: Store, number: int) -> None:

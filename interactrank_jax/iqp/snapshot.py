@@ -23,11 +23,11 @@ from interactrank_jax.errors import InputError
 from interactrank_jax.iqp import engines, expressions
 from interactrank_jax.iqp.days import date, day_number
 from interactrank_jax.iqp.features import (
-    ROWS_AT_ONCE,
+    FEATURES,
+    add_record,
     check_counted,
-    runs_of_requests,
+    days_asked,
     training_means,
-    write_runs,
 )
 from interactrank_jax.iqp.recipe import Recipe
 from interactrank_jax.iqp.rows import Source, is_fresh
@@ -249,7 +249,6 @@ def write_served(
     out: files.PathLike,
     since: int | None = None,
     until: int | None = None,
-    rows_at_once: int = ROWS_AT_ONCE,
 ) -> dict[str, Any]:
     """Writes what a snapshot serves, by default from its day on; otherwise as `features.write`.
 
@@ -262,11 +261,15 @@ def write_served(
             f"{snapshot.path} is served from {date(snapshot.day)} on, not on {date(since)}: name a "
             f"later --since, or none."
         )
-    runs = runs_of_requests(log, backend, since, until, rows_at_once)
+    first, last, _ = days_asked(log, backend, since, until)
     assert snapshot.recipe.lag_days is not None
     record = {
         **{name: snapshot.record[name] for name in ("description", "mean_rates", "counts")},
         "known": snapshot.day - snapshot.recipe.lag_days,
+        "first_day": first,
+        "last_day": last,
     }
-    tables = ((run, served(log, snapshot, backend, *run)) for run in runs)
-    return write_runs(out, backend, tables, record)
+    with files.new_directory(out) as directory:
+        table = served(log, snapshot, backend, first, last)
+        engines.write_parquet(backend, table, directory / FEATURES / "all")
+        return add_record(directory, backend, record)

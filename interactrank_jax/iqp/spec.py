@@ -17,10 +17,11 @@ from interactrank_jax.data.schema import IMPLICIT_ACTION, Schema
 from interactrank_jax.errors import InputError, did_you_mean
 
 FRESH = "fresh"  # the segment that is of the item
+PART = "__part"  # of a table that is split, see `engines.split`
 # Columns in the tables of `expressions.py` and `rows.py` beside segments and actions.
 TAKEN = (
     *("period", "probe", "first", "group", "copies", "copy", "is_late", "is_early", "created"),
-    *("time", "weight", "rank", "query_form", "known"),
+    *("time", "weight", "rank", "query_form", "known", PART),
     *("query", "item", "user", "action", "event_id", "event_time"),
 )
 KINDS = ("share", "item_share", "rate", "item_rate")

@@ -134,6 +134,13 @@ def test_tables_in_parts_are_read_in_name_order(tmp_path):
         validate(log)
 
 
+def test_names_of_directories_are_no_columns(tmp_path):
+    log = open_log(write_log(tmp_path / "country=FR" / "price=0", VALID))
+    assert validate(log)["requests"] == 2
+    assert log.table("requests").country.to_pyarrow().to_pylist() == ["US", "DE"]
+    assert "country" not in log.table("items").columns
+
+
 def test_dictionary_columns_count_as_their_values(tmp_path):
     column = pa.array(VALID["requests"]["country"]).dictionary_encode()
     assert validate(open_log(write_log(tmp_path, changed("requests", "country", column))))

@@ -3,7 +3,9 @@
 import dataclasses
 import shutil
 
+import ibis
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -65,7 +67,9 @@ def test_spark_counts_and_serves_the_same(log, full, backend, tmp_path, monkeypa
         counted = build_store(config, log, tmp_path / "counts", spark)
         held = everything(counted, spark)
         means = features.mean_rates(counted, spark)
-        values = by_pair(spark.to_pyarrow(features.as_of(log, counted, spark, means)))
+        in_parts = tmp_path / "in_parts"
+        features.write(log, counted, spark, in_parts, train_until=FIRST + 19, rows_at_once=700)
+        values = by_pair(pq.read_table(in_parts / "features"))
         snapshot.write(log, counted, spark, tmp_path / "snapshot", day, day - 1)
         served = serve(log, tmp_path / "snapshot", spark)
         told = tell(log, spark, places)
@@ -75,7 +79,9 @@ def test_spark_counts_and_serves_the_same(log, full, backend, tmp_path, monkeypa
     for name, table in expected.items():
         assert held[name].to_pydict() == table.to_pydict(), name
     assert means == features.mean_rates(full, backend)
-    table = by_pair(backend.to_pyarrow(features.as_of(log, full, backend, means)))
+    features.write(log, full, backend, tmp_path / "whole", train_until=FIRST + 19)
+    table = by_pair(pq.read_table(tmp_path / "whole" / "features"))
+    assert len(list((in_parts / "features").iterdir())) == 2
     assert values.to_pydict() == table.to_pydict()
     snapshot.write(log, full, backend, tmp_path / "expected", day, day - 1)
     for place in (tmp_path / "expected").glob("*/"):
@@ -93,3 +99,26 @@ def test_an_unknown_one_is_refused(tmp_path):
         engines.connect("sparc", tmp_path / "scratch"),
     ):
         pass
+
+
+@pytest.mark.parametrize("parts", [1, 2, 7])
+def test_a_table_is_split_by_what_its_rows_are_alike_in(backend, tmp_path, parts):
+    queries = [None, "", "ö/=&", *"abcabca"]
+    rows = ibis.memtable({"query": pa.array(queries, pa.string()), "row": range(len(queries))})
+    others = ibis.memtable({"query": pa.array(["c", "a"], pa.string())})
+    found = engines.split(backend, rows, "query", parts, tmp_path / "rows")
+    beside = engines.split(backend, others, "query", parts, tmp_path / "others")
+    none = engines.split(backend, rows.filter(ibis._.row < 0), "query", parts, tmp_path / "none")
+    assert len(found) == len(beside) == len(none) == parts
+    held = [backend.to_pyarrow(table).to_pylist() for table in found]
+    assert sorted((row["row"], row["query"]) for part in held for row in part) == list(
+        enumerate(queries)
+    )
+    of = {}
+    for part, table in enumerate(held):
+        for row in table:
+            assert of.setdefault(row["query"], part) == part
+    for part, table in enumerate(beside):
+        for row in backend.to_pyarrow(table).to_pylist():
+            assert of[row["query"]] == part
+    assert not any(backend.to_pyarrow(table).num_rows for table in none)

@@ -110,20 +110,30 @@ class TestFeatures:
             log, held, backend, tmp_path / "features", **days, train_until=FIRST + 9
         )
         assert 0 < record["rows"] < len(pq.read_table(log.path / "impressions"))
-        place = tmp_path / "in-parts"
-        parts = features.write(
-            log, held, backend, place, **days, train_until=FIRST + 9, rows_at_once=60
-        )
-        assert parts == record
-        assert len(list((place / "features").iterdir())) > 3
-        whole = pq.read_table(tmp_path / "features" / "features")
-        assert by_pair(pq.read_table(place / "features")) == by_pair(whole)
         with pytest.raises(
             InputError, match="but was asked for those from 1970-01-02 on through 1970-01-03"
         ):
             features.write(
                 log, held, backend, tmp_path / "none", since=1, until=2, train_until=FIRST
             )
+
+    def test_in_parts_are_the_same(self, log, full, backend, tmp_path):
+        days = {"since": FIRST + 2, "until": FIRST + 20, "train_until": FIRST + 9}
+        whole = features.write(log, full, backend, tmp_path / "whole", **days)
+        # Nothing is read out of the path's own name.
+        place = tmp_path / "country=zz" / "query=q" / "features"
+        place.parent.mkdir(parents=True)
+        parts = features.write(log, full, backend, place, **days, rows_at_once=700)
+        assert parts == whole
+        assert sorted(path.name for path in place.iterdir()) == ["features", "features.json"]
+        assert len(list((place / "features").iterdir())) == -(-whole["rows"] // 700) > 2
+        tables = [
+            by_pair(
+                pq.ParquetDataset(sorted(directory.glob("*/*.parquet")), partitioning=None).read()
+            )
+            for directory in (place / "features", tmp_path / "whole" / "features")
+        ]
+        assert tables[0] == tables[1]
 
 
 def training_mean(examples, action, recipe):
@@ -289,8 +299,7 @@ class TestSnapshot:
         found = [check(rows)]
         held = snapshot.open_snapshot(tmp_path / "snapshot", log)
         place = tmp_path / "served"
-        snapshot.write_served(log, held, backend, place, until=day + 3, rows_at_once=60)
-        assert len(list((place / "features").iterdir())) > 1
+        snapshot.write_served(log, held, backend, place, until=day + 3)
         given = pq.read_table(place / "features").to_pylist()
         found.append(check(given))
         assert {row["request_id"] for row in rows} < {row["request_id"] for row in given}
