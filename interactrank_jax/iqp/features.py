@@ -100,7 +100,7 @@ def _in_parts(
     for number, keys in enumerate(recipe.windows):
         place = scratch / str(number)
         known = _known(store, keys, backend, since, until)
-        if "query" in keys and column not in keys:
+        if parts > 1 and "query" in keys and column not in keys:
             forms = source.query_forms().select("query", "query_form")
             known = known.left_join(forms, "query").drop("query_right")
         if column in known.columns:
