@@ -249,6 +249,7 @@ def with_counts(
       (the rows, from keys, action and days to the column of that count).
     """
     place = {}
+    joined = rows
     for number, (keys, counts) in enumerate(found.items()):
         names = {}
         for action, days in recipe.windows[keys]:
@@ -258,10 +259,11 @@ def with_counts(
         counts = counts.rename(names)
         by = [*keys, *also]
         if by:
-            rows = rows.left_join(counts, by).drop([f"{name}_right" for name in by])
+            joined = joined.left_join(counts, by, rname=f"{{name}}_right_{number}")
         else:
-            rows = rows.cross_join(counts)
-    return rows.mutate(**{name: rows[name].fill_null(0) for name in place.values()}), place
+            joined = joined.cross_join(counts)
+    zeros = {name: joined[name].fill_null(0) for name in place.values()}
+    return joined.select(*rows.columns, **zeros), place
 
 
 def values(
