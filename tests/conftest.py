@@ -1,5 +1,6 @@
 """Set before jax starts: broadcasting must be meant, and compiling must be quick."""
 
+import collections
 import importlib.metadata
 import os
 import shutil
@@ -27,6 +28,13 @@ flags.FLAGS.mark_as_parsed()  # grain and absl ask for flags that pytest does no
 
 REPOSITORY = Path(__file__).parents[1]
 SHARED_DATA = REPOSITORY / "../shared/data"  # real data, where there is any
+
+
+def pytest_collection_modifyitems(items):
+    """Files with thorough tests first, then those with most: what takes long must not come last."""
+    sizes = collections.Counter(item.path for item in items)
+    thorough = {item.path for item in items if item.get_closest_marker("thorough")}
+    items.sort(key=lambda item: (item.path not in thorough, -sizes[item.path]))
 
 
 def pytest_sessionfinish():
