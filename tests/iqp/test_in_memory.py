@@ -358,6 +358,18 @@ def test_the_same_expressions_compile_for_spark(keys):
     )
 
 
+@pytest.mark.parametrize("lag_days", [1, 3])
+@pytest.mark.parametrize("days", [7, 30, 90, 365, 730])
+def test_a_window_knows_so_many_days_and_no_more(days, lag_days):
+    first, last = 1000 + lag_days, 1000 + lag_days + days - 1
+    asked = [first - 1, first, last, last + 1]
+    counts = ibis.memtable({"query": [5], "period": [1000], "click": [2]})
+    probes = ibis.memtable({"query": [5] * 4, "period": asked, "probe": range(4)})
+    found = expressions.windowed(counts, probes, ("query",), [("click", days)], lag_days)
+    rows = found.order_by("probe").to_pyarrow()
+    assert rows[f"click_{days}"].to_pylist() == [0, 2, 2, 0]
+
+
 def test_specs_are_parsed():
     share, rate = spec_lib.parse_specs(["share:click:30:country", "item_rate:save:7"], SCHEMA)
     assert (share.kind, share.action, share.window, share.segment) == (
