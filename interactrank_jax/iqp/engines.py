@@ -177,26 +177,26 @@ def write_parquet(backend: ibis.BaseBackend, rows: ir.Table, directory: Path) ->
 
 
 def split(
-    backend: ibis.BaseBackend, rows: ir.Table, column: str | None, parts: int, directory: Path
+    backend: ibis.BaseBackend, rows: ir.Table, column: str, parts: int, directory: Path
 ) -> list[ir.Table]:
-    """Writes rows into a new directory, for parts of a whole that are each read without the others.
+    """Writes rows into a new directory, in parts that are each read without the others.
 
     Args:
       backend: where the rows are read.
       rows: to write; for one part they are left where they are.
       column: rows that are alike in it are in one part, in that of the same number as those of
-        another table whose column has the same type; None: all rows are in each part.
+        another table whose column has the same type.
       parts: how many; some may be empty.
       directory: new.
 
     Returns:
       The rows of each part.
+
+    Raises:
+      InputError: not all rows are found again, on a cluster without a common file system.
     """
     if parts == 1:
         return [rows]
-    if column is None:
-        write_parquet(backend, rows, directory)
-        return [read_parquet(backend, [directory])] * parts
     # A hash may be negative.
     number = (rows[column].hash() % parts + parts) % parts
     numbered = rows.mutate(**{PART: number.cast("int32")})
@@ -206,4 +206,12 @@ def split(
         directory.parent.mkdir(parents=True, exist_ok=True)
         backend.to_parquet(numbered, str(directory), partition_by=PART)
     places = [directory / f"{PART}={part}" for part in range(parts)]
-    return [read_parquet(backend, [place]) if place.is_dir() else rows.limit(0) for place in places]
+    found = [read_parquet(backend, [place]) if place.is_dir() else None for place in places]
+    sizes = (backend.to_pyarrow(part.count()).as_py() for part in found if part is not None)
+    held, written = sum(sizes), backend.to_pyarrow(rows.count()).as_py()
+    if held != written:
+        raise InputError(
+            f"{directory} has {held:,} of the {written:,} rows that were written there. Name an "
+            f"--out on a file system that this machine and the engine's share, and run it again."
+        )
+    return [rows.limit(0) if part is None else part for part in found]

@@ -62,7 +62,9 @@ def test_one_query_and_one_item_may_hold_a_fifth_of_the_log(backend, tmp_path):
     held = build_store(iqp_config(**CLICKS), log, tmp_path / "counts", backend)
     requests = pq.read_table(log.path / "requests.parquet")["timestamp"].to_numpy() // DAY
     day = FIRST + 25
-    table = backend.to_pyarrow(features.as_of(log, held, backend, {}, day, day)).to_pydict()
+    features.write(log, held, backend, tmp_path / "features", day, day, rows_at_once=1000)
+    assert len(list((tmp_path / "features" / "features").iterdir())) > 2
+    table = pq.read_table(tmp_path / "features" / "features").to_pydict()
     found = dict(zip(table["request_id"], table["share:click:7"], strict=True))
     week = (requests >= day - 7) & (requests < day)
     for row in np.flatnonzero(requests == day)[::97]:

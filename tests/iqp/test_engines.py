@@ -2,6 +2,7 @@
 
 import dataclasses
 import shutil
+from pathlib import Path
 
 import ibis
 import numpy as np
@@ -122,3 +123,17 @@ def test_a_table_is_split_by_what_its_rows_are_alike_in(backend, tmp_path, parts
         for row in backend.to_pyarrow(table).to_pylist():
             assert of[row["query"]] == part
     assert not any(backend.to_pyarrow(table).num_rows for table in none)
+
+
+def test_rows_that_are_not_found_again_are_told(backend, tmp_path, monkeypatch):
+    write = type(backend).to_parquet
+
+    def lose_a_part(self, table, path, **options):
+        write(self, table, path, **options)
+        shutil.rmtree(sorted(Path(path).iterdir())[0])
+
+    rows = ibis.memtable({"query": range(40)})
+    with monkeypatch.context() as patch:
+        patch.setattr(type(backend), "to_parquet", lose_a_part)
+        with pytest.raises(InputError, match=r"rows has \d+ of the 40 rows .* Name an --out on"):
+            engines.split(backend, rows, "query", 3, tmp_path / "rows")
