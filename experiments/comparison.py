@@ -15,8 +15,12 @@ from interactrank_jax.errors import InputError
 
 BASE = "two_tower"
 KEY = ("dataset", "protocol", "model")
-# What a model is held against beside the two-tower model: its parents, or the peer in its place.
-RIVALS = {"fit": ("dat", "inttower"), "interactfit": ("interactrank", "fit", "inttower")}
+# What a model is held against beside the two-tower model: its parents, the peer in its place, and
+# COLD, a whole network for each pair.
+RIVALS = {
+    "fit": ("dat", "inttower"),
+    "interactfit": ("interactrank", "fit", "inttower", "cold"),
+}
 REPLICATES = 400
 
 Row = dict[str, Any]
