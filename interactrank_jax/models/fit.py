@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from interactrank_jax.errors import InputError
 from interactrank_jax.losses import Total
 from interactrank_jax.models.affine import AffineRanker
 from interactrank_jax.models.embeddings import ItemInput, RequestInput
@@ -24,15 +25,18 @@ Array = jax.Array
 
 
 class Request(NamedTuple):
-    """A request in training: what does not depend on the meta query, once for all candidates.
+    """A request in training: what does not depend on the candidate, once for all of them.
 
     Attributes:
       x: `[R, D]` input of the tower's MLP.
       history: events `[R, L, De]` that the meta query attends to and their mask `[R, L]`, or None.
+      hard: `[R, N, U, p]` user vectors of the meta queries, which the sampled softmax compares;
+        a loss without one does not look at them, and they are then not computed.
     """
 
     x: Array
     history: tuple[Array, Array] | None
+    hard: Array | None = None
 
 
 class Item(NamedTuple):
@@ -83,15 +87,19 @@ class FIT(AffineRanker):
     """logit = LSS(heads(u_idx), heads(v)), with u_n the user vector of meta query n.
 
     Training mixes the queries of an item by softmax(similarity / tau) (the soft query) and so runs
-    the user tower's MLP once per candidate; serving takes the nearest (the hard query) and runs it
-    N times per request. In both, what does not depend on the query is computed once per request:
-    the embeddings, pooling, layer norm and MaskNet, their product with the first layer of the MLP,
-    and the events' part of the target attention. Per query remain the query's own columns of the
-    first layer, its products with the events, and the later layers.
+    the user tower's MLP once per candidate, and for the sampled softmax N times per request;
+    serving takes the nearest (the hard query) and runs it N times per request. In all three, what
+    does not depend on the query is computed once per request: the embeddings, pooling, layer norm
+    and MaskNet, their product with the first layer of the MLP, and the events' part of the target
+    attention. Per query remain the query's own columns of the first layer, its products with the
+    events, and the later layers. So the query enters after the layer norm and is not gated by the
+    MaskNet, as other features are.
 
     `config.meta.vectors = 0` leaves the meta queries out, `config.late.user_heads = 0` puts a dot
     product (affine, as in the two-tower model) in place of the scorer; without both it is the
-    two-tower model.
+    two-tower model. Meta queries attend to the user's history unless `config.meta.attention_hidden`
+    is 0. That alone is the history where `config.sequence.history` is 'target'; otherwise it is
+    pooled beside that, once for all candidates.
 
     QueryRep: `[R, N, U, p]` user vectors; in training a `Request`. ItemRep: an `Item`.
     """
@@ -103,6 +111,14 @@ class FIT(AffineRanker):
         config, heads = self.config, len(self.inputs.heads)
         dtype = jnp.dtype(config.dtype)
         late, width = config.late, config.tower.output_dim
+        if config.sequence.history == "target" and not (
+            config.meta.vectors and config.meta.attention_hidden
+        ):
+            raise InputError(
+                "config.model.sequence.history is 'target', to which meta queries attend, but "
+                "config.model.meta.vectors or attention_hidden is 0: set history to 'mean', "
+                "'mean_by_action', 'interactrank' or 'none' too."
+            )
         user_vectors, item_vectors = heads, 1
         if late.user_heads:
             user_vectors, item_vectors, width = late.user_heads, late.item_heads, late.width
@@ -136,9 +152,10 @@ class FIT(AffineRanker):
     # --- Encoding ---
 
     def encode_query(self, request: RequestInput, *, train: bool = False) -> Any:
-        """Returns user vectors `[R, N, U, p]`; in training what they are made of."""
+        """Returns user vectors `[R, N, U, p]`; in training a `Request`."""
         encoded = self._encode_request(request, train=train)
-        return encoded if train else self._hard_vectors(encoded, train=False)
+        hard = self._hard_vectors(encoded, train=train)
+        return encoded._replace(hard=hard) if train else hard
 
     def _encode_request(self, request: RequestInput, *, train: bool) -> Request:
         x = self.query_tower.encode_input(request, train=train)
@@ -200,7 +217,7 @@ class FIT(AffineRanker):
     def similarity(self, query: Any, items: Item) -> Array:
         """Returns `[R, N]`: mean cosine of the heads over the learned temperature."""
         if isinstance(query, Request):
-            query = self._hard_vectors(query, train=False)
+            query = query.hard
         late = bool(self.config.late.user_heads)
         user = query.mean(-2) if late else query[..., 0, :]
         # An item's vector in its meta query's block of N, zeros in the others: one product does not
@@ -222,9 +239,7 @@ class FIT(AffineRanker):
         """
         del cross, engaged
         if not self.config.meta.vectors:
-            vectors = self._hard_vectors(query, train=True)
-            user = jnp.take_along_axis(vectors, items.meta[..., None, None], 1)
-            return Training(self._logits(user, items.vectors), {}, {})
+            return Training(self._logits(query.hard, items.vectors), {}, {})
         config = self.config.meta
         tau = temperature(progress, config.decay, config.temperature_min)
         group = self.meta.group()

@@ -142,15 +142,23 @@ class Case:
 
         return training
 
+    def encode_training(self, params, tables, store, batch, seed=0):
+        """Encodes requests and slates as a training step does, with dropout."""
+        apply = functools.partial(
+            self.model.apply, {"params": params}, rngs={"dropout": jax.random.key(seed)}
+        )
+        request = embeddings.embed_requests(tables, batch, store, self.inputs)
+        slate = embeddings.embed_items(tables, batch["item"], store, self.inputs)
+        query: Any = apply(request, train=True, method="encode_query")
+        items: Any = apply(slate, train=True, method="encode_item")
+        return query, items
+
     def train(self, params, tables, store, batch, progress):
         """Encodes, scores and compares as a training step does."""
         apply = functools.partial(
             self.model.apply, {"params": params}, rngs={"dropout": jax.random.key(0)}
         )
-        request = embeddings.embed_requests(tables, batch, store, self.inputs)
-        slate = embeddings.embed_items(tables, batch["item"], store, self.inputs)
-        query = apply(request, train=True, method="encode_query")
-        items = apply(slate, train=True, method="encode_item")
+        query, items = self.encode_training(params, tables, store, batch)
         first = jax.tree.map(lambda leaf: leaf[:, 0], items)
         training: Any = apply(
             query,

@@ -131,16 +131,19 @@ class TestTraining:
         assert distances[-1] < 1e-4
         assert cosines[-1] == pytest.approx(1, abs=1e-5)
 
-    def test_the_soft_logits_equal_a_tower_run_on_each_candidates_mixture(self, case):
-        """One candidate at a time, with the mixed query as the only meta query."""
+    @pytest.mark.parametrize("progress", [0.0, 0.25])
+    def test_equals_a_tower_run_on_each_candidates_mixture(self, case, progress):
+        """One candidate at a time, with the mixed query as the only meta query; and QS."""
         params = case.params
         matrix = params["meta"]["matrix"]
         items = embeddings.embed_items(case.tables, case.batch["item"], case.store, case.inputs)
         attributes = np.concatenate([items.features[f.name] for f in case.inputs.item], -1)
-        odds = np.exp(attributes @ matrix.T)
+        similarity = attributes @ matrix.T
+        odds = np.exp(similarity / (1 - progress / 0.5))  # tau falls over half of training
         group = matrix @ matrix.T @ matrix
         soft = (odds / odds.sum(-1, keepdims=True)) @ group
-        found = np.asarray(case.training(0.0)[0].logits)
+        hard = group[similarity.argmax(-1)]
+        found, _ = case.training(progress)
 
         @jax.jit
         def one(query):
@@ -155,7 +158,13 @@ class TestTraining:
                 {"params": params}, user[:, 0], item.vectors[:, 0], method="_logits"
             )
 
-        np.testing.assert_allclose(one(soft[:, :1]), found[:, 0], rtol=1e-3, atol=1e-3)
+        np.testing.assert_allclose(one(soft[:, :1]), found.logits[:, 0], rtol=1e-3, atol=1e-3)
+        cosines = [
+            soft[r, c] @ hard[r, c] / np.sqrt((soft[r, c] ** 2).sum() * (hard[r, c] ** 2).sum())
+            for r, c in zip(*np.nonzero(case.batch["mask"]), strict=True)
+        ]
+        mean = found.diagnostics["query_similarity"].mean()
+        assert float(mean) == pytest.approx(np.mean(cosines), rel=1e-4)
 
     def test_usage_counts_the_candidates_of_each_meta_query(self, case):
         diagnostics = case.training()[0].diagnostics
@@ -163,14 +172,35 @@ class TestTraining:
         used = [float(diagnostics[f"meta_usage/{n}"].loss) for n in range(N)]
         np.testing.assert_array_equal(used, np.bincount(meta, minlength=N))
 
-    def test_at_temperature_one_every_meta_vector_learns(self, case):
-        def loss(matrix, progress):
-            params = {**case.params, "meta": {"matrix": matrix}}
-            return (case.training(progress, params)[0].logits ** 2).sum()
+    def test_at_temperature_one_every_meta_vector_learns_which_items_it_stands_for(self, case):
+        """By the similarity alone: the group Q* has a gradient for every vector in any case."""
+        params = jax.tree.map(jnp.asarray, case.params)
+        arguments = (case.tables, case.store, case.batch)
 
-        gradient = np.asarray(jax.jit(jax.grad(loss))(case.params["meta"]["matrix"], 0.0))
-        assert np.isfinite(gradient).all()
-        assert (np.abs(gradient).max(1) > 0).all()
+        def loss(matrix, progress):
+            nearest = {**params, "meta": {"matrix": matrix}}
+            query, _ = case.encode_training(params, *arguments)
+            _, items = case.encode_training(nearest, *arguments)
+            training = case.model.apply(
+                {"params": params},
+                query,
+                items,
+                case.batch["cross"],
+                engaged=case.batch["mask"],
+                mask=case.batch["mask"],
+                progress=progress,
+                method="train_score",
+            )
+            return (training.logits**2).sum()
+
+        gradient = jax.jit(jax.grad(loss))
+        soft, hard = (
+            np.abs(gradient(params["meta"]["matrix"], progress)).max(1)
+            for progress in (0.0, 1.0)
+        )
+        assert np.isfinite(soft).all()
+        assert (soft > 1e-3).all()
+        assert (hard < 1e-3 * soft).all()
 
     def test_the_similarity_is_the_same_of_both_representations(self, case):
         outputs = case()
@@ -283,43 +313,60 @@ class TestRelatives:
         two_tower = TwoTower(case.model.config, case.inputs)
         assert_same_model(case, two_tower)
 
-    def test_one_meta_query_and_a_dot_make_a_two_tower_model(self, examples):
-        """The one query reads as constant columns, so that a request has one vector per head."""
+    def test_without_both_dropout_too_is_the_two_tower_models(self, examples):
+        """What its softmax compares is what is dropped out, as in every other model."""
         case = Case(
             "fit",
             examples,
-            meta={"vectors": 1},
+            meta={"vectors": 0},
+            late={"user_heads": 0},
+            sequence={"history": "mean"},
+            tower={"dropout": 0.5},
+        )
+        two_tower = copy.copy(case)
+        two_tower.model = TwoTower(case.model.config, case.inputs)
+        arguments = (case.params, case.tables, case.store, case.batch)
+        expected, other = (two_tower.encode_training(*arguments, seed)[0] for seed in (0, 1))
+        assert not np.allclose(expected, other)
+        found = case.encode_training(*arguments)[0].hard[:, 0]
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+        trained, plain = case.training(), two_tower.train(*arguments, 0.0)
+        np.testing.assert_allclose(trained[0].logits, plain[0].logits, rtol=1e-4, atol=1e-4)
+        np.testing.assert_allclose(trained[1], plain[1], rtol=1e-4, atol=1e-4)
+
+    def test_one_meta_query_and_a_dot_make_a_two_tower_model(self, examples):
+        """The one query is a constant: it folds into the bias of the MLP's first layer."""
+        case = Case(
+            "fit",
+            examples,
+            meta={"vectors": 1, "attention_hidden": 0},
             late={"user_heads": 0},
             sequence={"history": "mean"},
         )
         outputs = case()
         assert outputs["query"].shape[1] == 1
         assert not outputs["corpus"].meta.any()
-        two_tower = TwoTower(case.model.config, case.inputs)
-        names = ("dot_weight", "bias", "log_inverse_temperature")
-        affine = {"params": {name: case.params[name] for name in names}}
-        dot = np.einsum("rhd,id->rih", outputs["query"][:, 0], outputs["corpus"].vectors[:, 0])
-        weight = two_tower.apply(affine, method="dot_weight")
-        expected = dot * np.asarray(weight) + case.params["bias"]
-        np.testing.assert_allclose(outputs["score_all"], expected, rtol=1e-4, atol=1e-4)
-        soft = case.training(0.0)[0].logits
-        np.testing.assert_allclose(soft, outputs["call"], rtol=1e-4, atol=1e-4)
-        silent = jax.tree_util.tree_map_with_path(
-            lambda path, leaf: leaf * ("pair" not in jax.tree_util.keystr(path)), case.params
-        )
-        quiet = case(params=silent)["score_all"]
+        matrix = case.params["meta"]["matrix"]
+        params = {name: value for name, value in case.params.items() if name != "meta"}
+        output = params["query_tower"]["tower_output"]
+        mlp = dict(output["MLP_0"])
+        constant = (matrix @ matrix.T @ matrix)[0] @ mlp.pop("pair")["kernel"]
+        assert np.abs(constant).max() > 0.1
+        mlp["Dense_0"] = {**mlp["Dense_0"], "bias": mlp["Dense_0"]["bias"] + constant}
+        folded = {**params["query_tower"], "tower_output": {**output, "MLP_0": mlp}}
 
-        tower = dict(silent["query_tower"])
-        mlp = {k: v for k, v in tower["tower_output"]["MLP_0"].items() if k != "pair"}
-        tower["tower_output"] = {**tower["tower_output"], "MLP_0": mlp}
-        params = {name: silent[name] for name in (*names, "item_tower")} | {"query_tower": tower}
-        request = embeddings.embed_requests(case.tables, case.batch, case.store, case.inputs)
-        corpus = embeddings.embed_items(case.tables, CORPUS, case.store, case.inputs)
-        plain = functools.partial(two_tower.apply, {"params": params})
-        query, items = plain(request, method="encode_query"), plain(corpus, method="encode_item")
-        np.testing.assert_allclose(
-            plain(query, items, method="score_all"), quiet, rtol=1e-4, atol=1e-4
-        )
+        other = copy.copy(case)
+        other.model = TwoTower(case.model.config, case.inputs)
+        other.params = {**params, "query_tower": folded}
+        arguments = (other.params, case.tables, case.store, case.batch)
+        expected = jax.jit(other._everything)(*arguments, CORPUS)
+        for name in ("call", "score", "score_all", "similarity"):
+            np.testing.assert_allclose(outputs[name], expected[name], rtol=1e-4, atol=1e-4)
+        for mine, theirs in zip(
+            case.training(0.0), jax.jit(other.train)(*arguments, 0.0), strict=True
+        ):
+            logits = (getattr(each, "logits", each) for each in (mine, theirs))
+            np.testing.assert_allclose(*logits, rtol=1e-4, atol=1e-4)
 
     def test_interactfit_without_cross_features_is_fit(self, examples):
         """On one config; that the configs can be made one is shown in tests/test_configs.py."""

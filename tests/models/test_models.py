@@ -269,9 +269,13 @@ class TestSwitches:
         with pytest.raises(InputError, match=rf"sequence\.history is '{history}' in model"):
             _ = Run("unused", config, examples.metadata).model_template
 
-    def test_a_history_left_to_a_target_that_does_not_attend_is_refused(self, examples):
-        config = tiny_config("fit", meta={"attention_hidden": 0})
-        with pytest.raises(InputError, match=r"sequence\.history is 'target' in model 'fit'"):
+    @pytest.mark.parametrize("model", ["fit", "interactfit"])
+    @pytest.mark.parametrize("switch", ["attention_hidden", "vectors"])
+    def test_a_history_left_to_a_target_that_does_not_attend_is_refused(
+        self, examples, model, switch
+    ):
+        config = tiny_config(model, meta={switch: 0})
+        with pytest.raises(InputError, match=r"history is 'target'.* 0: set history to 'mean'"):
             _ = Run("unused", config, examples.metadata).model_template
 
     def test_an_unknown_model_is_refused_with_the_nearest_name(self, interactrank):
