@@ -5,8 +5,9 @@
 
 Arguments: those of `configs/common.py`.
 Hardware, time and expected metrics: README, "Sweeps and comparisons".
-Switches: model.meta.vectors=0 (no meta queries), model.meta.attention_hidden=0 (no target
-attention), model.late.user_heads=0 (a dot product).
+Switches: model.meta.vectors=0 (no meta queries) and model.meta.attention_hidden=0 (no target
+attention), each with another pooling than 'target' in model.sequence.history;
+model.late.user_heads=0 (a dot product). What each is worth: experiments/sweeps/fit_parts.py.
 """
 
 from ml_collections import ConfigDict

@@ -60,6 +60,7 @@ QUERY_COLUMNS = {
     "meta_vectors": "meta queries (N)",
     "flops_per_request": "FLOPs per request",
     "serving_flops_per_candidate": "FLOPs per candidate",
+    "ms_per_100k_candidates": "ms per 100k candidates",
 }
 
 
@@ -271,14 +272,21 @@ def measure(name: str, metadata: Metadata, candidates: int, seed: int) -> dict[s
     }
 
 
-def measure_meta_vectors(name: str, metadata: Metadata, vectors: int) -> dict[str, Any]:
-    """Returns what a model with so many meta queries costs."""
+def measure_meta_vectors(
+    name: str, metadata: Metadata, vectors: int, candidates: int, seed: int
+) -> dict[str, Any]:
+    """Returns what a model with so many meta queries costs; time as in `measure`.
+
+    FLOPs count no gather, and picking an item's user vector is one: hence the time beside them.
+    """
     run = make_run(name, metadata, meta={"vectors": vectors})
+    seconds, _ = score_seconds(run, candidates, seed)
     return {
         "model": name,
         "meta_vectors": vectors,
         "flops_per_request": request_flops(run),
         "serving_flops_per_candidate": serving_flops(run),
+        "ms_per_100k_candidates": 1e3 * seconds * CANDIDATES / candidates,
     }
 
 
@@ -333,7 +341,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
         for name in tqdm(arguments.models, unit="model", disable=None)
     ]
     queries = [
-        measure_meta_vectors(name, metadata, vectors)
+        measure_meta_vectors(name, metadata, vectors, candidates, arguments.seed)
         for name in arguments.models
         if "meta" in make_run(name, metadata).config.model
         for vectors in META_VECTORS

@@ -2,8 +2,13 @@
 
 A job is a command that goes on where it was when it is started again, as `interactrank train` does.
 Beside it stands a record of how it went, so that what is done is not done again.
+
+    python -m experiments.jobs RECORD [--budget_s=SECONDS] -- COMMAND ...
+
+runs one, where another program decides what runs when, such as a cluster's scheduler.
 """
 
+import argparse
 import contextlib
 import dataclasses
 import math
@@ -19,6 +24,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from experiments.command_line import exit_status, positive
 from interactrank_jax import files
 
 FINISHED = "finished"
@@ -235,3 +241,27 @@ def _sigterm_interrupts() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, previous)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Parses the command line and runs one job; returns 1 if it fails."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("record", type=Path, help="JSON file for how it went")
+    parser.add_argument(
+        "--budget_s", type=positive, default=math.inf, help="seconds to run at most"
+    )
+    parser.add_argument("command", nargs="+")
+    arguments = parser.parse_args(argv)
+    job = Job(str(arguments.record), tuple(arguments.command), arguments.record)
+
+    def work() -> int:
+        [record] = run([job], budget_s=arguments.budget_s)
+        if record.error:
+            print(f"jobs: {job.name}: {record.error}", file=sys.stderr)
+        return int(record.status == FAILED)
+
+    return exit_status("jobs", work)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -72,6 +72,7 @@ def compare(
     models: Sequence[str],
     setting: contenders.Setting,
     results: Sequence[Path],
+    preset: str | None = None,
 ) -> tuple[list[comparison.Row], dict[str, str]]:
     """Runs the contenders; merges each row into the results files when it is there.
 
@@ -80,6 +81,7 @@ def compare(
       models: to compare; two-tower is the base and always among them.
       setting: what they are run with.
       results: files.
+      preset: size of the simulated log, None of another log.
 
     Returns:
       (rows in the order of `models`, by name why a model has none).
@@ -120,6 +122,8 @@ def compare(
             published_auc=auc,
             published_logloss=logloss,
             leaks=names[1] == "published",
+            preset=preset,
+            overrides=dict(setting.common),  # of every training; `chosen` come on top
             versions=reporting.versions("jax", "jaxlib", "flax", "scikit-learn"),
             **further,
         )
@@ -211,8 +215,9 @@ def _main(arguments: argparse.Namespace) -> int:
     quick = arguments.quick
     if quick:
         trials.compile_quickly()
-    preset = "tiny" if quick else arguments.preset
-    parts = [arguments.protocol, *([preset] if arguments.dataset == "search" else [])]
+    size = "tiny" if quick else arguments.preset
+    preset = size if arguments.dataset == "search" else None
+    parts = [arguments.protocol, *([preset] if preset else [])]
     out = root / "-".join([*parts, *(["quick"] if quick else [])])
     common: dict[str, Any] = dict(trials.QUICK) if quick else {}
     if arguments.epochs:
@@ -220,7 +225,7 @@ def _main(arguments: argparse.Namespace) -> int:
     with files.lock(out):
         setting = contenders.Setting(
             argument=ARGUMENTS[names],
-            log=make_log(arguments.dataset, arguments.source, preset, root),
+            log=make_log(arguments.dataset, arguments.source, size, root),
             out=out,
             seeds=tuple(arguments.seeds[:2] if quick else arguments.seeds),
             limit=min(arguments.trials, 2) if quick else arguments.trials,
@@ -233,7 +238,7 @@ def _main(arguments: argparse.Namespace) -> int:
             if model not in contenders.UNTRAINED:
                 configuration.load(setting.spec(model))  # before hours are spent on the others
         results = [out / RESULTS, *([arguments.json] if arguments.json else [])]
-        rows, failed = compare(names, models, setting, results)
+        rows, failed = compare(names, models, setting, results, preset)
         text = report(names, rows, failed, setting)
         print(f"\n{text}\n")
         with files.new_file(out / "table.md") as partial:

@@ -22,7 +22,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments import jobs, sweeps, trials
+from experiments import sweeps, trials
 from experiments.benchmarks import reporting
 from experiments.command_line import count, exit_status, positive
 from interactrank_jax import configuration, files
@@ -153,10 +153,16 @@ def write(outcomes: Sequence[trials.Outcome], arguments: argparse.Namespace) -> 
         print(arguments.out / name)
 
 
-def shell_line(trial: trials.Trial) -> str:
-    """Returns a trial's command for a shell, started in this directory."""
-    variables = [f"{name}={value}" for name, value in jobs.ENVIRONMENT.items()]
-    return shlex.join(["env", *variables, *trial.command])
+def shell_line(trial: trials.Trial, budget_s: float) -> str:
+    """Returns a trial's command for a shell, started in this directory.
+
+    It leaves the record that the sweep looks for, so that the sweep collects what has run.
+    """
+    limit = [] if math.isinf(budget_s) else [f"--budget_s={budget_s:g}"]
+    job = trial.job
+    return shlex.join(
+        [sys.executable, "-m", "experiments.jobs", str(job.record), *limit, "--", *job.command]
+    )
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -193,7 +199,7 @@ def sweep(arguments: Any) -> int:
         common=trials.QUICK if arguments.quick else {},
     )
     if arguments.print:
-        print("\n".join(map(shell_line, made)))
+        print("\n".join(shell_line(trial, arguments.budget_s) for trial in made))
         return 0
     with files.lock(arguments.out):
         outcomes = trials.run(made, parallel=arguments.parallel, budget_s=arguments.budget_s)

@@ -104,7 +104,7 @@ def test_a_model_of_which_nothing_comes_leaves_the_others_alone(tmp_path, monkey
     monkeypatch.setattr(contenders.Setting, "examples", lambda self, data: None)
     monkeypatch.setattr(public_datasets, "Examples", FakeExamples)
     setting = contenders.Setting(
-        "movielens_1m_published", tmp_path, tmp_path, (0, 1), 2, 1, math.inf, {}
+        "movielens_1m_published", tmp_path, tmp_path, (0, 1), 2, 1, math.inf, {"train.epochs": 1.0}
     )
     names = ("movielens_1m", "published")
     models = public_datasets.choose_models(["dat", "fit"], "published")
@@ -112,6 +112,7 @@ def test_a_model_of_which_nothing_comes_leaves_the_others_alone(tmp_path, monkey
     rows, failed = public_datasets.compare(names, models, setting, [tmp_path / "results.json"])
     assert [each["model"] for each in rows] == ["two_tower", "dat"]
     assert all(each["leaks"] for each in rows)
+    assert [each["overrides"] for each in rows] == [{"train.epochs": 1.0}] * 2
     assert rows[0]["versus"] == rows[1]["versus"] == {}
     assert rows[1]["published_auc"] == 0.8712
     assert rows[1]["grouped_metric"] == "per-user AUC"

@@ -361,16 +361,40 @@ def test_a_sweep_of_trainings(command, tmp_path, monkeypatch, capsys):
 
 
 def test_print_gives_a_shell_line_per_trial_and_runs_nothing(command, tmp_path, capsys):
-    assert run.main([*command, "--seeds", "0", "1", "--print"]) == 0
+    assert run.main([*command, "--seeds", "0", "1", "--print", "--budget_s=3600"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 6
     assert not (tmp_path / "out").exists()
     words = shlex.split(lines[1])
-    assert words[:2] == ["env", "GLIBC_TUNABLES=glibc.malloc.hugetlb=1"]
-    assert words[3:6] == ["-m", "interactrank_jax", "train"]
+    assert words[1:3] == ["-m", "experiments.jobs"]
+    assert words[4:6] == ["--budget_s=3600", "--"]
+    assert words[7:10] == ["-m", "interactrank_jax", "train"]
     assert {"--config.train.max_steps=8", "--config.train.seed=1"} <= set(words)
     workdirs = {word for line in lines for word in shlex.split(line) if "--workdir" in word}
     assert len(workdirs) == 6
+
+
+def test_what_a_scheduler_ran_is_collected_and_not_run_again(command, tmp_path, capsys):
+    """Its lines leave the records that the sweep looks for; here trainings that only count."""
+    assert run.main([*command, "--print"]) == 0
+    queue = []
+    for place, line in enumerate(capsys.readouterr().out.splitlines()):
+        words = shlex.split(line)
+        record, training = Path(words[3]), words[words.index("--") + 1 :]
+        assert f"--workdir={record.parent / 'run'}" in training
+        own = [sys.executable, "-c", PROGRAM, str(tmp_path / f"{place}"), "ends"]
+        assert jobs.main([str(record), "--", *own]) == 0
+        queue.append(jobs.Job("again", tuple(own), record))
+    assert len(queue) == 3
+    assert [record.status for record in jobs.run(queue)] == [jobs.FINISHED] * 3
+    assert [len(list((tmp_path / f"{place}").iterdir())) for place in range(3)] == [1, 1, 1]
+
+
+def test_a_job_that_fails_under_a_scheduler_says_why(tmp_path, capsys):
+    own = [sys.executable, "-c", PROGRAM, str(tmp_path / "job"), "fails"]
+    assert jobs.main([str(tmp_path / "train.json"), "--", *own]) == 1
+    assert "no such field." in capsys.readouterr().err
+    assert json.loads((tmp_path / "train.json").read_text())["status"] == jobs.FAILED
 
 
 def test_wrong_flags_are_named(command, capsys):

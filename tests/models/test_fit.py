@@ -195,8 +195,7 @@ class TestTraining:
 
         gradient = jax.jit(jax.grad(loss))
         soft, hard = (
-            np.abs(gradient(params["meta"]["matrix"], progress)).max(1)
-            for progress in (0.0, 1.0)
+            np.abs(gradient(params["meta"]["matrix"], progress)).max(1) for progress in (0.0, 1.0)
         )
         assert np.isfinite(soft).all()
         assert (soft > 1e-3).all()
