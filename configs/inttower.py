@@ -23,7 +23,8 @@ def get_config(argument: str = "search") -> ConfigDict:
     # 4 heads of 16 take as much room in an index as one vector of 64.
     config.model.fe = ConfigDict({"heads": 4, "width": 16})
     common.fit_to_data(config, argument)
-    config.train.loss.update({"softmax_weight": 0.1, "log_q": "none"})  # CIR
+    # CIR is a part of the model: it stays where the others have no softmax.
+    config.train.loss.update({"softmax_weight": 0.1, "log_q": "none"})
     if argument == "movielens_1m_published":
         # As the scripts: a batch of 2048, its mean CIR added to the sum of its cross entropy.
         config.train.loss.softmax_weight = 1 / 2048

@@ -17,7 +17,7 @@ from tests.data.handmade_log import (
     random_config,
     write_log,
 )
-from tests.data.test_movielens import T0, write
+from tests.data.raw_movielens import T0, write
 
 SPLITS = ("train", "validation", "test")
 RATES = ACTIONS[::-1]  # not in the order of the actions

@@ -17,7 +17,7 @@ from interactrank_jax.checkpoint import fingerprint
 from interactrank_jax.errors import InputError
 from interactrank_jax.runs import Run
 from tests.conftest import REPOSITORY
-from tests.data.test_movielens import original_100k, write
+from tests.data.raw_movielens import original_100k, write
 from tests.faults.processes import steps
 
 pytestmark = pytest.mark.thorough  # every station by its command

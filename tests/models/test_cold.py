@@ -5,8 +5,8 @@ import pytest
 
 from interactrank_jax.data.examples import Examples
 from interactrank_jax.models.cold import SqueezeExcitation
+from tests.models.literal import apply, dense, draw, random_like
 from tests.models.model_case import REQUESTS, Case
-from tests.models.test_layers import apply, dense, draw, random_like
 from tests.synthetic import SLATE
 
 

@@ -16,8 +16,8 @@ from interactrank_jax.models.interactfit import InteractFIT
 from interactrank_jax.models.late import LightweightScorer
 from interactrank_jax.models.two_tower import TwoTower
 from interactrank_jax.runs import Run
+from tests.models.literal import apply, dense, draw, random_like
 from tests.models.model_case import CORPUS, REQUEST_COLUMNS, Case, first_logits
-from tests.models.test_layers import apply, dense, draw, random_like
 from tests.synthetic import tiny_config
 
 N = 8

@@ -12,8 +12,8 @@ from interactrank_jax import losses
 from interactrank_jax.models import embeddings, inttower
 from interactrank_jax.models.layers import NumericNormalizer
 from interactrank_jax.models.sequence import masked_mean
+from tests.models.literal import apply, dense, draw, layer_norm, random_like
 from tests.models.model_case import CORPUS, REQUESTS, Case, first_logits
-from tests.models.test_layers import apply, dense, draw, layer_norm, random_like
 from tests.synthetic import SLATE, tiny_config
 
 HIDDEN, HEADS, WIDTH = (12, 10), 3, 5

@@ -15,8 +15,8 @@ from interactrank_jax.models.fields import SideFields
 from interactrank_jax.models.layers import NumericNormalizer
 from interactrank_jax.models.ranking import CrossNetwork, InteractingLayer, factorization_machine
 from interactrank_jax.runs import Run
+from tests.models.literal import apply, dense, draw, random_like
 from tests.models.model_case import HEADS, REQUESTS
-from tests.models.test_layers import apply, dense, draw, random_like
 from tests.synthetic import ACTIONS, SLATE, tiny_config
 
 JOINT = ("wide_deep", "deepfm", "dcn_v2", "autoint", "cold")
