@@ -235,16 +235,15 @@ class TestWhatAStepTouches:
         assert_identical(trainer(warm, batches[4]), trainer(warm, batches[4]))
 
 
-def test_microbatches_give_the_step_of_the_whole_batch(examples, trainer, batches):
-    in_parts = Trainer(
-        examples,
-        "interactrank",
-        trainer.optimizer,
-        trainer.row_optimizer,
-        LOSS,
-        microbatches=4,
+@pytest.mark.parametrize("model", ["interactrank", "fit"])
+def test_microbatches_give_the_step_of_the_whole_batch(examples, trainer, batches, model):
+    at_once, in_parts = (
+        Trainer(
+            examples, model, trainer.optimizer, trainer.row_optimizer, LOSS, microbatches=number
+        )
+        for number in (1, 4)
     )
-    whole, parts = (t(trainer.initial, *batches[:2]) for t in (trainer, in_parts))
+    whole, parts = (each(at_once.initial, *batches[:2]) for each in (at_once, in_parts))
     for (path, a), b in zip(
         jax.tree_util.tree_leaves_with_path(whole), jax.tree.leaves(parts), strict=True
     ):
