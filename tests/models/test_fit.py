@@ -151,6 +151,17 @@ class TestTraining:
         )
         np.testing.assert_allclose(case.training()[1], expected, rtol=1e-4, atol=1e-4)
 
+    def test_vectors_for_a_softmax_that_is_not_there_are_not_computed(self, case):
+        def flops(compared):
+            def run(*arguments):
+                training, similarity = case.train(*arguments, jnp.float32(0.0))
+                return (training.logits, similarity) if compared else training.logits
+
+            lowered = jax.jit(run).lower(case.params, case.tables, case.store, case.batch)
+            return lowered.compile().cost_analysis()["flops"]
+
+        assert flops(False) < 0.9 * flops(True)
+
     def test_user_vectors_are_of_the_query_and_of_what_it_attends_to(self, case):
         """One half of the MLP's columns for each, `[query, attended]`, is silenced in turn."""
         width = case.params["meta"]["matrix"].shape[1]
