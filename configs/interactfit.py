@@ -20,6 +20,6 @@ def get_config(argument: str = "search") -> ConfigDict:
     # and .6776 on the simulated log (medium), .7753 and .7738 on MovieLens-100K by time.
     config.model.sequence.history = "target"
     interactrank.add_cross_terms(config, argument)
-    fit.add_fit(config)
+    fit.add_fit(config, argument)
     common.fit_to_data(config, argument)
     return config
