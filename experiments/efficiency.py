@@ -33,7 +33,7 @@ from experiments.benchmarks.workload import make_workload
 from experiments.flop_formulas import FORMULAS, Shapes
 from interactrank_jax import configuration, files
 from interactrank_jax.data.examples import Metadata
-from interactrank_jax.models.embeddings import zero_inputs
+from interactrank_jax.models.inputs import zero_inputs
 from interactrank_jax.models.registry import MODELS, build_model
 from interactrank_jax.runs import Run
 

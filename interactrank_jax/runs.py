@@ -16,7 +16,7 @@ from interactrank_jax.checkpoint import restore_best
 from interactrank_jax.data.examples import Examples, Metadata
 from interactrank_jax.errors import InputError
 from interactrank_jax.labels import LabelRule
-from interactrank_jax.models.embeddings import Inputs, zero_inputs
+from interactrank_jax.models.inputs import Inputs, zero_inputs
 from interactrank_jax.models.registry import build_model
 from interactrank_jax.parallel import DataParallel
 from interactrank_jax.table_sharding import table_rows

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 
-from interactrank_jax.models.embeddings import zero_inputs
+from interactrank_jax.models.inputs import zero_inputs
 from interactrank_jax.models.preranker import PreRanker
 from interactrank_jax.objective import Objective
 from interactrank_jax.optim import RowOptimizer

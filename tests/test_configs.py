@@ -10,7 +10,7 @@ from interactrank_jax.data.examples import Examples
 from interactrank_jax.data.movielens import convert
 from interactrank_jax.data.prepare import prepare
 from interactrank_jax.errors import InputError
-from interactrank_jax.models.embeddings import zero_inputs
+from interactrank_jax.models.inputs import zero_inputs
 from interactrank_jax.models.registry import MODELS
 from interactrank_jax.runs import Run
 from interactrank_jax.train import train

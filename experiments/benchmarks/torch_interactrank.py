@@ -19,7 +19,7 @@ from experiments.benchmarks.workload import Batch, Workload
 from interactrank_jax.data.examples import PADDING, NumericStatistics
 from interactrank_jax.labels import LabelRule
 from interactrank_jax.losses import MAX_LOG_SCALE
-from interactrank_jax.models.embeddings import ITEM, QUERY, USER, Inputs
+from interactrank_jax.models.inputs import ITEM, QUERY, USER, Inputs
 
 Tensors = dict[str, Tensor]
 

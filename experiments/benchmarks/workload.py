@@ -27,7 +27,8 @@ from interactrank_jax.data.examples import (
     Split,
 )
 from interactrank_jax.labels import LabelRule
-from interactrank_jax.models.embeddings import Inputs, item_store
+from interactrank_jax.models.embeddings import item_store
+from interactrank_jax.models.inputs import Inputs
 from interactrank_jax.models.registry import build_model
 from interactrank_jax.objective import Objective
 from interactrank_jax.optim import RowOptimizer, dense_optimizer, learning_rate

@@ -18,14 +18,7 @@ import jax.numpy as jnp
 from interactrank_jax.data.examples import Feature
 from interactrank_jax.errors import InputError, did_you_mean
 from interactrank_jax.losses import Total
-from interactrank_jax.models.embeddings import (
-    ITEM,
-    QUERY,
-    USER,
-    ItemInput,
-    RequestInput,
-    SequenceInput,
-)
+from interactrank_jax.models.inputs import ITEM, QUERY, USER, ItemInput, RequestInput, SequenceInput
 from interactrank_jax.models.preranker import Training
 from interactrank_jax.models.two_tower import TwoTower
 

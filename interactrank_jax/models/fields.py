@@ -16,7 +16,7 @@ from interactrank_jax.data.examples import Feature, NumericStatistics
 from interactrank_jax.errors import InputError
 from interactrank_jax.losses import Total
 from interactrank_jax.models.cross import scale_cross
-from interactrank_jax.models.embeddings import ItemInput, RequestInput
+from interactrank_jax.models.inputs import ItemInput, RequestInput
 from interactrank_jax.models.layers import MLP, NumericNormalizer
 from interactrank_jax.models.preranker import PreRanker, Training
 from interactrank_jax.models.sequence import (

@@ -15,7 +15,7 @@ from flax import linen as nn
 from interactrank_jax.errors import InputError
 from interactrank_jax.losses import Total
 from interactrank_jax.models.affine import AffineRanker
-from interactrank_jax.models.embeddings import ItemInput, RequestInput
+from interactrank_jax.models.inputs import ItemInput, RequestInput
 from interactrank_jax.models.late import LightweightScorer
 from interactrank_jax.models.preranker import Training
 from interactrank_jax.models.sequence import EventEmbedding, TargetAttention

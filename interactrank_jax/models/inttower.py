@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from interactrank_jax.models.embeddings import ItemInput, RequestInput
+from interactrank_jax.models.inputs import ItemInput, RequestInput
 from interactrank_jax.models.layers import MLP, along_last, l2_normalize
 from interactrank_jax.models.preranker import PreRanker
 from interactrank_jax.models.sequence import masked_mean

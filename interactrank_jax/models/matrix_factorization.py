@@ -8,8 +8,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from interactrank_jax.errors import InputError
-from interactrank_jax.models.embeddings import ITEM, USER, ItemInput, RequestInput
 from interactrank_jax.models.fields import l2_penalty
+from interactrank_jax.models.inputs import ITEM, USER, ItemInput, RequestInput
 from interactrank_jax.models.layers import along_last
 from interactrank_jax.models.preranker import PreRanker, Training
 

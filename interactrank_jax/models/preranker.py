@@ -12,7 +12,7 @@ from flax import linen as nn
 from ml_collections import FrozenConfigDict
 
 from interactrank_jax.losses import Total
-from interactrank_jax.models.embeddings import Inputs, ItemInput, RequestInput
+from interactrank_jax.models.inputs import Inputs, ItemInput, RequestInput
 
 Array = jax.Array
 

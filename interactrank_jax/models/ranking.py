@@ -7,8 +7,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from interactrank_jax.models.cross import CrossTerms
-from interactrank_jax.models.embeddings import ItemInput, RequestInput
 from interactrank_jax.models.fields import JointRanker, SideFields, flat
+from interactrank_jax.models.inputs import ItemInput, RequestInput
 from interactrank_jax.models.layers import along_last
 from interactrank_jax.models.preranker import PreRanker
 

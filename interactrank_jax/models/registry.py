@@ -5,8 +5,8 @@ from ml_collections import ConfigDict, FrozenConfigDict
 from interactrank_jax.errors import InputError, did_you_mean
 from interactrank_jax.models.cold import COLD
 from interactrank_jax.models.dat import DAT
-from interactrank_jax.models.embeddings import Inputs
 from interactrank_jax.models.fit import FIT
+from interactrank_jax.models.inputs import Inputs
 from interactrank_jax.models.interactfit import InteractFIT
 from interactrank_jax.models.interactrank import InteractRank
 from interactrank_jax.models.inttower import IntTower

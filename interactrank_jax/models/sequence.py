@@ -9,7 +9,7 @@ import numpy as np
 from flax import linen as nn
 
 from interactrank_jax.errors import InputError, did_you_mean
-from interactrank_jax.models.embeddings import SequenceInput
+from interactrank_jax.models.inputs import SequenceInput
 from interactrank_jax.models.layers import along_last
 
 Array = jax.Array

@@ -10,7 +10,7 @@ from ml_collections import FrozenConfigDict
 
 from interactrank_jax.data.examples import NumericStatistics
 from interactrank_jax.errors import InputError
-from interactrank_jax.models.embeddings import QUERY, Inputs, ItemInput, RequestInput
+from interactrank_jax.models.inputs import QUERY, Inputs, ItemInput, RequestInput
 from interactrank_jax.models.layers import MLP, NumericNormalizer, ParallelMaskNet, l2_normalize
 from interactrank_jax.models.sequence import (
     SequencePooling,

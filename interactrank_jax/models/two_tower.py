@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from interactrank_jax.models.affine import AffineRanker
-from interactrank_jax.models.embeddings import ItemInput, RequestInput
+from interactrank_jax.models.inputs import ItemInput, RequestInput
 from interactrank_jax.models.towers import ItemTower, QueryTower
 
 Array = jax.Array

@@ -20,7 +20,8 @@ from interactrank_jax import files
 from interactrank_jax.checkpoint import fingerprint
 from interactrank_jax.data.examples import Examples
 from interactrank_jax.errors import InputError
-from interactrank_jax.models.embeddings import embed_items, item_store, zero_inputs
+from interactrank_jax.models.embeddings import embed_items, item_store
+from interactrank_jax.models.inputs import zero_inputs
 from interactrank_jax.runs import Run
 
 FORMAT, FORMAT_VERSION = "interactrank-index", 2

@@ -10,6 +10,7 @@ import numpy as np
 from interactrank_jax.data.examples import PADDING, Examples
 from interactrank_jax.data.pipeline import evaluation_batches
 from interactrank_jax.models import embeddings
+from interactrank_jax.models.inputs import zero_inputs
 from interactrank_jax.models.registry import MODELS
 from interactrank_jax.runs import Run
 from interactrank_jax.table_sharding import init_tables
@@ -207,7 +208,7 @@ def first_logits(config: Any, examples: Examples) -> np.ndarray:
     @jax.jit
     def first(seed):
         key = jax.random.key(seed)
-        sample = embeddings.zero_inputs(run.inputs, run.model.row_width)
+        sample = zero_inputs(run.inputs, run.model.row_width)
         params = run.model.init(key, **sample)["params"]
         tables = init_tables(key, run.metadata.tables, run.model.row_width, 0.05)
         request = embeddings.embed_requests(tables, batch, store, run.inputs)

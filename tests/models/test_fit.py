@@ -11,6 +11,7 @@ from ml_collections import FrozenConfigDict
 
 from interactrank_jax.models import embeddings, fit
 from interactrank_jax.models.fit import MetaQueries
+from interactrank_jax.models.inputs import zero_inputs
 from interactrank_jax.models.interactfit import InteractFIT
 from interactrank_jax.models.two_tower import TwoTower
 from interactrank_jax.runs import Run
@@ -361,7 +362,7 @@ def assert_same_model(case, other):
 def test_the_number_of_meta_queries_is_that_of_the_user_vectors(examples, vectors):
     config = tiny_config("fit", meta={"vectors": vectors})
     run = Run("unused", config, examples.metadata)
-    sample = embeddings.zero_inputs(run.inputs, run.model.row_width)
+    sample = zero_inputs(run.inputs, run.model.row_width)
     query = jax.eval_shape(
         functools.partial(run.model.apply, method="encode_query"),
         {"params": run.model_template["params"]},

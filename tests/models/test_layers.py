@@ -9,7 +9,7 @@ import pytest
 
 from interactrank_jax.data.examples import NumericStatistics
 from interactrank_jax.models import sequence
-from interactrank_jax.models.embeddings import SequenceInput
+from interactrank_jax.models.inputs import SequenceInput
 from interactrank_jax.models.layers import (
     MLP,
     MaskBlock,

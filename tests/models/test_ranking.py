@@ -12,6 +12,7 @@ from interactrank_jax.errors import InputError
 from interactrank_jax.models import embeddings
 from interactrank_jax.models.cross import scale_cross
 from interactrank_jax.models.fields import SideFields
+from interactrank_jax.models.inputs import zero_inputs
 from interactrank_jax.models.layers import NumericNormalizer
 from interactrank_jax.models.ranking import CrossNetwork, InteractingLayer, factorization_machine
 from interactrank_jax.runs import Run
@@ -301,7 +302,7 @@ class TestFields:
 
     def test_all_fields_start_as_small_as_the_rows_of_the_tables(self, examples):
         run = Run("unused", tiny_config("lr"), examples.metadata)
-        sample = embeddings.zero_inputs(run.inputs, run.model.row_width)
+        sample = zero_inputs(run.inputs, run.model.row_width)
         params = run.model.init(jax.random.key(0), **sample)["params"]
         for leaf in jax.tree.leaves(params):
             assert np.abs(leaf).max() < 4 * run.config.model.embedding_scale
@@ -322,7 +323,7 @@ class TestFields:
             cross=(), cross_scale=(), history_length=0, query_history_length=0
         )
         model = run.model.clone(inputs=inputs)
-        sample = embeddings.zero_inputs(inputs, model.row_width)
+        sample = zero_inputs(inputs, model.row_width)
         logits, variables = jax.jit(lambda: model.init_with_output(jax.random.key(0), **sample))()
         assert logits.shape == (1, 1, HEADS)
         assert all(leaf.size for leaf in jax.tree.leaves(variables))  # none of no cross features

@@ -1,0 +1,202 @@
+"""What a model takes: embedded requests and items, and what it must know of both beforehand.
+
+In: the metadata of prepared examples and the `model` part of a config. Out: the `Inputs` that every
+model is made with. `embeddings.py` fills the other classes, at every step.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+from interactrank_jax.data.examples import Feature, Metadata, NumericStatistics
+from interactrank_jax.errors import InputError, did_you_mean
+
+Array = jax.Array
+
+HISTORIES = ("history", "query_history")
+USER, QUERY, ITEM = "user_id", "query_id", "item_id"  # names of the id features
+
+
+class Inputs(NamedTuple):
+    """What a model must know of its inputs before it sees one; hashable.
+
+    Attributes:
+      request, item: features of each side that are embedded or given as vectors, in order.
+      request_numeric, item_numeric: statistics of the numeric features that the model looks at.
+      request_columns, item_columns: their places among the stacked numeric features of the data.
+      cross: names of the cross features.
+      cross_scale: root mean square of each one's non-zero training values.
+      heads: names of the heads.
+      actions: number of actions (of history events).
+      history_length, query_history_length: L, Lq.
+      sequence: names of the item features that histories are made of.
+      histories: which of 'history' and 'query_history' the model looks at.
+    """
+
+    request: tuple[Feature, ...]
+    item: tuple[Feature, ...]
+    request_numeric: tuple[NumericStatistics, ...]
+    item_numeric: tuple[NumericStatistics, ...]
+    request_columns: tuple[int, ...]
+    item_columns: tuple[int, ...]
+    cross: tuple[str, ...]
+    cross_scale: tuple[float, ...]
+    heads: tuple[str, ...]
+    actions: int
+    history_length: int
+    query_history_length: int
+    sequence: tuple[str, ...]
+    histories: tuple[str, ...]
+
+    @classmethod
+    def from_metadata(
+        cls, metadata: Metadata, heads: Sequence[str], config: Mapping[str, Any]
+    ) -> "Inputs":
+        """Reads them off prepared examples.
+
+        Args:
+          metadata: of the examples.
+          heads: names of the model's heads.
+          config: the `model` part of a config: `only` names the embedded features, ids included,
+            that the model shall see (all if empty), `exclude` the features, numeric ones too, that
+            it shall not; `sequence` says what histories are made of.
+
+        Raises:
+          InputError: `only`, `exclude` or `sequence.features` names what is not there.
+        """
+        only, exclude = tuple(config["only"]), tuple(config["exclude"])
+        sequence = config["sequence"]
+        histories = tuple(role for role in HISTORIES if sequence[role] != "none")
+        request_side, item_side = ("user", "request"), ("item",)
+        names: list[str] = []
+        numbers: list[str] = []
+
+        def vectors(entities, ids):
+            features = metadata.select(entities)
+            known = ids + tuple(feature for feature in features if feature.kind != "numeric")
+            names.extend(feature.name for feature in known)
+            return tuple(
+                feature
+                for feature in known
+                if feature.name not in exclude and (not only or feature.name in only)
+            )
+
+        def numeric(entities):
+            features = metadata.select(entities, "numeric")
+            numbers.extend(feature.name for feature in features)
+            columns = tuple(n for n, f in enumerate(features) if f.name not in exclude)
+            return columns, tuple(metadata.numeric_statistics[features[n].name] for n in columns)
+
+        request_columns, request_numeric = numeric(request_side)
+        item_columns, item_numeric = numeric(item_side)
+        inputs = cls(
+            request=vectors(
+                request_side,
+                (
+                    Feature(USER, "user", "categorical", "user"),
+                    Feature(QUERY, "request", "categorical", "query"),
+                ),
+            ),
+            item=vectors(item_side, (Feature(ITEM, "item", "categorical", "item"),)),
+            request_numeric=request_numeric,
+            item_numeric=item_numeric,
+            request_columns=request_columns,
+            item_columns=item_columns,
+            cross=metadata.cross,
+            cross_scale=tuple(metadata.cross_statistics[name].rms for name in metadata.cross),
+            heads=tuple(heads),
+            actions=len(metadata.actions),
+            history_length=metadata.history_length,
+            query_history_length=metadata.query_history_length,
+            sequence=tuple(sequence["features"]) if histories else (),
+            histories=histories,
+        )
+        items = [feature.name for feature in inputs.item if feature.kind != "embedding"]
+        for field, given, known in (
+            ("only", only, names),
+            ("exclude", exclude, [*names, *numbers]),
+            ("sequence.features", inputs.sequence, items),
+        ):
+            for name in given:
+                if name not in known:
+                    raise InputError(f"config.model.{field}: '{name}'." + did_you_mean(name, known))
+        if inputs.histories and not inputs.sequence:
+            raise InputError(
+                f"config.model.sequence.features is empty: name item features such as {items[:2]}, "
+                f"or set config.model.sequence.history and .query_history to 'none'."
+            )
+        return inputs
+
+
+@struct.dataclass
+class ItemInput:
+    """Items, embedded. `features`: name -> `[..., d]`; `numeric`: `[..., Fn]` raw values."""
+
+    features: dict[str, Array]
+    numeric: Array
+
+
+@struct.dataclass
+class SequenceInput:
+    """Items in a sequence: `items` `[R, L, D]`, `action` and `age` (hours) and `mask` `[R, L]`."""
+
+    items: Array
+    action: Array
+    age: Array
+    mask: Array
+
+
+@struct.dataclass
+class RequestInput:
+    """Requests, embedded. `features`: name -> `[R, d]`; `numeric`: `[R, Fn]` raw values.
+
+    A history that the model does not look at is None.
+    """
+
+    features: dict[str, Array]
+    numeric: Array
+    history: SequenceInput | None
+    query_history: SequenceInput | None
+
+
+def zero_inputs(inputs: Inputs, row_width: Callable[[str], int]) -> dict[str, Any]:
+    """Returns inputs of one request and one item, all zero, to initialise a model with.
+
+    `row_width` gives the width of a table's rows, see `PreRanker.row_width`.
+    """
+
+    def width_of(feature):
+        return feature.width if feature.kind == "embedding" else row_width(feature.table)
+
+    def features(specs):
+        return {feature.name: jnp.zeros((1, width_of(feature))) for feature in specs}
+
+    width = sum(width_of(feature) for feature in inputs.item if feature.name in inputs.sequence)
+
+    def history(role, length):
+        if role not in inputs.histories:
+            return None
+        zeros = jnp.zeros((1, length))
+        return SequenceInput(
+            items=jnp.zeros((1, length, width)),
+            action=zeros.astype(jnp.int32),
+            age=zeros,
+            mask=zeros.astype(bool),
+        )
+
+    items = ItemInput(
+        features=features(inputs.item), numeric=jnp.zeros((1, len(inputs.item_numeric)))
+    )
+    return {
+        "request": RequestInput(
+            features=features(inputs.request),
+            numeric=jnp.zeros((1, len(inputs.request_numeric))),
+            history=history("history", inputs.history_length),
+            query_history=history("query_history", inputs.query_history_length),
+        ),
+        "items": jax.tree.map(lambda value: value[:, None], items),
+        "cross": jnp.zeros((1, 1, len(inputs.cross))),
+    }
