@@ -40,7 +40,7 @@ class Setting:
       argument: of the configs.
       log: directory of the log.
       out: directory for examples and trials.
-      seeds: of the chosen trial; the first is the search's.
+      seeds: of the finalists; the first is the search's.
       limit: trials of a search.
       parallel: trainings at once.
       budget_s: seconds for all trainings of a model together.
@@ -120,7 +120,8 @@ def _run_model(model: str, setting: Setting) -> Result:
     config = trials.resolve(spec, setting.common)
     examples = setting.examples(config.data)
     # Each training has an equal share of the model's time.
-    budget_s = setting.budget_s * setting.parallel / (setting.limit + len(seeds) - 1)
+    trainings = setting.limit + min(setting.limit, search.FINALISTS) * (len(seeds) - 1)
+    budget_s = setting.budget_s * setting.parallel / trainings
 
     def train(
         overrides: Sequence[Mapping[str, Any]], seed: Mapping[str, Any]
@@ -129,16 +130,25 @@ def _run_model(model: str, setting: Setting) -> Result:
         made = trials.make(spec, overrides, examples, setting.out / model, common)
         return trials.run(made, parallel=setting.parallel, budget_s=budget_s)
 
-    found, best = search.search(
+    found = search.search(
         config,
         lambda overrides: train(overrides, {"train.seed": seeds[0]}),
         setting.limit,
         setting.stages,
     )
-    if best.error:
-        raise InputError(f"no trial of {model} came to anything: {best.error}")
+    finalists = search.finalists(found)
+    if not finalists:
+        raise InputError(f"no trial of {model} came to anything: {found[0].error}")
+    drawn = sweeps.product(
+        [finalist.trial.overrides for finalist in finalists], sweeps.over("train.seed", seeds[1:])
+    )
+    further = train(list(drawn), {})
+    runs = [
+        [finalist, *further[number * (len(seeds) - 1) :][: len(seeds) - 1]]
+        for number, finalist in enumerate(finalists)
+    ]
+    best, *others = max(runs, key=validation)
     chosen = best.trial.overrides
-    others = train(list(sweeps.product([chosen], sweeps.over("train.seed", seeds[1:]))), {})
     good = [outcome for outcome in (best, *others) if not outcome.error]
     return [score_test(outcome) for outcome in good], {
         **sizes(best.trial),
@@ -147,6 +157,11 @@ def _run_model(model: str, setting: Setting) -> Result:
         "chosen": {trials.short(field): value for field, value in chosen.items()},
         "note": _note(found, others, budget_s),
     }
+
+
+def validation(runs: Sequence[trials.Outcome]) -> float:
+    """Returns the mean over seeds of what one trial came to on validation, failed ones left out."""
+    return statistics.fmean(outcome.value for outcome in runs if not outcome.error)
 
 
 def _note(
