@@ -139,13 +139,10 @@ def _run_model(model: str, setting: Setting) -> Result:
     finalists = search.finalists(found)
     if not finalists:
         raise InputError(f"no trial of {model} came to anything: {found[0].error}")
-    drawn = sweeps.product(
-        [finalist.trial.overrides for finalist in finalists], sweeps.over("train.seed", seeds[1:])
-    )
-    further = train(list(drawn), {})
+    further = list(sweeps.over("train.seed", seeds[1:]))
     runs = [
-        [finalist, *further[number * (len(seeds) - 1) :][: len(seeds) - 1]]
-        for number, finalist in enumerate(finalists)
+        [finalist, *train(list(sweeps.product([finalist.trial.overrides], further)), {})]
+        for finalist in finalists
     ]
     best, *others = max(runs, key=validation)
     chosen = best.trial.overrides

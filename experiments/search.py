@@ -135,18 +135,17 @@ def search(
       the outcomes of all trials.
     """
     found: list[trials.Outcome] = []
-    batch: list[dict[str, Any]] = [{}]  # together with the first stage, which starts from it too
+    batch: list[dict[str, Any]] = [{}]  # together with the first stage that tries something
     best: dict[str, Any] = {}
     for stage in stages:
         get = functools.partial(_value, config, best)
-        others = stage.others(stage.field, get) if get(stage.field) is not None else ()
-        batch += [{**best, **other} for other in others]
-        batch = batch[: limit - len(found)]
-        if len(batch) > 1 or (batch and found):
-            found += train(batch)
+        others = list(stage.others(stage.field, get)) if get(stage.field) is not None else []
+        if others and len(found) < limit:
+            batch += [{**best, **other} for other in others]
+            found += train(batch[: limit - len(found)])
             batch = []
             best = dict(max(found, key=lambda outcome: outcome.value).trial.overrides)
-    return found + (train(batch) if batch else [])
+    return found or train(batch)
 
 
 def _value(config: ConfigDict, best: Overrides, field: str) -> Any:
