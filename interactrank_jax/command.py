@@ -5,6 +5,13 @@ from collections.abc import Callable
 from typing import Any
 
 REQUIRED = object()
+# Flags that are paths, in which `~` is the user's home.
+PATHS = frozenset(
+    (
+        *("log", "out", "examples", "workdir", "source", "extend", "index", "schema"),
+        *("counts", "snapshot", "features", "training"),
+    )
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,6 +24,7 @@ class Command:
       example: a whole command line.
       flags: name -> (default, help); the default's type is the flag's, REQUIRED a string's.
       config: None, or whether `--config` must be given.
+      config_help: when it is given, where it need not be.
     """
 
     run: Callable[[Any], None]
@@ -24,12 +32,13 @@ class Command:
     example: str
     flags: dict[str, tuple[Any, str]]
     config: bool | None = None
+    config_help: str = ""
 
     def usage(self, name: str) -> str:
         """Returns what the command expects, and an example."""
         lines = [f"interactrank {name}: {self.summary}", ""]
         if self.config is not None:
-            what = "" if self.config else " (only with --baseline)"
+            what = "" if self.config else f" ({self.config_help})"
             lines.append(
                 f"  --config       FILE[:ARGUMENT]; override a field: --config.a.b=...{what}"
             )

@@ -25,7 +25,7 @@ def _convert(args: Any) -> None:
         show(f"log in {args.out}", ratings.convert(args.source, args.out, _rating_options(args)))
     elif args.format == "movielens":
         for flag, (default, _) in _RATING_FLAGS.items():
-            if args[flag].value != default:
+            if getattr(args, flag) != default:
                 raise InputError(f"--{flag} is for --format=ratings only: leave it out.")
         from interactrank_jax.data.movielens import convert
 
@@ -44,7 +44,7 @@ def _rating_options(args: Any) -> Any:
     except ValueError as error:
         raise InputError(f"--neutral={args.neutral}. Expected a number, such as 3.") from error
     names = {
-        flag: tuple(filter(None, args[flag].value.split(",")))
+        flag: tuple(filter(None, getattr(args, flag).split(",")))
         for flag in ("columns", "text", "categorical", "ignore", "query")
     }
     return Options(
@@ -78,27 +78,43 @@ def _leaks(args: Any) -> None:
     show("no leak found", check(args.config.data, args.log))
 
 
+def _config(args: Any) -> None:
+    from interactrank_jax import fields
+
+    if args.format not in ("text", "markdown"):
+        raise InputError(
+            f"--format={args.format}." + did_you_mean(args.format, ("text", "markdown"))
+        )
+    if args.format == "markdown":
+        print(fields.markdown(), end="")
+    else:
+        print(fields.describe(args.config or None))
+
+
 def _train(args: Any) -> None:
     from interactrank_jax import distributed
 
     with distributed.joined(args.coordinator, args.processes, args.process):
         from interactrank_jax.train import train
 
-        show(f"run in {args.workdir}", train(args.config, args.examples, args.workdir))
+        summary = train(args.config, args.examples, args.workdir, overrides=args.overrides)
+        show(f"run in {args.workdir}", summary)
 
 
 def _evaluate(args: Any) -> None:
     from interactrank_jax import evaluate
     from interactrank_jax.data.examples import describe_protocol
 
+    if bool(args.baseline) == bool(args.workdir):
+        raise InputError(
+            "give either --workdir=RUN, or --baseline=bm25 with --config, which names the label."
+        )
     if args.baseline:
-        if args.config is None:
+        if not args.config:
             raise InputError("--baseline needs --config, for the label and the evaluation.")
         result = evaluate.evaluate_baseline(args.baseline, args.config, args.examples, args.split)
-    elif args.workdir:
-        result = evaluate.evaluate(args.workdir, args.examples, args.split)
     else:
-        raise InputError("give --workdir=RUN, or --baseline=bm25 with --config.")
+        result = evaluate.evaluate(args.workdir, args.examples, args.split, _evaluate_config(args))
     print(evaluate.table([result]))
     for part in ("heads", "stages"):
         if result[part]:
@@ -114,6 +130,22 @@ def _evaluate(args: Any) -> None:
         f"{result['candidates']:,} candidates{corpus}. ± is half a 95% interval over requests; "
         f"heads are calibrated for weights and sampling."
     )
+
+
+def _evaluate_config(args: Any) -> Any:
+    """Returns the run's `config.evaluate` with what the command line sets of it."""
+    from interactrank_jax import configuration, fields
+    from interactrank_jax.runs import Run
+
+    config = Run.open(args.workdir).config
+    for name in configuration.override(config, args.config_arguments):
+        if not name.startswith("evaluate."):
+            raise InputError(
+                f"--config.{name}: beside --workdir only config.evaluate can be set, all else is "
+                f"the run's."
+            )
+    fields.check(config.evaluate, "evaluate")
+    return config.evaluate
 
 
 def _index(args: Any) -> None:
@@ -203,6 +235,14 @@ COMMANDS: dict[str, Command] = {
         {"log": LOG},
         config=True,
     ),
+    "config": Command(
+        _config,
+        "prints the fields of a config: values, types, ranges and meanings.",
+        f"interactrank config {CONFIG}",
+        {"format": ("text", "text, or markdown: the whole table as in docs/config.md")},
+        config=False,
+        config_help="to see its values",
+    ),
     "train": Command(
         _train,
         "trains a model, or resumes the run in the workdir.",
@@ -227,6 +267,7 @@ COMMANDS: dict[str, Command] = {
             "baseline": ("", "bm25 or iqp, instead of a run"),
         },
         config=False,
+        config_help="with --baseline; beside --workdir --config.evaluate.FIELD=... alone",
     ),
     "index": Command(
         _index,

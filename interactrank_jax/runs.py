@@ -60,9 +60,20 @@ class Run:
                     f"--workdir={self.workdir} holds something that is no run. Expected a run, or "
                     f"a new or empty directory."
                 )
-            files.write_sealed(file, {"config": resolved, "metadata": self.metadata.to_json()})
+            record = {
+                "config": resolved,
+                "metadata": self.metadata.to_json(),
+                "numerics": numerics(),
+            }
+            files.write_sealed(file, record)
             return
         saved = files.read_sealed(file)
+        numeric_difference = configuration.difference(saved.get("numerics", {}), numerics(), "jax")
+        if numeric_difference:
+            raise InputError(
+                f"{self.workdir} was trained with other numerics: {numeric_difference}. It would "
+                f"go on with other bits: set them as they were, or name another --workdir."
+            )
         difference = configuration.difference(saved["config"], resolved)
         if difference:
             raise InputError(
@@ -173,3 +184,15 @@ class Run:
                 return {name: arrays[name] for name in names}
         except Exception as error:  # zipfile raises whatever the damaged byte leads it to
             raise InputError(f"{file} is damaged ({error}): evaluate again.") from error
+
+
+def numerics() -> dict[str, Any]:
+    """Returns the switches of jax that change what a step computes, to the bit."""
+    names = (
+        "enable_x64",
+        "default_matmul_precision",
+        "default_prng_impl",
+        "threefry_partitionable",
+        "numpy_dtype_promotion",
+    )
+    return {name: getattr(jax.config, f"jax_{name}") for name in names}

@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from interactrank_jax import files
+from interactrank_jax import files, interrupts
 from interactrank_jax.checkpoint import fingerprint
 from interactrank_jax.data.examples import Examples
 from interactrank_jax.errors import InputError
@@ -48,6 +48,7 @@ def encode_items(run: Run, model: dict[str, Any], store: dict[str, np.ndarray], 
     store = jax.device_put(store)
     parts = []
     for start in range(0, count, tile):
+        interrupts.check()
         # The last tile starts earlier rather than being shorter: one shape, one compilation.
         rows = np.arange(min(start, count - tile), min(start + tile, count), dtype=np.int32)
         part = jax.device_get(encode(model, store, rows))
@@ -65,6 +66,7 @@ def build_index(workdir: files.PathLike, examples_path: files.PathLike, out: fil
     Raises:
       InputError: no trained model, or examples it was not trained on.
     """
+    files.output_directory(out)
     run, examples = Run.open(workdir), Examples(examples_path)
     if not run.model.is_decoupled:
         raise InputError(
@@ -73,7 +75,8 @@ def build_index(workdir: files.PathLike, examples_path: files.PathLike, out: fil
         )
     run.check_examples(examples)
     model, step = run.restore_model()
-    representation = encode_items(run, model, item_store(examples.items))
+    with interrupts.deferred():
+        representation = encode_items(run, model, item_store(examples.items))
     with files.new_directory(out) as directory:
         leaves = []
         for number, leaf in enumerate(jax.tree.leaves(representation)):
