@@ -192,7 +192,7 @@ class TestTwoProcesses:
         wait_until_it_trains(tmp_path / "run", processes)
         processes[1].send_signal(signal.SIGTERM)
         said = outputs(processes)
-        assert [process.returncode for process in processes] == [130] * PROCESSES
+        assert [process.returncode for process in processes] == [143] * PROCESSES
         steps = [re.search(r"stopped after step (\d+)", text)[1] for text in said]
         assert steps[0] == steps[1]
         assert (tmp_path / "run" / "checkpoints" / steps[0]).is_dir()

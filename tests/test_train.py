@@ -7,6 +7,7 @@ import pytest
 
 from interactrank_jax import train as train_module
 from interactrank_jax.checkpoint import fingerprint
+from interactrank_jax.data.examples import Examples
 from interactrank_jax.errors import InputError
 from interactrank_jax.evaluate import evaluate
 from interactrank_jax.runs import Run
@@ -108,6 +109,32 @@ class TestRun:
             train_module.record_validation(
                 train_module.Progress(), {"roc_auc": float("nan")}, 1, config
             )
+
+
+class TestDataOfTheExamples:
+    def test_a_config_takes_its_data_part_from_the_examples(self, tmp_path, examples_path, caplog):
+        config = tiny_config("two_tower")
+        config.train.update({"max_steps": 1})
+        config.data.history.length = 7
+        with caplog.at_level("INFO"):
+            train(config, examples_path, tmp_path / "run")
+        assert "config.data is that of the examples: config.data.history.length" in caplog.text
+        prepared = Examples(examples_path).metadata.config
+        assert Run.open(tmp_path / "run").config.data.to_dict() == prepared
+        assert config.data.history.length == 7  # the caller's own
+
+    def test_a_field_set_by_hand_must_be_theirs(self, tmp_path, examples_path):
+        config = tiny_config("two_tower")
+        config.train.update({"max_steps": 1})
+        length = Examples(examples_path).metadata.config["history"]["length"]
+        config.data.history.length = length + 1
+        overrides = {"data.history.length": length + 1}
+        message = rf"--config\.data\.history\.length is {length + 1}, but .* with {length}"
+        with pytest.raises(InputError, match=message):
+            train(config, examples_path, tmp_path / "run", overrides=overrides)
+        config.data.history.length = length
+        overrides = {"data.history.length": length, "data.split.fractions": (0.8, 0.1, 0.1)}
+        train(config, examples_path, tmp_path / "run", overrides=overrides)
 
 
 class TestRefusals:
