@@ -28,6 +28,7 @@ _CODES = frozenset(
 _WORDS = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])")
 _LISTS = {
     "lists": r"^\s*[\[({].*[\])}]\s*$",
+    "values with control characters between them": r"[\x01-\x08\x0e-\x1f]",
     "values with '|' between them": r"[^|]\|[^|]",
     "values with ';' between them": r"[^;];[^;]",
     "values with ',' between them": r"[^,\s],[^,\s]",

@@ -22,6 +22,7 @@ The query, within which cross features count, is `all`, or what some features of
 
 import dataclasses
 import math
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,7 @@ from interactrank_jax import files
 from interactrank_jax.data import kinds
 from interactrank_jax.data.kind_choices import Choices
 from interactrank_jax.data.rating_log import DISLIKE, LIKE, NEUTRAL, Ratings, write_log
-from interactrank_jax.data.raw_files import Folder
+from interactrank_jax.data.raw_files import Folder, refuse_repeats
 from interactrank_jax.data.raw_tables import RawTable, read_table
 from interactrank_jax.data.raw_values import joined, positions, repeats
 from interactrank_jax.data.schema import FeatureSpec, Schema
@@ -83,10 +84,11 @@ class Options:
             value = getattr(self, name)
             if value is not None and not math.isfinite(value):
                 raise InputError(f"--{name}={value}. Expected a finite number, such as 3.")
-        if len(self.separator) > 1:
+        if self.separator and not re.fullmatch(r'(?!["\r\n])[\x01-\x7f]', self.separator):
             raise InputError(
-                f"--separator={self.separator!r}. Expected one character; a tab, comma, semicolon "
-                f"or bar is found without it."
+                f"--separator={self.separator!r}. Expected one ASCII character, and neither a "
+                f"quotation mark nor a line break; a tab, comma, semicolon or bar is found "
+                f"without it."
             )
         if self.user == self.item:
             raise InputError(f"--user and --item are both '{self.user}'. Expected two columns.")
@@ -113,9 +115,8 @@ def convert(
       report: takes what was guessed of them, for people, before anything is written.
 
     Returns:
-      `ratings` read, `users`, rows per table of the log (`items`, `requests`, `impressions`,
-      `events`), `successes` and `neutral` ones among the ratings, those `replaced` by a later one
-      of the same item in the same request, and the `features` with their kinds.
+      `ratings` read, `users`, rows per table of the log, `successes` and `neutral` ones, those
+      `replaced` by a later one of the same item and request, and the `features` with their kinds.
 
     Raises:
       InputError: what is wrong, by file, column, number of rows and an example.
@@ -128,42 +129,34 @@ def convert(
         for entity, column in (("user", options.user), ("item", options.item))
     )
     columns = _describe(users, items, table, choices)
-    remarks = [kinds.report(columns), *_left_out(table, users, items, options)]
-    if report is not None and any(remarks):
-        report("\n".join(filter(None, remarks)))
+    if report is not None:
+        _tell(report, [kinds.report(columns), *_left_out(table, users, items, options)])
     choices.save(columns)
-    features = [
-        FeatureSpec(column.name, column.entity, column.kind)
-        for column in columns
-        if column.kind != kinds.IGNORE
-    ]
-    _check_names(folder, features)
+    features = _features(folder, columns)
     user_columns, item_columns = users.values(columns), items.values(columns)
-    verdict = _verdicts(table, options)
+    ratings = Ratings(
+        users.rows,
+        items.rows,
+        _verdicts(table, options),
+        _seconds(table, options) if options.time else None,
+    )
+    queries = _queries(len(users.ids), user_columns, features, options)
     counts = write_log(
         out,
         features,
         items=pa.table({"item_id": items.ids, **item_columns}),
-        users=pa.table(
-            {
-                "user_id": users.ids,
-                "query_id": _queries(len(users.ids), user_columns, features, options),
-                **user_columns,
-            }
-        ),
-        ratings=Ratings(
-            users.rows, items.rows, verdict, _seconds(table, options) if options.time else None
-        ),
+        users=pa.table({"user_id": users.ids, "query_id": queries, **user_columns}),
+        ratings=ratings,
         has_neutral=options.neutral is not None,
     )
-    neutral = int((verdict == NEUTRAL).sum())
+    total, neutral = len(ratings.verdict), int((ratings.verdict == NEUTRAL).sum())
     return {
-        "ratings": len(verdict),
+        "ratings": total,
         "users": len(users.ids),
         **counts,
-        "successes": int((verdict == LIKE).sum()),
+        "successes": int((ratings.verdict == LIKE).sum()),
         "neutral": neutral,
-        "replaced": len(verdict) - neutral - counts["impressions"],
+        "replaced": total - neutral - counts["impressions"],
         "features": ", ".join(f"{spec.name} ({spec.entity}, {spec.kind})" for spec in features),
     }
 
@@ -262,6 +255,11 @@ def _describe(
     return [*users.describe(choices), *items.describe(choices)]
 
 
+def _tell(report: Callable[[str], None], remarks: list[str]) -> None:
+    if any(remarks):
+        report("\n".join(filter(None, remarks)))
+
+
 def _left_out(ratings: RawTable, users: _Entity, items: _Entity, options: Options) -> list[str]:
     """Returns which columns are not used, and why, as lines for people."""
     lines = [
@@ -276,15 +274,22 @@ def _left_out(ratings: RawTable, users: _Entity, items: _Entity, options: Option
     return lines
 
 
-def _check_names(folder: Folder, features: list[FeatureSpec]) -> None:
-    """Raises InputError for features that a log cannot have."""
+def _features(folder: Folder, columns: list[kinds.Column]) -> list[FeatureSpec]:
+    """Returns the columns that are features; their names have to be such as a log can have."""
+    features = [
+        FeatureSpec(column.name, column.entity, column.kind)
+        for column in columns
+        if column.kind != kinds.IGNORE
+    ]
     try:
+        refuse_repeats([feature.name for feature in features], "users and items")
         Schema(tuple(features), ("like",))
     except InputError as error:
         raise InputError(
             f"{folder.path}: {error} Features are the columns of users.* and items.*: rename that "
             f"one, or leave it out with --ignore."
         ) from error
+    return features
 
 
 def _queries(

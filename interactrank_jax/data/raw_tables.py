@@ -23,7 +23,7 @@ from interactrank_jax.data.raw_files import (
     read_head,
     refuse_repeats,
 )
-from interactrank_jax.data.raw_values import is_text, numbers, parsed, shown
+from interactrank_jax.data.raw_values import is_text, numbers, parsed, printable, shown
 from interactrank_jax.data.vocabulary import as_values
 from interactrank_jax.errors import InputError, did_you_mean
 
@@ -63,19 +63,23 @@ class RawTable:
         values = pa.concat_arrays(self.rows[name].chunks)
         if pa.types.is_dictionary(values.type):
             values = values.dictionary_decode()
+        if pa.types.is_string_view(values.type):  # few functions take it
+            values = values.cast(pa.large_string())
         try:
             values.validate(full=True)
         except pa.ArrowInvalid as error:
-            raise InputError(f"{self.where}: column '{name}' is damaged ({error}).") from error
+            raise not_utf_8(f"{self.where}: column '{name}'", str(error)) from error
         return values
 
     def ids(self, name: str) -> pa.Array:
         """Returns a column of ids: strings as written, or integers where the file has numbers."""
         values = self.column(name)
         if pa.types.is_floating(values.type):  # as pandas makes of integers if any is missing
-            whole = pc.equal(values, pc.floor(values))
-            fraction = pc.invert(pc.fill_null(whole, True)).to_numpy(zero_copy_only=False)
-            self.refuse(fraction, name, values, "is no id", "write ids as integers or strings")
+            exact = pc.and_(
+                pc.equal(values, pc.floor(values)), pc.less_equal(pc.abs(values), 2**53)
+            )
+            inexact = pc.invert(pc.fill_null(exact, True)).to_numpy(zero_copy_only=False)
+            self.refuse(inexact, name, values, "is no id", "write ids as integers or strings")
             values = values.cast(pa.int64())
         try:
             ids = as_values(values)
@@ -101,7 +105,7 @@ class RawTable:
         values = self.column(name)
         kind = values.type
         if is_text(kind) and parsed(values).null_count:
-            values = self._timestamps(name, pc.utf8_trim_whitespace(values))
+            values = self._timestamps(name, pc.utf8_trim_whitespace(pc.fill_null(values, "")))
             kind = values.type
         if not (pa.types.is_timestamp(kind) or pa.types.is_date(kind)):
             return np.floor(self.numbers(name))
@@ -170,9 +174,9 @@ def read_table(
                 whole = file if file.seekable() else io.BytesIO(file.read())
                 rows = pq.ParquetFile(whole, page_checksum_verification=True).read()
     except (pa.ArrowException, UnicodeError) as error:
-        if isinstance(error, UnicodeError) or "UTF8" in str(error):
+        if isinstance(error, UnicodeError):
             raise not_utf_8(where, str(error)) from error
-        raise InputError(f"{where} cannot be read: {error}") from error
+        raise InputError(f"{where} cannot be read: {printable(str(error))}") from error
     if not len(rows):
         raise InputError(f"{where} has no rows.")
     rows, left_out = _without_row_numbers(rows, where, needed)
@@ -184,6 +188,8 @@ def _read_text(folder: Folder, name: str, separator: str, columns: Sequence[str]
     where = folder.where(name)
     with folder.open(name) as file:
         head = read_head(file, where)
+    if not head.strip():
+        raise InputError(f"{where} is empty.")
     encoding = byte_order_mark(head) or "utf-8"
     first_line = re.split("[\r\n]", head.decode(encoding, "replace"), maxsplit=1)[0]
     if "\ufffd" in first_line:
@@ -204,10 +210,11 @@ def _read_text(folder: Folder, name: str, separator: str, columns: Sequence[str]
                 names = pa_csv.open_csv(file, read, parse).schema.names
             with folder.open(name) as file:
                 ended = _Ended(file)
-                types = dict.fromkeys(names, pa.large_string())
-                rows = pa_csv.read_csv(
-                    ended, read, parse, pa_csv.ConvertOptions(column_types=types)
+                # UTF-8 is checked where a column is used.
+                convert = pa_csv.ConvertOptions(
+                    check_utf8=False, column_types=dict.fromkeys(names, pa.large_string())
                 )
+                rows = pa_csv.read_csv(ended, read, parse, convert)
         except pa.ArrowInvalid as error:
             if "straddl" not in str(error):
                 raise
@@ -236,7 +243,8 @@ class _Ended:
 
     def refuse_open_quote(self, rows: pa.Table, where: str) -> None:
         """Raises InputError if the last value swallowed lines for want of a closing quote."""
-        last = rows.column(rows.num_columns - 1)[-1].as_py() if len(rows) else ""
+        value = rows.column(rows.num_columns - 1)[-1].as_buffer() if len(rows) else b""
+        last = bytes(value).decode("utf-8", "replace")
         if re.search("[\r\n]", last) and not self._end.rstrip(b"\0\r\n\t ").endswith(b'"'):
             lines = last.count("\n") + 1
             raise InputError(
@@ -288,5 +296,5 @@ def _are_counted(values: pa.ChunkedArray) -> bool:
 
 def _is_empty(values: pa.ChunkedArray) -> bool:
     if is_text(values.type):
-        return not pc.any(pc.greater(pc.utf8_length(values), 0)).as_py()
+        return not pc.any(pc.greater(pc.binary_length(values), 0)).as_py()
     return values.null_count == len(values)

@@ -22,6 +22,11 @@ def shown(value: object, longest: int = _LONGEST_SHOWN) -> str:
     return text if len(text) <= longest else f"{text[:longest]}..."
 
 
+def printable(text: str) -> str:
+    """Returns a text without what a terminal would take for a command, or for a line break."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
 def is_text(kind: pa.DataType) -> bool:
     """Whether a column is of strings."""
     return (
@@ -43,6 +48,11 @@ def parsed(values: pa.Array) -> pa.Array:
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
             return pa.nulls(len(values), pa.float64())
     text = pc.utf8_trim_whitespace(values)
+    try:  # plain numbers need no pattern
+        figures = text.cast(pa.float64())
+        return pc.if_else(pc.is_finite(figures), figures, pa.scalar(None, pa.float64()))
+    except pa.ArrowInvalid:
+        pass
     if has_decimal_commas(text):
         text = pc.replace_substring_regex(text, _DECIMAL_COMMA, r"\1.\2")
     matches = pc.match_substring_regex(text, _NUMBER)

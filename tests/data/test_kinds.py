@@ -61,6 +61,7 @@ def test_types_of_parquet_are_kinds(values, kind):
     [
         ("x", [f"[{i % 3}, 2]" for i in range(ROWS)], "categorical", "lists ('[0, 2]')"),
         ("x", ["a|b", "c", "a|c|d"] * 10, "categorical", "values with '|' between them ('a|b')"),
+        ("x", ["a\x18b", "c"] * 10, "categorical", "control characters between them ('a\\x18b')"),
         ("x", ["a;b", "c", "a;c;d"] * 10, "categorical", "values with ';' between them"),
         ("x", ["a,b", "c", "a,c,d"] * 10, "categorical", "values with ',' between them"),
         ("x", ["1,2", "3,4,5"] * 10, "categorical", "values with ',' between them"),

@@ -1,5 +1,6 @@
 """Raw tables: names that repeat, pandas' row numbers, odd numbers, quotes, and long rows."""
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -43,6 +44,15 @@ def test_a_name_that_repeats_is_refused(tmp_path, names, table):
     path = source(tmp_path, items=text if table == "text" else data)
     with pytest.raises(InputError, match=f"items.*columns '{names[0]}' and '{names[1]}' have one"):
         convert(path, tmp_path / "log", Options())
+
+
+def test_a_name_of_users_that_items_have_too_is_refused(tmp_path):
+    path = source(
+        tmp_path, users="user_id,price\nu1,1\nu2,2\n", items="item_id,Price\ni1,1\ni2,2\n"
+    )
+    with pytest.raises(InputError, match=r"'price' and 'Price' have one name.*--ignore"):
+        convert(path, tmp_path / "log", Options())
+    convert(path, tmp_path / "log", Options(ignore=("Price",)))
 
 
 @pytest.mark.parametrize("columns", ["user_id,item_id,rating,rating", "user_id,item_id,rating,A,a"])
@@ -103,6 +113,19 @@ def test_a_decimal_comma_is_read_and_said(tmp_path):
     assert table["price"].to_pylist() == [0.125, 7.5, 1.0]
 
 
+@pytest.mark.parametrize("separator", ["::", "é", '"', "\n", "\0", 'a"'])
+def test_a_separator_is_one_character(separator):
+    with pytest.raises(InputError, match=r"--separator=.*Expected one ASCII character"):
+        Options(separator=separator)
+
+
+@pytest.mark.parametrize("option", ["threshold", "neutral"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_what_ratings_are_compared_with_is_finite(option, value):
+    with pytest.raises(InputError, match=f"--{option}={value}. Expected a finite number"):
+        Options(**{option: value})
+
+
 def test_without_a_header_a_decimal_comma_is_no_separator(tmp_path):
     path = source(tmp_path)
     (path / "ratings.csv").write_text("u;i1;3,5;1,5\nu;i2;1,0;2,5\n")
@@ -117,11 +140,13 @@ def test_a_comma_that_may_stand_between_thousands_is_no_decimal_comma(tmp_path):
 
 
 def test_line_breaks_inside_quotes_are_read_beyond_a_block(tmp_path):
-    text = ["item_id,title", *(f'i{i},"first\nsecond, {"x" * 300}"' for i in range(8_000))]
+    long, short = "line, and\n" * 200_000, "a\nb"  # 2 MB, and far less
+    text = ["item_id,title", *(f'i{i},"{long if i == 9 else short}"' for i in range(90_000))]
     source(tmp_path, items="\n".join(text) + "\n")
-    table, _ = items(tmp_path, text=("title",))
-    assert table.num_rows == 8_000
-    assert set(table["title"].to_pylist()) == {"first\nsecond, " + "x" * 300}
+    titles = items(tmp_path, text=("title",))[0]["title"].to_pylist()
+    assert titles.pop(9) == long
+    assert set(titles) == {short}
+    assert len(titles) == 89_999
 
 
 def test_a_cell_larger_than_a_block_is_read(tmp_path):
@@ -161,6 +186,8 @@ def test_messages_cut_what_is_long_and_show_no_control_characters(tmp_path, caps
         f"user_id,item_id,rating\nu1,i1,1\nu1,{value},0\n"))  # fmt: skip
     flags = ["convert", "--format=ratings", f"--source={path}", f"--out={tmp_path / 'log'}"]
     assert cli.main(flags) == 2
+    (path / "ratings.csv").write_text(RATINGS + "u1\x1b[31m\n")
+    assert cli.main(flags) == 2
     (path / "ratings.csv").write_text(RATINGS)
     assert cli.main(flags) == 0
     captured = capsys.readouterr()
@@ -168,6 +195,7 @@ def test_messages_cut_what_is_long_and_show_no_control_characters(tmp_path, caps
     assert "'\\x1b[31mxxx" in captured.out
     assert "\x1b" not in captured.out + captured.err
     assert "x" * 100 not in captured.out + captured.err
+    assert captured.err.count("\n") == 2
 
 
 def test_ids_that_became_floats_are_integers_again(tmp_path):
@@ -184,6 +212,7 @@ def test_ids_that_became_floats_are_integers_again(tmp_path):
     [
         ([1.0, 1.5], "'user_id' is no id in 1 of 2 rows, for example 1.5 in row 2"),
         ([1.0, float("nan")], "'user_id' is no id in 1 of 2 rows, for example nan"),
+        ([1.0, 1e300], "'user_id' is no id in 1 of 2 rows, for example 1e\\+300"),
         ([1.0, None], "'user_id' is empty in 1 of 2 rows"),
         ([["a"], ["b"]], r"'user_id' holds list.*Expected ids that are integers or strings"),
     ],
@@ -228,6 +257,33 @@ def test_times_are_read_however_they_are_written(tmp_path, times):
     convert(path, tmp_path / "log", Options(time="t"))
     times = log_table(tmp_path, "events")["event_time"].to_pylist()
     assert times == [1_577_836_800, 1_577_840_400]
+
+
+def test_a_page_whose_checksum_is_wrong_is_refused(tmp_path):
+    path = source(tmp_path)
+    table = pa.table({"item_id": ["i1", "i2"], "price": [1.5, 2.5]})
+    pq.write_table(table, path / "items.parquet", compression="none", use_dictionary=False,
+                   write_page_checksum=True, write_statistics=False)  # fmt: skip
+    content = (path / "items.parquet").read_bytes()
+    one, two = (np.float64(price).tobytes() for price in (1.5, 1.25))
+    (path / "items.parquet").write_bytes(content.replace(one, two, 1))
+    with pytest.raises(InputError, match=r"items\.parquet cannot be read.*checksum"):
+        convert(path, tmp_path / "log", Options())
+
+
+def test_strings_of_every_type_of_parquet_are_text(tmp_path):
+    types = {"a": pa.string(), "b": pa.large_string(), "c": pa.string_view()}
+    columns = {name: pa.array(["x", None], kind) for name, kind in types.items()}
+    columns["d"] = pa.array(["x", None]).dictionary_encode()
+    source(tmp_path, items=pa.table({"item_id": ["i1", "i2"], **columns}))
+    table, _ = items(tmp_path, text=("a", "b"))
+    assert table.to_pylist()[1] == {"item_id": "i2", "a": "", "b": "", "c": "", "d": ""}
+
+
+def test_an_empty_file_is_called_empty(tmp_path):
+    path = source(tmp_path, ratings="\n\n")
+    with pytest.raises(InputError, match=r"ratings\.csv is empty"):
+        convert(path, tmp_path / "log", Options())
 
 
 def test_a_parquet_file_without_rows_or_with_names_of_its_own_is_refused(tmp_path):

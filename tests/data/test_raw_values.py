@@ -70,6 +70,7 @@ def test_requests_of_different_users_or_hours_have_different_ids(tmp_path):
         (["1,234", "2"], [None, 2]),
         (["1,234,567", "2,5"], [None, 2.5]),
         (["", "nan", "inf", "1_000", "0x1", "five", "1 2"], [None] * 7),
+        (["nan", "inf", "-inf", "1"], [None, None, None, 1]),
     ],
 )
 def test_numbers_are_read_however_they_are_written(written, numbers):
