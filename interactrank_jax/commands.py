@@ -22,7 +22,8 @@ def _convert(args: Any) -> None:
     if args.format == "ratings":
         from interactrank_jax.data import ratings
 
-        show(f"log in {args.out}", ratings.convert(args.source, args.out, _rating_options(args)))
+        summary = ratings.convert(args.source, args.out, _rating_options(args), report=print)
+        show(f"log in {args.out}", summary)
     elif args.format == "movielens":
         for flag, (default, _) in _RATING_FLAGS.items():
             if getattr(args, flag) != default:
@@ -55,6 +56,7 @@ def _rating_options(args: Any) -> Any:
         threshold=args.threshold,
         neutral=neutral,
         separator=args.separator,
+        schema=args.schema,
         **names,
     )
 
@@ -192,6 +194,7 @@ _RATING_FLAGS: dict[str, tuple[Any, str]] = {
     "categorical": ("", "ratings: numbers there that are categories"),
     "ignore": ("", "ratings: columns there that are no features"),
     "query": ("", "ratings: categorical features of users that stand for the query"),
+    "schema": ("", "ratings: JSON file of the features' kinds; written if it does not exist"),
 }
 
 COMMANDS: dict[str, Command] = {
