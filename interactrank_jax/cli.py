@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import logging
+import math
 import os
 import re
 import sys
@@ -127,10 +128,18 @@ def _parser(command: Command, name: str) -> _Parser:
         parser.add_argument(
             f"--{flag}",
             action=_Once,
-            type=str if is_text else type(default),
+            type=str if is_text else _finite if isinstance(default, float) else int,
             default="" if default is REQUIRED else default,
         )
     return parser
+
+
+def _finite(text: str) -> float:
+    """Returns a number; NaN would pass every bound."""
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError
+    return number
 
 
 def _split_config(argv: Sequence[str]) -> tuple[list[str], list[str]]:

@@ -61,6 +61,7 @@ def convert(
       InputError: none or several of the layouts in `source`, a malformed file, a rating of an
         unknown user or movie, or `out` holds something.
     """
+    files.output_directory(out)
     folder = open_folder(source)
     variant = detect(folder, variant)
     found, movies, people = VARIANTS[variant].read(folder)

@@ -121,6 +121,7 @@ def convert(
     Raises:
       InputError: what is wrong, by file, column, number of rows and an example.
     """
+    files.output_directory(out)
     choices = _choices(out, options)
     folder = Folder(Path(source), EXPECTED)
     table = _read(folder, _find(folder, "ratings"), options, options.columns)

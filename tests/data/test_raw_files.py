@@ -3,6 +3,7 @@
 import bz2
 import gzip
 import lzma
+import shutil
 import tracemalloc
 import zipfile
 
@@ -33,6 +34,7 @@ def packed(tmp_path, suffix, text=TEXT):
 
 
 def converted(source, tmp_path):
+    shutil.rmtree(tmp_path / "log", ignore_errors=True)
     return ratings.convert(source, tmp_path / "log", ratings.Options())["ratings"]
 
 

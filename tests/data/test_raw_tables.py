@@ -1,5 +1,7 @@
 """Raw tables: names that repeat, pandas' row numbers, odd numbers, quotes, and long rows."""
 
+import shutil
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -92,6 +94,7 @@ def test_row_numbers_are_read_where_a_flag_names_them(tmp_path):
 def test_a_nameless_column_is_refused_if_it_holds_anything(tmp_path):
     source(tmp_path, items="item_id,price,\ni1,1,\ni2,2,\n")
     assert items(tmp_path)[0].column_names == ["item_id", "price"]
+    shutil.rmtree(tmp_path / "log")
     (tmp_path / "source" / "items.csv").write_text("item_id,,price\ni1,1,1\ni2,2,2\n")
     with pytest.raises(InputError, match=r"items\.csv: column 2 has no name"):
         items(tmp_path)
