@@ -87,7 +87,7 @@ def parse(command: Command, name: str, argv: Sequence[str]) -> argparse.Namespac
         if values.config:
             values.config = configuration.load(values.config)
             values.overrides = configuration.override(values.config, config_arguments)
-            fields.check(values.config)
+            fields.check(values.config, parts=())  # the station asks for those that it needs
     elif config_arguments:
         raise InputError(f"{name} takes no {config_arguments[0]}.\n\n{command.usage(name)}")
     missing = ["config"] if command.config and not values.config else []

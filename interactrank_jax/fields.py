@@ -6,7 +6,7 @@ prints it, and `docs/config.md` is generated from it. What only the data or the 
 """
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from interactrank_jax.errors import InputError, did_you_mean
@@ -292,12 +292,13 @@ EVALUATE = _fields(
 FIELDS = (*DATA, *CROSS_OPTIONS, *LABEL, *MODEL, *SOME_MODELS, *TRAIN, *EVALUATE)
 
 
-def check(config: Mapping[str, Any], part: str = "") -> None:
+def check(config: Mapping[str, Any], part: str = "", parts: Sequence[str] = PARTS) -> None:
     """Holds a config against the table.
 
     Args:
       config: a whole config, or one part of it.
       part: the name of that part, one of `PARTS`; '' for a whole config.
+      parts: those that a whole config must have; of others it has, each must hold.
 
     Raises:
       InputError: a field that is missing or unknown, of the wrong type or out of range.
@@ -313,8 +314,10 @@ def check(config: Mapping[str, Any], part: str = "") -> None:
                 f"config.{name} is {value!r}. Expected {field.kind}: {field.meaning}."
                 + hint(field.kind, value)
             )
+    needed = {part} if part else {*parts, *config}
     for field in table.values():
-        if not field.optional and field.name not in values and field.name.startswith(part):
+        is_needed = not field.optional and field.name.partition(".")[0] in needed
+        if is_needed and field.name not in values:
             raise InputError(f"config.{field.name} is missing. Expected {field.kind}.")
 
 

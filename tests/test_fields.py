@@ -134,6 +134,16 @@ def test_an_unknown_field_and_a_missing_one_are_named():
         fields.check(wrong)
 
 
+def test_a_config_of_one_part_holds_where_the_others_are_not_needed():
+    data = config().data
+    fields.check({"data": data}, parts=("data",))
+    with pytest.raises(InputError, match=r"config\.label\.heads is missing"):
+        fields.check({"data": data})
+    del data["slate"]
+    with pytest.raises(InputError, match=r"config\.data\.slate is missing"):
+        fields.check({"data": data}, parts=())
+
+
 def test_the_nearest_option_is_named():
     wrong = config()
     wrong.model.tower.numeric_views = ("rnge",)
