@@ -122,7 +122,8 @@ def search_label() -> ConfigDict:
         utility=(1.0, 0.0, 0.0),
         positive=("click", "long_click", "save"),
         negative=("short_click",),
-        weights=(("long_click", 20.0), ("short_click", 20.0), ("save", 7.0), ("click", 1.0)),
+        # The first that happened counts: a save with a short click weighs 7, as in its code.
+        weights=(("long_click", 20.0), ("save", 7.0), ("short_click", 20.0), ("click", 1.0)),
         impression_weight=5.0,
     )
 
