@@ -306,6 +306,7 @@ def model_config(name: str, pooling: str, masknet_blocks: int) -> ConfigDict:
         tower=_config(
             numeric_views=("range", "log", "gaussian"),
             hidden=(256, 128),
+            layer_norm=False,
             output_dim=64,
             dropout=0.0,
             masknet=_config(blocks=masknet_blocks, width=64, reduction=0.1, dropout=0.005),

@@ -36,6 +36,7 @@ def add_fit(config: ConfigDict, argument: str) -> None:
         {
             "vectors": 8,  # N: the sampled softmax takes so many user vectors in training
             "attention_hidden": 16,
+            "attention_softmax": False,
             "decay": 0.5,  # share of training over which the temperature falls from 1
             "temperature_min": 1e-3,
         }

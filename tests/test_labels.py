@@ -21,8 +21,8 @@ def rule(actions=ACTIONS, **fields) -> LabelRule:
     return LabelRule.from_config(config, actions)
 
 
-# Actions of a candidate, then: engaged, save and long-click labels, weight. InteractRank's code takes
-# the first of long click 20, save 7, short click 20, click 1, and else impression only, 5.
+# Actions of a candidate, then: engaged, save and long-click labels, weight. InteractRank's code
+# takes the first of long click 20, save 7, short click 20, click 1; else impression only, 5.
 BY_HAND = [
     ((), 0, 0, 0, 5.0),
     (("click",), 1, 0, 0, 1.0),
