@@ -32,6 +32,16 @@ def along_last(vector: Array | np.ndarray, like: Array) -> Array:
     return jnp.reshape(vector, (1,) * (like.ndim - 1) + (-1,))
 
 
+def one_hot_lookup(table: Array, index: Array) -> Array:
+    """Returns rows of a table of few `[V, d]` at `[...]`, in the table's bits; out of range, zeros.
+
+    The gradient of a product is a product too, and no contended scatter-add.
+    """
+    one_hot = jax.nn.one_hot(index, table.shape[0], dtype=table.dtype)
+    # The highest precision: accelerators would round the table's rows.
+    return jnp.matmul(one_hot, table, precision=jax.lax.Precision.HIGHEST)
+
+
 class NumericNormalizer(nn.Module):
     """A learned mixture of views of each numeric feature (InteractRank, towers).
 

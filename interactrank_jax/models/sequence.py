@@ -10,7 +10,7 @@ from flax import linen as nn
 
 from interactrank_jax.errors import InputError, did_you_mean
 from interactrank_jax.models.inputs import SequenceInput
-from interactrank_jax.models.layers import along_last
+from interactrank_jax.models.layers import along_last, one_hot_lookup
 
 Array = jax.Array
 
@@ -75,10 +75,10 @@ class EventEmbedding(nn.Module):
         dim, embedding = events.shape[-1], nn.initializers.normal(0.02)
         if self.actions:
             table = self.param("action", embedding, (self.actions + 1, dim))
-            events = events + _one_hot_lookup(table, sequence.action)
+            events = events + one_hot_lookup(table, sequence.action)
         if self.age_buckets:
             table = self.param("age", embedding, (self.age_buckets, dim))
-            events = events + _one_hot_lookup(table, age_bucket(sequence.age, self.age_buckets))
+            events = events + one_hot_lookup(table, age_bucket(sequence.age, self.age_buckets))
         return events
 
 
@@ -171,8 +171,3 @@ class TargetAttention(nn.Module):
             attention = jax.nn.softmax(scores, -2).astype(dtype)
         attention = attention * present.astype(dtype)
         return jnp.einsum("rlm,rld->rmd", attention, events, preferred_element_type=jnp.float32)
-
-
-def _one_hot_lookup(table: Array, index: Array) -> Array:
-    # A table of a dozen rows: the matmul's gradient is a matmul too, not a contended scatter-add.
-    return jax.nn.one_hot(index, table.shape[0], dtype=table.dtype) @ table
