@@ -1,13 +1,14 @@
 """The command line: from words and flags to a command of `commands.py`, and its exit status."""
 
 import logging
+import os
 import sys
 from collections.abc import Sequence
 
 from absl import flags
 from ml_collections import config_flags
 
-from interactrank_jax import configuration, files
+from interactrank_jax import configuration, cuda, files
 from interactrank_jax.commands import COMMANDS, REQUIRED, Command
 from interactrank_jax.errors import InputError, did_you_mean
 
@@ -30,6 +31,7 @@ def main(argv: Sequence[str]) -> int:
     logging.getLogger("jax").setLevel(logging.WARNING)
     for doubling in ("absl", "asyncio"):  # with tracebacks of errors that are raised here anyway
         logging.getLogger(doubling).setLevel(logging.CRITICAL)
+    cuda.avoid_slow_scatter(os.environ)  # before anything, a config file included, starts jax
     try:
         command.run(_parse(command, name, rest))
     except InputError as error:
