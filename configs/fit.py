@@ -8,6 +8,9 @@ Hardware, time and expected metrics: README, "Sweeps and comparisons".
 Switches: model.meta.vectors=0 (no meta queries) and model.meta.attention_hidden=0 (no target
 attention), each with another pooling than 'target' in model.sequence.history;
 model.late.user_heads=0 (a dot product). What each is worth: experiments/sweeps/fit_parts.py.
+model.meta.attention_softmax=True makes the target attention an average of the events; DIN's own
+weights, the default, are no shares. ROC-AUC on validation of MovieLens-100K, clean_random, seeds 0
+and 1: .8710 and .8664 without, .8694 and .8650 with a softmax.
 """
 
 from ml_collections import ConfigDict

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
 
 from interactrank_jax.data.examples import NumericStatistics
 from interactrank_jax.models import layers, sequence
@@ -18,7 +19,10 @@ from interactrank_jax.models.layers import (
     along_last,
     l2_normalize,
 )
+from interactrank_jax.models.registry import MODELS
+from interactrank_jax.runs import Run
 from tests.models.literal import apply, dense, draw, layer_norm, random_like
+from tests.synthetic import tiny_config
 
 
 class TestL2Normalize:
@@ -293,6 +297,24 @@ def test_a_layer_norm_adds_a_hundred_thousandth_to_the_variance():
     np.testing.assert_allclose(
         found, [[-1e-3 / np.sqrt(1.1e-5), 1e-3 / np.sqrt(1.1e-5)]], rtol=1e-4
     )
+
+
+def test_every_layer_norm_of_every_model_has_the_epsilon_of_interactranks_code(examples):
+    epsilons = {}
+
+    def record(next_function, args, kwargs, context):
+        if isinstance(context.module, nn.LayerNorm):
+            epsilons.setdefault(name, set()).add(context.module.epsilon)
+        return next_function(*args, **kwargs)
+
+    for name in MODELS:
+        config = tiny_config(name)
+        if "tower" in config.model:
+            config.model.tower.layer_norm = True
+        with nn.intercept_methods(record):
+            assert Run("unused", config, examples.metadata).model_template
+    assert {"interactrank", "two_tower", "fit", "inttower", "dat", "deepfm"} <= set(epsilons)
+    assert set().union(*epsilons.values()) == {1e-5}
 
 
 class TestMLP:
