@@ -8,6 +8,9 @@ Hardware, time and expected metrics: README, "Sweeps and comparisons".
 Switches: model.meta.vectors=0 (no meta queries) and model.meta.attention_hidden=0 (no target
 attention), each with another pooling than 'target' in model.sequence.history;
 model.late.user_heads=0 (a dot product). What each is worth: experiments/sweeps/fit_parts.py.
+model.meta.attention_softmax=True makes the target attention an average of the events; DIN's own
+weights, the default, are no shares. ROC-AUC on validation of MovieLens-100K, clean_random, seeds 0
+and 1: .8710 and .8664 without, .8694 and .8650 with a softmax.
 """
 
 from ml_collections import ConfigDict
@@ -36,6 +39,7 @@ def add_fit(config: ConfigDict, argument: str) -> None:
         {
             "vectors": 8,  # N: the sampled softmax takes so many user vectors in training
             "attention_hidden": 16,
+            "attention_softmax": False,
             "decay": 0.5,  # share of training over which the temperature falls from 1
             "temperature_min": 1e-3,
         }

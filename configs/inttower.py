@@ -6,9 +6,11 @@
 Arguments: those of `configs/common.py`.
 Hardware, time and expected metrics: README, "Sweeps and comparisons".
 
-The scripts behind the paper's figures on MovieLens-1M have towers and heads of another size:
+The authors' public PyTorch code has, for MovieLens-1M, towers and heads of another size:
 `--config.model.tower.hidden=(300,300,300) --config.model.fe.heads=32 --config.model.fe.width=64`,
-a step then takes ten times as long on CPU.
+a step then takes ten times as long on CPU. These settings, and those of the argument
+`movielens_1m_published`, are of the one version of that code that we read, and differ between
+versions of it; that they are the ones behind the paper's figures is not known.
 """
 
 from ml_collections import ConfigDict
@@ -26,6 +28,6 @@ def get_config(argument: str = "search") -> ConfigDict:
     # CIR is a part of the model: it stays where the others have no softmax.
     config.train.loss.update({"softmax_weight": 0.1, "log_q": "none"})
     if argument == "movielens_1m_published":
-        # As the scripts: a batch of 2048, its mean CIR added to the sum of its cross entropy.
+        # As the authors' code: a batch of 2048, its mean CIR added to the sum of its cross entropy.
         config.train.loss.softmax_weight = 1 / 2048
     return config

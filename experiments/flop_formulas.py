@@ -78,15 +78,19 @@ def _inttower(s: Shapes) -> int:
 # --- Models that run a network for each pair ---
 
 
-def _mlp(width: int, hidden: Sequence[int]) -> int:
-    """Layers with bias and ReLU, and one output."""
+def _mlp(width: int, tower: ConfigDict) -> int:
+    """Layers with bias and ReLU, and one output; a layer norm is 7 for each unit.
+
+    These 7: two sums, a square, a difference, two products and a bias.
+    """
+    hidden: Sequence[int] = tower.hidden
     layers = sum(n * (2 * m + 2) for m, n in itertools.pairwise([width, *hidden]))
-    return layers + 2 * hidden[-1]
+    return layers + 7 * sum(hidden) * tower.layer_norm + 2 * hidden[-1]
 
 
 def _deep(s: Shapes) -> int:
     """Fields of the cross features, and the MLP, whose first layer adds the request's part."""
-    return s.K * s.d + _mlp(s.pair_fields * s.d, s.config.tower.hidden)
+    return s.K * s.d + _mlp(s.pair_fields * s.d, s.config.tower)
 
 
 def _wide_deep(s: Shapes) -> int:
@@ -121,7 +125,7 @@ def _cold(s: Shapes) -> int:
     """Means of the fields, their gates, the gated fields, and an MLP of all of them."""
     F = s.fields
     gated = F * s.d + F * (2 * F + 1) + F * s.d
-    return s.K * s.d + gated + _mlp(F * s.d, s.config.tower.hidden)
+    return s.K * s.d + gated + _mlp(F * s.d, s.config.tower)
 
 
 FORMULAS: dict[str, Callable[[Shapes], int]] = {

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from interactrank_jax import configuration, fields, files, interrupts
+from interactrank_jax import configuration, cuda, fields, files, interrupts
 from interactrank_jax.command import PATHS, REQUIRED, Command
 from interactrank_jax.commands import COMMANDS
 from interactrank_jax.errors import InputError, did_you_mean
@@ -36,6 +36,7 @@ def main(argv: Sequence[str]) -> int:
     logging.getLogger("jax").setLevel(logging.WARNING)
     for doubling in ("absl", "asyncio"):  # with tracebacks of errors that are raised here anyway
         logging.getLogger(doubling).setLevel(logging.CRITICAL)
+    cuda.avoid_slow_scatter(os.environ)  # before anything, a config file included, starts jax
     with interrupts.handled():
         try:
             command.run(parse(command, name, rest))

@@ -21,7 +21,7 @@ from interactrank_jax.runs import Run
 from interactrank_jax.scorers import BASELINES, ModelScorer, Scorer
 
 RECALL_AT = (10, 100, 1000)
-STAGE_METRICS = ("roc_auc", "request_auc", "hit_at_3", "ndcg_at_10")
+STAGE_METRICS = ("roc_auc", "request_auc", "pooled_request_auc", "hit_at_3", "ndcg_at_10")
 
 
 class Rows:

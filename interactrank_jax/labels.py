@@ -17,14 +17,14 @@ class LabelRule:
     """Turns the actions of a candidate into labels per head and one weight.
 
     Engaged: any of `positive` happened and none of `negative` did. The weight is that of the first
-    action in `weights` that happened, else `impression_weight` (InteractRank section 1: the order
-    is the strength).
+    action in `weights` that happened, else `impression_weight`. InteractRank's code asks for a long
+    click, then a save, then a short click, then a click: the order decides, not the size.
 
     Attributes:
       actions: names of the action columns, in order.
       heads: 'engaged' and names of actions; one logit each.
       positive, negative: action names.
-      weights: (action, weight) pairs, strongest first.
+      weights: (action, weight) pairs, in the order in which they are asked for.
       impression_weight: weight of a candidate without any of those actions.
       utility: weight of each head's logit in the one ranked score.
     """

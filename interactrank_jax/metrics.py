@@ -5,8 +5,10 @@ are those that share a value of `request`. A metric that is undefined on its row
 one class only where two are needed) is NaN. Writing NaN as JSON is left to the caller.
 
 Ties. In a ranked list (hit, NDCG, MRR, recall) a tie is broken AGAINST the model: a negative comes
-before a positive of the same score, so a scorer that says nothing earns nothing. The two AUCs are
-probabilities of a pair being in order and count a tie as one half, as scikit-learn does.
+before a positive of the same score, so a scorer that says nothing earns nothing. The AUCs are
+probabilities of a pair being in order and count a tie as one half, as scikit-learn does: of any two
+rows (`roc_auc`), of two rows of one request, each request counting the same (`request_auc`) or each
+pair (`pooled_request_auc`).
 
 Intervals over requests are made from the same prepared metrics in `uncertainty.py`.
 """
@@ -26,6 +28,7 @@ METRICS = (
     "pr_auc",
     "logloss",
     "request_auc",
+    "pooled_request_auc",
     "hit_at_1",
     "hit_at_3",
     "hit_at_10",
@@ -149,6 +152,13 @@ class Rankings:
 
     def auc(self) -> np.ndarray:
         """ROC-AUC within each request, ties one half; NaN unless it has both classes."""
+        return self._divide(*self.auc_pairs())
+
+    def auc_pairs(self) -> tuple[np.ndarray, np.ndarray]:
+        """Pairs of a positive and a negative of each request: in order (a tie one half), and all.
+
+        Both 0 where a request has one class only.
+        """
         edges = group_edges(self._row_request, self._scores)
         groups, sizes = edges[:-1], np.diff(edges)  # rows of one request and one score
         positives = _segment_sum(self._labels.astype(np.int64), groups)
@@ -160,7 +170,7 @@ class Rankings:
         through = np.cumsum(negatives) - before_request[request]
         won = positives * (self._negatives[request] - through + negatives / 2)
         first_group = np.searchsorted(groups, self._starts)
-        return self._divide(_segment_sum(won, first_group), self._positives * self._negatives)
+        return _segment_sum(won, first_group), self._positives * self._negatives
 
     def hit_at_k(self, k: int) -> np.ndarray:
         """1 if a positive is among the first k, else 0; NaN without a positive."""
@@ -187,8 +197,22 @@ class Rankings:
 
 
 def request_auc(request: ArrayLike, scores: ArrayLike, labels: ArrayLike) -> float:
-    """Mean over requests with both classes of the ROC-AUC within the request, ties one half."""
+    """Mean over requests with both classes of the ROC-AUC within the request, ties one half.
+
+    Every such request counts the same. See `pooled_request_auc` for every pair the same.
+    """
     return _nan_mean(Rankings(request, scores, labels).auc())
+
+
+def pooled_request_auc(request: ArrayLike, scores: ArrayLike, labels: ArrayLike) -> float:
+    """Share of all pairs of a positive and a negative of one request that are in order.
+
+    The pairs of all requests are pooled, a tie counts one half: a request weighs as much as it has
+    pairs, as in InteractRank's code. In `request_auc` every request weighs the same. NaN where no
+    request has both classes.
+    """
+    won, pairs = Rankings(request, scores, labels).auc_pairs()
+    return ratio(won.sum(), pairs.sum())
 
 
 def hit_at_k(request: ArrayLike, scores: ArrayLike, labels: ArrayLike, k: int) -> float:
@@ -250,6 +274,7 @@ def statistics(
     rankings = Rankings(request, scores, labels)
     curve, code, requests = _Curve(scores, labels), rankings.code, rankings.requests.size
     rows = np.bincount(code, minlength=requests)
+    won, pairs = rankings.auc_pairs()
     if logits is None:
         losses = np.full(requests, np.nan)
     else:
@@ -260,6 +285,7 @@ def statistics(
         "pr_auc": lambda multiplicity: curve.average_precision(multiplicity[code]),
         "logloss": lambda multiplicity: ratio(multiplicity @ losses, multiplicity @ rows),
         "request_auc": mean_statistic(rankings.auc()),
+        "pooled_request_auc": lambda multiplicity: ratio(multiplicity @ won, multiplicity @ pairs),
         "hit_at_1": mean_statistic(rankings.hit_at_k(1)),
         "hit_at_3": mean_statistic(rankings.hit_at_k(3)),
         "hit_at_10": mean_statistic(rankings.hit_at_k(10)),

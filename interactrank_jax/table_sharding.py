@@ -148,7 +148,9 @@ def reduce_rows(
             ids = _local(ids, size)
         distinct, place = embeddings.distinct_ids(ids, size)
         mine = (ids % jax.lax.axis_size(replicas)) == jax.lax.axis_index(replicas)
-        own = jnp.zeros((ids.shape[0], dim)).at[place].add(jnp.where(mine[:, None], gathered, 0.0))
+        # Padding, unused places and others' rows go out of range: a zero is not worth an addition.
+        place = jnp.where(mine & (ids < size), place, len(ids))
+        own = jnp.zeros((len(ids), dim)).at[place].add(gathered, mode="drop")
         reduced_rows[table] = Rows(distinct, distinct < size)
         reduced[table] = jax.lax.psum(own, replicas)
     return reduced_rows, reduced

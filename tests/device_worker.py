@@ -217,10 +217,13 @@ def reduced(result) -> None:
             gradient = jax.grad(
                 lambda values: (embeddings.embed(values, slots, index)["slot"] * weight).sum()
             )(values)
+            if len(table) > DEVICES * LOOKUPS:  # owners add what a lookup used, and nothing else
+                gradient["t"] = jnp.where(rows["t"].touched[:, None], gradient["t"], jnp.nan)
             rows, gradient = reduce_rows(rows, gradient, {"t": table}, parallel.layout)
-            return optimizer.update(
+            updated = optimizer.update(
                 table, optimizer.init(table), rows["t"], gradient["t"], jnp.int32(0)
             )
+            return *updated, jnp.isfinite(gradient["t"]).all()
 
         mapped = jax.shard_map(
             update,
@@ -229,9 +232,10 @@ def reduced(result) -> None:
             out_specs=P(),
             check_vma=False,
         )
-        after, state = jax.block_until_ready(jax.jit(mapped)(table, ids, weight))
+        after, state, finite = jax.block_until_ready(jax.jit(mapped)(table, ids, weight))
         for name, value in (("table", table), ("ids", ids), ("weight", weight), ("after", after)):
             result[f"reduced{size}/{name}"] = np.array(value)
+        result[f"reduced{size}/finite"] = np.array(finite)
         result[f"reduced{size}/accumulator"] = np.array(state["accumulator"])
 
 

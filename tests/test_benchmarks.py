@@ -143,14 +143,15 @@ def test_gpu_script_runs_on_a_cpu_too(tmp_path):
 class TestPeer:
     """The PyTorch model does the same work as ours."""
 
-    @pytest.fixture(scope="class")
-    def pair(self):
+    @pytest.fixture(scope="class", params=[False, True], ids=["plain", "layer norm"])
+    def pair(self, request):
         pytest.importorskip("torch", reason="PyTorch is not installed: pip install -e '.[bench]'")
         from experiments.benchmarks.torch_interactrank import TorchTrainer
 
         workload = make_workload(1_500, small=True)
         workload.config.train.loss.impression_sampling = 1.0
         workload.config.model.tower.masknet.dropout = 0.0
+        workload.config.model.tower.layer_norm = request.param
         ours, peer = Trainer(workload), TorchTrainer(workload, sparse=True)
         state = ours.snapshot()
         peer.model.load(state.params, state.tables)

@@ -41,6 +41,18 @@ def test_the_formula_follows_what_is_switched_off(metadata):
     assert dot == 142 < whole
 
 
+@pytest.mark.parametrize("name", ["wide_deep", "cold"])
+def test_the_formula_counts_layer_norms(metadata, name):
+    plain, normed = (
+        efficiency.make_run(name, metadata, tower={"layer_norm": switch})
+        for switch in (False, True)
+    )
+    units = sum(plain.config.model.tower.hidden)
+    assert efficiency.analytic_flops(normed) - efficiency.analytic_flops(plain) == 7 * units
+    counted = efficiency.serving_flops(normed) - efficiency.serving_flops(plain)
+    assert 7 * units <= counted <= 10 * units  # XLA makes some terms anew rather than keep them
+
+
 def test_heads_that_are_ranked_by_fold_into_one_query_vector_where_they_can(metadata):
     def flops(name, utility):
         config = efficiency.make_run(name, metadata).config

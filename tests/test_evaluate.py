@@ -77,7 +77,8 @@ def test_a_scorer_that_knows_the_labels_gets_everything(examples, rule):
     figures = evaluate.evaluate_scorer(
         Oracle(examples, "test", rule), rule, examples, "test", config
     )[0]["metrics"]
-    for name in ("roc_auc", "pr_auc", "request_auc", "hit_at_1", "mrr", "recall_at_10"):
+    perfect = ("roc_auc", "pr_auc", "request_auc", "pooled_request_auc", "hit_at_1", "mrr")
+    for name in (*perfect, "recall_at_10"):
         assert figures[name] == 1.0, name
 
 
@@ -108,9 +109,12 @@ def test_figures_are_those_of_the_models_own_scores(trained_run, examples, rule,
             score.append(ranked[row, column])
             engaged.append(batch["actions"][row, column].any())
     assert result["metrics"]["roc_auc"] == pytest.approx(metrics.roc_auc(score, engaged))
-    assert result["metrics"]["request_auc"] == pytest.approx(
-        metrics.request_auc(request, score, engaged)
-    )
+    for name in ("request_auc", "pooled_request_auc"):
+        expected = getattr(metrics, name)(request, score, engaged)
+        assert result["metrics"][name] == pytest.approx(expected)
+        low, high = result["intervals"][name]
+        assert low <= expected <= high
+        assert f" {name} |" in evaluate.table([result])
 
 
 def test_corpus_ranks_equal_a_full_sort(trained_run, examples, rule):

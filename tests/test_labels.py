@@ -21,8 +21,8 @@ def rule(actions=ACTIONS, **fields) -> LabelRule:
     return LabelRule.from_config(config, actions)
 
 
-# Actions of a candidate, then: engaged, save and long-click labels, weight (PAPERS section 1: the
-# strongest action; long click 20, short click 20, save 7, impression only 5, click 1).
+# Actions of a candidate, then: engaged, save and long-click labels, weight. InteractRank's code
+# takes the first of long click 20, save 7, short click 20, click 1; else impression only, 5.
 BY_HAND = [
     ((), 0, 0, 0, 5.0),
     (("click",), 1, 0, 0, 1.0),
@@ -32,7 +32,7 @@ BY_HAND = [
     (("save",), 1, 1, 0, 7.0),
     (("click", "save"), 1, 1, 0, 7.0),
     (("click", "long_click", "save"), 1, 1, 1, 20.0),
-    (("click", "short_click", "save"), 0, 1, 0, 20.0),
+    (("click", "short_click", "save"), 0, 1, 0, 7.0),
     (("click", "long_click", "short_click"), 0, 0, 1, 20.0),
 ]
 HAPPENED = np.array([[name in row[0] for name in ACTIONS] for row in BY_HAND], np.uint8)
@@ -55,12 +55,12 @@ class TestUnifiedLabel:
             other.labels(array(HAPPENED)), [(row[3], row[1]) for row in BY_HAND]
         )
 
-    def test_the_strongest_action_gives_the_weight(self, array):
+    def test_the_first_action_in_the_order_of_the_code_gives_the_weight(self, array):
         weights = rule().example_weights(array(HAPPENED))
         assert weights.dtype == np.float32
         np.testing.assert_array_equal(weights, [row[4] for row in BY_HAND])
 
-    def test_the_order_of_the_weights_is_the_strength_not_their_size(self, array):
+    def test_the_order_of_the_weights_decides_not_their_size(self, array):
         turned = rule(weights=(("click", 1.0), ("save", 7.0)), impression_weight=0.5)
         expected = [1, 0.5, 7, 1]
         rows = [HAPPENED[index] for index in (1, 0, 5, 6)]

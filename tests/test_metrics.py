@@ -19,6 +19,7 @@ ALL: dict[str, Callable[..., float]] = {
     "pr_auc": lambda request, scores, labels: metrics.pr_auc(scores, labels),
     "logloss": lambda request, scores, labels: metrics.logloss(scores, labels),
     "request_auc": metrics.request_auc,
+    "pooled_request_auc": metrics.pooled_request_auc,
     "hit_at_1": lambda request, scores, labels: metrics.hit_at_k(request, scores, labels, 1),
     "hit_at_3": lambda request, scores, labels: metrics.hit_at_k(request, scores, labels, 3),
     "hit_at_10": lambda request, scores, labels: metrics.hit_at_k(request, scores, labels, 10),
@@ -32,7 +33,7 @@ REQUEST, LABELS = np.array([7, 7, 7, 7, 3, 3, 3, 3]), np.array([1, 0, 0, 0, 1, 1
 CASES: dict[str, tuple[np.ndarray, list[float | None]]] = {
     "perfect": (
         np.where(LABELS, 2.0, -2.0),
-        [1, 1, math.log1p(math.exp(-2)), 1, 1, 1, 1, 1, 1],
+        [1, 1, math.log1p(math.exp(-2)), 1, 1, 1, 1, 1, 1, 1],
     ),
     "reversed": (
         np.where(LABELS, -2.0, 2.0),
@@ -42,19 +43,21 @@ CASES: dict[str, tuple[np.ndarray, list[float | None]]] = {
             math.log1p(math.exp(2)),
             0,
             0,
+            0,
             0.5,  # positives at rank 4, and at ranks 3 and 4
             1,
             (NDCG[3] + (NDCG[2] + NDCG[3]) / (NDCG[0] + NDCG[1])) / 2,
             (1 / 4 + 1 / 3) / 2,
         ],
     ),
-    # As the reversed list, for ties go against the model; only the two AUCs split them.
+    # As the reversed list, for ties go against the model; only the AUCs split them.
     "constant": (
         np.zeros(8),
         [
             0.5,
             3 / 8,
             math.log(2),
+            0.5,
             0.5,
             0,
             0.5,
@@ -71,6 +74,7 @@ CASES: dict[str, tuple[np.ndarray, list[float | None]]] = {
             None,
             None,
             ((1 + 2 / 2) / 3 + (2 + 1 + 1 / 2) / 4) / 2,
+            ((1 + 2 / 2) + (2 + 1 + 1 / 2)) / (3 + 4),
             0.5,
             1,
             1,
@@ -80,11 +84,11 @@ CASES: dict[str, tuple[np.ndarray, list[float | None]]] = {
     ),
     "huge": (
         np.where(LABELS, 1e300, -1e300),
-        [1, 1, 0, 1, 1, 1, 1, 1, 1],
+        [1, 1, 0, 1, 1, 1, 1, 1, 1, 1],
     ),
     "infinite": (
         np.where(LABELS, np.inf, -np.inf),
-        [1, 1, 0, 1, 1, 1, 1, 1, 1],
+        [1, 1, 0, 1, 1, 1, 1, 1, 1, 1],
     ),
 }
 
@@ -122,12 +126,19 @@ class TestEveryMetric:
         zeros, ones = np.zeros(scores.size), np.ones(scores.size)
         needs_positive = name != "logloss"
         assert math.isnan(ALL[name](request, scores, zeros)) == needs_positive
-        assert math.isnan(ALL[name](request, scores, ones)) == (name in ("roc_auc", "request_auc"))
+        needs_negative = name.endswith("_auc") and name != "pr_auc"
+        assert math.isnan(ALL[name](request, scores, ones)) == needs_negative
         assert math.isnan(ALL[name]([], [], []))
 
     def test_takes_a_single_request_and_every_dtype(self, name):
         scores, labels = np.array([3, 1, 2]), np.array([0, 0, 1])
-        expected = {"request_auc": 0.5, "hit_at_1": 0, "hit_at_3": 1, "mrr": 0.5}
+        expected = {
+            "request_auc": 0.5,
+            "pooled_request_auc": 0.5,
+            "hit_at_1": 0,
+            "hit_at_3": 1,
+            "mrr": 0.5,
+        }
         values = {
             ALL[name](np.zeros(3, int), scores.astype(kind), labels.astype(label_kind))
             for kind in (np.int32, np.float32, np.float64)
@@ -251,6 +262,16 @@ def test_ranking_in_float32_sees_the_ties_that_float32_has():
     scores = np.array([1e8, 1e8 + 1], np.float32)
     assert metrics.hit_at_k([0, 0], scores, [1, 0], 1) == 0
     assert metrics.request_auc([0, 0], scores, [0, 1]) == 0.5
+
+
+def test_a_pooled_auc_weighs_a_request_by_its_pairs_and_the_mean_does_not():
+    """One pair in order, and one of eight: the mean is 9/16, the pooled share 2/9."""
+    request, labels = np.array([1] * 2 + [2] * 9), np.array([1, 0] + [1] + [0] * 8)
+    scores = np.array([1, 0] + [1] + [0] + [2] * 7)
+    assert metrics.request_auc(request, scores, labels) == (1 + 1 / 8) / 2
+    assert metrics.pooled_request_auc(request, scores, labels) == 2 / 9
+    one_class = np.append(request, 3), np.append(scores, 9), np.append(labels, 0)
+    assert metrics.pooled_request_auc(*one_class) == 2 / 9
 
 
 def test_rankings_report_each_request_in_sorted_order():

@@ -129,6 +129,7 @@ class TestDevices:
 
     @pytest.mark.parametrize("size", TABLE_SIZES)
     def test_row_gradients_of_all_devices_update_the_table_as_one(self, result, size):
+        assert result[f"reduced{size}/finite"]
         case = under(result, f"reduced{size}/")
         gradient = np.zeros_like(case["table"], dtype=np.float64)
         np.add.at(gradient, case["ids"], case["weight"])

@@ -20,6 +20,7 @@ from interactrank_jax.data.examples import PADDING, NumericStatistics
 from interactrank_jax.labels import LabelRule
 from interactrank_jax.losses import MAX_LOG_SCALE
 from interactrank_jax.models.inputs import ITEM, QUERY, USER, Inputs
+from interactrank_jax.models.layers import LAYER_NORM_EPSILON
 
 Tensors = dict[str, Tensor]
 
@@ -61,7 +62,7 @@ class MaskBlock(nn.Module):
         self.dense_0 = nn.Linear(dim, bottleneck)
         self.dense_1 = nn.Linear(bottleneck, dim)
         self.dense_2 = nn.Linear(dim, width)
-        self.layernorm_0 = nn.LayerNorm(width, eps=1e-6)
+        self.layernorm_0 = nn.LayerNorm(width, eps=LAYER_NORM_EPSILON)
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -86,18 +87,23 @@ class ParallelMaskNet(nn.Module):
 
 
 class MLP(nn.Module):
-    """Dense layers with relu after each."""
+    """Dense layers with relu after each, and with a layer norm after that where asked."""
 
-    def __init__(self, dim: int, widths: tuple[int, ...]):
+    def __init__(self, dim: int, widths: tuple[int, ...], layer_norm: bool):
         super().__init__()
-        self.depth = len(widths)
+        self.depth, self.layer_norm = len(widths), layer_norm
         for layer, (before, after) in enumerate(zip((dim, *widths), widths, strict=False)):
             self.add_module(f"dense_{layer}", nn.Linear(before, after))
+            if layer_norm:
+                norm = nn.LayerNorm(after, eps=LAYER_NORM_EPSILON)
+                self.add_module(f"layernorm_{layer}", norm)
 
     def forward(self, x: Tensor) -> Tensor:
         """Applies the layers."""
         for layer in range(self.depth):
             x = getattr(self, f"dense_{layer}")(x).relu()
+            if self.layer_norm:
+                x = getattr(self, f"layernorm_{layer}")(x)
         return x
 
 
@@ -109,10 +115,10 @@ class Tower(nn.Module):
         dim += len(statistics)
         self.heads, self.output_dim = heads, config.output_dim
         self.numericnormalizer_0 = NumericNormalizer(statistics)
-        self.layernorm_0 = nn.LayerNorm(dim, eps=1e-6)
+        self.layernorm_0 = nn.LayerNorm(dim, eps=LAYER_NORM_EPSILON)
         self.parallelmasknet_0 = ParallelMaskNet(dim, config.masknet)
         widths = tuple(config.hidden)
-        self.mlp_0 = MLP(config.masknet.blocks * config.masknet.width, widths)
+        self.mlp_0 = MLP(config.masknet.blocks * config.masknet.width, widths, config.layer_norm)
         self.dense_0 = nn.Linear(widths[-1], heads * config.output_dim)
 
     def forward(self, parts: list[Tensor], numeric: Tensor) -> Tensor:

@@ -38,7 +38,7 @@ from experiments.benchmarks.workload import (
     make_workload,
     one_row_per_impression,
 )
-from interactrank_jax import configuration
+from interactrank_jax import configuration, cuda
 
 try:
     from experiments.benchmarks import torch_interactrank as pytorch
@@ -105,6 +105,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     parser.add_argument("--parallel", choices=("pmap", "shard_map"), default="pmap")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     arguments = parser.parse_args(argv)
+    cuda.avoid_slow_scatter(os.environ)  # as the command line does
     sizes = QUICK_SIZES if arguments.quick else SIZES
     requests = 8 if arguments.quick else arguments.requests
     rounds, steps = (1, 2) if arguments.quick else (arguments.rounds, arguments.steps)

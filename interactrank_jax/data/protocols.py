@@ -2,7 +2,7 @@
 
     clean_time    split by time; every feature is as of its request
     clean_random  impressions are split at random; what is made of labels is made out of fold
-    published     as in IntTower's scripts (Li et al., CIKM 2022), AND IT LEAKS THE LABEL
+    published     as in IntTower's public code (Li et al., CIKM 2022), AND IT LEAKS THE LABEL
 
 Figures of two protocols never stand in one table. `interactrank leaks` passes on the first two and
 fails on the third, which is there to be compared with what was published, and for nothing else.
@@ -11,8 +11,9 @@ What `published` does: impressions are split at random, validation being cut fro
 then the mean label of each user and of each item becomes a feature, computed once over training and
 validation together and once over the test rows, each row's own label included. So a user or an item
 with a single test row has that row's label for a feature. There are no histories, no cross features
-and no ranking of the whole corpus. (The scripts also drop, by a join, users without any success in
-a part; here they stay: of MovieLens-1M's 147,802 test rows they have 128.)
+and no ranking of the whole corpus. All this is of one version of that code, the one that we read.
+(It also drops, by a join, users without any success in a part; here they stay: of MovieLens-1M's
+147,802 test rows they have 128.)
 """
 
 import dataclasses

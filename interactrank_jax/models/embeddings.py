@@ -25,8 +25,16 @@ from interactrank_jax.models.inputs import (
     RequestInput,
     SequenceInput,
 )
+from interactrank_jax.models.layers import one_hot_lookup
 
 Array = jax.Array
+
+# Tables of so few rows are looked up by a product with one-hot rows. There gradients meet most, and
+# a scatter-add of them is at its slowest on a GPU. On a CPU (value and gradient, 32-d, 2 cores, ids
+# 2k, 13k and 100k) the product takes .7, .7 and .6 of the gather's time for 4 rows, .8, .8 and .7
+# for 16, 1.0, .8 and .8 for 24, 1.2, 1.1 and .7 for 32, 1.6, 1.7 and 2.6 for 64.
+ONE_HOT_ROWS = 24
+
 Batch = Mapping[str, Array]
 Tables = Mapping[str, Array]
 
@@ -167,12 +175,26 @@ def embed(
     embedded = {}
     for name, slot in slots.items():
         place = slot.ids if index is None else index[name]
-        present = (slot.ids != PADDING).astype(jnp.float32)[..., None]
-        vectors = values[slot.table][place] * present
+        present = slot.ids != PADDING
+        vectors = _present_rows(values[slot.table], place, present)
         if slot.pooled:
-            vectors = vectors.sum(-2) / jnp.maximum(present.sum(-2), 1.0)
+            count = present.sum(-1, keepdims=True).astype(jnp.float32)
+            vectors = vectors.sum(-2) / jnp.maximum(count, 1.0)
         embedded[name] = vectors
     return embedded
+
+
+def _present_rows(values: Array, place: Array, present: Array) -> Array:
+    """Returns rows of `[U, d]` at places `[...]`, zeros where none is present.
+
+    A place without one lies out of range: it reads no row, and its gradient is dropped. Multiplied
+    by zero after the lookup it would add a zero to one row, as would all other padding.
+    """
+    count = values.shape[0]
+    place = jnp.where(present, place, count)
+    if count <= ONE_HOT_ROWS:
+        return one_hot_lookup(values, place)
+    return jnp.asarray(values).at[place].get(mode="fill", fill_value=0)
 
 
 def item_input(

@@ -137,7 +137,10 @@ class JointRanker(PreRanker):
         if inputs.cross:
             self.cross_fields = ValueFields(width, scale)
         self.dtype = jnp.dtype(config.dtype)
-        self.deep = MLP(tuple(config.tower.hidden), config.tower.dropout, dtype=self.dtype)
+        tower = config.tower
+        self.deep = MLP(
+            tuple(tower.hidden), tower.dropout, dtype=self.dtype, layer_norm=tower.layer_norm
+        )
         self.deep_output = nn.Dense(heads)
 
     @property

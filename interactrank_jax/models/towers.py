@@ -11,7 +11,13 @@ from ml_collections import FrozenConfigDict
 from interactrank_jax.data.examples import NumericStatistics
 from interactrank_jax.errors import InputError
 from interactrank_jax.models.inputs import QUERY, Inputs, ItemInput, RequestInput
-from interactrank_jax.models.layers import MLP, NumericNormalizer, ParallelMaskNet, l2_normalize
+from interactrank_jax.models.layers import (
+    MLP,
+    NumericNormalizer,
+    ParallelMaskNet,
+    l2_normalize,
+    layer_norm,
+)
 from interactrank_jax.models.sequence import (
     SequencePooling,
     check_poolings,
@@ -47,7 +53,7 @@ class TowerInput(nn.Module):
         if self.statistics:
             views = self.config.numeric_views
             parts.append(NumericNormalizer(self.statistics, tuple(views))(numeric))
-        x = nn.LayerNorm(dtype=self.dtype)(jnp.concatenate(parts, -1))
+        x = layer_norm(self.dtype)(jnp.concatenate(parts, -1))
         masknet = self.config.masknet
         if not masknet.blocks:
             return x
@@ -61,7 +67,7 @@ class TowerOutput(nn.Module):
     """MLP, projection to vectors, L2 norm.
 
     Attributes:
-      config: `tower` of the model config: hidden, dropout.
+      config: `tower` of the model config: hidden, layer_norm, dropout.
       vectors: how many to emit.
       width: of each.
       dtype: to compute in; the vectors are float32.
@@ -75,7 +81,8 @@ class TowerOutput(nn.Module):
     @nn.compact
     def __call__(self, x: Array, pair: Array | None = None, *, train: bool) -> Array:
         """Maps `[..., D]`, and `[..., M, P]` beside it, to `[..., (M,) vectors, width]`."""
-        mlp = MLP(tuple(self.config.hidden), self.config.dropout, dtype=self.dtype)
+        tower = self.config
+        mlp = MLP(tuple(tower.hidden), tower.dropout, dtype=self.dtype, layer_norm=tower.layer_norm)
         x = nn.Dense(self.vectors * self.width, dtype=self.dtype)(mlp(x, pair, train=train))
         return l2_normalize(x.reshape(*x.shape[:-1], self.vectors, self.width))
 

@@ -29,4 +29,4 @@ def dense(params, x):
 
 def layer_norm(params, x):
     mean, variance = x.mean(-1, keepdims=True), x.var(-1, keepdims=True)
-    return (x - mean) / np.sqrt(variance + 1e-6) * params["scale"] + params["bias"]
+    return (x - mean) / np.sqrt(variance + 1e-5) * params["scale"] + params["bias"]

@@ -27,6 +27,7 @@ SWITCHES: dict[str, dict[str, Any]] = {  # of InteractRank
     "one numeric view": {"tower": {"numeric_views": ("gaussian",)}},
     "linear cross": {"cross": {"transform": "linear"}},
     "bfloat16": {"dtype": "bfloat16"},
+    "layer norm of hidden layers": {"tower": {"layer_norm": True}},
 }
 FIT_SWITCHES: dict[str, dict[str, Any]] = {
     "fit without meta queries": {"meta": {"vectors": 0}, "sequence": {"history": "mean"}},
@@ -34,6 +35,7 @@ FIT_SWITCHES: dict[str, dict[str, Any]] = {
         "meta": {"attention_hidden": 0},
         "sequence": {"history": "mean_by_action"},
     },
+    "fit with a softmax over events": {"meta": {"attention_softmax": True}},
     "fit with a dot product": {"late": {"user_heads": 0}},
     "fit with 3 by 2 heads": {"late": {"user_heads": 3, "item_heads": 2}},
 }

@@ -74,6 +74,13 @@ def row_ids(found, rows):
     return np.arange(rows) if found.ids is None else np.asarray(found.ids)
 
 
+@pytest.fixture(params=[0, 1_000], ids=["gather", "one-hot"])
+def lookup(request, monkeypatch):
+    """Both ways of looking up, whatever the number of rows."""
+    monkeypatch.setattr(embeddings, "ONE_HOT_ROWS", request.param)
+
+
+@pytest.mark.usefixtures("lookup")
 @pytest.mark.parametrize("rows", [10, 500], ids=["whole tables", "gathered rows"])
 class TestLookup:
     def tables(self, rows):
@@ -151,6 +158,82 @@ class TestLookup:
         other = embeddings.embed({"text": table}, {"t": padded})
         np.testing.assert_allclose(one["t"][0], (table[4] + table[6]) / 2, rtol=1e-6)
         np.testing.assert_allclose(other["t"], one["t"], rtol=1e-6)
+
+
+class TestPadding:
+    """Row 0 is not zero here, nor is the gradient of padding: neither may be seen."""
+
+    IDS = np.array([[3, 0, 1, 0], [0, 0, 0, 0], [2, 3, 3, 0]], np.int32)
+
+    def value_and_gradient(self, rows, cotangent, whole):
+        """The embedded ids, and the gradient of the rows that they were looked up in."""
+        table, slots = jnp.asarray(draw(0, rows, 3)), {"s": Slot("item", jnp.asarray(self.IDS))}
+        sizes = {"item": rows}
+
+        @jax.jit
+        def both(table):
+            chosen, index = embeddings.unique_rows(sizes, slots, () if whole else ("item",))
+            values = {"item": chosen["item"].read(table)}
+            result, pull = jax.vjp(lambda v: embeddings.embed(v, slots, index)["s"], values)
+            return result, pull(cotangent)[0]["item"], chosen["item"].ids
+
+        found, gradient, ids = both(table)
+        if ids is None:
+            return found, np.asarray(gradient)
+        assert not np.asarray(gradient)[ids >= rows].any()
+        by_row = np.zeros((rows, 3), np.float32)
+        by_row[ids[ids < rows]] = gradient[ids < rows]
+        return found, by_row
+
+    @pytest.mark.usefixtures("lookup")
+    @pytest.mark.parametrize("whole", [True, False])
+    def test_reads_zeros_and_adds_to_no_row(self, whole):
+        cotangent = draw(1, *self.IDS.shape, 3)
+        found, gradient = self.value_and_gradient(6, cotangent, whole)
+        np.testing.assert_array_equal(found[self.IDS == PADDING], 0)
+        expected = np.zeros((6, 3))
+        for place in zip(*np.nonzero(self.IDS), strict=True):
+            expected[self.IDS[place]] += cotangent[place]
+        np.testing.assert_allclose(gradient, expected, rtol=1e-5, atol=1e-6)
+        np.testing.assert_array_equal(gradient[[PADDING, 4, 5]], 0)
+
+    @pytest.mark.parametrize("whole", [True, False])
+    def test_a_gradient_of_padding_is_dropped_not_added_as_a_zero(self, whole, monkeypatch):
+        """A NaN times zero is a NaN; one that is dropped is nowhere."""
+        monkeypatch.setattr(embeddings, "ONE_HOT_ROWS", 0)
+        cotangent = np.where(self.IDS[..., None] == PADDING, np.nan, 1.0).astype(np.float32)
+        cotangent = np.broadcast_to(cotangent, (*self.IDS.shape, 3))
+        _, gradient = self.value_and_gradient(6, cotangent, whole)
+        np.testing.assert_array_equal(gradient[:, 0], [0, 1, 1, 3, 0, 0])
+
+    def test_padded_tokens_of_a_text_read_no_row(self):
+        table = jnp.asarray(draw(0, 40, 3))
+        slots = {"t": slot("text", [[4, 0, 6, 0], [0, 0, 0, 0]], pooled=True)}
+        embedded = embeddings.embed({"text": table}, slots)["t"]
+        np.testing.assert_allclose(embedded[0], (table[4] + table[6]) / 2, rtol=1e-6)
+        np.testing.assert_array_equal(embedded[1], 0)
+
+
+@pytest.mark.parametrize("rows", [embeddings.ONE_HOT_ROWS, embeddings.ONE_HOT_ROWS + 1])
+def test_a_product_with_one_hot_rows_equals_a_gather(rows, monkeypatch):
+    """The bits of the values, and the gradients up to the order of their sums."""
+    table, ids = jnp.asarray(draw(0, rows, 32)), np.random.default_rng(1).integers(0, rows, 3_000)
+    slots = {"s": slot("item", ids)}
+    cotangent = jnp.asarray(draw(2, len(ids), 32))
+    results = []
+    for limit in (0, rows):
+        monkeypatch.setattr(embeddings, "ONE_HOT_ROWS", limit)
+        value, pull = jax.vjp(lambda table: embeddings.embed({"item": table}, slots)["s"], table)
+        results.append((value, pull(cotangent)[0]))
+    np.testing.assert_array_equal(results[0][0], results[1][0])
+    np.testing.assert_allclose(results[0][1], results[1][1], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(("rows", "adds"), [(embeddings.ONE_HOT_ROWS, False), (1_000, True)])
+def test_only_tables_of_many_rows_add_up_gradients_by_scattering(rows, adds):
+    slots = {"s": slot("item", np.arange(50) % rows)}
+    gradient = jax.grad(lambda table: (embeddings.embed({"item": table}, slots)["s"] ** 2).sum())
+    assert ("scatter-add" in str(jax.make_jaxpr(gradient)(jnp.ones((rows, 4))))) == adds
 
 
 def test_tables_start_small_with_a_zero_padding_row_and_differ_from_each_other():

@@ -10,7 +10,7 @@ import pytest
 from ml_collections import FrozenConfigDict
 
 from interactrank_jax.models import embeddings, fit
-from interactrank_jax.models.fit import MetaQueries
+from interactrank_jax.models.fit import FIT, MetaQueries
 from interactrank_jax.models.inputs import zero_inputs
 from interactrank_jax.models.interactfit import InteractFIT
 from interactrank_jax.models.two_tower import TwoTower
@@ -194,6 +194,16 @@ class TestTraining:
         moved = np.abs(attended_alone - attended_alone[:, :1]).max((1, 2, 3)) > 1e-3
         np.testing.assert_array_equal(moved, ~lonely)
         assert not np.allclose(full, query_alone)
+
+    def test_a_softmax_over_events_changes_the_vectors_of_requests_with_a_history(self, case):
+        config = case.config.copy_and_resolve_references()
+        config.model.meta.attention_softmax = True
+        other = copy.copy(case)  # the same parameters: the switch adds none
+        other.model = FIT(FrozenConfigDict(config.model), case.inputs)
+        arguments = (case.params, case.tables, case.store, case.batch, CORPUS)
+        found = np.asarray(jax.jit(other._everything)(*arguments)["query"])
+        moved = np.abs(found - case()["query"]).max((1, 2, 3)) > 1e-3
+        np.testing.assert_array_equal(moved, case.batch["history_item"].max(1) > 0)
 
     def test_a_candidate_costs_less_than_a_user_tower(self, case):
         """FLOPs, by XLA, of one more mixed query, beside those of one more request."""

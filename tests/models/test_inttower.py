@@ -30,7 +30,7 @@ def gates(params, fields):
     names = sorted(fields)
     squeezed = np.array([np.mean(fields[name]) for name in names])
     excited = np.exp(dense(params["Dense_0"], squeezed))
-    return dict(zip(names, len(names) * excited / excited.sum(), strict=True))
+    return dict(zip(names, 1 + excited / excited.sum(), strict=True))
 
 
 def layer_heads(params, x, every_layer):
@@ -60,7 +60,15 @@ class TestParts:
             expected = gates(params, {name: field[place] for name, field in fields.items()})
             for name, gate in expected.items():
                 np.testing.assert_allclose(found[name][place], gate, rtol=1e-4)
-        np.testing.assert_allclose(sum(found.values()) / 3, 1, rtol=1e-5)
+        np.testing.assert_allclose(sum(found.values()) - 3, 1, rtol=1e-5)
+
+    def test_light_se_adds_its_input(self):
+        """Weights 1/4 and 3/4: a field is scaled by 5/4 and by 7/4, as in the authors' code."""
+        kernel, bias = np.zeros((2, 2), np.float32), np.log(np.array([1, 3], np.float32))
+        params = {"Dense_0": {"kernel": kernel, "bias": bias}}
+        fields = {"a": np.ones((1, 3), np.float32), "b": np.ones((1, 3), np.float32)}
+        found = inttower.LightSE().apply({"params": params}, fields)
+        np.testing.assert_allclose([found["a"][0, 0], found["b"][0, 0]], [1.25, 1.75], rtol=1e-6)
 
     @pytest.mark.parametrize("every_layer", [True, False])
     def test_heads_are_unit_projections_of_every_layer_or_of_the_last(self, every_layer):

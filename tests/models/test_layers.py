@@ -6,9 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
 
 from interactrank_jax.data.examples import NumericStatistics
-from interactrank_jax.models import sequence
+from interactrank_jax.models import layers, sequence
 from interactrank_jax.models.inputs import SequenceInput
 from interactrank_jax.models.layers import (
     MLP,
@@ -18,7 +19,10 @@ from interactrank_jax.models.layers import (
     along_last,
     l2_normalize,
 )
+from interactrank_jax.models.registry import MODELS
+from interactrank_jax.runs import Run
 from tests.models.literal import apply, dense, draw, layer_norm, random_like
+from tests.synthetic import tiny_config
 
 
 class TestL2Normalize:
@@ -245,28 +249,85 @@ class TestMeanByAction:
 class TestTargetAttention:
     R, L, M, D, HIDDEN = 2, 4, 3, 5, 6
 
+    @pytest.mark.parametrize("softmax", [False, True])
     @pytest.mark.parametrize("target_width", [D, 7])
-    def test_equals_the_network_on_target_event_difference_and_product(self, target_width):
-        module = sequence.TargetAttention(self.HIDDEN)
+    def test_equals_the_network_on_target_event_difference_and_product(self, target_width, softmax):
+        module = sequence.TargetAttention(self.HIDDEN, softmax=softmax)
         events = draw(1, self.R, self.L, self.D)
         target = draw(2, self.R, self.M, target_width)
         mask = np.array([[1, 1, 0, 1], [0, 0, 0, 0]], bool)
         params = random_like(module, 3, events, mask, target)
-        expected = np.zeros((self.R, self.M, self.D))
+        weights = np.zeros((self.R, self.M, self.L))
         for r, m, place in np.ndindex(self.R, self.M, self.L):
             t, e = target[r, m], events[r, place]
             if target_width != self.D:
                 t = t @ params["target"]["kernel"]
             hidden = np.concatenate([t, e, t - e, t * e]) @ params["weight"] + params["bias"]
             attention = params["attention"]
-            weight = np.maximum(hidden, 0) @ attention["kernel"] + attention["bias"]
-            expected[r, m] += mask[r, place] * weight * e
+            weights[r, m, place] = dense(attention, np.maximum(hidden, 0)).item()
+        if softmax:
+            weights = np.exp(weights) * mask[:, None]
+            weights /= np.maximum(weights.sum(-1, keepdims=True), 1e-30)
+        expected = np.einsum("rml,rl,rld->rmd", weights, mask, events)
         attended = apply(module, params, events, mask, target)
         np.testing.assert_allclose(attended, expected, rtol=1e-4, atol=1e-5)
         np.testing.assert_array_equal(attended[1], 0)  # an empty sequence
 
+    def test_a_softmax_makes_an_average_of_the_events_that_are_present(self):
+        """The network's output is the event itself here: events log 2 and log 6 weigh 1/4, 3/4."""
+        log2, log6 = np.log([2.0, 6.0])
+        params = {
+            "weight": np.array([[0], [1], [0], [0]], np.float32),
+            "bias": np.zeros(1, np.float32),
+            "attention": {"kernel": np.ones((1, 1), np.float32), "bias": np.zeros(1, np.float32)},
+        }
+        events = np.array([[[log2], [log6], [9.0]]], np.float32)
+        mask, target = np.array([[1, 1, 0]], bool), np.ones((1, 1, 1), np.float32)
+        plain = apply(sequence.TargetAttention(1), params, events, mask, target)
+        assert plain.item() == pytest.approx(log2**2 + log6**2, rel=1e-5)
+        module = sequence.TargetAttention(1, softmax=True)
+        averaged = apply(module, params, events, mask, target)
+        assert averaged.item() == pytest.approx(log2 / 4 + 3 * log6 / 4, rel=1e-5)
+
+
+def test_a_layer_norm_adds_a_hundred_thousandth_to_the_variance():
+    x = np.array([[0.0, 2e-3]], np.float32)  # variance 1e-6: 1e-5 more makes the deviation
+    params = {"scale": np.ones(2, np.float32), "bias": np.zeros(2, np.float32)}
+    found = apply(layers.layer_norm(), params, x)
+    np.testing.assert_allclose(
+        found, [[-1e-3 / np.sqrt(1.1e-5), 1e-3 / np.sqrt(1.1e-5)]], rtol=1e-4
+    )
+
+
+def test_every_layer_norm_of_every_model_has_the_epsilon_of_interactranks_code(examples):
+    epsilons = {}
+
+    def record(next_function, args, kwargs, context):
+        if isinstance(context.module, nn.LayerNorm):
+            epsilons.setdefault(name, set()).add(context.module.epsilon)
+        return next_function(*args, **kwargs)
+
+    for name in MODELS:
+        config = tiny_config(name)
+        if "tower" in config.model:
+            config.model.tower.layer_norm = True
+        with nn.intercept_methods(record):
+            assert Run("unused", config, examples.metadata).model_template
+    assert {"interactrank", "two_tower", "fit", "inttower", "dat", "deepfm"} <= set(epsilons)
+    assert set().union(*epsilons.values()) == {1e-5}
+
 
 class TestMLP:
+    def test_a_layer_norm_follows_each_activation(self):
+        module, x = MLP((6, 4), layer_norm=True), draw(0, 3, 5)
+        params = random_like(module, 1, x, train=False)
+        expected = x
+        for layer in range(2):
+            activated = np.maximum(dense(params[f"Dense_{layer}"], expected), 0)
+            expected = layer_norm(params[f"LayerNorm_{layer}"], activated)
+        assert (expected < 0).any()
+        np.testing.assert_allclose(apply(module, params, x, train=False), expected, rtol=1e-3)
+
     def test_a_pair_input_is_more_columns_of_the_first_layer(self):
         module = MLP((4, 3))
         x, pair = draw(1, 2, 5), draw(2, 2, 6, 7)
