@@ -1,0 +1,179 @@
+"""Directories whose JSON says what is in them: its own checksum, and the SHA-256 of every file.
+
+The JSON is written last, so that what it speaks of is complete. What is read later is what was
+written, or an error: each file is held against its digest once per process, before it is first
+read, and a folder that lacks a file, or has one more, is refused.
+
+The driver hashes, also where Spark runs on a cluster: it must see the files in any case, for it
+lists them.
+"""
+
+import concurrent.futures
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import ibis
+import ibis.expr.types as ir
+import pyarrow.parquet as pq
+
+from interactrank_jax import files
+from interactrank_jax.data import engine_paths
+from interactrank_jax.errors import InputError
+
+FORMAT_VERSION = 4  # of counts, features and snapshots
+_VERSION, _FILES = "format_version", "files"
+# Files that are what their digest says: path, digest, and what changes when a file is written to.
+_verified: set[tuple[Any, ...]] = set()
+
+
+@dataclasses.dataclass(frozen=True)
+class Sealed:
+    """A JSON that was read, and the files that it speaks of.
+
+    Attributes:
+      file: the JSON.
+      root: the directory that its files are in.
+      command: the subcommand that makes it.
+      record: what it says besides.
+      digests: SHA-256 of each file, by its path below `root`.
+    """
+
+    file: Path
+    root: Path
+    command: str
+    record: dict[str, Any]
+    digests: dict[str, str]
+
+    def names(self, folder: str) -> list[str]:
+        """Returns the names below `root` of a folder's files.
+
+        Raises:
+          InputError: the folder lacks one of them, or has one more.
+        """
+        names = {name for name in self.digests if name.startswith(f"{folder}/")}
+        paths = (self.root / folder).rglob("*")
+        present = {path.relative_to(self.root).as_posix() for path in paths if path.is_file()}
+        if missing := sorted(names - present):
+            raise InputError(f"{self.root / missing[0]} is missing: {self._remedy}.")
+        if extra := sorted(present - names):
+            raise InputError(
+                f"{self.root / extra[0]} is not one of the files that {self.file} names. Move it "
+                f"elsewhere."
+            )
+        return sorted(names)
+
+    def check(self, name: str) -> None:
+        """Holds a file against its digest, unless this process did so.
+
+        Raises:
+          InputError: it is another.
+        """
+        path = (self.root / name).absolute()
+        try:
+            status = path.stat()
+            change = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
+            identity = (path, self.digests[name], *change)
+            if identity in _verified:
+                return
+            digest = files.file_digest(path)
+        except OSError as error:
+            raise InputError(
+                f"{path} cannot be read ({error.strerror}): {self._remedy}."
+            ) from error
+        if digest != self.digests[name]:
+            raise InputError(
+                f"{path} is damaged: its checksum is not the one in {self.file.name}. Its values "
+                f"would be wrong: {self._remedy}."
+            )
+        _verified.add(identity)
+
+    @property
+    def _remedy(self) -> str:
+        return (
+            f"make {self.root} again, by `interactrank {self.command}` with a new --out, or bring "
+            f"the file back from a copy"
+        )
+
+
+def read_parquet(backend: ibis.BaseBackend, folders: Sequence[tuple[Sealed, str]]) -> ir.Table:
+    """Returns the rows of the Parquet files of some folders, which must be as they were written.
+
+    Args:
+      backend: that reads them.
+      folders: pairs of what speaks of a folder, and its path below the root.
+
+    Raises:
+      InputError: a file is missing, damaged, or one too many.
+    """
+    named = [(sealed, name) for sealed, folder in folders for name in sealed.names(folder)]
+    with concurrent.futures.ThreadPoolExecutor() as pool:  # hashing leaves Python's lock
+        list(pool.map(lambda pair: pair[0].check(pair[1]), named))
+    paths = [sealed.root / name for sealed, name in named if name.endswith(".parquet")]
+    if not paths:
+        sealed, folder = folders[0]
+        raise InputError(
+            f"{sealed.file} names no Parquet file of {folder}: it was made from another kind of "
+            f"log. Make it again, by `interactrank {sealed.command}` with a new --out."
+        )
+    return engine_paths.read_parquet(backend, paths)
+
+
+def count_rows(directory: Path) -> int:
+    """Returns the rows of all Parquet files below a directory, which their footers tell."""
+    return sum(pq.read_metadata(path).num_rows for path in directory.rglob("*.parquet"))
+
+
+def seal(file: Path, root: Path, record: Mapping[str, Any], folders: Iterable[str] = ()) -> None:
+    """Writes the JSON that makes folders complete.
+
+    Args:
+      file: to write.
+      root: directory that the folders are in.
+      record: what it says besides.
+      folders: paths below `root`.
+    """
+    digests = {
+        f"{folder}/{name}": digest
+        for folder in folders
+        for name, digest in files.file_digests(root / folder).items()
+    }
+    files.write_sealed(file, {_VERSION: FORMAT_VERSION, **record, _FILES: digests})
+
+
+def unseal(file: Path, root: Path, command: str, fields: Iterable[str]) -> Sealed:
+    """Reads what `seal` wrote.
+
+    Args:
+      file: the JSON.
+      root: as it was written with.
+      command: the subcommand that writes it.
+      fields: that its record must have.
+
+    Raises:
+      InputError: none there, damaged, of another release, or not what `command` writes.
+    """
+    if not file.is_file():
+        raise InputError(
+            f"{file.parent} holds no {file.name}. Expected the --out of `interactrank {command}`."
+        )
+    record = files.read_sealed(file)
+    version, digests = record.pop(_VERSION, None), record.pop(_FILES, None)
+    if version != FORMAT_VERSION:
+        raise InputError(
+            f"{root} is of another release (format {version or 'unknown'}; this one reads "
+            f"{FORMAT_VERSION}): make it again, by `interactrank {command}` with a new --out."
+        )
+    if not isinstance(digests, dict) or not set(fields) <= set(record):
+        raise InputError(
+            f"{file} is not what `interactrank {command}` writes: name another directory."
+        )
+    for name in digests:
+        path = PurePosixPath(name)
+        if path.is_absolute() or ".." in path.parts or "\\" in name or "\0" in name:
+            raise InputError(
+                f"{file} names the file {name!r}, which is not below {root}: somebody edited it. "
+                f"Do not use it."
+            )
+    return Sealed(file, root, command, record, digests)
