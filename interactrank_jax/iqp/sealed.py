@@ -158,12 +158,16 @@ def unseal(file: Path, root: Path, command: str, fields: Iterable[str]) -> Seale
         raise InputError(
             f"{file.parent} holds no {file.name}. Expected the --out of `interactrank {command}`."
         )
-    record = files.read_sealed(file)
+    again = f"make {root} again, by `interactrank {command}` with a new --out"
+    try:
+        record = files.read_sealed(file)
+    except InputError as error:
+        raise InputError(f"{error} What it says is lost: {again}.") from error
     version, digests = record.pop(_VERSION, None), record.pop(_FILES, None)
     if version != FORMAT_VERSION:
         raise InputError(
             f"{root} is of another release (format {version or 'unknown'}; this one reads "
-            f"{FORMAT_VERSION}): make it again, by `interactrank {command}` with a new --out."
+            f"{FORMAT_VERSION}): {again}."
         )
     if not isinstance(digests, dict) or not set(fields) <= set(record):
         raise InputError(

@@ -233,17 +233,6 @@ class TestGrowth:
             build_store(iqp_config(), log, out, backend, through=last + 1)
         assert build_store(iqp_config(), log, out, backend, through=last).next_day == last + 1
 
-    def test_an_action_called_like_a_column_is_refused(self, backend, tmp_path):
-        tables = make_tables(40)
-        tables["impressions"] = tables["impressions"].rename_columns({"save": "period"})
-        actions = [{"save": "period"}.get(name, name) for name in ACTIONS]
-        named = pc.replace_substring(tables["events"]["action"], "save", "period")
-        tables["events"] = replace(tables["events"], "action", named)
-        log = open_log(write_log(tmp_path / "log", tables, tuple(actions)))
-        config = iqp_config(**{"cross.features": ("share:click:7",)})
-        with pytest.raises(InputError, match="an action cannot be called 'period'"):
-            build_store(config, log, tmp_path / "counts", backend)
-
 
 def served(tables, levels, asked, feature):
     """Looks a feature up as the snapshot's rule says: at the finest level that knows the keys."""
