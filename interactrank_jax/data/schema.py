@@ -219,11 +219,11 @@ class Schema:
 def _read(
     backend: ibis.BaseBackend,
     paths: list[Path],
-    held: Mapping[str, pa.DataType],
+    given: Mapping[str, pa.DataType],
     wanted: Mapping[str, pa.DataType],
 ) -> ibis.Table:
-    """Returns the columns of files that have them as `held`, as the types `wanted`."""
-    read = {name: kind for name, kind in held.items() if not pa.types.is_null(kind)}
+    """Returns the columns of files of the types `given`, as the types `wanted`."""
+    read = {name: kind for name, kind in given.items() if not pa.types.is_null(kind)}
     table = engine_paths.read_parquet(backend, paths, read)
     values = {}
     for name, kind in wanted.items():

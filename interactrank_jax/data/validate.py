@@ -85,18 +85,26 @@ def validate(log: "Log") -> dict[str, Any]:
         return _summary(log, totals)
 
 
-def check_columns(log: "Log") -> dict[str, dict[str, str]]:
+def check_columns(log: "Log", needs_features: bool = True) -> dict[str, dict[str, str]]:
     """Checks columns and types of all tables by the footers of their files: no row is read.
 
+    Args:
+      log: the log.
+      needs_features: whether a declared feature that no file has is an error.
+
     Returns:
-      `columns.of_table` of each table.
+      `columns.of_table` of each table, without such features.
 
     Raises:
       InputError: the first thing found wrong.
     """
     tables = [name for name in KEYS if name != "events" or log.has_events]
-    expected = {name: columns.of_table(log, name) for name in tables}
+    features = set() if needs_features else {feature.name for feature in log.schema.features}
+    expected = {}
     for name in tables:
+        absent = features - set(log.columns(name))
+        kinds = columns.of_table(log, name)
+        expected[name] = {column: kinds[column] for column in kinds if column not in absent}
         columns.check_columns(log, name, expected[name])
     columns.check_id_types(log, tables)
     return expected

@@ -23,7 +23,7 @@ from interactrank_jax import files
 from interactrank_jax.data import validate
 from interactrank_jax.data.schema import Log
 from interactrank_jax.errors import InputError
-from interactrank_jax.iqp import engines, expressions, sealed
+from interactrank_jax.iqp import engines, expressions, manifests
 from interactrank_jax.iqp.days import date, day, runs_of_days
 from interactrank_jax.iqp.expressions import union
 from interactrank_jax.iqp.rows import Source, first_copies, requests_per_day
@@ -68,21 +68,21 @@ def build_store(
       progress: called with each run of days as it begins.
 
     Raises:
-      InputError: a store of another description or another log, `through` lies beyond the log,
+      InputError: a store of another description or another log, `through` lies far beyond the log,
         rows that cannot be, named by an example, or, without `through`, requests from so far behind
         all others that a clock may run ahead.
     """
     description = Description.from_config(config, log)
     out = Path(out)
     files.refuse_inside(out, log.path)
-    validate.check_columns(log)
+    validate.check_columns(log, needs_features=False)
     _open(out, log, description)
     with engines.readable(backend, log):
         _check_times(log, description, backend)
         with files.lock(out):
             store = _open(out, log, description)
             if store is None:
-                sealed.seal(out / RECORD, out, {"description": description.to_json()})
+                manifests.write(out / RECORD, out, {"description": description.to_json()})
                 store = open_store(out, log)
             _remove_unfinished(store)
             for first, last in _chunks_to_count(store, log, backend, through, chunk_rows):
@@ -109,7 +109,7 @@ def _open(out: Path, log: Log, description: Description) -> Store | None:
             path.name
             for path in sorted(out.iterdir())
             if not path.name.startswith(f".{RECORD}.")
-            and not (path.name == ".lock" and not path.stat().st_size)
+            and not (path.name == ".lock" and not path.lstat().st_size)
         ]
     if foreign:
         raise InputError(
@@ -248,8 +248,8 @@ def _count_days(store: Store, log: Log, backend: ibis.BaseBackend, first: int, l
     table = engines.read_parquet(backend, [partial / "rows"])
     for keys, actions in store.counted_keys.items():
         counts = expressions.period_counts(table, keys, {action: action for action in actions})
-        place = store.path / counts_folder(keys) / name
-        engines.write_parquet(backend, counts.order_by([*keys, "period"]), place)
+        counts = counts.order_by([*keys, "period"])
+        engines.write_parquet(backend, counts, store.path / counts_folder(keys) / name)
     unknown = table.anti_join(source.items(), "item")
     requests = source.requests(last, last)
     chunk = Chunk(
@@ -265,7 +265,7 @@ def _count_days(store: Store, log: Log, backend: ibis.BaseBackend, first: int, l
     store.chunks_place.mkdir(exist_ok=True)
     follows = store.chunks[-1].name if store.chunks else ""
     record = {"chunk": dataclasses.asdict(chunk), "follows": follows}
-    sealed.seal(store.chunks_place / f"{name}.json", store.path, record, folders)
+    manifests.write(store.chunks_place / f"{name}.json", store.path, record, folders)
     shutil.rmtree(partial)
 
 
@@ -289,9 +289,9 @@ def _add_forms(store: Store, source: Source, first: int, last: int) -> ir.Table:
     if not store.chunks:
         engines.write_parquet(source.backend, forms, new)
         return engines.read_parquet(source.backend, [new])
-    known = store.forms(source.backend)
-    engines.write_parquet(source.backend, forms.anti_join(known, "query"), new)
-    return union([known, engines.read_parquet(source.backend, [new])])
+    earlier = store.forms(source.backend)
+    engines.write_parquet(source.backend, forms.anti_join(earlier, "query"), new)
+    return union([earlier, engines.read_parquet(source.backend, [new])])
 
 
 def _figures(arrived: ir.Table, source: Source) -> dict[str, int]:

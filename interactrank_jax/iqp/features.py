@@ -2,7 +2,7 @@
 
     FEATURES/features/PART/    Parquet: request_id, item_id, the actions, one column per feature
     FEATURES/features.json     what the features are, of which days, what was counted, and the
-                               digests of the files, sealed
+                               digests of the files
 
 The rows are in no order: sorting them would cost more than making them. A part is of some queries,
 so that a count of a query is read once, however long the log is; parts of days would read those of
@@ -23,7 +23,7 @@ import numpy as np
 from interactrank_jax import files
 from interactrank_jax.data.schema import IMPLICIT_ACTION, Log
 from interactrank_jax.errors import InputError
-from interactrank_jax.iqp import engines, expressions, sealed
+from interactrank_jax.iqp import engines, expressions, manifests
 from interactrank_jax.iqp.days import date
 from interactrank_jax.iqp.rows import Source, requests_per_day
 from interactrank_jax.iqp.store import Store
@@ -213,12 +213,12 @@ def add_record(directory: Path, record: Mapping[str, Any]) -> dict[str, Any]:
         the last day whose engagements a value of the last day may know of; `counts`, what was
         counted.
     """
-    record = {**record, "rows": sealed.count_rows(directory / FEATURES)}
-    sealed.seal(directory / RECORD, directory, record, [FEATURES])
+    record = {**record, "rows": manifests.count_rows(directory / FEATURES)}
+    manifests.write(directory / RECORD, directory, record, [FEATURES])
     return record
 
 
-def open_features(path: files.PathLike) -> sealed.Sealed:
+def open_features(path: files.PathLike) -> manifests.Manifest:
     """Opens features; `record` is that of `add_record`.
 
     Raises:
@@ -226,12 +226,12 @@ def open_features(path: files.PathLike) -> sealed.Sealed:
     """
     path = Path(path)
     fields = ("description", "mean_rates", "first_day", "last_day", "known", "counts", "rows")
-    return sealed.unseal(path / RECORD, path, COMMAND, fields)
+    return manifests.read(path / RECORD, path, COMMAND, fields)
 
 
-def read(features: sealed.Sealed, backend: ibis.BaseBackend) -> ir.Table:
+def read(features: manifests.Manifest, backend: ibis.BaseBackend) -> ir.Table:
     """Returns the rows of features, which must be as they were written."""
-    return sealed.read_parquet(backend, [(features, FEATURES)])
+    return manifests.read_parquet(backend, [(features, FEATURES)])
 
 
 def days_asked(

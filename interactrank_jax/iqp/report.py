@@ -23,7 +23,7 @@ from interactrank_jax import files
 from interactrank_jax.errors import InputError
 from interactrank_jax.iqp.days import date
 from interactrank_jax.iqp.features import open_features, read
-from interactrank_jax.iqp.sealed import Sealed
+from interactrank_jax.iqp.manifests import Manifest
 
 BINS = 10
 QUANTILES = (0.1, 0.5, 0.9, 0.99)
@@ -112,8 +112,8 @@ def make(
       InputError: no such directory, or they hold other features.
     """
     bounds = bounds or Bounds()
-    held = [_open(place) for place in (current, training)]
-    record, before = (features.record for features in held)
+    opened = [_open(directory) for directory in (current, training)]
+    record, before = (features.record for features in opened)
     for field, value in record["description"].items():
         if before["description"][field] != value:
             raise InputError(
@@ -127,7 +127,7 @@ def make(
                 f"training {before['mean_rates'][action]:.6g}. Make both with one --train_until."
             )
     names, actions = record["description"]["specs"], record["description"]["actions"]
-    now, then = (read(features, backend) for features in held)
+    now, then = (read(features, backend) for features in opened)
     edges = _edges(then, names, backend)
     shares, training_shares = (_shares(table, names, edges, backend) for table in (now, then))
     figures = _figures(now, names, actions, backend)
@@ -155,10 +155,10 @@ def make(
     )
 
 
-def _open(place: files.PathLike) -> Sealed:
-    features = open_features(place)
+def _open(directory: files.PathLike) -> Manifest:
+    features = open_features(directory)
     if not features.record["rows"]:
-        raise InputError(f"{place} holds no rows: write features of other days.")
+        raise InputError(f"{directory} holds no rows: write features of other days.")
     return features
 
 

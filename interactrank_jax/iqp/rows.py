@@ -10,6 +10,7 @@ from interactrank_jax.data.dense import OPTIONAL_COLUMNS, SECONDS_PER_DAY
 from interactrank_jax.data.engagements import check_event_columns
 from interactrank_jax.data.examples import STAGES
 from interactrank_jax.data.schema import IMPLICIT_ACTION, Log
+from interactrank_jax.errors import InputError, did_you_mean
 from interactrank_jax.iqp.days import day
 from interactrank_jax.iqp.expressions import union
 from interactrank_jax.iqp.forms import query_form
@@ -28,12 +29,24 @@ class Source:
       recipe: what is counted.
       backend: where the tables are read.
       forms: the form of each query, see `query_forms`; None: of those that the log's requests have.
+
+    Raises:
+      InputError: the requests lack a column that the recipe counts by.
     """
 
     log: Log
     recipe: Recipe
     backend: ibis.BaseBackend
     forms: ir.Table | None = None
+
+    def __post_init__(self):
+        present = self.log.columns("requests")
+        for column in filter(None, (*self.recipe.segments, self.recipe.query_form)):
+            if column not in present:
+                raise InputError(
+                    f"requests ({self.log.path}): column '{column}' is missing, which "
+                    f"config.data.cross counts by." + did_you_mean(column, present)
+                )
 
     def requests(self, since: int | None = None, until: int | None = None) -> ir.Table:
         """Returns the rows of the log's requests of some days."""

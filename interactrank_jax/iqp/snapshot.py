@@ -2,7 +2,7 @@
 
     SNAPSHOT/KEYS/*.parquet        keys, item, one column per feature, sorted
     SNAPSHOT/snapshot.json         the day, what the features are, rows per table, and the digests
-                                   of the files, sealed
+                                   of the files
 
 A feature with a back-off is in a table for each of its levels, and the rule to look it up is: its
 value is that of the finest level whose keys are in the table at all; where that has no such item,
@@ -21,7 +21,7 @@ import ibis.expr.types as ir
 from interactrank_jax import files
 from interactrank_jax.data.schema import Log
 from interactrank_jax.errors import InputError
-from interactrank_jax.iqp import engines, expressions, sealed
+from interactrank_jax.iqp import engines, expressions, manifests
 from interactrank_jax.iqp.days import date, day_number
 from interactrank_jax.iqp.features import (
     FEATURES,
@@ -45,17 +45,17 @@ class Snapshot:
     Attributes:
       day: number of the day it is for.
       description: what the features are.
-      held: `snapshot.json` and the files that it names.
+      manifest: `snapshot.json` and the files that it names.
     """
 
     day: int
     description: Description
-    held: sealed.Sealed
+    manifest: manifests.Manifest
 
     @property
     def path(self) -> Path:
         """Its directory."""
-        return self.held.root
+        return self.manifest.root
 
     @property
     def recipe(self) -> Recipe:
@@ -64,7 +64,7 @@ class Snapshot:
 
     def table(self, keys: Sequence[str], backend: ibis.BaseBackend) -> ir.Table:
         """Returns the table of some keys, see `tables`."""
-        return sealed.read_parquet(backend, [(self.held, _folder(keys))])
+        return manifests.read_parquet(backend, [(self.manifest, _folder(keys))])
 
 
 def open_snapshot(path: files.PathLike, log: Log) -> Snapshot:
@@ -75,9 +75,9 @@ def open_snapshot(path: files.PathLike, log: Log) -> Snapshot:
     """
     path = Path(path)
     fields = ("as_of", "description", "mean_rates", "rows", "counts")
-    held = sealed.unseal(path / RECORD, path, COMMAND, fields)
-    description = Description.from_json(held.record["description"], log)
-    return Snapshot(day_number(held.record["as_of"]), description, held)
+    manifest = manifests.read(path / RECORD, path, COMMAND, fields)
+    description = Description.from_json(manifest.record["description"], log)
+    return Snapshot(day_number(manifest.record["as_of"]), description, manifest)
 
 
 def _folder(keys: Sequence[str]) -> str:
@@ -195,7 +195,7 @@ def write(
         for keys, table in tables(log, store, backend, number, means).items():
             folder = _folder(keys)
             engines.write_parquet(backend, table, directory / folder)
-            sizes[folder] = sealed.count_rows(directory / folder)
+            sizes[folder] = manifests.count_rows(directory / folder)
         record = {
             "as_of": date(number),
             "description": store.description.to_json(),
@@ -203,7 +203,7 @@ def write(
             "rows": sizes,
             "counts": store.figures(),
         }
-        sealed.seal(directory / RECORD, directory, record, sizes)
+        manifests.write(directory / RECORD, directory, record, sizes)
     return record
 
 
@@ -272,7 +272,9 @@ def write_served(
     first, last, _ = days_asked(log, backend, since, until)
     assert snapshot.recipe.lag_days is not None
     record = {
-        **{name: snapshot.held.record[name] for name in ("description", "mean_rates", "counts")},
+        **{
+            name: snapshot.manifest.record[name] for name in ("description", "mean_rates", "counts")
+        },
         "known": snapshot.day - snapshot.recipe.lag_days,
         "first_day": first,
         "last_day": last,

@@ -1,8 +1,8 @@
 """Daily counts on disk, opened: read by everything that needs the past of a log.
 
-    STORE/store.json                      what is counted (`Description`), sealed
+    STORE/store.json                      what is counted (`Description`)
     STORE/chunks/FIRST-LAST.json          one per run of days that is complete, with what was met
-                                          and the digests of its files, sealed
+                                          and the digests of its files
     STORE/counts/KEYS/FIRST-LAST/         Parquet: keys, period (day number), one count per action
     STORE/seen/FIRST-LAST/                Parquet: event_id, those of these days
     STORE/forms/FIRST-LAST/               Parquet: query, query_form, period, of new queries
@@ -25,7 +25,7 @@ import ibis.expr.types as ir
 from interactrank_jax import files
 from interactrank_jax.data.schema import IMPLICIT_ACTION, Log
 from interactrank_jax.errors import InputError
-from interactrank_jax.iqp import sealed
+from interactrank_jax.iqp import manifests
 from interactrank_jax.iqp.days import date
 from interactrank_jax.iqp.recipe import Recipe
 from interactrank_jax.iqp.spec import parse_specs, refuse_taken
@@ -150,25 +150,26 @@ class Store:
         names = sorted(
             file.name for file in self.chunks_place.glob("*") if _CHUNK_FILE.fullmatch(file.name)
         )
-        self._sealed = [self._open(name) for name in names]
-        self.chunks = tuple(Chunk(**held.record["chunk"]) for held in self._sealed)
+        self._manifests = [self._open(name) for name in names]
+        self.chunks = tuple(Chunk(**manifest.record["chunk"]) for manifest in self._manifests)
         before = ""
-        for held, chunk in zip(self._sealed, self.chunks, strict=True):
-            if (held.file.stem, held.record["follows"]) != (chunk.name, before):
+        for manifest, chunk in zip(self._manifests, self.chunks, strict=True):
+            if (manifest.file.stem, manifest.record["follows"]) != (chunk.name, before):
                 raise InputError(
-                    f"{held.file} does not follow on '{before}': a file of {self.chunks_place} is "
-                    f"missing, or of another store. Bring it back from a copy, or build again into "
-                    f"a new --out."
+                    f"{manifest.file} does not follow on '{before}': a file of "
+                    f"{self.chunks_place} is missing, or of another store. Bring it back from a "
+                    f"copy, or build again into a new --out."
                 )
             before = chunk.name
 
-    def _open(self, name: str) -> sealed.Sealed:
+    def _open(self, name: str) -> manifests.Manifest:
         file = self.chunks_place / name
-        held = sealed.unseal(file, self.path, COMMAND, ("chunk", "follows"))
+        manifest = manifests.read(file, self.path, COMMAND, ("chunk", "follows"))
         fields = {field.name for field in dataclasses.fields(Chunk)}
-        if not isinstance(held.record["chunk"], dict) or set(held.record["chunk"]) != fields:
+        record = manifest.record["chunk"]
+        if not isinstance(record, dict) or set(record) != fields:
             raise InputError(f"{file} is no chunk of counts: build again into a new --out.")
-        return held
+        return manifest
 
     @property
     def next_day(self) -> int | None:
@@ -190,10 +191,8 @@ class Store:
         return self._read(SEEN, backend)
 
     def _read(self, folder: str, backend: ibis.BaseBackend) -> ir.Table:
-        chunks = zip(self._sealed, self.chunks, strict=True)
-        return sealed.read_parquet(
-            backend, [(held, f"{folder}/{chunk.name}") for held, chunk in chunks]
-        )
+        folders = [f"{folder}/{chunk.name}" for chunk in self.chunks]
+        return manifests.read_parquet(backend, list(zip(self._manifests, folders, strict=True)))
 
     def folders(self, name: str, has_events: bool) -> list[str]:
         """Returns the folders of a chunk by its name, in a log with events or without."""
@@ -244,5 +243,5 @@ def open_store(path: files.PathLike, log: Log) -> Store:
       InputError: none there, damaged, or of another release.
     """
     path = Path(path)
-    held = sealed.unseal(path / RECORD, path, COMMAND, ("description",))
-    return Store(path, Description.from_json(held.record["description"], log))
+    manifest = manifests.read(path / RECORD, path, COMMAND, ("description",))
+    return Store(path, Description.from_json(manifest.record["description"], log))

@@ -11,7 +11,7 @@ import pytest
 from interactrank_jax.data import engine_paths
 from interactrank_jax.data.schema import open_log, validate
 from interactrank_jax.errors import InputError
-from interactrank_jax.iqp import engines
+from interactrank_jax.iqp import engines, features, snapshot
 from interactrank_jax.iqp.build import build_store
 from tests.data.handmade_log import make_tables, write_log
 from tests.data.spark_engine import spark
@@ -94,3 +94,8 @@ def test_a_log_is_read_wherever_it_lies(backend, tmp_path, monkeypatch):
         log = open_log(name)
         counts = build_store(iqp_config(), log, f"counts of {name}", backend)
         assert (validate(log), everything(counts, backend)) == expected
+        day = counts.next_day
+        record = snapshot.write(log, counts, backend, f"snapshot {name}", day, day - 1)
+        assert sum(record["rows"].values()) > 0
+        record = features.write(log, counts, backend, name + " features", train_until=day - 1)
+        assert record["rows"] == expected[0]["impressions"]

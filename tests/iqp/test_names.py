@@ -81,3 +81,15 @@ def test_no_count_is_called_like_a_segment(name, whole, backend, tmp_path):
         tables.append(table.rename_columns([*table.column_names[:4], *specs]))
     assert tables[0] == tables[1]
     assert max(tables[0][specs[0]].to_pylist()) > 0
+
+
+def test_a_segment_that_requests_lack_is_refused(backend, tmp_path):
+    tables = make_tables(40)
+    tables["requests"] = tables["requests"].drop_columns(["country"])
+    log = open_log(write_log(tmp_path / "log", tables))
+    config = iqp_config(**{"cross.features": ("share:click:7:country",)})
+    with pytest.raises(InputError, match="'country' is missing, which config"):
+        build_store(config, log, tmp_path / "counts", backend)
+    # What is not counted by may be absent.
+    config = iqp_config(**{"cross.features": ("share:click:7",)})
+    assert build_store(config, log, tmp_path / "others", backend).chunks

@@ -1,11 +1,11 @@
-"""Directories whose JSON says what is in them: its own checksum, and the SHA-256 of every file.
+"""Manifests: what is in a directory, with a SHA-256 of every file and a checksum of their own.
 
-The JSON is written last, so that what it speaks of is complete. What is read later is what was
-written, or an error: each file is held against its digest once per process, before it is first
+A manifest is written last, so that what it names is complete. What is read later is what was
+written, or an error: each file is compared with its digest once per process, before it is first
 read, and a folder that lacks a file, or has one more, is refused.
 
-The driver hashes, also where Spark runs on a cluster: it must see the files in any case, for it
-lists them.
+This process hashes, also where Spark runs on a cluster: it must see the files in any case, for it
+lists them to the engine.
 """
 
 import concurrent.futures
@@ -24,16 +24,16 @@ from interactrank_jax.errors import InputError
 
 FORMAT_VERSION = 4  # of counts, features and snapshots
 _VERSION, _FILES = "format_version", "files"
-# Files that are what their digest says: path, digest, and what changes when a file is written to.
+# Files with the right digest: path, digest, and what changes when a file is written to.
 _verified: set[tuple[Any, ...]] = set()
 
 
 @dataclasses.dataclass(frozen=True)
-class Sealed:
-    """A JSON that was read, and the files that it speaks of.
+class Manifest:
+    """A manifest that was read.
 
     Attributes:
-      file: the JSON.
+      file: its JSON.
       root: the directory that its files are in.
       command: the subcommand that makes it.
       record: what it says besides.
@@ -47,7 +47,7 @@ class Sealed:
     digests: dict[str, str]
 
     def names(self, folder: str) -> list[str]:
-        """Returns the names below `root` of a folder's files.
+        """Returns the paths below `root` of a folder's files.
 
         Raises:
           InputError: the folder lacks one of them, or has one more.
@@ -65,10 +65,10 @@ class Sealed:
         return sorted(names)
 
     def check(self, name: str) -> None:
-        """Holds a file against its digest, unless this process did so.
+        """Compares a file with its digest, unless this process did so.
 
         Raises:
-          InputError: it is another.
+          InputError: it is another, or cannot be read.
         """
         path = (self.root / name).absolute()
         try:
@@ -97,39 +97,41 @@ class Sealed:
         )
 
 
-def read_parquet(backend: ibis.BaseBackend, folders: Sequence[tuple[Sealed, str]]) -> ir.Table:
+def read_parquet(backend: ibis.BaseBackend, folders: Sequence[tuple[Manifest, str]]) -> ir.Table:
     """Returns the rows of the Parquet files of some folders, which must be as they were written.
 
     Args:
       backend: that reads them.
-      folders: pairs of what speaks of a folder, and its path below the root.
+      folders: pairs of a manifest and the path of a folder below its root.
 
     Raises:
       InputError: a file is missing, damaged, or one too many.
     """
-    named = [(sealed, name) for sealed, folder in folders for name in sealed.names(folder)]
+    pairs = [(manifest, name) for manifest, folder in folders for name in manifest.names(folder)]
     with concurrent.futures.ThreadPoolExecutor() as pool:  # hashing leaves Python's lock
-        list(pool.map(lambda pair: pair[0].check(pair[1]), named))
-    paths = [sealed.root / name for sealed, name in named if name.endswith(".parquet")]
+        list(pool.map(lambda pair: pair[0].check(pair[1]), pairs))
+    paths = [manifest.root / name for manifest, name in pairs if name.endswith(".parquet")]
     if not paths:
-        sealed, folder = folders[0]
+        manifest, folder = folders[0]
         raise InputError(
-            f"{sealed.file} names no Parquet file of {folder}: it was made from another kind of "
-            f"log. Make it again, by `interactrank {sealed.command}` with a new --out."
+            f"{manifest.file} names no Parquet file of {folder}: it was made from another kind of "
+            f"log. Make it again, by `interactrank {manifest.command}` with a new --out."
         )
     return engine_paths.read_parquet(backend, paths)
 
 
 def count_rows(directory: Path) -> int:
-    """Returns the rows of all Parquet files below a directory, which their footers tell."""
-    return sum(pq.read_metadata(path).num_rows for path in directory.rglob("*.parquet"))
+    """Returns the rows of all Parquet files below a directory, as their footers say."""
+    # Absolute: Arrow takes a colon in a relative path for the end of a URL's scheme.
+    paths = directory.absolute().rglob("*.parquet")
+    return sum(pq.read_metadata(path).num_rows for path in paths)
 
 
-def seal(file: Path, root: Path, record: Mapping[str, Any], folders: Iterable[str] = ()) -> None:
-    """Writes the JSON that makes folders complete.
+def write(file: Path, root: Path, record: Mapping[str, Any], folders: Iterable[str] = ()) -> None:
+    """Writes a manifest, which makes folders complete.
 
     Args:
-      file: to write.
+      file: its JSON.
       root: directory that the folders are in.
       record: what it says besides.
       folders: paths below `root`.
@@ -142,11 +144,11 @@ def seal(file: Path, root: Path, record: Mapping[str, Any], folders: Iterable[st
     files.write_sealed(file, {_VERSION: FORMAT_VERSION, **record, _FILES: digests})
 
 
-def unseal(file: Path, root: Path, command: str, fields: Iterable[str]) -> Sealed:
-    """Reads what `seal` wrote.
+def read(file: Path, root: Path, command: str, fields: Iterable[str]) -> Manifest:
+    """Reads a manifest.
 
     Args:
-      file: the JSON.
+      file: its JSON.
       root: as it was written with.
       command: the subcommand that writes it.
       fields: that its record must have.
@@ -180,4 +182,4 @@ def unseal(file: Path, root: Path, command: str, fields: Iterable[str]) -> Seale
                 f"{file} names the file {name!r}, which is not below {root}: somebody edited it. "
                 f"Do not use it."
             )
-    return Sealed(file, root, command, record, digests)
+    return Manifest(file, root, command, record, digests)

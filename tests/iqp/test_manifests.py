@@ -8,7 +8,7 @@ import pytest
 
 from interactrank_jax import files
 from interactrank_jax.errors import InputError
-from interactrank_jax.iqp import features, report, sealed, snapshot, store
+from interactrank_jax.iqp import features, manifests, report, snapshot, store
 from interactrank_jax.iqp.build import build_store
 from tests.data.handmade_log import START
 from tests.iqp.conftest import FULL, everything, iqp_config
@@ -128,7 +128,7 @@ def test_a_name_outside_is_refused(case, name):
 def test_a_record_of_something_else_is_refused(case):
     kind, place, read = case
     file = place / {"counts": store.RECORD, "features": features.RECORD}.get(kind, snapshot.RECORD)
-    files.write_sealed(file, {"format_version": sealed.FORMAT_VERSION, "files": {}})
+    files.write_sealed(file, {"format_version": manifests.FORMAT_VERSION, "files": {}})
     with pytest.raises(InputError, match=r"is not what `interactrank iqp .* writes"):
         read()
 
