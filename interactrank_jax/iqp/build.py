@@ -41,7 +41,7 @@ from interactrank_jax.iqp.store import (
 # Rows of the log in one chunk: bounds memory, and what a kill costs.
 CHUNK_ROWS = 25_000_000
 # Days without rows, in a row: between two requests, unless the last day to count is named; and
-# behind the log's last day, where it is.
+# after the log's last day, where it is.
 MOST_EMPTY_DAYS = 60
 _PARTIAL = ".partial-"
 
@@ -145,6 +145,8 @@ def _remove_unfinished(store: Store) -> None:
     complete = {chunk.name for chunk in store.chunks}
     for partial in sorted(store.path.glob(f"{_PARTIAL}*")):
         name = partial.name.removeprefix(_PARTIAL)
+        if not Chunk.is_name(name) or not partial.is_dir():
+            continue
         if name not in complete:
             for folder in store.folders(name, has_events=True):
                 shutil.rmtree(store.path / folder, ignore_errors=True)
@@ -179,7 +181,7 @@ def _chunks_to_count(
     if last > newest + MOST_EMPTY_DAYS:
         # Counted as complete, whatever arrives on those days would be left out for good.
         raise InputError(
-            f"--through={date(last)} lies {last - newest} days behind the log's last day, "
+            f"--through={date(last)} lies {last - newest} days after the log's last day, "
             f"{date(newest)}. Expected at most {MOST_EMPTY_DAYS} days without rows: name an "
             f"earlier day."
         )
@@ -225,8 +227,9 @@ def _count_days(store: Store, log: Log, backend: ibis.BaseBackend, first: int, l
     for folder in folders:
         if (store.path / folder).exists():
             raise InputError(
-                f"{store.path / folder} stands where the counts of these days belong, and no build "
-                f"left it. Move it elsewhere."
+                f"{store.path / folder} is where these days would be counted, but no file of "
+                f"{store.chunks_place} names it: it is not ours, or that file was lost. Move it "
+                f"elsewhere, or build again into a new --out."
             )
     partial = store.path / f"{_PARTIAL}{name}"
     partial.mkdir()

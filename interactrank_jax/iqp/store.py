@@ -32,7 +32,6 @@ from interactrank_jax.iqp.spec import parse_specs, refuse_taken
 
 RECORD, COMMAND = "store.json", "iqp build"
 SEEN, FORMS = "seen", "forms"  # folders
-_CHUNK_FILE = re.compile(r"\d{6,}-\d{6,}\.json")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,6 +133,11 @@ class Chunk:
         """Returns the name of a chunk of some days."""
         return f"{first:06d}-{last:06d}"
 
+    @staticmethod
+    def is_name(text: str) -> bool:
+        """Returns whether a text is such a name."""
+        return re.fullmatch(r"\d{6,}-\d{6,}", text) is not None
+
 
 class Store:
     """A store on disk, opened: what it describes and which of its days are complete.
@@ -148,7 +152,7 @@ class Store:
     def __init__(self, path: Path, description: Description):
         self.path, self.description, self.recipe = path, description, description.recipe
         names = sorted(
-            file.name for file in self.chunks_place.glob("*") if _CHUNK_FILE.fullmatch(file.name)
+            file.name for file in self.chunks_place.glob("*.json") if Chunk.is_name(file.stem)
         )
         self._manifests = [self._open(name) for name in names]
         self.chunks = tuple(Chunk(**manifest.record["chunk"]) for manifest in self._manifests)

@@ -78,14 +78,16 @@ def test_every_flipped_bit_is_an_error_that_names_the_file(case):
     read()
 
 
-def test_a_missing_file_is_an_error_that_names_it(case):
+def test_a_missing_file_is_an_error_that_names_it(case, log, backend):
     kind, place, read = case
     for path in sorted(path for path in place.rglob("*") if path.is_file()):
         good = path.read_bytes()
         last_chunk = kind == "counts" and path == max((place / "chunks").iterdir())
         path.unlink()
-        if last_chunk:  # then its days are not counted yet, as after a build that was killed
+        if last_chunk:  # then its days are not counted yet
             read()
+            with pytest.raises(InputError, match=r"that file was lost\. Move it elsewhere, or"):
+                build_store(iqp_config(**FULL), log, place, backend)
         else:
             with pytest.raises(InputError, match=r"is missing|holds no|does not follow on"):
                 read()

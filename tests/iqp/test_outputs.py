@@ -68,6 +68,7 @@ def test_foreign_files_in_a_store_stay(log, whole, backend, tmp_path, monkeypatc
     build_store(iqp_config(), log, out, backend, through=FIRST + 8)
     names = ("notes.txt", "partial/notes.txt", "seen/thesis/notes.txt", "counts/query/x/notes.txt")
     names += ("counts/query/000001-000002/part.parquet", "chunks/notes.json")
+    names += (".partial-thesis/notes.txt", ".partial-000001-000002")
     fill(out, *names)
     write, left = engines.write_parquet, [4]
 
@@ -81,9 +82,9 @@ def test_foreign_files_in_a_store_stay(log, whole, backend, tmp_path, monkeypatc
         patch.setattr(engines, "write_parquet", dying)
         with pytest.raises(KeyboardInterrupt):
             build_store(iqp_config(), log, out, backend)
-    assert list(out.glob(".partial-*"))
+    assert list(out.glob(".partial-*-*/events"))
     rest = build_store(iqp_config(), log, out, backend)
-    assert not list(out.glob(".partial-*"))
+    assert not list(out.glob(".partial-*-*/events"))
     assert everything(rest, backend) == everything(whole, backend)
     for name in names:
         assert (out / name).read_text() == "precious"
@@ -95,7 +96,7 @@ def test_what_stands_in_a_chunks_place_is_told_and_stays(log, backend, tmp_path)
     taken = store.Chunk.name_of(FIRST + 9, FIRST + 10)
     fill(out, f"seen/{taken}/mine.parquet")
     for _ in range(2):
-        with pytest.raises(InputError, match=rf"{taken} stands where .* belong.* Move it"):
+        with pytest.raises(InputError, match=rf"{taken} is where .* would be counted.* Move it"):
             build_store(iqp_config(), log, out, backend, through=FIRST + 10)
         assert (out / f"seen/{taken}/mine.parquet").read_text() == "precious"
 

@@ -229,7 +229,7 @@ class TestGrowth:
     def test_days_that_have_not_come_are_refused(self, log, backend, tmp_path):
         newest = pq.read_table(log.path / "events.parquet")["arrival_time"].to_numpy().max()
         last, out = int(newest) // 86_400 + 60, tmp_path / "counts"
-        with pytest.raises(InputError, match=r"lies 61 days behind .* at most 60 days"):
+        with pytest.raises(InputError, match=r"lies 61 days after .* at most 60 days"):
             build_store(iqp_config(), log, out, backend, through=last + 1)
         assert build_store(iqp_config(), log, out, backend, through=last).next_day == last + 1
 
