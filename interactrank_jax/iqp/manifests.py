@@ -10,6 +10,7 @@ lists them to the engine.
 
 import concurrent.futures
 import dataclasses
+import functools
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -24,7 +25,7 @@ from interactrank_jax.errors import InputError
 
 FORMAT_VERSION = 4  # of counts, features and snapshots
 _VERSION, _FILES = "format_version", "files"
-# Files with the right digest: path, digest, and what changes when a file is written to.
+# Files with the right digest: that digest, and their state.
 _verified: set[tuple[Any, ...]] = set()
 
 
@@ -72,9 +73,7 @@ class Manifest:
         """
         path = (self.root / name).absolute()
         try:
-            status = path.stat()
-            change = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
-            identity = (path, self.digests[name], *change)
+            identity = (self.digests[name], *_state(path))
             if identity in _verified:
                 return
             digest = files.file_digest(path)
@@ -105,7 +104,7 @@ def read_parquet(backend: ibis.BaseBackend, folders: Sequence[tuple[Manifest, st
       folders: pairs of a manifest and the path of a folder below its root.
 
     Raises:
-      InputError: a file is missing, damaged, or one too many.
+      InputError: a file is missing, damaged, one too many, or has other columns than the others.
     """
     pairs = [(manifest, name) for manifest, folder in folders for name in manifest.names(folder)]
     with concurrent.futures.ThreadPoolExecutor() as pool:  # hashing leaves Python's lock
@@ -117,7 +116,30 @@ def read_parquet(backend: ibis.BaseBackend, folders: Sequence[tuple[Manifest, st
             f"{manifest.file} names no Parquet file of {folder}: it was made from another kind of "
             f"log. Make it again, by `interactrank {manifest.command}` with a new --out."
         )
+    columns = [_columns(_state(path.absolute())) for path in paths]
+    for path, others in zip(paths, columns, strict=True):
+        if others != columns[0]:
+            # An engine would read all files as it reads the first.
+            root, command = folders[0][0].root, folders[0][0].command
+            raise InputError(
+                f"{path} has the columns {dict(others)}, {paths[0]} has {dict(columns[0])}: ids or "
+                f"segments of the log became of another kind. Make {root} again, by `interactrank "
+                f"{command}` with a new --out."
+            )
     return engine_paths.read_parquet(backend, paths)
+
+
+def _state(path: Path) -> tuple[Any, ...]:
+    """Returns a path, and what changes when its file is written to."""
+    status = path.stat()
+    return path, status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+
+
+@functools.lru_cache(maxsize=2**16)
+def _columns(state: tuple[Any, ...]) -> tuple[tuple[str, str], ...]:
+    """Returns the columns of a Parquet file, by its state, and their types."""
+    schema = pq.read_schema(state[0])
+    return tuple(sorted((field.name, str(field.type)) for field in schema))
 
 
 def count_rows(directory: Path) -> int:

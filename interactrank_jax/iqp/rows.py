@@ -96,7 +96,7 @@ class Source:
         impressions = self.log.table("impressions", self.backend)
         requests = requests.select(
             "request_id",
-            *self.recipe.segments,
+            **self._segments(requests),
             query=_wide(requests.query_id),
             user=_wide(requests.user_id),
             time=_wide(requests.timestamp),
@@ -142,7 +142,9 @@ class Source:
         # Where no event has a query, the column may be of any type.
         query = _wide(self.log.table("requests", self.backend).query_id)
         table = table.select(
-            *("event_id", "event_time", "action", *self.recipe.segments),
+            *("event_time", "action"),
+            **self._segments(table),
+            event_id=_wide(table.event_id),
             query=table.query_id.cast(query.type()),
             item=_wide(table.item_id),
             user=_wide(table.user_id),
@@ -158,6 +160,9 @@ class Source:
             form = ibis.ifelse(table.known <= table.period, table.query_form, ibis.null("string"))
             table = table.mutate(query_form=form).drop("known")
         return self._with_fresh(table)
+
+    def _segments(self, table: ir.Table) -> dict[str, ir.Column]:
+        return {name: _wide(table[name]) for name in self.recipe.segments}
 
     def _with_fresh(self, rows: ir.Table, on: int | None = None) -> ir.Table:
         if not self.recipe.has_fresh:
@@ -269,7 +274,7 @@ def is_fresh(period: ir.Value, created: ir.Value, fresh_days: int) -> ir.Value:
 
 
 def _wide(values: ir.Column) -> ir.Column:
-    """Returns integers as int64, so that tables of several widths can be one, others as is."""
+    """Returns integers as int64, others as is: tables, and nights, of several widths are one."""
     return values.cast("int64") if values.type().is_integer() else values
 
 

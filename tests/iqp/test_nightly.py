@@ -13,7 +13,7 @@ from interactrank_jax.errors import InputError
 from interactrank_jax.iqp import snapshot, store
 from interactrank_jax.iqp.build import build_store
 from interactrank_jax.iqp.days import date
-from tests.data.handmade_log import START, make_tables, write_log
+from tests.data.handmade_log import START, make_tables, replace, write_log
 from tests.iqp.conftest import FULL, everything, iqp_config
 
 FIRST = START // 86_400
@@ -68,6 +68,53 @@ def test_a_day_that_was_counted_as_empty_takes_no_rows(backend, tmp_path):
     expected = rf"requests of {date(EMPTY)}: the log has \d+, but had 0"
     with pytest.raises(InputError, match=expected):
         build_store(iqp_config(), log, tmp_path / "counts", backend)
+
+
+def test_integers_that_grow_wider_one_night_are_counted_as_before(backend, tmp_path):
+    """Chunks are read together, so all must be of one type, whatever the log's was at the time."""
+    config = iqp_config(**{"cross.features": ("share:click:30:country", "rate:click:14")})
+    first, second = FIRST + 12, FIRST + 25
+    wide = through(make_tables(), second)
+    codes = {"de": 1, "fr": 2, "us": 3}
+    for kind, last in ((pa.int32(), first), (pa.int64(), second)):
+        tables = through(wide, last)
+        # Countries get other codes, beyond 32 bits, in the second part of the log.
+        for name, column in (("requests", "timestamp"), ("events", "arrival_time")):
+            table = tables[name]
+            is_late = [at // 86_400 > first for at in table[column].to_pylist()]
+            country = table["country"].to_pylist()
+            numbers = [codes[c] + (late << 40) for c, late in zip(country, is_late, strict=True)]
+            tables[name] = replace(table, "country", pa.array(numbers, kind))
+        ids = [int(text[1:]) for text in tables["events"]["event_id"].to_pylist()]
+        tables["events"] = replace(tables["events"], "event_id", pa.array(ids, kind))
+        shutil.rmtree(tmp_path / "log", ignore_errors=True)
+        log = open_log(write_log(tmp_path / "log", tables))
+        grown = build_store(config, log, tmp_path / "grown", backend, through=last)
+    once = build_store(config, log, tmp_path / "once", backend, through=last)
+    assert len(grown.chunks) == 2
+    assert everything(grown, backend) == everything(once, backend)
+    assert grown.figures() == once.figures()
+    codes = backend.to_pyarrow(grown.counts(("query", "country"), backend))["country"]
+    assert set(codes.to_pylist()) == {1, 2, 3, 2**40 + 1, 2**40 + 2, 2**40 + 3}
+
+
+def test_ids_that_become_of_another_kind_one_night_are_refused(backend, tmp_path):
+    """In a log that keeps its latest days only, so that its own parts agree."""
+    config = iqp_config(**{"cross.features": ("share:click:30",)})
+    tables = make_tables()
+    for number, last in enumerate((FIRST + 12, FIRST + 25)):
+        for name in ("requests", "events"):
+            kept = tables[name]
+            if number:
+                column = {"requests": "timestamp", "events": "arrival_time"}[name]
+                kept = kept.filter(pc.greater_equal(kept[column], (FIRST + 12) * 86_400))
+                text = [None if q is None else str(q) for q in kept["query_id"].to_pylist()]
+                kept = replace(kept, "query_id", text)
+            tables[name] = kept
+        log = open_log(write_log(tmp_path / str(number), through(tables, last)))
+        held = build_store(config, log, tmp_path / "counts", backend, through=last)
+    with pytest.raises(InputError, match=r"'query': 'string'.*'query': 'int64'.*another kind"):
+        everything(held, backend)
 
 
 def test_a_log_on_which_nothing_counts_has_its_days_all_the_same(backend, tmp_path):
