@@ -376,3 +376,25 @@ def read_sealed(path: PathLike) -> dict[str, Any]:
             f"command that made it."
         )
     return value
+
+
+def refuse_inside(out: PathLike, source: PathLike) -> None:
+    """Refuses an output that is its own source, or inside it, or around it.
+
+    Args:
+      out: directory to write.
+      source: directory that is read, such as a log.
+
+    Raises:
+      InputError: one of the two is the other, or inside it.
+    """
+    written, read = Path(out).resolve(), Path(source).resolve()
+    if written == read or read in written.parents or written in read.parents:
+        where = (
+            "the same directory as"
+            if written == read
+            else ("inside" if read in written.parents else "around")
+        )
+        raise InputError(
+            f"--out={out} is {where} {source}, which is only read. Name a directory beside it."
+        )

@@ -16,7 +16,6 @@ import pyarrow.parquet as pq
 from interactrank_jax.data import schema as schema_lib
 from interactrank_jax.data.examples import STAGES
 from interactrank_jax.data.vocabulary import as_values, concat_tables, index_in
-from interactrank_jax.errors import InputError
 from interactrank_jax.iqp.forms import forms
 
 SECONDS_PER_DAY = 86_400
@@ -82,14 +81,32 @@ class Impressions:
 def read_table(log: schema_lib.Log, name: str, columns: Sequence[str] | None = None) -> pa.Table:
     """Reads a table's parts, in order, into one table.
 
+    Args:
+      log: the log.
+      name: of the table.
+      columns: to read; None for all that `Log.columns` names.
+
     Raises:
-      InputError: a column's types in two parts do not go together.
+      InputError: see `Log.columns`.
     """
-    parts = [pq.read_table(file, columns=columns) for file in log.files(name)]
-    try:
-        return concat_tables(parts)
-    except InputError as error:
-        raise InputError(f"{name} ({log.path}): {error}") from error
+    types = log.columns(name)
+    columns = list(types) if columns is None else list(columns)
+    parts = []
+    for part in log.parts(name):
+        table = pq.read_table(part.path, columns=columns)
+        for index, column in enumerate(columns):
+            if part.types[column] != types[column]:
+                # Not checked: integers beyond 2^53 lose digits where another part has floats.
+                values = _plain(table[column]).cast(types[column], safe=False)
+                table = table.set_column(index, column, values)
+        parts.append(table.select(columns))
+    return concat_tables(parts)
+
+
+def _plain(values: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Returns a column without a dictionary."""
+    kind = values.type
+    return values.cast(kind.value_type) if pa.types.is_dictionary(kind) else values
 
 
 def read_requests(

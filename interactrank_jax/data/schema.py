@@ -20,14 +20,15 @@ import functools
 import re
 import tempfile
 import uuid
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import ibis
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from interactrank_jax import files
+from interactrank_jax.data import columns, engine_paths
 from interactrank_jax.data.validate import validate
 from interactrank_jax.errors import InputError, did_you_mean
 
@@ -72,6 +73,36 @@ class FeatureSpec:
     kind: str
 
 
+def _check_names(what: str, names: list[Any]) -> None:
+    """Refuses names of features, or of actions, that an engine would take for others."""
+    reserved = {name.lower(): name for name in RESERVED_NAMES}
+    twins: dict[str, str] = {}
+    for name in names:
+        if not isinstance(name, str) or not _NAME.fullmatch(name):
+            raise InputError(
+                f"{what} name {name!r} is malformed. Expected letters, digits and underscores, not "
+                f"starting with a digit."
+            )
+        if what == "action" and name.lower() == IMPLICIT_ACTION:
+            raise InputError(
+                f"action '{name}' is reserved: every row of impressions is one. Remove it from the "
+                f"actions."
+            )
+        # DuckDB does not tell capitals apart, so it would read one column for the other.
+        if name.lower() in reserved:
+            taken = reserved[name.lower()]
+            as_what = "" if name == taken else f" as '{taken}', which differs in capitals alone"
+            raise InputError(f"{what} name '{name}' is reserved{as_what}: rename it.")
+        twin = twins.get(name.lower())
+        if twin == name:
+            raise InputError(f"{what} '{name}' is declared twice.")
+        if twin is not None:
+            raise InputError(
+                f"{what}s '{twin}' and '{name}' have one name, capitals aside: rename one."
+            )
+        twins[name.lower()] = name
+
+
 @dataclasses.dataclass(frozen=True)
 class Schema:
     """What a log declares about itself.
@@ -82,7 +113,8 @@ class Schema:
       timeless: requests carry no timestamp, so nothing can be as of anything.
 
     Raises:
-      InputError: unknown kind or entity, or a name that is malformed, reserved or used twice.
+      InputError: unknown kind or entity, or a name that is malformed, or reserved or used twice,
+        capitals aside.
     """
 
     features: tuple[FeatureSpec, ...]
@@ -102,23 +134,8 @@ class Schema:
                     )
         if not self.actions:
             raise InputError("schema: no actions. Expected at least one, such as 'click'.")
-        if IMPLICIT_ACTION in self.actions:
-            raise InputError(
-                f"action '{IMPLICIT_ACTION}' is reserved: every row of impressions is one. "
-                f"Remove it from the actions."
-            )
-        names = [feature.name for feature in self.features]
-        for what, group in (("feature", names), ("action", list(self.actions))):
-            for name in group:
-                if not isinstance(name, str) or not _NAME.fullmatch(name):
-                    raise InputError(
-                        f"{what} name {name!r} is malformed. Expected letters, digits and "
-                        f"underscores, not starting with a digit."
-                    )
-                if name in RESERVED_NAMES:
-                    raise InputError(f"{what} name '{name}' is reserved: rename it.")
-                if group.count(name) > 1:
-                    raise InputError(f"{what} '{name}' is declared twice.")
+        _check_names("feature", [feature.name for feature in self.features])
+        _check_names("action", list(self.actions))
 
     def select(self, entities: tuple[str, ...], kind: str | None = None) -> tuple[FeatureSpec, ...]:
         """Returns the features of some entities, in order, optionally of one kind."""
@@ -199,6 +216,29 @@ class Schema:
             raise InputError(f"{file}: {error}") from error
 
 
+def _read(
+    backend: ibis.BaseBackend,
+    paths: list[Path],
+    given: Mapping[str, pa.DataType],
+    wanted: Mapping[str, pa.DataType],
+) -> ibis.Table:
+    """Returns the columns of files of the types `given`, as the types `wanted`."""
+    read = {name: kind for name, kind in given.items() if not pa.types.is_null(kind)}
+    table = engine_paths.read_parquet(backend, paths, read)
+    values = {}
+    for name, kind in wanted.items():
+        # Spark reads unsigned integers of 64 bits as decimals.
+        target = pa.int64() if kind == pa.uint64() and backend.name == engine_paths.SPARK else kind
+        dtype = ibis.dtype(target)
+        if name not in read:
+            values[name] = ibis.null(dtype)
+        elif table[name].type() != dtype:
+            values[name] = table[name].cast(dtype)
+        else:
+            values[name] = table[name]
+    return table.select(**values)
+
+
 @dataclasses.dataclass(frozen=True)
 class Log:
     """A log on disk, opened: nothing is read but file names and Parquet footers."""
@@ -213,55 +253,61 @@ class Log:
         single, parts = self.path / f"{table}.parquet", self.path / table
         if single.is_file() and parts.is_dir():
             raise InputError(f"{self.path} holds both {single.name} and {table}/: remove one.")
-        return [single] if single.is_file() else sorted(parts.glob("*.parquet"))
+        if single.is_file():
+            return [single]
+        return sorted(path for path in parts.glob("*.parquet") if path.is_file())
+
+    def parts(self, table: str) -> tuple[columns.Part, ...]:
+        """Returns the files of a table that have rows; all of them where none has.
+
+        Raises:
+          InputError: a file is not Parquet, or two of its columns have one name.
+        """
+        parts = tuple(columns.read_part(table, path) for path in self.files(table))
+        return tuple(part for part in parts if part.rows) or parts
 
     @functools.cached_property
     def has_events(self) -> bool:
         """Whether histories and cross features come from an events table."""
         return bool(self.files("events"))
 
-    def columns(self, table: str, part: int = 0) -> dict[str, pa.DataType]:
-        """Returns name and Arrow type of each column of a table's part; dictionaries unwrapped.
+    def columns(self, table: str) -> Mapping[str, pa.DataType]:
+        """Returns name and Arrow type of each column of a table, see `columns.unite`.
 
         Raises:
-          InputError: the file is not Parquet, or two columns have one name.
+          InputError: see `parts` and `columns.unite`.
         """
-        path = self.files(table)[part]
-        try:
-            schema = pq.read_schema(path)
-        except (pa.ArrowInvalid, OSError) as error:
-            raise InputError(
-                f"{path} is not a readable Parquet file ({error}): it was truncated or is "
-                f"something else. Write it again."
-            ) from error
-        found: dict[str, str] = {}
-        for name in schema.names:
-            # DuckDB does not tell capitals apart, so it would read one for the other.
-            twin = found.setdefault(name.lower(), name)
-            if twin is not name:
-                raise InputError(
-                    f"{table} ({path}): columns '{twin}' and '{name}' have one name, capitals "
-                    f"aside. Expected each name once: rename or drop one."
-                )
-        return {
-            field.name: field.type.value_type if pa.types.is_dictionary(field.type) else field.type
-            for field in schema
-        }
+        return columns.unite(self.schema, table, self.parts(table))
 
     def table(self, name: str, backend: ibis.BaseBackend | None = None) -> ibis.Table:
-        """Returns a table as an Ibis expression, on an embedded DuckDB unless `backend` is given.
+        """Returns the declared columns of a table as an Ibis expression.
 
         Tables of one log share one connection, so they can be joined.
+
+        Args:
+          name: of the table.
+          backend: that reads it; an embedded DuckDB unless given.
+
+        Raises:
+          InputError: see `columns`; or the table is absent.
         """
-        paths = [str(path) for path in self.files(name)]
-        if not paths:
+        parts = self.parts(name)
+        if not parts:
             raise InputError(f"{self.path} holds no table '{name}'.")
         backend = self._duckdb if backend is None else backend
-        if backend.name != "pyspark":
-            # A directory may be called country=de: the path is no column of the log.
-            return backend.read_parquet(paths, hive_partitioning=False)
-        # Spark takes no list; the files beside each other in a directory are all of the table's.
-        return backend.read_parquet(paths[0] if len(paths) == 1 else str(self.path / name))
+        types = self.columns(name)
+        types = {
+            column: types[column] for column in columns.of_table(self, name) if column in types
+        }
+        # An engine reads files of one schema at a time: each has other rules for several.
+        alike: dict[tuple[pa.DataType, ...], list[Path]] = {}
+        for part in parts:
+            alike.setdefault(tuple(part.types[column] for column in types), []).append(part.path)
+        tables = [
+            _read(backend, paths, dict(zip(types, kinds, strict=True)), types)
+            for kinds, paths in alike.items()
+        ]
+        return ibis.union(*tables) if len(tables) > 1 else tables[0]
 
     @functools.cached_property
     def _duckdb(self) -> ibis.BaseBackend:
@@ -281,7 +327,8 @@ def open_log(path: files.PathLike) -> Log:
     Raises:
       InputError: no log there, its schema does not hold, or a required table is absent.
     """
-    log = Log(Path(path), Schema.load(path))
+    # Absolute: what reads Parquet takes a colon in a relative path for the end of a URL's scheme.
+    log = Log(Path(path).absolute(), Schema.load(path))
     for table in REQUIRED_TABLES:
         if not log.files(table):
             raise InputError(

@@ -14,6 +14,7 @@ import duckdb
 import ibis
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from interactrank_jax.data import columns
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 EARLIEST, LATEST = 631_152_000, 4_102_444_800
 # Examples hold float32 and int32.
 LARGEST, SMALLEST_PROPENSITY = float(np.finfo(np.float32).max), float(np.finfo(np.float32).tiny)
+LARGEST_INTEGER = int(np.iinfo(np.int64).max)
 LAST_POSITION = int(np.iinfo(np.int32).max)
 KEYS = {
     "items": ("item_id",),
@@ -67,11 +69,8 @@ def validate(log: "Log") -> dict[str, Any]:
             f"{log.path}: a timeless log cannot hold events, which have times. Set "
             f'"timeless": false and give requests a timestamp, or remove events.'
         )
-    tables = [name for name in KEYS if name != "events" or log.has_events]
-    expected = {name: columns.of_table(log, name) for name in tables}
-    for name in tables:
-        columns.check_columns(log, name, expected[name])
-    columns.check_id_types(log, tables)
+    expected = check_columns(log)
+    tables = list(expected)
     with readable(log):
         totals = {name: _check_rows(log, name, expected[name]) for name in tables}
         for name in tables[:3]:
@@ -84,6 +83,31 @@ def validate(log: "Log") -> dict[str, Any]:
             if name in tables:
                 _check_known(log, name, column, target)
         return _summary(log, totals)
+
+
+def check_columns(log: "Log", needs_features: bool = True) -> dict[str, dict[str, str]]:
+    """Checks columns and types of all tables by the footers of their files: no row is read.
+
+    Args:
+      log: the log.
+      needs_features: whether a declared feature that no file has is an error.
+
+    Returns:
+      `columns.of_table` of each table, without such features.
+
+    Raises:
+      InputError: the first thing found wrong.
+    """
+    tables = [name for name in KEYS if name != "events" or log.has_events]
+    features = set() if needs_features else {feature.name for feature in log.schema.features}
+    expected = {}
+    for name in tables:
+        absent = features - set(log.columns(name))
+        kinds = columns.of_table(log, name)
+        expected[name] = {column: kinds[column] for column in kinds if column not in absent}
+        columns.check_columns(log, name, expected[name])
+    columns.check_id_types(log, tables)
+    return expected
 
 
 @contextlib.contextmanager
@@ -106,17 +130,28 @@ def readable(log: "Log", errors: tuple[type[Exception], ...] = (duckdb.Error,)) 
 
 
 def _refuse_damaged(log: "Log", name: str, error: Exception) -> None:
-    for part, path in enumerate(log.files(name)):
-        for column in sorted(set(columns.of_table(log, name)) & set(log.columns(name, part))):
+    expected = columns.of_table(log, name)
+    for part in log.parts(name):
+        for column in sorted(set(expected) & set(part.types)):
             try:
-                pq.read_table(path, columns=[column])[column].validate(full=True)
+                values = pq.read_table(part.path, columns=[column])[column]
+                values.validate(full=True)
             except (pa.ArrowException, OSError) as reason:
                 raise InputError(
-                    f"{name} ({path}): column '{column}' cannot be read ({reason}). Expected a "
-                    f"whole Parquet file with text in UTF-8: write it again."
+                    f"{name} ({part.path}): column '{column}' cannot be read ({reason}). Expected "
+                    f"a whole Parquet file with text in UTF-8: write it again."
+                ) from error
+            if (
+                part.types[column] == pa.uint64()
+                and (pc.max(values).as_py() or 0) > LARGEST_INTEGER
+            ):
+                raise InputError(
+                    f"{name} ({part.path}): column '{column}' goes up to {pc.max(values)}. "
+                    f"Expected {_IN_64_BITS}."
                 ) from error
 
 
+_IN_64_BITS = "numbers that fit a signed 64-bit integer: write such ids as strings"
 _IN_RANGE = f"numbers of size up to {LARGEST:.3g}, the largest float32: rescale them"
 
 
@@ -129,6 +164,8 @@ def _row_checks(
         if (name, column) not in (("events", "query_id"), ("items", "created_at")):
             remedy = "drop these rows" if kind == "id" else "fill them in, or drop these rows"
             yield _Check(column, value.isnull(), f"a value in every row: {remedy}")
+        if types[column] == pa.uint64():
+            yield _Check(column, value > LARGEST_INTEGER, _IN_64_BITS)
         if pa.types.is_floating(types[column]):
             yield _Check(
                 column, value.isnan() | value.isinf(), "finite numbers: fill in what is missing"

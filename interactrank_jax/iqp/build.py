@@ -1,7 +1,8 @@
 """Builds a store of counts from a log, or brings it up to date: day by day, each day once.
 
 A chunk, a run of days, is complete once its JSON is there, which is written last: a build that is
-killed leaves the store as it was, and the next one goes on from there.
+killed leaves the store as it was, and the next one goes on from there. A chunk's scratch directory
+names it, so that what a killed build left is known, and nothing else is ever removed.
 
 A new day reads that day's requests, impressions and events, the event ids of the days before it,
 and of all requests the times. Where ids of requests ascend with time, as most do, DuckDB reads no
@@ -22,14 +23,27 @@ from interactrank_jax import files
 from interactrank_jax.data import validate
 from interactrank_jax.data.schema import Log
 from interactrank_jax.errors import InputError
-from interactrank_jax.iqp import engines, expressions
+from interactrank_jax.iqp import engines, expressions, manifests
 from interactrank_jax.iqp.days import date, day, runs_of_days
+from interactrank_jax.iqp.expressions import union
 from interactrank_jax.iqp.rows import Source, first_copies, requests_per_day
-from interactrank_jax.iqp.store import RECORD, Chunk, Description, Store, open_store, write_record
+from interactrank_jax.iqp.store import (
+    FORMS,
+    RECORD,
+    SEEN,
+    Chunk,
+    Description,
+    Store,
+    counts_folder,
+    open_store,
+)
 
 # Rows of the log in one chunk: bounds memory, and what a kill costs.
 CHUNK_ROWS = 25_000_000
-MOST_EMPTY_DAYS = 60  # between two requests, unless the last day to count is named
+# Days without rows, in a row: between two requests, unless the last day to count is named; and
+# after the log's last day, where it is.
+MOST_EMPTY_DAYS = 60
+_PARTIAL = ".partial-"
 
 
 def build_store(
@@ -54,27 +68,56 @@ def build_store(
       progress: called with each run of days as it begins.
 
     Raises:
-      InputError: a store of another description or another log, `through` lies beyond the log,
+      InputError: a store of another description or another log, `through` lies far beyond the log,
         rows that cannot be, named by an example, or, without `through`, requests from so far behind
         all others that a clock may run ahead.
     """
     description = Description.from_config(config, log)
     out = Path(out)
+    files.refuse_inside(out, log.path)
+    validate.check_columns(log, needs_features=False)
+    _open(out, log, description)
     with engines.readable(backend, log):
         _check_times(log, description, backend)
-    with files.lock(out), engines.readable(backend, log, out):
-        if (out / RECORD).exists():
-            store = open_store(out, log)
-            _check_same(store, description)
-        else:
-            write_record(out / RECORD, {"description": description.to_json()})
-            store = open_store(out, log)
-        _remove_unfinished(store)
-        for first, last in _chunks_to_count(store, log, backend, through, chunk_rows):
-            progress(f"days {date(first)} to {date(last)}")
-            _count_days(store, log, backend, first, last)
-            store = open_store(out, log)
+        with files.lock(out):
+            store = _open(out, log, description)
+            if store is None:
+                manifests.write(out / RECORD, out, {"description": description.to_json()})
+                store = open_store(out, log)
+            _remove_unfinished(store)
+            for first, last in _chunks_to_count(store, log, backend, through, chunk_rows):
+                progress(f"days {date(first)} to {date(last)}")
+                _count_days(store, log, backend, first, last)
+                store = open_store(out, log)
     return store
+
+
+def _open(out: Path, log: Log, description: Description) -> Store | None:
+    """Returns the store to go on with, None where there is none yet.
+
+    Raises:
+      InputError: one of another description, or a directory of something else.
+    """
+    if (out / RECORD).exists():
+        store = open_store(out, log)
+        _check_same(store, description)
+        return store
+    foreign = [out.name] if out.exists() else []
+    if out.is_dir():
+        # A build that was killed at its beginning may have left these.
+        foreign = [
+            path.name
+            for path in sorted(out.iterdir())
+            if not path.name.startswith(f".{RECORD}.")
+            and not (path.name == ".lock" and not path.lstat().st_size)
+        ]
+    if foreign:
+        raise InputError(
+            f"{out} is not a directory of counts: it has no {RECORD}, but there is '{foreign[0]}'. "
+            f"Expected a new or empty directory, or one that `interactrank iqp build` wrote: name "
+            f"another --out."
+        )
+    return None
 
 
 def _check_times(log: Log, description: Description, backend: ibis.BaseBackend) -> None:
@@ -98,18 +141,16 @@ def _check_same(store: Store, description: Description) -> None:
 
 
 def _remove_unfinished(store: Store) -> None:
-    """Removes what a killed build left: directories of days that no chunk names."""
+    """Removes what a killed build left: its scratch directory, and the chunk that it names."""
     complete = {chunk.name for chunk in store.chunks}
-    kept = [store.counts_place(keys) for keys in store.counted_keys]
-    for place in (*kept, store.seen_place, store.forms_place):
-        for directory in place.glob("*"):
-            if directory.name not in complete:
-                shutil.rmtree(directory)
-    shutil.rmtree(_partial(store), ignore_errors=True)
-
-
-def _partial(store: Store) -> Path:
-    return store.path / "partial"
+    for partial in sorted(store.path.glob(f"{_PARTIAL}*")):
+        name = partial.name.removeprefix(_PARTIAL)
+        if not Chunk.is_name(name) or not partial.is_dir():
+            continue
+        if name not in complete:
+            for folder in store.folders(name, has_events=True):
+                shutil.rmtree(store.path / folder, ignore_errors=True)
+        shutil.rmtree(partial)  # last: until then, what to remove is known
 
 
 def _chunks_to_count(
@@ -126,11 +167,10 @@ def _chunks_to_count(
     sizes_of = dataclasses.replace(store.recipe, user_day_cap=0, query_form="", backoff=0.0)
     table = Source(log, sizes_of, backend).counted(since=after)
     per_day = table.group_by("period").aggregate(rows=table.count()).order_by("period")
-    found = backend.to_pyarrow(per_day)
-    days, sizes = found["period"].to_numpy(), found["rows"].to_numpy()
-    if not len(days) and after is None:
-        return
-    first = int(days[0]) if after is None else after
+    rows = backend.to_pyarrow(per_day)
+    days, sizes = rows["period"].to_numpy(), rows["rows"].to_numpy()
+    # Where nothing counts, days are over all the same.
+    first = int(days[0] if len(days) else asked_on[0]) if after is None else after
     # Not from the events' times: one clock that runs ahead would close all the days before it.
     if through is None:
         since = [] if after is None else [after - 1]
@@ -138,11 +178,12 @@ def _chunks_to_count(
     newest = int(asked_on[-1])
     last = newest - 1 if through is None else through
     newest = max([newest, *days[-1:].tolist()])
-    if last > newest:
+    if last > newest + MOST_EMPTY_DAYS:
         # Counted as complete, whatever arrives on those days would be left out for good.
         raise InputError(
-            f"--through={date(last)} lies beyond the log, whose last day is {date(newest)}. Name "
-            f"that day or an earlier one."
+            f"--through={date(last)} lies {last - newest} days after the log's last day, "
+            f"{date(newest)}. Expected at most {MOST_EMPTY_DAYS} days without rows: name an "
+            f"earlier day."
         )
     counted = days <= last
     runs = runs_of_days(days[counted].tolist(), sizes[counted].tolist(), chunk_rows)
@@ -155,10 +196,10 @@ def _chunks_to_count(
 
 def _check_log(chunk: Chunk, requests: dict[int, int]) -> None:
     """Refuses a log whose last counted day is not what it was; one without that day may go on."""
-    found = requests.get(chunk.last, 0)
-    if found not in (0, chunk.requests):
+    now = requests.get(chunk.last, 0)
+    if now not in (0, chunk.requests):
         raise InputError(
-            f"requests of {date(chunk.last)}: the log has {found:,}, but had {chunk.requests:,} "
+            f"requests of {date(chunk.last)}: the log has {now:,}, but had {chunk.requests:,} "
             f"when that day was counted. Either the day was not over then, or this is another log: "
             f"build again into another --out."
         )
@@ -180,9 +221,18 @@ def _check_clocks(days: np.ndarray) -> None:
 def _count_days(store: Store, log: Log, backend: ibis.BaseBackend, first: int, last: int) -> None:
     """Counts one chunk: its rows are written once, and every count reads those."""
     name = Chunk.name_of(first, last)
-    partial = _partial(store)
     source = Source(log, store.recipe, backend)
     _check_rows(source, first, last)
+    folders = store.folders(name, log.has_events)
+    for folder in folders:
+        if (store.path / folder).exists():
+            raise InputError(
+                f"{store.path / folder} is where these days would be counted, but no file of "
+                f"{store.chunks_place} names it: it is not ours, or that file was lost. Move it "
+                f"elsewhere, or build again into a new --out."
+            )
+    partial = store.path / f"{_PARTIAL}{name}"
+    partial.mkdir()
     if store.recipe.query_form:
         source = dataclasses.replace(source, forms=_add_forms(store, source, first, last))
     arrived, figures, raw_rows = None, {"rows": 0, "late": 0, "early": 0}, 0
@@ -195,14 +245,14 @@ def _count_days(store: Store, log: Log, backend: ibis.BaseBackend, first: int, l
         engines.write_parquet(backend, arrived, partial / "events")
         arrived = engines.read_parquet(backend, [partial / "events"])
         figures = _figures(arrived, source)
-        engines.write_parquet(backend, arrived.select("event_id"), store.seen_place / name)
+        engines.write_parquet(backend, arrived.select("event_id"), store.path / SEEN / name)
     table = source.counted(since=first, until=last, arrived=arrived)
     engines.write_parquet(backend, table, partial / "rows")
     table = engines.read_parquet(backend, [partial / "rows"])
     for keys, actions in store.counted_keys.items():
         counts = expressions.period_counts(table, keys, {action: action for action in actions})
-        place = store.counts_place(keys) / name
-        engines.write_parquet(backend, counts.order_by([*keys, "period"]), place)
+        counts = counts.order_by([*keys, "period"])
+        engines.write_parquet(backend, counts, store.path / counts_folder(keys) / name)
     unknown = table.anti_join(source.items(), "item")
     requests = source.requests(last, last)
     chunk = Chunk(
@@ -216,7 +266,9 @@ def _count_days(store: Store, log: Log, backend: ibis.BaseBackend, first: int, l
         requests=backend.to_pyarrow(requests.count()).as_py(),
     )
     store.chunks_place.mkdir(exist_ok=True)
-    files.write_sealed(store.chunks_place / f"{name}.json", {"chunk": dataclasses.asdict(chunk)})
+    follows = store.chunks[-1].name if store.chunks else ""
+    record = {"chunk": dataclasses.asdict(chunk), "follows": follows}
+    manifests.write(store.chunks_place / f"{name}.json", store.path, record, folders)
     shutil.rmtree(partial)
 
 
@@ -235,14 +287,14 @@ def _check_rows(source: Source, first: int, last: int) -> None:
 def _add_forms(store: Store, source: Source, first: int, last: int) -> ir.Table:
     """Writes the forms of the queries that came up on some days; returns all that are known."""
     # The first chunk begins with what is counted; queries may have been asked before that.
-    found = source.query_forms(since=first if store.chunks else None, until=last)
-    if store.chunks:
-        found = found.anti_join(store.forms(source.backend), "query")
-    place = store.forms_place
-    new = place / Chunk.name_of(first, last)
-    engines.write_parquet(source.backend, found, new)
-    known = [place / chunk.name for chunk in store.chunks]
-    return engines.read_parquet(source.backend, [*known, new])
+    forms = source.query_forms(since=first if store.chunks else None, until=last)
+    new = store.path / FORMS / Chunk.name_of(first, last)
+    if not store.chunks:
+        engines.write_parquet(source.backend, forms, new)
+        return engines.read_parquet(source.backend, [new])
+    earlier = store.forms(source.backend)
+    engines.write_parquet(source.backend, forms.anti_join(earlier, "query"), new)
+    return union([earlier, engines.read_parquet(source.backend, [new])])
 
 
 def _figures(arrived: ir.Table, source: Source) -> dict[str, int]:

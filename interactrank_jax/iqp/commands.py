@@ -4,7 +4,6 @@ import contextlib
 import logging
 import tempfile
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from interactrank_jax.command import CONFIG, LOG, REQUIRED, Command, show
@@ -30,6 +29,14 @@ def _engine(args: Any) -> Iterator[Any]:
         yield backend
 
 
+def _open_log(path: str) -> Any:
+    from interactrank_jax.data import schema, validate
+
+    log = schema.open_log(path)
+    validate.check_columns(log, needs_features=False)
+    return log
+
+
 def _build(args: Any) -> None:
     from interactrank_jax.data.schema import open_log
     from interactrank_jax.iqp import days
@@ -48,7 +55,6 @@ def _build(args: Any) -> None:
 
 
 def _features(args: Any) -> None:
-    from interactrank_jax.data.schema import open_log
     from interactrank_jax.iqp import days, engines, features, snapshot, store
 
     if bool(args.counts) == bool(args.snapshot):
@@ -58,12 +64,12 @@ def _features(args: Any) -> None:
         )
     if args.snapshot and args.train_until:
         raise InputError("--train_until is part of a snapshot: leave it out beside --snapshot.")
-    log, held_in = open_log(args.log), Path(args.snapshot or args.counts)
+    log = _open_log(args.log)
     since, until, train_until = (
         days.day_number(getattr(args, name)) if getattr(args, name) else None
         for name in ("since", "until", "train_until")
     )
-    with _engine(args) as backend, engines.readable(backend, log, held_in):
+    with _engine(args) as backend, engines.readable(backend, log):
         if args.snapshot:
             held = snapshot.open_snapshot(args.snapshot, log)
             record = snapshot.write_served(log, held, backend, args.out, since, until)
@@ -74,11 +80,10 @@ def _features(args: Any) -> None:
 
 
 def _snapshot(args: Any) -> None:
-    from interactrank_jax.data.schema import open_log
     from interactrank_jax.iqp import days, engines, snapshot, store
 
-    log = open_log(args.log)
-    with _engine(args) as backend, engines.readable(backend, log, Path(args.counts)):
+    log = _open_log(args.log)
+    with _engine(args) as backend, engines.readable(backend, log):
         record = snapshot.write(
             log,
             store.open_store(args.counts, log),
@@ -91,10 +96,9 @@ def _snapshot(args: Any) -> None:
 
 
 def _positions(args: Any) -> None:
-    from interactrank_jax.data.schema import open_log
     from interactrank_jax.iqp import days, engines, positions
 
-    log = open_log(args.log)
+    log = _open_log(args.log)
     with _engine(args) as backend, engines.readable(backend, log):
         until = days.day_number(args.until) if args.until else None
         weights = positions.position_weights(log, backend, args.action, until)
@@ -102,11 +106,10 @@ def _positions(args: Any) -> None:
 
 
 def _report(args: Any) -> None:
-    from interactrank_jax.iqp import engines, report
+    from interactrank_jax.iqp import report
 
     bounds = report.Bounds(args.max_psi, args.max_null_rate, args.max_staleness)
-    places = [Path(place) for place in (args.features, args.training)]
-    with _engine(args) as backend, engines.readable(backend, None, *places):
+    with _engine(args) as backend:
         made = report.make(args.features, args.training, backend, bounds)
     report.write(made, args.out)
     print(report.table(made))
@@ -122,7 +125,10 @@ COMMANDS: dict[str, Command] = {
         {
             "log": LOG,
             "out": (REQUIRED, "directory of the counts, new or to go on with"),
-            "through": ("", "last day to count; else the day before the last request"),
+            "through": (
+                "",
+                "last day to count, one that is over; else the day before the last request",
+            ),
             **_ENGINE_FLAGS,
         },
         config=True,

@@ -4,18 +4,15 @@ import contextlib
 import os
 import shutil
 import sys
-import uuid
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import duckdb
 import ibis
 import ibis.expr.types as ir
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from interactrank_jax import files
-from interactrank_jax.data import validate
+from interactrank_jax.data import engine_paths, validate
 from interactrank_jax.data.schema import Log
 from interactrank_jax.errors import InputError, did_you_mean
 from interactrank_jax.iqp.spec import PART
@@ -108,7 +105,7 @@ def _spark(scratch: Path, memory: str, master: str) -> Iterator[ibis.BaseBackend
 
 def _errors(backend: ibis.BaseBackend) -> tuple[type[Exception], ...]:
     """Returns what an engine raises."""
-    if backend.name != "pyspark":
+    if backend.name != engine_paths.SPARK:
         return (duckdb.Error,)
     from py4j.protocol import Py4JError
     from pyspark.errors import PySparkException
@@ -116,64 +113,44 @@ def _errors(backend: ibis.BaseBackend) -> tuple[type[Exception], ...]:
     return PySparkException, Py4JError
 
 
-@contextlib.contextmanager
-def readable(backend: ibis.BaseBackend, log: Log | None, *places: Path) -> Iterator[None]:
-    """Names the file whose bytes the block could not read, if that is what failed.
+def readable(backend: ibis.BaseBackend, log: Log) -> contextlib.AbstractContextManager[None]:
+    """Names the file of a log whose bytes the block could not read, if that is what failed.
 
     Args:
       backend: that reads.
-      log: a log that it reads, or None.
-      places: directories in which `write_parquet` wrote what it reads.
+      log: that it reads.
 
     Raises:
       InputError: a file is damaged.
     """
-    log_readable = validate.readable(log, _errors(backend)) if log else contextlib.nullcontext()
-    try:
-        with log_readable:
-            yield
-    except _errors(backend) as error:
-        for place in places:
-            for file in sorted(place.rglob("*.parquet")):
-                try:
-                    for _ in pq.ParquetFile(file).iter_batches():
-                        pass
-                except (pa.ArrowException, OSError) as reason:
-                    raise InputError(
-                        f"{file} cannot be read ({reason}): make {place} again."
-                    ) from error
-        raise
+    return validate.readable(log, _errors(backend))
 
 
 def read_parquet(backend: ibis.BaseBackend, directories: Sequence[Path]) -> ir.Table:
-    """Returns the rows of all Parquet files in some directories, which `write_parquet` wrote.
+    """Returns the rows of all Parquet files in directories that this process wrote.
 
     Raises:
-      InputError: a directory is not there, or holds none.
+      InputError: this machine sees no file in one of them.
     """
-    for place in directories:
-        if not any(place.glob("*.parquet")):
-            raise InputError(f"{place} holds no Parquet file: make what it is part of again.")
-    if backend.name != "pyspark":
-        # A directory may be called country=de: the path is no column.
-        paths = [str(place / "*.parquet") for place in directories]
-        return backend.read_parquet(paths, hive_partitioning=False)
-    from pyspark.sql import SparkSession
-
-    session = SparkSession.getActiveSession()
-    assert session is not None
-    name = f"interactrank_{uuid.uuid4().hex}"  # ibis reads one path only
-    session.read.parquet(*map(str, directories)).createOrReplaceTempView(name)
-    return backend.table(name)
+    paths: list[Path] = []
+    for directory in directories:
+        written = sorted(directory.glob("*.parquet"))
+        if not written:
+            raise InputError(
+                f"{directory} holds no Parquet file. Name an --out on a file system that this "
+                f"machine and the engine's share, and run it again."
+            )
+        paths += written
+    return engine_paths.read_parquet(backend, paths)
 
 
 def write_parquet(backend: ibis.BaseBackend, rows: ir.Table, directory: Path) -> None:
     """Writes rows as Parquet files into a directory, which must be new."""
-    if backend.name == "pyspark":
-        backend.to_parquet_dir(rows, str(directory))
+    if backend.name == engine_paths.SPARK:
+        backend.to_parquet_dir(rows, engine_paths.to_write(backend, directory))
     else:
         directory.mkdir(parents=True)
-        backend.to_parquet(rows, str(directory / "part.parquet"))
+        backend.to_parquet(rows, engine_paths.to_write(backend, directory / "part.parquet"))
 
 
 def split(
@@ -200,11 +177,12 @@ def split(
     # A hash may be negative.
     number = (rows[column].hash() % parts + parts) % parts
     numbered = rows.mutate(**{PART: number.cast("int32")})
-    if backend.name == "pyspark":
-        backend.to_parquet(numbered, str(directory), partitionBy=PART)
+    target = engine_paths.to_write(backend, directory)
+    if backend.name == engine_paths.SPARK:
+        backend.to_parquet(numbered, target, partitionBy=PART)
     else:
         directory.parent.mkdir(parents=True, exist_ok=True)
-        backend.to_parquet(numbered, str(directory), partition_by=PART)
+        backend.to_parquet(numbered, target, partition_by=PART)
     places = [directory / f"{PART}={part}" for part in range(parts)]
     found = [read_parquet(backend, [place]) if place.is_dir() else None for place in places]
     sizes = (backend.to_pyarrow(part.count()).as_py() for part in found if part is not None)

@@ -8,7 +8,8 @@ gets the counts over the training rows of other folds, an evaluation row those o
 
 `period_counts` sums engagements per key and day (or fold); `windowed` and `out_of_fold` turn those
 into the counts at given probes. Keys with the item make the numerator of a feature, the same keys
-without it the denominator of a share; `Recipe.value` makes a feature of the two. Counts are
+without it the denominator of a share; `Recipe.value` makes a feature of the two. A count's column
+has a colon in its name, which no column of a log has. Counts are
 integers, weighted ones multiples of 1 / `recipe.WEIGHT_STEPS`, so that no engine can round them.
 """
 
@@ -108,12 +109,12 @@ def windowed(
       lag_days: the last day used is so many before the probe's.
 
     Returns:
-      Columns keys, `period`, `probe` and `<action>_<days>`, one row per probe whose keys were ever
+      Columns keys, `period`, `probe` and `<action>:<days>`, one row per probe whose keys were ever
       counted: all sums of the others are zero.
     """
     rows = _with_probes(counts, probes, keys, sorted({action for action, _ in windows}))
     sums = {
-        f"{action}_{days}": rows[action]
+        f"{action}:{days}": rows[action]
         .sum()
         .over(
             ibis.range_window(
@@ -134,12 +135,12 @@ def within(
     """Sums daily counts over the days that requests of one day may use; as `windowed` otherwise.
 
     Returns:
-      Columns keys and `<action>_<days>`: a row for each key that was ever counted in any window.
+      Columns keys and `<action>:<days>`: a row for each key that was ever counted in any window.
     """
     longest = max(days for _, days in windows)
     rows = counts.filter(counts.period.between(day - frame(longest, lag)[0], day - lag))
     sums = {
-        f"{action}_{days}": ibis.ifelse(
+        f"{action}:{days}": ibis.ifelse(
             rows.period >= day - frame(days, lag)[0], rows[action], _zero(rows[action])
         )
         .sum()
@@ -162,7 +163,7 @@ def out_of_fold(
     )
     everything = ibis.window(group_by=list(keys) or None)
     sums = {
-        f"{action}_{days}": (rows[action].sum().over(everything) - rows[action]).cast(
+        f"{action}:{days}": (rows[action].sum().over(everything) - rows[action]).cast(
             _type(rows[action])
         )
         for action, days in windows
@@ -241,7 +242,7 @@ def with_counts(
 
     Args:
       rows: with all keys, and `also`.
-      found: by their keys, counts `<action>_<days>` with those keys and `also`.
+      found: by their keys, counts `<action>:<days>` with those keys and `also`.
       recipe: what is counted by which keys.
       also: further columns to match.
 
@@ -253,9 +254,9 @@ def with_counts(
     for number, (keys, counts) in enumerate(found.items()):
         names = {}
         for action, days in recipe.windows[keys]:
-            name = f"{action}_{days}_{number}"
+            name = f"{action}:{days}:{number}"
             place[keys, action, days] = name
-            names[name] = f"{action}_{days}"
+            names[name] = f"{action}:{days}"
         counts = counts.rename(names)
         by = [*keys, *also]
         if by:

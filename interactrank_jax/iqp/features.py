@@ -1,7 +1,8 @@
 """Features of a log's impressions on disk: as of the day of each request.
 
     FEATURES/features/PART/    Parquet: request_id, item_id, the actions, one column per feature
-    FEATURES/features.json     what the features are, of which days, what was counted
+    FEATURES/features.json     what the features are, of which days, what was counted, and the
+                               digests of the files
 
 The rows are in no order: sorting them would cost more than making them. A part is of some queries,
 so that a count of a query is read once, however long the log is; parts of days would read those of
@@ -9,6 +10,7 @@ all days before them again. `snapshot.py` writes the same of what a snapshot ser
 """
 
 import math
+import shlex
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,12 +23,12 @@ import numpy as np
 from interactrank_jax import files
 from interactrank_jax.data.schema import IMPLICIT_ACTION, Log
 from interactrank_jax.errors import InputError
-from interactrank_jax.iqp import engines, expressions
+from interactrank_jax.iqp import engines, expressions, manifests
 from interactrank_jax.iqp.days import date
 from interactrank_jax.iqp.rows import Source, requests_per_day
-from interactrank_jax.iqp.store import Store, write_record
+from interactrank_jax.iqp.store import Store
 
-RECORD, FEATURES = "features.json", "features"
+RECORD, COMMAND, FEATURES = "features.json", "iqp features", "features"
 # Impressions of a part, on average: bounds what the engine must hold, but for a query with more.
 ROWS_AT_ONCE = 4_000_000
 
@@ -176,9 +178,11 @@ def write(
       InputError: the store ends before the last day that the features need, or there are rates and
         no last day for their mean.
     """
+    for source in (log.path, store.path):
+        files.refuse_inside(out, source)
     means = training_means(store, backend, train_until)
     first, last, share = days_asked(log, backend, since, until)
-    check_counted(store, last)
+    check_counted(store, last, log)
     assert store.recipe.lag_days is not None
     record = {
         "description": store.description.to_json(),
@@ -197,31 +201,37 @@ def write(
             engines.write_parquet(backend, table, directory / FEATURES / f"{part:06d}")
         if scratch.exists():
             shutil.rmtree(scratch)
-        return add_record(directory, backend, record)
+        return add_record(directory, record)
 
 
-def add_record(
-    directory: Path, backend: ibis.BaseBackend, record: Mapping[str, Any]
-) -> dict[str, Any]:
+def add_record(directory: Path, record: Mapping[str, Any]) -> dict[str, Any]:
     """Writes what is known of the features in a directory beside them, and returns it.
 
     Args:
       directory: with FEATURES/PART.
-      backend: where they are read.
       record: `description` and `mean_rates`; `first_day` and `last_day` of the requests; `known`,
         the last day whose engagements a value of the last day may know of; `counts`, what was
         counted.
     """
-    rows = backend.to_pyarrow(read(directory, backend).count()).as_py()
-    record = {**record, "rows": rows}
-    write_record(directory / RECORD, record)
+    record = {**record, "rows": manifests.count_rows(directory / FEATURES)}
+    manifests.write(directory / RECORD, directory, record, [FEATURES])
     return record
 
 
-def read(directory: Path, backend: ibis.BaseBackend) -> ir.Table:
-    """Returns the features in a directory."""
-    held = directory / FEATURES
-    return engines.read_parquet(backend, sorted(held.glob("*")) or [held])
+def open_features(path: files.PathLike) -> manifests.Manifest:
+    """Opens features; `record` is that of `add_record`.
+
+    Raises:
+      InputError: none there, damaged, or of another release.
+    """
+    path = Path(path)
+    fields = ("description", "mean_rates", "first_day", "last_day", "known", "counts", "rows")
+    return manifests.read(path / RECORD, path, COMMAND, fields)
+
+
+def read(features: manifests.Manifest, backend: ibis.BaseBackend) -> ir.Table:
+    """Returns the rows of features, which must be as they were written."""
+    return manifests.read_parquet(backend, [(features, FEATURES)])
 
 
 def days_asked(
@@ -249,13 +259,22 @@ def days_asked(
     return int(days[asked][0]), int(days[asked][-1]), requests[asked].sum() / requests.sum()
 
 
-def check_counted(store: Store, number: int) -> None:
-    """Refuses a store that ends before the last day that requests of a day look at."""
+def check_counted(store: Store, number: int, log: Log) -> None:
+    """Refuses a store that ends before the last day that requests of a day look at.
+
+    Args:
+      store: the counts.
+      number: of the day.
+      log: what they were counted from, for the command to run.
+    """
     assert store.recipe.lag_days is not None
     needed = number - store.recipe.lag_days
     if store.next_day is None or store.next_day <= needed:
         held = "nothing" if store.next_day is None else date(store.next_day - 1)
         raise InputError(
             f"{store.path} is counted through {held}, but day {date(number)} needs "
-            f"{date(needed)}: run `interactrank iqp build` again."
+            f"{date(needed)}. Once that day is over (what arrives on it later is left out), run "
+            f"`interactrank iqp build --config=CONFIG --log={shlex.quote(str(log.path))} "
+            f"--out={shlex.quote(str(store.path))} --through={date(needed)}`, with the --config "
+            f"that the counts were built with."
         )

@@ -118,7 +118,7 @@ class CrossFeatures:
                 ):
                     if keys == its_keys:
                         value = np.zeros(len(first), dtype)
-                        value[place] = found[f"{action}_{level.window}"].to_numpy()
+                        value[place] = found[f"{action}:{level.window}"].to_numpy()
                         result[:, k] = value[group]
         return numerator, denominator
 

@@ -15,6 +15,7 @@ from interactrank_jax.data.schema import Log
 from interactrank_jax.errors import InputError, did_you_mean
 from interactrank_jax.iqp.recipe import WEIGHT_STEPS, Recipe
 from interactrank_jax.iqp.rows import Source
+from interactrank_jax.iqp.spec import refuse_taken
 
 FEWEST = 100  # impressions of a position; one with fewer has the weight between its neighbours'
 
@@ -31,7 +32,8 @@ def position_weights(
       until: the last day, such as training's last; None for all.
 
     Raises:
-      InputError: an unknown action, one that nobody did, or a timeless log.
+      InputError: an unknown action, one that nobody did or of the name of another column, or a
+        timeless log.
     """
     if action not in log.schema.actions:
         raise InputError(f"--action={action}." + did_you_mean(action, log.schema.actions))
@@ -40,6 +42,8 @@ def position_weights(
             f"{log.path} is timeless, and weights of positions are for counts by day. Name a log "
             f"with times."
         )
+    for name in log.schema.actions:
+        refuse_taken("action", name, str(log.path))
     nothing = Recipe(specs=(), lag_days=1, prior=1.0)
     shown = Source(log, nothing, backend).shown(until=until)
     rows = shown.group_by("position").aggregate(

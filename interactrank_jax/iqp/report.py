@@ -22,8 +22,8 @@ import ibis.expr.types as ir
 from interactrank_jax import files
 from interactrank_jax.errors import InputError
 from interactrank_jax.iqp.days import date
-from interactrank_jax.iqp.features import RECORD, read
-from interactrank_jax.iqp.store import read_record
+from interactrank_jax.iqp.features import open_features, read
+from interactrank_jax.iqp.manifests import Manifest
 
 BINS = 10
 QUANTILES = (0.1, 0.5, 0.9, 0.99)
@@ -112,7 +112,8 @@ def make(
       InputError: no such directory, or they hold other features.
     """
     bounds = bounds or Bounds()
-    record, before = (_record(Path(place)) for place in (current, training))
+    opened = [_open(directory) for directory in (current, training)]
+    record, before = (features.record for features in opened)
     for field, value in record["description"].items():
         if before["description"][field] != value:
             raise InputError(
@@ -126,7 +127,7 @@ def make(
                 f"training {before['mean_rates'][action]:.6g}. Make both with one --train_until."
             )
     names, actions = record["description"]["specs"], record["description"]["actions"]
-    now, then = (read(Path(place), backend) for place in (current, training))
+    now, then = (read(features, backend) for features in opened)
     edges = _edges(then, names, backend)
     shares, training_shares = (_shares(table, names, edges, backend) for table in (now, then))
     figures = _figures(now, names, actions, backend)
@@ -154,11 +155,11 @@ def make(
     )
 
 
-def _record(place: Path) -> dict[str, Any]:
-    record = read_record(place / RECORD, "iqp features")
-    if not record["rows"]:
-        raise InputError(f"{place} holds no rows: write features of other days.")
-    return record
+def _open(directory: files.PathLike) -> Manifest:
+    features = open_features(directory)
+    if not features.record["rows"]:
+        raise InputError(f"{directory} holds no rows: write features of other days.")
+    return features
 
 
 def _edges(

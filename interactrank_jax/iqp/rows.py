@@ -10,6 +10,7 @@ from interactrank_jax.data.dense import OPTIONAL_COLUMNS, SECONDS_PER_DAY
 from interactrank_jax.data.engagements import check_event_columns
 from interactrank_jax.data.examples import STAGES
 from interactrank_jax.data.schema import IMPLICIT_ACTION, Log
+from interactrank_jax.errors import InputError, did_you_mean
 from interactrank_jax.iqp.days import day
 from interactrank_jax.iqp.expressions import union
 from interactrank_jax.iqp.forms import query_form
@@ -28,12 +29,24 @@ class Source:
       recipe: what is counted.
       backend: where the tables are read.
       forms: the form of each query, see `query_forms`; None: of those that the log's requests have.
+
+    Raises:
+      InputError: the requests lack a column that the recipe counts by.
     """
 
     log: Log
     recipe: Recipe
     backend: ibis.BaseBackend
     forms: ir.Table | None = None
+
+    def __post_init__(self):
+        present = self.log.columns("requests")
+        for column in filter(None, (*self.recipe.segments, self.recipe.query_form)):
+            if column not in present:
+                raise InputError(
+                    f"requests ({self.log.path}): column '{column}' is missing, which "
+                    f"config.data.cross counts by." + did_you_mean(column, present)
+                )
 
     def requests(self, since: int | None = None, until: int | None = None) -> ir.Table:
         """Returns the rows of the log's requests of some days."""
@@ -83,7 +96,7 @@ class Source:
         impressions = self.log.table("impressions", self.backend)
         requests = requests.select(
             "request_id",
-            *self.recipe.segments,
+            **self._segments(requests),
             query=_wide(requests.query_id),
             user=_wide(requests.user_id),
             time=_wide(requests.timestamp),
@@ -129,7 +142,9 @@ class Source:
         # Where no event has a query, the column may be of any type.
         query = _wide(self.log.table("requests", self.backend).query_id)
         table = table.select(
-            *("event_id", "event_time", "action", *self.recipe.segments),
+            *("event_time", "action"),
+            **self._segments(table),
+            event_id=_wide(table.event_id),
             query=table.query_id.cast(query.type()),
             item=_wide(table.item_id),
             user=_wide(table.user_id),
@@ -145,6 +160,9 @@ class Source:
             form = ibis.ifelse(table.known <= table.period, table.query_form, ibis.null("string"))
             table = table.mutate(query_form=form).drop("known")
         return self._with_fresh(table)
+
+    def _segments(self, table: ir.Table) -> dict[str, ir.Column]:
+        return {name: _wide(table[name]) for name in self.recipe.segments}
 
     def _with_fresh(self, rows: ir.Table, on: int | None = None) -> ir.Table:
         if not self.recipe.has_fresh:
@@ -256,7 +274,7 @@ def is_fresh(period: ir.Value, created: ir.Value, fresh_days: int) -> ir.Value:
 
 
 def _wide(values: ir.Column) -> ir.Column:
-    """Returns integers as int64, so that tables of several widths can be one, others as is."""
+    """Returns integers as int64, others as is: tables, and nights, of several widths are one."""
     return values.cast("int64") if values.type().is_integer() else values
 
 

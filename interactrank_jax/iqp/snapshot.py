@@ -1,7 +1,8 @@
 """A day's table for serving: what requests of that day get, by what they are asked with.
 
     SNAPSHOT/KEYS/*.parquet        keys, item, one column per feature, sorted
-    SNAPSHOT/snapshot.json         the day, what the features are, rows per table
+    SNAPSHOT/snapshot.json         the day, what the features are, rows per table, and the digests
+                                   of the files
 
 A feature with a back-off is in a table for each of its levels, and the rule to look it up is: its
 value is that of the finest level whose keys are in the table at all; where that has no such item,
@@ -20,7 +21,7 @@ import ibis.expr.types as ir
 from interactrank_jax import files
 from interactrank_jax.data.schema import Log
 from interactrank_jax.errors import InputError
-from interactrank_jax.iqp import engines, expressions
+from interactrank_jax.iqp import engines, expressions, manifests
 from interactrank_jax.iqp.days import date, day_number
 from interactrank_jax.iqp.features import (
     FEATURES,
@@ -32,9 +33,9 @@ from interactrank_jax.iqp.features import (
 from interactrank_jax.iqp.recipe import Recipe
 from interactrank_jax.iqp.rows import Source, is_fresh
 from interactrank_jax.iqp.spec import FRESH, CrossSpec
-from interactrank_jax.iqp.store import Description, Store, read_record, write_record
+from interactrank_jax.iqp.store import Description, Store
 
-RECORD = "snapshot.json"
+RECORD, COMMAND = "snapshot.json", "iqp snapshot"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,16 +43,19 @@ class Snapshot:
     """A snapshot on disk, opened.
 
     Attributes:
-      path: its directory.
       day: number of the day it is for.
       description: what the features are.
-      record: all that `snapshot.json` says.
+      manifest: `snapshot.json` and the files that it names.
     """
 
-    path: Path
     day: int
     description: Description
-    record: Mapping[str, Any]
+    manifest: manifests.Manifest
+
+    @property
+    def path(self) -> Path:
+        """Its directory."""
+        return self.manifest.root
 
     @property
     def recipe(self) -> Recipe:
@@ -60,7 +64,7 @@ class Snapshot:
 
     def table(self, keys: Sequence[str], backend: ibis.BaseBackend) -> ir.Table:
         """Returns the table of some keys, see `tables`."""
-        return engines.read_parquet(backend, [_place(self.path, keys)])
+        return manifests.read_parquet(backend, [(self.manifest, _folder(keys))])
 
 
 def open_snapshot(path: files.PathLike, log: Log) -> Snapshot:
@@ -70,13 +74,14 @@ def open_snapshot(path: files.PathLike, log: Log) -> Snapshot:
       InputError: none there, damaged, of another release, or of features that the log cannot have.
     """
     path = Path(path)
-    record = read_record(path / RECORD, "iqp snapshot")
-    description = Description.from_json(record["description"], log)
-    return Snapshot(path, day_number(record["as_of"]), description, record)
+    fields = ("as_of", "description", "mean_rates", "rows", "counts")
+    manifest = manifests.read(path / RECORD, path, COMMAND, fields)
+    description = Description.from_json(manifest.record["description"], log)
+    return Snapshot(day_number(manifest.record["as_of"]), description, manifest)
 
 
-def _place(directory: Path, keys: Sequence[str]) -> Path:
-    return directory / ("+".join(keys) or "item")
+def _folder(keys: Sequence[str]) -> str:
+    return "+".join(keys) or "item"
 
 
 def tables(
@@ -181,15 +186,16 @@ def write(
       InputError: the store ends before the last day that the snapshot needs, or there are rates
         and no last day for their mean, which a model must be served with as it was trained.
     """
-    check_counted(store, number)
+    for source in (log.path, store.path):
+        files.refuse_inside(out, source)
+    check_counted(store, number, log)
     means = training_means(store, backend, train_until)
     with files.new_directory(out) as directory:
         sizes = {}
         for keys, table in tables(log, store, backend, number, means).items():
-            place = _place(directory, keys)
-            engines.write_parquet(backend, table, place)
-            written = engines.read_parquet(backend, [place])
-            sizes[place.name] = backend.to_pyarrow(written.count()).as_py()
+            folder = _folder(keys)
+            engines.write_parquet(backend, table, directory / folder)
+            sizes[folder] = manifests.count_rows(directory / folder)
         record = {
             "as_of": date(number),
             "description": store.description.to_json(),
@@ -197,7 +203,7 @@ def write(
             "rows": sizes,
             "counts": store.figures(),
         }
-        write_record(directory / RECORD, record)
+        manifests.write(directory / RECORD, directory, record, sizes)
     return record
 
 
@@ -255,6 +261,8 @@ def write_served(
     Raises:
       InputError: requests of days before the snapshot's, or none from it on.
     """
+    for source in (log.path, snapshot.path):
+        files.refuse_inside(out, source)
     since = snapshot.day if since is None else since
     if since < snapshot.day:
         raise InputError(
@@ -264,7 +272,9 @@ def write_served(
     first, last, _ = days_asked(log, backend, since, until)
     assert snapshot.recipe.lag_days is not None
     record = {
-        **{name: snapshot.record[name] for name in ("description", "mean_rates", "counts")},
+        **{
+            name: snapshot.manifest.record[name] for name in ("description", "mean_rates", "counts")
+        },
         "known": snapshot.day - snapshot.recipe.lag_days,
         "first_day": first,
         "last_day": last,
@@ -272,4 +282,4 @@ def write_served(
     with files.new_directory(out) as directory:
         table = served(log, snapshot, backend, first, last)
         engines.write_parquet(backend, table, directory / FEATURES / "all")
-        return add_record(directory, backend, record)
+        return add_record(directory, record)

@@ -24,6 +24,7 @@ TAKEN = (
     *("time", "weight", "rank", "query_form", "known", PART),
     *("query", "item", "user", "action", "event_id", "event_time"),
 )
+_TAKEN = frozenset(name.lower() for name in TAKEN)
 KINDS = ("share", "item_share", "rate", "item_rate")
 _GRAMMAR = (
     "Expected kind:action:window_days or kind:action:window_days:segment, "
@@ -98,6 +99,27 @@ def names(
     )
 
 
+def refuse_taken(what: str, name: str, where: str, also: Iterable[str] = ()) -> None:
+    """Refuses the name of an action or segment that a column of the counts has, capitals aside.
+
+    Engines do not tell capitals apart.
+
+    Args:
+      what: 'action' or 'segment'.
+      name: of it.
+      where: names it, for the message.
+      also: further names of columns.
+
+    Raises:
+      InputError: it has such a name.
+    """
+    if name.lower() in _TAKEN.union(other.lower() for other in also):
+        raise InputError(
+            f"{where}: {'an' if what == 'action' else 'a'} {what} cannot be called '{name}', which "
+            f"a column of the counts is, capitals aside. Rename it in the log."
+        )
+
+
 def parse_specs(
     names: Sequence[str], schema: Schema, with_fresh: bool = False
 ) -> tuple[CrossSpec, ...]:
@@ -112,10 +134,10 @@ def parse_specs(
       InputError: not the grammar, a name used twice, or an unknown kind, action or segment.
     """
     segments = [feature.name for feature in schema.select(("user", "request"), "categorical")]
-    if FRESH in segments and with_fresh:
+    if with_fresh and (twins := [name for name in segments if name.lower() == FRESH]):
         raise InputError(
-            f"config.data.cross.fresh_days sets apart segment '{FRESH}', which is a feature of the "
-            f"log. Rename the feature, or set fresh_days to 0."
+            f"config.data.cross.fresh_days sets apart segment '{FRESH}', and '{twins[0]}' is a "
+            f"feature of the log. Rename the feature, or set fresh_days to 0."
         )
     segments += [FRESH] if with_fresh else []
     specs: list[CrossSpec] = []
@@ -138,11 +160,8 @@ def parse_specs(
                 )
             if value is not None and value not in known:
                 raise InputError(f"{where} has {what} '{value}'." + did_you_mean(value, known))
-        if spec.segment in (*TAKEN, *schema.actions):
-            raise InputError(
-                f"{where}: a segment cannot be called '{spec.segment}', which a column of the "
-                f"counts is. Rename the feature in the log."
-            )
+        refuse_taken("action", spec.action, where)
+        refuse_taken("segment", spec.segment, where, also=schema.actions)
         if spec.is_rate and spec.action == IMPLICIT_ACTION:
             raise InputError(f"{where}: the rate of impressions is 1. Name another action.")
         if spec in specs:

@@ -1,17 +1,21 @@
 """Daily counts on disk, opened: read by everything that needs the past of a log.
 
-    STORE/store.json                      what is counted (`Description`), sealed
+    STORE/store.json                      what is counted (`Description`)
     STORE/chunks/FIRST-LAST.json          one per run of days that is complete, with what was met
+                                          and the digests of its files
     STORE/counts/KEYS/FIRST-LAST/         Parquet: keys, period (day number), one count per action
     STORE/seen/FIRST-LAST/                Parquet: event_id, those of these days
     STORE/forms/FIRST-LAST/               Parquet: query, query_form, period, of new queries
+    STORE/.partial-FIRST-LAST/            what a build is at work on, or was when it was killed
 
 Days are days of arrival, so a late event belongs to the day when it came and no day ever changes. A
-chunk exists once its JSON does, which is written last. `build.py` writes all of it.
+chunk exists once its JSON does, which is written last. `build.py` writes all of it; other files in
+the directory are nobody's business.
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +25,13 @@ import ibis.expr.types as ir
 from interactrank_jax import files
 from interactrank_jax.data.schema import IMPLICIT_ACTION, Log
 from interactrank_jax.errors import InputError
-from interactrank_jax.iqp import engines
+from interactrank_jax.iqp import manifests
 from interactrank_jax.iqp.days import date
 from interactrank_jax.iqp.recipe import Recipe
-from interactrank_jax.iqp.spec import TAKEN, parse_specs
+from interactrank_jax.iqp.spec import parse_specs, refuse_taken
 
-FORMAT_VERSION = 3  # of counts, features and snapshots
-RECORD = "store.json"
+RECORD, COMMAND = "store.json", "iqp build"
+SEEN, FORMS = "seen", "forms"  # folders
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,11 +56,7 @@ class Description:
         """
         _check_timed(log)
         for action in log.schema.actions:
-            if action in TAKEN:
-                raise InputError(
-                    f"{log.path}: an action cannot be called '{action}', which a column of the "
-                    f"counts is. Rename it in the log."
-                )
+            refuse_taken("action", action, str(log.path))
         if not len(config.cross.features):
             raise InputError("config.data.cross.features is empty: name what to count.")
         recipe = Recipe.from_config(config.cross, log, timeless=False)
@@ -133,6 +133,11 @@ class Chunk:
         """Returns the name of a chunk of some days."""
         return f"{first:06d}-{last:06d}"
 
+    @staticmethod
+    def is_name(text: str) -> bool:
+        """Returns whether a text is such a name."""
+        return re.fullmatch(r"\d{6,}-\d{6,}", text) is not None
+
 
 class Store:
     """A store on disk, opened: what it describes and which of its days are complete.
@@ -146,8 +151,29 @@ class Store:
 
     def __init__(self, path: Path, description: Description):
         self.path, self.description, self.recipe = path, description, description.recipe
-        found = sorted(self.chunks_place.glob("*.json"))
-        self.chunks = tuple(Chunk(**files.read_sealed(file)["chunk"]) for file in found)
+        names = sorted(
+            file.name for file in self.chunks_place.glob("*.json") if Chunk.is_name(file.stem)
+        )
+        self._manifests = [self._open(name) for name in names]
+        self.chunks = tuple(Chunk(**manifest.record["chunk"]) for manifest in self._manifests)
+        before = ""
+        for manifest, chunk in zip(self._manifests, self.chunks, strict=True):
+            if (manifest.file.stem, manifest.record["follows"]) != (chunk.name, before):
+                raise InputError(
+                    f"{manifest.file} does not follow on '{before}': a file of "
+                    f"{self.chunks_place} is missing, or of another store. Bring it back from a "
+                    f"copy, or build again into a new --out."
+                )
+            before = chunk.name
+
+    def _open(self, name: str) -> manifests.Manifest:
+        file = self.chunks_place / name
+        manifest = manifests.read(file, self.path, COMMAND, ("chunk", "follows"))
+        fields = {field.name for field in dataclasses.fields(Chunk)}
+        record = manifest.record["chunk"]
+        if not isinstance(record, dict) or set(record) != fields:
+            raise InputError(f"{file} is no chunk of counts: build again into a new --out.")
+        return manifest
 
     @property
     def next_day(self) -> int | None:
@@ -158,32 +184,26 @@ class Store:
         """Returns the daily counts by some keys, see `expressions.period_counts`."""
         if not self.chunks:
             raise InputError(f"{self.path} holds no day yet: run `interactrank iqp build` again.")
-        return self._read(self.counts_place(keys), backend)
+        return self._read(counts_folder(keys), backend)
 
     def forms(self, backend: ibis.BaseBackend) -> ir.Table:
         """Returns the form of each query that was asked, see `rows.Source.query_forms`."""
-        return self._read(self.forms_place, backend)
+        return self._read(FORMS, backend)
 
     def seen(self, backend: ibis.BaseBackend) -> ir.Table:
         """Returns the event ids that were counted: one column event_id."""
-        return self._read(self.seen_place, backend)
+        return self._read(SEEN, backend)
 
-    def _read(self, place: Path, backend: ibis.BaseBackend) -> ir.Table:
-        return engines.read_parquet(backend, [place / chunk.name for chunk in self.chunks])
+    def _read(self, folder: str, backend: ibis.BaseBackend) -> ir.Table:
+        folders = [f"{folder}/{chunk.name}" for chunk in self.chunks]
+        return manifests.read_parquet(backend, list(zip(self._manifests, folders, strict=True)))
 
-    def counts_place(self, keys: Sequence[str]) -> Path:
-        """Returns the directory of the counts by some keys."""
-        return self.path / "counts" / ("+".join(keys) or "all")
-
-    @property
-    def seen_place(self) -> Path:
-        """The directory of the event ids."""
-        return self.path / "seen"
-
-    @property
-    def forms_place(self) -> Path:
-        """The directory of the queries' forms."""
-        return self.path / "forms"
+    def folders(self, name: str, has_events: bool) -> list[str]:
+        """Returns the folders of a chunk by its name, in a log with events or without."""
+        folders = [counts_folder(keys) for keys in self.counted_keys]
+        folders += [SEEN] if has_events else []
+        folders += [FORMS] if self.recipe.query_form else []
+        return [f"{folder}/{name}" for folder in folders]
 
     @property
     def chunks_place(self) -> Path:
@@ -215,36 +235,17 @@ class Store:
         return result
 
 
+def counts_folder(keys: Sequence[str]) -> str:
+    """Returns the folder of the counts by some keys."""
+    return "counts/" + ("+".join(keys) or "(all)")  # a segment may be called 'all'
+
+
 def open_store(path: files.PathLike, log: Log) -> Store:
     """Opens a store.
 
     Raises:
       InputError: none there, damaged, or of another release.
     """
-    held = read_record(Path(path) / RECORD, "iqp build")
-    return Store(Path(path), Description.from_json(held["description"], log))
-
-
-def read_record(file: Path, command: str) -> dict[str, Any]:
-    """Returns what the JSON beside counts, features or a snapshot says.
-
-    Raises:
-      InputError: none there, damaged, or of another release.
-    """
-    if not file.is_file():
-        raise InputError(
-            f"{file.parent} holds no {file.name}. Expected the --out of `interactrank {command}`."
-        )
-    held = files.read_sealed(file)
-    version = held.pop("format_version", None)
-    if version != FORMAT_VERSION:
-        raise InputError(
-            f"{file.parent} is of another release (format {version or 'unknown'}; this one reads "
-            f"{FORMAT_VERSION}): make it again by `interactrank {command}`."
-        )
-    return held
-
-
-def write_record(file: Path, held: Mapping[str, Any]) -> None:
-    """Writes what `read_record` reads."""
-    files.write_sealed(file, {"format_version": FORMAT_VERSION, **held})
+    path = Path(path)
+    manifest = manifests.read(path / RECORD, path, COMMAND, ("description",))
+    return Store(path, Description.from_json(manifest.record["description"], log))

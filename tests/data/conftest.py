@@ -4,7 +4,14 @@ import pytest
 
 from interactrank_jax.data.examples import Examples
 from interactrank_jax.data.prepare import prepare
+from interactrank_jax.iqp import engines
 from tests.data.handmade_log import data_config, make_tables, write_log
+
+
+@pytest.fixture
+def backend(tmp_path_factory):
+    with engines.connect("duckdb", tmp_path_factory.mktemp("duckdb") / "scratch") as backend:
+        yield backend
 
 
 @pytest.fixture(scope="module")

@@ -296,6 +296,9 @@ SCHEMA_ERRORS = [
     ({"actions": []}, "no actions"),
     ({"actions": ["click", "impression"]}, "'impression' is reserved"),
     ({"actions": ["click", "click"]}, "declared twice"),
+    ({"actions": ["click", "IMPRESSION"]}, "'IMPRESSION' is reserved"),
+    ({"actions": ["click", "Click"]}, "actions 'click' and 'Click' have one name, capitals aside"),
+    ({"actions": ["QUERY"]}, "'QUERY' is reserved as 'query', which differs in capitals alone"),
     ({"actions": "click"}, "'actions' is 'click'. Expected a list of names"),
     ({"actions": {"click": 1}}, "'actions' is {'click': 1}. Expected a list"),
     ({"features": "country"}, "'features' is 'country'. Expected a list of objects"),
@@ -304,6 +307,8 @@ SCHEMA_ERRORS = [
     ({"features": [{"name": "x", "entity": "user", "kind": "categoric"}]}, "mean 'categorical'"),
     ({"features": [{"name": "x", "entity": "users", "kind": "text"}]}, "Did you mean 'user'"),
     ({"features": [{"name": "item_id", "entity": "item", "kind": "text"}]}, "reserved"),
+    ({"features": [{"name": "Query", "entity": "user", "kind": "text"}]}, "as 'query', which"),
+    ({"features": [{"name": "ITEM_ID", "entity": "item", "kind": "text"}]}, "as 'item_id', which"),
     ({"features": [{"name": "a b", "entity": "item", "kind": "text"}]}, "malformed"),
     ({"features": [{"name": "x", "entity": "item"}]}, "incomplete"),
     (
@@ -313,6 +318,14 @@ SCHEMA_ERRORS = [
             ]
         },
         "'x' is declared twice",
+    ),
+    (
+        {
+            "features": [
+                {"name": name, "entity": "user", "kind": "text"} for name in ("size", "Size")
+            ]
+        },
+        "features 'size' and 'Size' have one name, capitals aside",
     ),
 ]
 

@@ -14,6 +14,7 @@ from interactrank_jax.data.schema import open_log
 from interactrank_jax.errors import InputError
 from interactrank_jax.iqp import engines, features, positions, report, snapshot
 from interactrank_jax.iqp.build import build_store
+from tests.data import spark_engine
 from tests.data.handmade_log import START
 from tests.iqp.conftest import FULL, by_pair, everything, iqp_config
 
@@ -52,19 +53,11 @@ def refuse_damaged(config, log, backend, place):
 @pytest.mark.filterwarnings("ignore")  # pyspark warns of pandas 3, and of each damaged byte
 @pytest.mark.thorough  # Spark starts, and plans for longer than it runs
 def test_spark_counts_and_serves_the_same(log, full, backend, tmp_path, monkeypatch):
-    pytest.importorskip("pyspark")
-    # To compile each plan, or well, takes longer than to run it on so little.
-    off = ("wholeStage=false", "factoryMode=NO_CODEGEN")
-    flags = " ".join(f"--conf spark.sql.codegen.{setting}" for setting in off)
-    monkeypatch.setenv("PYSPARK_SUBMIT_ARGS", f"{flags} pyspark-shell")
-    monkeypatch.setenv("JAVA_TOOL_OPTIONS", "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC")
-    if not shutil.which("java"):
-        pytest.skip("no Java: Debian has openjdk-17-jre-headless")
     day, config = FIRST + 25, iqp_config(**FULL)
     places = [tmp_path / name for name in ("now", "then")]
     for place, first in zip(places, (FIRST + 20, FIRST + 12), strict=True):
         features.write(log, full, backend, place, first, first + 6, FIRST + 19)
-    with engines.connect("spark", tmp_path / "spark", memory="1GB") as spark:
+    with spark_engine.spark(tmp_path / "spark", monkeypatch) as spark:
         counted = build_store(config, log, tmp_path / "counts", spark)
         held = everything(counted, spark)
         means = features.mean_rates(counted, spark)

@@ -31,4 +31,4 @@ def test_a_window_knows_so_many_days_and_no_more(days, lag_days):
     probes = ibis.memtable({"query": [5] * 4, "period": asked, "probe": range(4)})
     found = expressions.windowed(counts, probes, ("query",), [("click", days)], lag_days)
     rows = found.order_by("probe").to_pyarrow()
-    assert rows[f"click_{days}"].to_pylist() == [0, 2, 2, 0]
+    assert rows[f"click:{days}"].to_pylist() == [0, 2, 2, 0]

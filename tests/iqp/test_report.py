@@ -163,11 +163,11 @@ def test_what_is_damaged_or_gone_is_named(log, written, whole, tmp_path, capsys)
                 opened.seek(4)
                 opened.write(bytes(60))
         found = told(*command)
-        assert "cannot be read" in found, found
+        assert "is damaged: its checksum is not the one in" in found, found
         assert any(str(file) in found for file in files_of_it)
         for file in files_of_it:
             file.unlink()
-        assert "holds no Parquet file" in told(*command)
+        assert "part.parquet is missing: make" in told(*command)
         assert not (tmp_path / "features").exists()
     either = told(*serve, *(f"--{name}={copies[name]}" for name in ("counts", "snapshot")))
     assert "either --counts" in either
