@@ -16,7 +16,8 @@ class Command:
       summary: one line.
       example: a whole command line.
       flags: name -> (default, help); the default's type is the flag's, REQUIRED a string's.
-      config: None, or whether `--config` must be given.
+      config: None, or whether `--config` must be given. Where it need not be, it is for a run whose
+        model a file of the user's registers: the file is run.
     """
 
     run: Callable[[Any], None]
@@ -29,7 +30,7 @@ class Command:
         """Returns what the command expects, and an example."""
         lines = [f"interactrank {name}: {self.summary}", ""]
         if self.config is not None:
-            what = "" if self.config else " (only with --baseline)"
+            what = "" if self.config else " (optional)"
             lines.append(
                 f"  --config       FILE[:ARGUMENT]; override a field: --config.a.b=...{what}"
             )

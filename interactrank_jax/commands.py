@@ -7,6 +7,8 @@ data-preparation packages, nor `--help` jax.
 import logging
 from typing import Any
 
+from ml_collections import config_flags
+
 from interactrank_jax.command import CONFIG, LOG, REQUIRED, Command, show
 from interactrank_jax.errors import InputError, did_you_mean
 from interactrank_jax.iqp import commands as iqp_commands
@@ -96,6 +98,7 @@ def _evaluate(args: Any) -> None:
             raise InputError("--baseline needs --config, for the label and the evaluation.")
         result = evaluate.evaluate_baseline(args.baseline, args.config, args.examples, args.split)
     elif args.workdir:
+        _check_registers_only(args)
         result = evaluate.evaluate(args.workdir, args.examples, args.split)
     else:
         raise InputError("give --workdir=RUN, or --baseline=bm25 with --config.")
@@ -119,6 +122,7 @@ def _evaluate(args: Any) -> None:
 def _index(args: Any) -> None:
     from interactrank_jax.scoring.index import build_index
 
+    _check_registers_only(args)
     metadata = build_index(args.workdir, args.examples, args.out)
     show(f"index in {args.out}", {key: metadata[key] for key in ("items", "model_checksum")})
 
@@ -126,6 +130,7 @@ def _index(args: Any) -> None:
 def _score(args: Any) -> None:
     from interactrank_jax.scoring.score import score
 
+    _check_registers_only(args)
     summary = score(
         args.workdir,
         args.index,
@@ -141,7 +146,22 @@ def _score(args: Any) -> None:
 def _explain(args: Any) -> None:
     from interactrank_jax.scoring import explain
 
+    _check_registers_only(args)
     print(explain.table(explain.explain(args.workdir, args.examples, args.request, args.split)))
+
+
+def _check_registers_only(args: Any) -> None:
+    """Refuses overrides beside a run: it has its own config, `--config` only registers its model.
+
+    The parser has run the file already.
+    """
+    if args.config is None:
+        return
+    for name in config_flags.get_override_values(args["config"]):
+        raise InputError(
+            f"--config.{name} beside a run, which keeps the config that it was trained with: leave "
+            f"it out. Expected at most --config=FILE, the file that registers the run's model."
+        )
 
 
 _EXAMPLES = (REQUIRED, "directory that `prepare` wrote")
@@ -224,7 +244,7 @@ COMMANDS: dict[str, Command] = {
             "workdir": ("", "run directory"),
             "examples": _EXAMPLES,
             "split": ("test", "train, validation or test"),
-            "baseline": ("", "bm25 or iqp, instead of a run"),
+            "baseline": ("", "bm25, iqp or iqp:FEATURE, instead of a run; needs --config"),
         },
         config=False,
     ),
@@ -233,6 +253,7 @@ COMMANDS: dict[str, Command] = {
         "encodes every item with a run's best model.",
         "interactrank index --workdir=runs/interactrank --examples=runs/examples --out=runs/index",
         {"workdir": _WORKDIR, "examples": _EXAMPLES, "out": (REQUIRED, "new directory")},
+        config=False,
     ),
     "score": Command(
         _score,
@@ -248,6 +269,7 @@ COMMANDS: dict[str, Command] = {
             "k": (100, "items kept per request"),
             "candidates": ("slate", "slate (those of the log) or corpus (every item)"),
         },
+        config=False,
     ),
     "explain": Command(
         _explain,
@@ -259,5 +281,6 @@ COMMANDS: dict[str, Command] = {
             "request": (REQUIRED, "its request_id"),
             "split": ("test", "where it is"),
         },
+        config=False,
     ),
 }

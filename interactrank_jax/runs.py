@@ -17,13 +17,16 @@ from interactrank_jax.data.examples import Examples, Metadata
 from interactrank_jax.errors import InputError
 from interactrank_jax.labels import LabelRule
 from interactrank_jax.models.inputs import Inputs, zero_inputs
-from interactrank_jax.models.registry import build_model
+from interactrank_jax.models.registry import MODELS, build_model
 from interactrank_jax.parallel import DataParallel
 from interactrank_jax.table_sharding import table_rows
 
 
 class Run:
     """An opened run: config, metadata of its examples, model, label rule.
+
+    RUN/config.json has the config, the metadata and, where the model is none of this package, the
+    file that registered it (`model_file`).
 
     Attributes:
       workdir: the directory.
@@ -60,7 +63,11 @@ class Run:
                     f"--workdir={self.workdir} holds something that is no run. Expected a run, or "
                     f"a new or empty directory."
                 )
-            files.write_sealed(file, {"config": resolved, "metadata": self.metadata.to_json()})
+            content: dict[str, Any] = {"config": resolved, "metadata": self.metadata.to_json()}
+            registration = MODELS[self.config.model.name]
+            if not registration.is_ours:
+                content["model_file"] = registration.file
+            files.write_sealed(file, content)
             return
         saved = files.read_sealed(file)
         difference = configuration.difference(saved["config"], resolved)
@@ -96,8 +103,10 @@ class Run:
     def open(cls, workdir: files.PathLike) -> "Run":
         """Opens a run for evaluation, indexing or scoring.
 
+        No file that a run names is executed: the directory may come from anywhere.
+
         Raises:
-          InputError: no run there, or a damaged one.
+          InputError: no run there, a damaged one, or a model that nothing registered yet.
         """
         file = Path(workdir) / "config.json"
         if not file.exists():
@@ -108,7 +117,15 @@ class Run:
         saved = files.read_sealed(file)
         try:
             metadata = Metadata.from_json(saved["metadata"])
-            return cls(workdir, ConfigDict(saved["config"]), metadata)
+            config = ConfigDict(saved["config"])
+            if "model_file" in saved and config.model.name not in MODELS:
+                raise InputError(
+                    f"{workdir} holds a '{config.model.name}' model, which is none of ours: "
+                    f"{saved['model_file']} registered it when the run was trained. If you trust "
+                    f"that file, pass it, or the config that imports it: "
+                    f"--config={saved['model_file']} (it is run as Python)."
+                )
+            return cls(workdir, config, metadata)
         except (KeyError, TypeError, AttributeError) as error:
             raise InputError(f"{file} is incomplete ({error!r}): train again.") from error
 

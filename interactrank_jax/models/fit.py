@@ -14,10 +14,12 @@ from flax import linen as nn
 
 from interactrank_jax.errors import InputError
 from interactrank_jax.losses import Total
+from interactrank_jax.models import flops
 from interactrank_jax.models.affine import AffineRanker
 from interactrank_jax.models.inputs import ItemInput, RequestInput
 from interactrank_jax.models.late import LightweightScorer
 from interactrank_jax.models.preranker import Training
+from interactrank_jax.models.registry import register
 from interactrank_jax.models.sequence import EventEmbedding, TargetAttention
 from interactrank_jax.models.towers import ItemTower, QueryTower
 
@@ -83,6 +85,7 @@ def temperature(progress: Array, decay: float, minimum: float) -> Array:
     return jnp.maximum(1 - progress / decay, minimum)
 
 
+@register("fit", flops=flops.late)
 class FIT(AffineRanker):
     """logit = LSS(heads(u_idx), heads(v)), with u_n the user vector of meta query n.
 

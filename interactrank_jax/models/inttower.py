@@ -17,9 +17,11 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
+from interactrank_jax.models import flops
 from interactrank_jax.models.inputs import ItemInput, RequestInput
 from interactrank_jax.models.layers import MLP, along_last, l2_normalize
 from interactrank_jax.models.preranker import PreRanker
+from interactrank_jax.models.registry import register
 from interactrank_jax.models.sequence import masked_mean
 from interactrank_jax.models.towers import QueryTower, TowerInput
 
@@ -96,6 +98,7 @@ def expected_maximum(count: int, width: int) -> float:
     return float(quantile / np.sqrt(width))
 
 
+@register("inttower", flops=flops.inttower)
 class IntTower(PreRanker):
     """logit_h = w_h (s - c) + b_h, with s = sum_l sum_u max_v <z_lu, z_v>.
 

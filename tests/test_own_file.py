@@ -1,0 +1,110 @@
+"""A model and a loss of one's own, in a single config file: trained here, served elsewhere."""
+
+import json
+import os
+import subprocess
+import sys
+import textwrap
+
+import pyarrow.parquet as pq
+import pytest
+
+from interactrank_jax import cli, files
+from interactrank_jax.errors import InputError
+from interactrank_jax.models.registry import MODELS
+from interactrank_jax.runs import Run
+from tests.conftest import REPOSITORY
+
+CONFIG = """
+import jax
+from interactrank_jax import losses
+from interactrank_jax.models.registry import register
+from interactrank_jax.models.two_tower import TwoTower
+from tests.synthetic import tiny_config
+
+print("this file was run")
+
+
+@register("mine")
+class Mine(TwoTower):
+    def score(self, query, items, cross):
+        return super().score(query, items, cross) + cross.sum(-1, keepdims=True)
+
+
+@losses.register("margin", kind="slate")
+def margin(logits, labels, *, where=None, weights=None):
+    return losses.pairwise_logistic(logits - labels, labels, where=where, weights=weights)
+
+
+def get_config():
+    config = tiny_config("two_tower", name="mine")
+    config.train.loss.margin_weight = 0.5
+    config.train.max_steps = 4
+    return config
+"""
+
+
+@pytest.fixture(scope="module")
+def config_file(tmp_path_factory):
+    file = tmp_path_factory.mktemp("config") / "mine.py"
+    file.write_text(textwrap.dedent(CONFIG))
+    return file
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, examples_path, config_file):
+    """A run that another process trained."""
+    workdir = tmp_path_factory.mktemp("own") / "run"
+    subprocess.run(
+        [
+            *(sys.executable, "-m", "interactrank_jax", "train", f"--config={config_file}"),
+            *(f"--examples={examples_path}", f"--workdir={workdir}"),
+        ],
+        check=True,
+        cwd=workdir.parent,
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+    )
+    return workdir
+
+
+def test_an_own_loss_is_trained_on_and_reported(run):
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    reported = [line["train/loss/margin"] for line in lines if "train/loss" in line]
+    assert reported
+    assert min(reported) > 0
+
+
+def test_the_model_is_evaluated_indexed_scored_and_explained(
+    run, examples_path, config_file, tmp_path, registries, capsys
+):
+    assert "mine" not in MODELS
+    flags = [f"--workdir={run}", f"--examples={examples_path}", f"--config={config_file}"]
+    index, scores = tmp_path / "index", tmp_path / "scores"
+    assert cli.main(["evaluate", *flags]) == 0
+    assert cli.main(["index", *flags, f"--out={index}"]) == 0
+    assert cli.main(["score", *flags, f"--index={index}", f"--out={scores}"]) == 0
+    assert cli.main(["explain", *flags, "--request=test-3"]) == 0
+    assert "request_id=test-3" in capsys.readouterr().out
+    assert pq.read_table(scores / "scores.parquet").num_rows > 45
+    assert Run.open(run).model.__class__.__name__ == "Mine"
+
+
+def test_opening_the_run_runs_no_file_but_says_which_to_pass(run, examples_path, capsys):
+    with pytest.raises(InputError, match=r"holds a 'mine' model.*mine\.py registered it.*trust"):
+        Run.open(run)
+    assert cli.main(["evaluate", f"--workdir={run}", f"--examples={examples_path}"]) == 2
+    printed = capsys.readouterr()
+    assert "--config=" in printed.err
+    assert "this file was run" not in printed.out
+
+
+def test_a_run_keeps_its_own_config(run, examples_path, config_file, registries, capsys):
+    flags = [f"--workdir={run}", f"--examples={examples_path}", f"--config={config_file}"]
+    argv = ["index", *flags, "--config.model.embedding_dim=4", "--out=unused"]
+    assert cli.main(argv) == 2
+    assert "--config.model.embedding_dim beside a run" in capsys.readouterr().err
+
+
+def test_a_run_of_ours_names_no_file(trained_run, run, config_file):
+    assert "model_file" not in files.read_sealed(trained_run / "config.json")
+    assert files.read_sealed(run / "config.json")["model_file"] == str(config_file)
