@@ -103,6 +103,8 @@ def _evaluate(args: Any) -> None:
     else:
         raise InputError("give --workdir=RUN, or --baseline=bm25 with --config.")
     print(evaluate.table([result]))
+    if "feature" in result:
+        print(f"\n{result['name']} ranks by {result['feature']}")
     for part in ("heads", "stages"):
         if result[part]:
             print(f"\n{evaluate.part_table(result, part)}")

@@ -14,11 +14,11 @@ from interactrank_jax.data.pipeline import (
     request_batches,
     train_columns,
 )
-from interactrank_jax.errors import InputError, did_you_mean
+from interactrank_jax.errors import InputError
 from interactrank_jax.labels import ENGAGED, LabelRule
 from interactrank_jax.parallel import DataParallel
 from interactrank_jax.runs import Run
-from interactrank_jax.scorers import BASELINES, ModelScorer, Scorer
+from interactrank_jax.scorers import IQPScorer, ModelScorer, Scorer, baseline
 
 RECALL_AT = (10, 100, 1000)
 STAGE_METRICS = ("roc_auc", "request_auc", "hit_at_3", "ndcg_at_10")
@@ -252,18 +252,22 @@ def evaluate(
 def evaluate_baseline(
     name: str, config: Any, examples_path: files.PathLike, split: str = "test"
 ) -> dict[str, Any]:
-    """Evaluates 'bm25' or 'iqp' as if it were a model.
+    """Evaluates 'bm25', 'iqp' or 'iqp:FEATURE' as if it were a model.
+
+    Returns:
+      As `evaluate_scorer`; of iqp with the `feature` that it ranks by.
 
     Raises:
-      InputError: no such baseline or split, or no text or history to rank by.
+      InputError: no such baseline, feature or split, or no text or history to rank by.
     """
-    if name not in BASELINES:
-        raise InputError(f"--baseline={name}." + did_you_mean(name, BASELINES))
     examples = Examples(examples_path)
     examples.split(split)
     rule = LabelRule.from_config(config.label, examples.metadata.actions)
-    scorer = BASELINES[name](examples, split)
-    return evaluate_scorer(scorer, rule, examples, split, config.evaluate)[0]
+    scorer = baseline(name, rule, examples, split)
+    result, _ = evaluate_scorer(scorer, rule, examples, split, config.evaluate)
+    if isinstance(scorer, IQPScorer):
+        result["feature"] = scorer.feature
+    return result
 
 
 def write_result(path: files.PathLike, result: dict[str, Any]) -> None:

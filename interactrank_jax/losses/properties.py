@@ -315,11 +315,11 @@ def a_row_of_weight_two_moves_a_slate_like_the_row_twice(case: Case) -> None:
     def twice(logits, *others):
         return case.function(logits[None, repeated], *(o[None, repeated] for o in others)).mean()
 
-    by_slate = [
+    first, second = (
         jax.jit(jax.vmap(jax.grad(mean)))(normal((2, COLUMNS)), *others)
         for mean in (weighted, twice)
-    ]
-    np.testing.assert_allclose(*by_slate, rtol=1e-4, atol=1e-7)
+    )
+    np.testing.assert_allclose(first, second, rtol=1e-4, atol=1e-7)
 
 
 PROPERTIES: tuple[Callable[[Case], None], ...] = (
