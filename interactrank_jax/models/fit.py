@@ -143,6 +143,12 @@ class FIT(AffineRanker):
                 self.attention = TargetAttention(config.meta.attention_hidden, dtype)
 
     def _attribute_width(self) -> int:
+        if not self.inputs.item:
+            raise InputError(
+                "meta queries are compared with the embedded features of items, and "
+                "config.model.only and .exclude leave none: keep one, or set "
+                "config.model.meta.vectors to 0."
+            )
         return sum(
             feature.width if feature.kind == "embedding" else self.row_width(feature.table)
             for feature in self.inputs.item

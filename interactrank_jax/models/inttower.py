@@ -46,6 +46,8 @@ class LightSE(nn.Module):
     def __call__(self, fields: Mapping[str, Array]) -> dict[str, Array]:
         """Returns the gates of F fields `[..., d]`, by name, `[..., 1]` each; widths may differ."""
         names = sorted(fields)
+        if not names:  # of a side that has numbers alone
+            return {}
         squeezed = jnp.stack([fields[name].mean(-1) for name in names], -1)
         excited = nn.Dense(len(names), dtype=self.dtype)(squeezed).astype(jnp.float32)
         gates = len(names) * jax.nn.softmax(excited, -1)
