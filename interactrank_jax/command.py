@@ -4,6 +4,8 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
+from interactrank_jax.printable import printable
+
 REQUIRED = object()
 
 
@@ -44,7 +46,7 @@ def show(title: str, figures: dict[str, Any]) -> None:
     """Prints what a command did."""
     print(title)
     for name, value in figures.items():
-        print(f"  {name}: {value:,}" if isinstance(value, int) else f"  {name}: {value}")
+        print(printable(f"  {name}: {value:,}" if isinstance(value, int) else f"  {name}: {value}"))
 
 
 CONFIG = "--config=configs/interactrank.py"

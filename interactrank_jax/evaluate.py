@@ -17,6 +17,7 @@ from interactrank_jax.data.pipeline import (
 from interactrank_jax.errors import InputError
 from interactrank_jax.labels import ENGAGED, LabelRule
 from interactrank_jax.parallel import DataParallel
+from interactrank_jax.printable import cell
 from interactrank_jax.runs import Run
 from interactrank_jax.scorers import IQPScorer, ModelScorer, Scorer, baseline
 
@@ -46,8 +47,9 @@ class Rows:
         )
         expected = examples.split(split).candidates
         if len(self.request) != expected:
-            raise AssertionError(
-                f"evaluated {len(self.request)} candidates of {split}, metadata says {expected}."
+            raise InputError(
+                f"{examples.path / split} holds {len(self.request)} candidates, the metadata says "
+                f"{expected}: prepare the examples again."
             )
         self.score = self.logits @ np.asarray(scorer.utility, np.float32)
 
@@ -291,12 +293,12 @@ def part_table(result: dict[str, Any], part: str) -> str:
     lines = [f"| {part.removesuffix('s')} | " + " | ".join(names) + " |"]
     lines.append("|---" * (len(names) + 1) + "|")
     for name, figures in result[part].items():
-        cells = [_cell(*figures[metric]) for metric in names]
-        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+        cells = [_figure(*figures[metric]) for metric in names]
+        lines.append(f"| {cell(name)} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
-def _cell(value: float | None, low: float | None, high: float | None) -> str:
+def _figure(value: float | None, low: float | None, high: float | None) -> str:
     if value is None or np.isnan(value):
         return ""
     if low is None or high is None or np.isnan(low):
@@ -313,8 +315,8 @@ def table(results: list[dict[str, Any]], names: Sequence[str] = ()) -> str:
     lines = ["| model | " + " | ".join(names) + " |", "|---" * (len(names) + 1) + "|"]
     for result in results:
         cells = [
-            _cell(result["metrics"].get(name), *result["intervals"].get(name, (None, None)))
+            _figure(result["metrics"].get(name), *result["intervals"].get(name, (None, None)))
             for name in names
         ]
-        lines.append(f"| {result['name']} | " + " | ".join(cells) + " |")
+        lines.append(f"| {cell(result['name'])} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
