@@ -167,7 +167,7 @@ def restore_best(workdir: PathLike, template: dict[str, Any]) -> tuple[dict[str,
     """Returns a run's best model, {'params', 'tables'}, and its step; writes nothing.
 
     Raises:
-      InputError: there is none yet, or it is damaged.
+      InputError: there is none yet, it is damaged, or it is of another model than the template.
     """
     directory = Path(workdir).absolute() / "best"
     # A checkpoint being written has another name until it is whole.
@@ -176,7 +176,23 @@ def restore_best(workdir: PathLike, template: dict[str, Any]) -> tuple[dict[str,
         raise InputError(f"{directory} holds no model yet. Train first: `interactrank train`.")
     path = directory / str(max(steps))
     with _reading(path), ocp.StandardCheckpointer() as checkpointer:
+        _check_shapes(path, checkpointer.metadata(path / "default"), template)
         return checkpointer.restore(path / "default", abstract(template)), max(steps)
+
+
+def _check_shapes(path: Path, saved: Any, template: dict[str, Any]) -> None:
+    def shapes(tree):
+        leaves = jax.tree_util.tree_leaves_with_path(tree)
+        return {jax.tree_util.keystr(key): tuple(leaf.shape) for key, leaf in leaves}
+
+    found, expected = shapes(getattr(saved, "item_metadata", saved).tree), shapes(template)
+    for name in sorted(found | expected):
+        if found.get(name) != expected.get(name):
+            raise InputError(
+                f"{path} holds {name} of shape {found.get(name)}, the model of this run has shape "
+                f"{expected.get(name)}: the class that its config names is another than in "
+                f"training, or one of the two was edited."
+            )
 
 
 def seal(path: Path) -> None:
@@ -200,13 +216,13 @@ def verify(path: Path) -> None:
     else:
         remedy = f"remove {path} to go on from step {older}"
     try:
-        expected = files.read_sealed(path / CHECKSUMS)["files"]
-    except InputError as error:
+        expected = dict(files.read_sealed(path / CHECKSUMS)["files"])
+    except (InputError, KeyError, TypeError, ValueError) as error:
         raise InputError(f"{path / CHECKSUMS} is damaged: {remedy}.") from error
     found = files.file_digests(path)
     for name, checksum in expected.items():
         if found.get(name) != checksum:
-            raise InputError(f"{path / name} is absent or damaged: {remedy}.")
+            raise InputError(f"{files.inside(path, name)} is absent or damaged: {remedy}.")
 
 
 @contextlib.contextmanager

@@ -199,6 +199,10 @@ class FIT(AffineRanker):
         nearest = jnp.argmax(similarity, -1).astype(jnp.int32)
         return Item(vectors, nearest, similarity if train else None)
 
+    def number_limit(self) -> int:
+        """Returns the number of meta queries, which `Item.meta` is one of."""
+        return max(int(self.config.meta.vectors), 1)
+
     # --- Scoring ---
 
     def score(self, query: Array, items: Item, cross: Array) -> Array:
