@@ -124,8 +124,9 @@ class Checkpoints:
 
         Raises:
           InputError: it was saved by another number of processes, whose places in the data mean
-            nothing to these; or it is damaged. An older one is not taken in its stead without being
-            asked: a disk that loses bits is something to know of.
+            nothing to these; it is of a model of other shapes; or it is damaged. An older one is
+            not taken in its stead without being asked: a disk that loses bits is something to know
+            of.
         """
         step = self.latest_step()
         with _reading(self._root / "checkpoints" / str(step)):
@@ -141,6 +142,8 @@ class Checkpoints:
                     f"the data. Resume with as many (the number of devices may differ), or start "
                     f"another run with --config.train.warm_start={self._root}."
                 )
+            path = self._root / "checkpoints" / str(step) / "state"
+            _check_shapes(path, {"params": template.params, "tables": template.tables})
             restored = self._runs.restore(
                 step,
                 args=ocp.args.Composite(
@@ -176,21 +179,26 @@ def restore_best(workdir: PathLike, template: dict[str, Any]) -> tuple[dict[str,
         raise InputError(f"{directory} holds no model yet. Train first: `interactrank train`.")
     path = directory / str(max(steps))
     with _reading(path), ocp.StandardCheckpointer() as checkpointer:
-        _check_shapes(path, checkpointer.metadata(path / "default"), template)
+        _check_shapes(path / "default", template)
         return checkpointer.restore(path / "default", abstract(template)), max(steps)
 
 
-def _check_shapes(path: Path, saved: Any, template: dict[str, Any]) -> None:
+def _check_shapes(path: Path, template: dict[str, Any]) -> None:
+    """Refuses parameters and tables of other shapes, of which Orbax would say less and later."""
+
     def shapes(tree):
         leaves = jax.tree_util.tree_leaves_with_path(tree)
         return {jax.tree_util.keystr(key): tuple(leaf.shape) for key, leaf in leaves}
 
-    found, expected = shapes(getattr(saved, "item_metadata", saved).tree), shapes(template)
+    with ocp.StandardCheckpointer() as checkpointer:
+        saved: Any = checkpointer.metadata(path)
+    tree = getattr(saved, "item_metadata", saved).tree
+    found, expected = shapes({key: tree.get(key) for key in template}), shapes(template)
     for name in sorted(found | expected):
         if found.get(name) != expected.get(name):
             raise InputError(
-                f"{path} holds {name} of shape {found.get(name)}, the model of this run has shape "
-                f"{expected.get(name)}: the class that its config names is another than in "
+                f"{path.parent} holds {name} of shape {found.get(name)}, the model of this run has "
+                f"shape {expected.get(name)}: the class that its config names is another than in "
                 f"training, or one of the two was edited."
             )
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -108,3 +109,20 @@ def test_a_run_keeps_its_own_config(run, examples_path, config_file, registries,
 def test_a_run_of_ours_names_no_file(trained_run, run, config_file):
     assert "model_file" not in files.read_sealed(trained_run / "config.json")
     assert files.read_sealed(run / "config.json")["model_file"] == str(config_file)
+
+
+def test_a_model_that_became_another_is_refused(run, examples_path, tmp_path, registries, capsys):
+    """Same name, same file, other shapes: parameters do not fit, and nothing is trained on."""
+    workdir = tmp_path / "run"
+    shutil.copytree(run, workdir)
+    file = tmp_path / "mine.py"
+    file.write_text(
+        textwrap.dedent(CONFIG).replace(
+            "    def score(",
+            "    def row_width(self, table):\n        return 6\n\n    def score(",
+        )
+    )
+    flags = [f"--workdir={workdir}", f"--examples={examples_path}", f"--config={file}"]
+    for command in ("evaluate", "train"):
+        assert cli.main([command, *flags]) == 2
+        assert "another than in training" in capsys.readouterr().err

@@ -17,9 +17,7 @@ HOSTILE = "\x1b]0;owned\x07 \x1b[2J \u202egnp.exe\u2066 a|b\r\n\x9b31m \u2028 \u
 
 
 def is_safe(text: str) -> bool:
-    unsafe = {*map(chr, range(32)), *map(chr, range(127, 160)), *"\u202e\u2066\u2028\ud800"} - {
-        "\n"
-    }
+    controls = {*map(chr, range(32)), *map(chr, range(127, 160))} - {"\n"}
     return not (controls | {*"\u202e\u2066\u2028\ud800"}) & set(text)
 
 
