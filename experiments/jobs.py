@@ -37,7 +37,7 @@ GRACE_S = 120.0  # a training that is asked to stop may have to finish compiling
 POLL_S = 0.05
 # Each step of a training on CPU takes tens of megabytes and gives them back: huge pages (glibc).
 ENVIRONMENT = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
-_ASKED_TO_STOP = (130, -signal.SIGTERM, -signal.SIGKILL)  # exit statuses
+_ASKED_TO_STOP = (130, 143, -signal.SIGTERM, -signal.SIGKILL)  # exit statuses
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,6 +13,7 @@ import contextlib
 import dataclasses
 import hashlib
 import logging
+import re
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,7 +24,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from interactrank_jax import files
+from interactrank_jax import artefacts, files
 from interactrank_jax.errors import InputError
 from interactrank_jax.files import PathLike
 from interactrank_jax.state import TrainState
@@ -31,6 +32,7 @@ from interactrank_jax.state import TrainState
 logger = logging.getLogger(__name__)
 
 CHECKSUMS = "checksums.json"
+_PLAIN = re.compile(r"[\w/.,@=+-]*", re.ASCII)
 _WRITING = "the last whole checkpoint is sound, and the same command goes on from there"
 
 
@@ -60,16 +62,18 @@ class Checkpoints:
         root = Path(workdir).absolute()
         self._root = root
         self._seals: list[_Seal] = []
+        self._is_proven = False
+        self._link = contextlib.ExitStack()
         with files.writing(root, _WRITING):
-            self._open(root)
+            root.mkdir(parents=True, exist_ok=True)
+            self._open(self._link.enter_context(literal_path(root)))
 
     def _open(self, root: Path) -> None:
-        self._runs = ocp.CheckpointManager(
-            root / "checkpoints", options=ocp.CheckpointManagerOptions(max_to_keep=2)
-        )
-        self._best = ocp.CheckpointManager(
-            root / "best", options=ocp.CheckpointManagerOptions(max_to_keep=1)
-        )
+        def manager(name: str, kept: int) -> ocp.CheckpointManager:
+            options = ocp.CheckpointManagerOptions(max_to_keep=kept, cleanup_tmp_directories=True)
+            return ocp.CheckpointManager(root / name, options=options)
+
+        self._runs, self._best = manager("checkpoints", 2), manager("best", 1)
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -90,6 +94,7 @@ class Checkpoints:
         finally:
             for seal in self._seals:
                 seal.finish()
+            self._link.close()
 
     def latest_step(self) -> int | None:
         """Returns the newest whole checkpoint's step, or None."""
@@ -129,7 +134,8 @@ class Checkpoints:
             of.
         """
         step = self.latest_step()
-        with _reading(self._root / "checkpoints" / str(step)):
+        path = self._root / "checkpoints" / str(step)
+        with _reading(path):
             progress = Progress(
                 **self._runs.restore(
                     step, args=ocp.args.Composite(progress=ocp.args.JsonRestore())
@@ -142,8 +148,8 @@ class Checkpoints:
                     f"the data. Resume with as many (the number of devices may differ), or start "
                     f"another run with --config.train.warm_start={self._root}."
                 )
-            path = self._root / "checkpoints" / str(step) / "state"
-            _check_shapes(path, {"params": template.params, "tables": template.tables})
+            model = {"params": template.params, "tables": template.tables}
+            _check_shapes(path, self._runs.directory / str(step) / "state", model)
             restored = self._runs.restore(
                 step,
                 args=ocp.args.Composite(
@@ -154,7 +160,11 @@ class Checkpoints:
         return restored["state"], progress
 
     def save_best(self, state: TrainState) -> None:
-        """Saves the model alone as the best so far."""
+        """Saves the model alone as the best so far; the first one is read back, as a proof.
+
+        Raises:
+          InputError: it cannot be written, or what was written is not what comes back.
+        """
         step = int(state.step)
         if step != self._best.latest_step():
             model = {"params": state.params, "tables": state.tables}
@@ -164,6 +174,39 @@ class Checkpoints:
                 self._best.wait_until_finished()
                 if jax.process_index() == 0:
                     seal(self._root / "best" / str(step))
+            if not self._is_proven:
+                self._prove(model)
+                self._is_proven = True
+
+    def _prove(self, model: dict[str, Any]) -> None:
+        restored, _ = restore_best(self._root, _on_host(model))
+
+        def is_same(saved: jax.Array, restored: jax.Array) -> bool:
+            host = np.asarray(restored)
+            shards = saved.addressable_shards
+            return all(np.array_equal(shard.data, host[shard.index]) for shard in shards)
+
+        if not all(jax.tree.leaves(jax.tree.map(is_same, model, restored))):
+            raise InputError(
+                f"{self._root / 'best'} gives back another model than was saved there: the file "
+                f"system cannot be trusted with it. Name another --workdir."
+            )
+
+
+@contextlib.contextmanager
+def literal_path(path: Path) -> Iterator[Path]:
+    """Yields a path to the same directory in which no character means anything but itself.
+
+    Orbax looks for files by patterns made of the whole path, so that of `run[1]` it finds nothing.
+    Such a directory is reached through a link in a scratch directory.
+    """
+    if _PLAIN.fullmatch(str(path)):
+        yield path
+        return
+    with files.scratch_directory() as scratch:
+        link = scratch / "run"
+        link.symlink_to(path, target_is_directory=True)
+        yield link
 
 
 def restore_best(workdir: PathLike, template: dict[str, Any]) -> tuple[dict[str, Any], int]:
@@ -174,30 +217,41 @@ def restore_best(workdir: PathLike, template: dict[str, Any]) -> tuple[dict[str,
     """
     directory = Path(workdir).absolute() / "best"
     # A checkpoint being written has another name until it is whole.
-    steps = [int(path.name) for path in directory.glob("*") if path.name.isdigit()]
+    paths = directory.iterdir() if directory.is_dir() else ()
+    steps = [int(path.name) for path in paths if path.name.isdigit()]
     if not steps:
         raise InputError(f"{directory} holds no model yet. Train first: `interactrank train`.")
     path = directory / str(max(steps))
-    with _reading(path), ocp.StandardCheckpointer() as checkpointer:
-        _check_shapes(path / "default", template)
-        return checkpointer.restore(path / "default", abstract(template)), max(steps)
+    with (
+        _reading(path),
+        literal_path(path) as literal,
+        ocp.StandardCheckpointer() as checkpointer,
+    ):
+        _check_shapes(path, literal / "default", template)
+        return checkpointer.restore(literal / "default", abstract(template)), max(steps)
 
 
-def _check_shapes(path: Path, template: dict[str, Any]) -> None:
-    """Refuses parameters and tables of other shapes, of which Orbax would say less and later."""
+def _check_shapes(path: Path, item: Path, template: dict[str, Any]) -> None:
+    """Refuses parameters and tables of other shapes, of which Orbax would say less and later.
+
+    Args:
+      path: the checkpoint, for the message.
+      item: where its parameters are, a path as `literal_path` gives it.
+      template: shapes of {'params', 'tables'}.
+    """
 
     def shapes(tree):
         leaves = jax.tree_util.tree_leaves_with_path(tree)
         return {jax.tree_util.keystr(key): tuple(leaf.shape) for key, leaf in leaves}
 
     with ocp.StandardCheckpointer() as checkpointer:
-        saved: Any = checkpointer.metadata(path)
+        saved: Any = checkpointer.metadata(item)
     tree = getattr(saved, "item_metadata", saved).tree
     found, expected = shapes({key: tree.get(key) for key in template}), shapes(template)
     for name in sorted(found | expected):
         if found.get(name) != expected.get(name):
             raise InputError(
-                f"{path.parent} holds {name} of shape {found.get(name)}, the model of this run has "
+                f"{path} holds {name} of shape {found.get(name)}, the model of this run has "
                 f"shape {expected.get(name)}: the class that its config names is another than in "
                 f"training, or one of the two was edited."
             )
@@ -217,7 +271,7 @@ def verify(path: Path) -> None:
     if not (path / CHECKSUMS).exists():
         logger.warning("%s has no checksums: its process was killed early. Taken unverified.", path)
         return
-    others = [other.name for other in path.parent.glob("*") if other.name.isdigit()]
+    others = [other.name for other in path.parent.iterdir() if other.name.isdigit()]
     older = max((int(name) for name in others if int(name) < int(path.name)), default=None)
     if older is None:
         remedy = "there is no older one: train again in a new --workdir"
@@ -230,7 +284,7 @@ def verify(path: Path) -> None:
     found = files.file_digests(path)
     for name, checksum in expected.items():
         if found.get(name) != checksum:
-            raise InputError(f"{files.inside(path, name)} is absent or damaged: {remedy}.")
+            raise InputError(f"{artefacts.inside(path, name)} is absent or damaged: {remedy}.")
 
 
 @contextlib.contextmanager
@@ -282,6 +336,18 @@ def abstract(tree: Any) -> Any:
             np.shape(leaf), leaf.dtype, sharding=getattr(leaf, "sharding", None) or alone
         ),
         tree,
+    )
+
+
+def _on_host(tree: Any) -> Any:
+    """Returns shapes and types that are restored to host memory, where there is a CPU backend."""
+    try:
+        device = jax.local_devices(backend="cpu")[0]
+    except RuntimeError:
+        device = jax.local_devices()[0]
+    sharding = jax.sharding.SingleDeviceSharding(device)
+    return jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), tree
     )
 
 

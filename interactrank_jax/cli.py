@@ -1,21 +1,27 @@
 """The command line: from words and flags to a command of `commands.py`, and its exit status."""
 
+import argparse
+import contextlib
 import logging
+import math
+import os
+import re
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
-from absl import flags
-from ml_collections import config_flags
-
-from interactrank_jax import configuration, files
-from interactrank_jax.commands import COMMANDS, REQUIRED, Command
+from interactrank_jax import configuration, fields, files, interrupts
+from interactrank_jax.command import PATHS, REQUIRED, Command
+from interactrank_jax.commands import COMMANDS
 from interactrank_jax.errors import InputError, did_you_mean
+
+BROKEN_PIPE = 141  # 128 + SIGPIPE, as a shell reports it
 
 
 def main(argv: Sequence[str]) -> int:
     """Runs `interactrank ARGV...`; returns the exit status."""
     if not argv or argv[0] in ("-h", "--help", "help"):
-        lines = [f"  {name:<12} {command.summary}" for name, command in COMMANDS.items()]
+        lines = [f"  {name:<13} {command.summary}" for name, command in COMMANDS.items()]
         print("interactrank COMMAND --flags\n\n" + "\n".join(lines))
         print("\n`interactrank COMMAND --help` shows a command's flags and an example.")
         return 0 if argv else 2
@@ -30,19 +36,27 @@ def main(argv: Sequence[str]) -> int:
     logging.getLogger("jax").setLevel(logging.WARNING)
     for doubling in ("absl", "asyncio"):  # with tracebacks of errors that are raised here anyway
         logging.getLogger(doubling).setLevel(logging.CRITICAL)
-    try:
-        command.run(_parse(command, name, rest))
-    except InputError as error:
-        return _fail(str(error))
-    except FloatingPointError as error:
-        return _fail(str(error), status=3)
-    except KeyboardInterrupt as error:
-        return _fail(str(error) or "interrupted; nothing half-written was left.", status=130)
-    except Exception as error:
-        problem = files.write_problem(error)
-        if problem is None:
-            raise
-        return _fail(f"could not write everything: {problem}.")
+    with interrupts.handled():
+        try:
+            command.run(parse(command, name, rest))
+        except InputError as error:
+            return _fail(str(error))
+        except FloatingPointError as error:
+            return _fail(str(error), status=3)
+        except interrupts.Interrupted as error:
+            return _interrupted(str(error), error.status)
+        except KeyboardInterrupt:
+            return _interrupted("", 130)
+        except BrokenPipeError:
+            return BROKEN_PIPE  # whoever read the output has seen enough
+        except Exception as error:
+            number = interrupts.requested()
+            if number is not None:  # libraries turn the interruption into errors of their own
+                return _interrupted("", 128 + number)
+            problem = files.write_problem(error)
+            if problem is None:
+                raise
+            return _fail(f"could not write everything: {problem}.")
     return 0
 
 
@@ -52,44 +66,97 @@ def split_command(argv: Sequence[str]) -> tuple[str, list[str]]:
     return " ".join(argv[:words]), list(argv[words:])
 
 
-def _parse(command: Command, name: str, argv: Sequence[str]) -> flags.FlagValues:
-    argv = [_with_underscores(argument) for argument in argv]
-    values = flags.FlagValues()
-    for flag, (default, help_text) in command.flags.items():
-        if isinstance(default, int):
-            flags.DEFINE_integer(flag, default, help_text, flag_values=values)
-        elif isinstance(default, float):
-            flags.DEFINE_float(flag, default, help_text, flag_values=values)
-        else:
-            text = None if default is REQUIRED else default
-            flags.DEFINE_string(flag, text, help_text, flag_values=values)
+def parse(command: Command, name: str, argv: Sequence[str]) -> argparse.Namespace:
+    """Returns the values of a command's flags; `~` is expanded in those that are paths.
+
+    Of a command that takes a config also `config`, the checked config or None; `overrides`, the
+    fields that `--config.FIELD=VALUE` set; and `config_arguments`, those arguments.
+
+    Raises:
+      InputError: a flag that is unknown, missing, repeated or of another type, or a config that
+        does not hold.
+    """
+    config_arguments, rest = _split_config([_with_underscores(argument) for argument in argv])
+    values, unknown = _parser(command, name).parse_known_args(rest)
+    if unknown:
+        flag = unknown[0].partition("=")[0].removeprefix("--")
+        hint = did_you_mean(flag, command.flags) if unknown[0].startswith("--") else ""
+        raise InputError(f"unexpected '{unknown[0]}'.{hint}\n\n{command.usage(name)}")
     if command.config is not None:
-        for argument in argv:
-            if argument.startswith("--config="):
-                # Before the flag does: its own messages do not say what to write instead.
-                config = configuration.load(argument.removeprefix("--config="))
-                configuration.check_overrides(config, argv)
-        config_flags.DEFINE_config_file("config", None, flag_values=values)
-    saved, sys.argv = sys.argv, ["interactrank", *argv]  # config_flags reads overrides from there
-    try:
-        unparsed = values(sys.argv)[1:]
-    except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"{error}\n\n{command.usage(name)}") from error
-    finally:
-        sys.argv = saved
-    missing = [
+        values.config_arguments, values.overrides = config_arguments, {}
+        if values.config and command.registers and values.workdir:
+            configuration.run(values.config)
+        elif values.config:
+            values.config = configuration.load(values.config)
+            values.overrides = configuration.override(values.config, config_arguments)
+            fields.check(values.config, parts=())  # the station asks for those that it needs
+    elif config_arguments:
+        raise InputError(f"{name} takes no {config_arguments[0]}.\n\n{command.usage(name)}")
+    missing = ["config"] if command.config and not values.config else []
+    missing += [
         flag
         for flag, (default, _) in command.flags.items()
-        if default is REQUIRED and values[flag].value is None
+        if default is REQUIRED and not getattr(values, flag)
     ]
-    if command.config and values.config is None:
-        missing.insert(0, "config")
-    if missing or unparsed:
-        problem = f"missing --{', --'.join(missing)}" if missing else f"unexpected {unparsed}"
-        raise InputError(f"{problem}\n\n{command.usage(name)}")
+    if missing:
+        raise InputError(f"missing --{', --'.join(missing)}\n\n{command.usage(name)}")
+    for flag in PATHS.intersection(command.flags):
+        setattr(values, flag, files.from_user(getattr(values, flag), f"--{flag}"))
     return values
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise InputError(f"{message}\n\n{self.usage}")
+
+
+class _Once(argparse.Action):
+    """Stores a value; a flag that comes twice is an error rather than half ignored."""
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        given = namespace.__dict__.setdefault("_given", set())
+        if self.dest in given:
+            parser.error(f"{option_string} is given twice")
+        given.add(self.dest)
+        setattr(namespace, self.dest, values)
+
+
+def _parser(command: Command, name: str) -> _Parser:
+    parser = _Parser(usage=command.usage(name), add_help=False, allow_abbrev=False)
+    if command.config is not None:
+        parser.add_argument("--config", action=_Once, default="")
+    for flag, (default, _) in command.flags.items():
+        is_text = default is REQUIRED or isinstance(default, str)
+        parser.add_argument(
+            f"--{flag}",
+            action=_Once,
+            type=str if is_text else _finite if isinstance(default, float) else int,
+            default="" if default is REQUIRED else default,
+        )
+    return parser
+
+
+def _finite(text: str) -> float:
+    """Returns a number; NaN would pass every bound."""
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError
+    return number
+
+
+def _split_config(argv: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Splits off `--config.FIELD=VALUE`, also with a space for the equals sign."""
+    overrides, rest = [], []
+    queue = list(argv)
+    while queue:
+        argument = queue.pop(0)
+        if not re.match(r"--(no)?config\.", argument):
+            rest.append(argument)
+            continue
+        if "=" not in argument and queue and not queue[0].startswith("--"):
+            argument = f"{argument}={queue.pop(0)}"
+        overrides.append(argument)
+    return overrides, rest
 
 
 def _with_underscores(argument: str) -> str:
@@ -100,6 +167,10 @@ def _with_underscores(argument: str) -> str:
     return "--" + name[2:].replace("-", "_") + sign + value
 
 
+def _interrupted(message: str, status: int) -> int:
+    return _fail(message or "interrupted; nothing half-written was left.", status)
+
+
 def _fail(message: str, status: int = 2) -> int:
     print(f"interactrank: {message}", file=sys.stderr)
     return status
@@ -107,4 +178,15 @@ def _fail(message: str, status: int = 2) -> int:
 
 def run() -> None:
     """Entry point of the console script."""
-    sys.exit(main(sys.argv[1:]))
+    try:
+        status = main(sys.argv[1:])
+        sys.stdout.flush()
+    except BrokenPipeError:
+        status = BROKEN_PIPE
+    except OSError as error:  # what was printed found no room
+        status = _fail(f"could not write the output: {files.write_problem(error) or error}.")
+    if status:
+        # Python flushes once more at its end, and would report the same problem again.
+        with contextlib.suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(status)

@@ -7,6 +7,13 @@ from typing import Any
 from interactrank_jax.printable import printable
 
 REQUIRED = object()
+# Flags that are paths, in which `~` is the user's home.
+PATHS = frozenset(
+    (
+        *("log", "out", "examples", "workdir", "source", "extend", "index", "schema"),
+        *("counts", "snapshot", "features", "training"),
+    )
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,8 +25,10 @@ class Command:
       summary: one line.
       example: a whole command line.
       flags: name -> (default, help); the default's type is the flag's, REQUIRED a string's.
-      config: None, or whether `--config` must be given. Where it need not be, it is for a run whose
-        model a file of the user's registers: the file is run.
+      config: None, or whether `--config` must be given.
+      config_help: when it is given, where it need not be.
+      registers: whether `--config` beside `--workdir` is for the run's model alone: the file is
+        run, which registers it, and nothing else is taken from it.
     """
 
     run: Callable[[Any], None]
@@ -27,15 +36,16 @@ class Command:
     example: str
     flags: dict[str, tuple[Any, str]]
     config: bool | None = None
+    config_help: str = ""
+    registers: bool = False
 
     def usage(self, name: str) -> str:
         """Returns what the command expects, and an example."""
         lines = [f"interactrank {name}: {self.summary}", ""]
         if self.config is not None:
-            what = "" if self.config else " (optional)"
-            lines.append(
-                f"  --config       FILE[:ARGUMENT]; override a field: --config.a.b=...{what}"
-            )
+            override = "FILE[:ARGUMENT]; override a field: --config.a.b=..."
+            what = f"{override} ({self.config_help})" if self.config_help else override
+            lines.append(f"  --config       {self.config_help if self.registers else what}")
         for flag, (default, help_text) in self.flags.items():
             suffix = "" if default is REQUIRED or default == "" else f" (default {default})"
             lines.append(f"  --{flag:<12} {help_text}{suffix}")
@@ -49,5 +59,6 @@ def show(title: str, figures: dict[str, Any]) -> None:
         print(printable(f"  {name}: {value:,}" if isinstance(value, int) else f"  {name}: {value}"))
 
 
+REGISTERS = "a file of yours that registers the run's model; it is run as Python"
 CONFIG = "--config=configs/interactrank.py"
 LOG = (REQUIRED, "directory of the log")

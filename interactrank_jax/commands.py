@@ -7,9 +7,7 @@ data-preparation packages, nor `--help` jax.
 import logging
 from typing import Any
 
-from ml_collections import config_flags
-
-from interactrank_jax.command import CONFIG, LOG, REQUIRED, Command, show
+from interactrank_jax.command import CONFIG, LOG, REGISTERS, REQUIRED, Command, show
 from interactrank_jax.errors import InputError, did_you_mean
 from interactrank_jax.iqp import commands as iqp_commands
 
@@ -24,10 +22,11 @@ def _convert(args: Any) -> None:
     if args.format == "ratings":
         from interactrank_jax.data import ratings
 
-        show(f"log in {args.out}", ratings.convert(args.source, args.out, _rating_options(args)))
+        summary = ratings.convert(args.source, args.out, _rating_options(args), report=print)
+        show(f"log in {args.out}", summary)
     elif args.format == "movielens":
         for flag, (default, _) in _RATING_FLAGS.items():
-            if args[flag].value != default:
+            if getattr(args, flag) != default:
                 raise InputError(f"--{flag} is for --format=ratings only: leave it out.")
         from interactrank_jax.data.movielens import convert
 
@@ -46,7 +45,7 @@ def _rating_options(args: Any) -> Any:
     except ValueError as error:
         raise InputError(f"--neutral={args.neutral}. Expected a number, such as 3.") from error
     names = {
-        flag: tuple(filter(None, args[flag].value.split(",")))
+        flag: tuple(filter(None, getattr(args, flag).split(",")))
         for flag in ("columns", "text", "categorical", "ignore", "query")
     }
     return Options(
@@ -57,6 +56,7 @@ def _rating_options(args: Any) -> Any:
         threshold=args.threshold,
         neutral=neutral,
         separator=args.separator,
+        schema=args.schema,
         **names,
     )
 
@@ -80,28 +80,43 @@ def _leaks(args: Any) -> None:
     show("no leak found", check(args.config.data, args.log))
 
 
+def _config(args: Any) -> None:
+    from interactrank_jax import fields
+
+    if args.format not in ("text", "markdown"):
+        raise InputError(
+            f"--format={args.format}." + did_you_mean(args.format, ("text", "markdown"))
+        )
+    if args.format == "markdown":
+        print(fields.markdown(), end="")
+    else:
+        print(fields.describe(args.config or None))
+
+
 def _train(args: Any) -> None:
     from interactrank_jax import distributed
 
     with distributed.joined(args.coordinator, args.processes, args.process):
         from interactrank_jax.train import train
 
-        show(f"run in {args.workdir}", train(args.config, args.examples, args.workdir))
+        summary = train(args.config, args.examples, args.workdir, overrides=args.overrides)
+        show(f"run in {args.workdir}", summary)
 
 
 def _evaluate(args: Any) -> None:
     from interactrank_jax import evaluate
     from interactrank_jax.data.examples import describe_protocol
 
+    if bool(args.baseline) == bool(args.workdir):
+        raise InputError(
+            "give either --workdir=RUN, or --baseline=bm25 with --config, which names the label."
+        )
     if args.baseline:
-        if args.config is None:
+        if not args.config:
             raise InputError("--baseline needs --config, for the label and the evaluation.")
         result = evaluate.evaluate_baseline(args.baseline, args.config, args.examples, args.split)
-    elif args.workdir:
-        _check_registers_only(args)
-        result = evaluate.evaluate(args.workdir, args.examples, args.split)
     else:
-        raise InputError("give --workdir=RUN, or --baseline=bm25 with --config.")
+        result = evaluate.evaluate(args.workdir, args.examples, args.split, _evaluate_config(args))
     print(evaluate.table([result]))
     if "feature" in result:
         print(f"\n{result['name']} ranks by {result['feature']}")
@@ -119,6 +134,22 @@ def _evaluate(args: Any) -> None:
         f"{result['candidates']:,} candidates{corpus}. ± is half a 95% interval over requests; "
         f"heads are calibrated for weights and sampling."
     )
+
+
+def _evaluate_config(args: Any) -> Any:
+    """Returns the run's `config.evaluate` with what the command line sets of it."""
+    from interactrank_jax import configuration, fields
+    from interactrank_jax.runs import Run
+
+    config = Run.open(args.workdir).config
+    for name in configuration.override(config, args.config_arguments):
+        if not name.startswith("evaluate."):
+            raise InputError(
+                f"--config.{name}: beside --workdir only config.evaluate can be set, all else is "
+                f"the run's."
+            )
+    fields.check(config.evaluate, "evaluate")
+    return config.evaluate
 
 
 def _index(args: Any) -> None:
@@ -153,16 +184,10 @@ def _explain(args: Any) -> None:
 
 
 def _check_registers_only(args: Any) -> None:
-    """Refuses overrides beside a run: it has its own config, `--config` only registers its model.
-
-    The parser has run the file already.
-    """
-    if args.config is None:
-        return
-    for name in config_flags.get_override_values(args["config"]):
+    for argument in args.config_arguments:
         raise InputError(
-            f"--config.{name} beside a run, which keeps the config that it was trained with: leave "
-            f"it out. Expected at most --config=FILE, the file that registers the run's model."
+            f"{argument} beside a run, which keeps the config that it was trained with: leave it "
+            f"out. Expected at most --config=FILE, the file that registers the run's model."
         )
 
 
@@ -182,6 +207,7 @@ _RATING_FLAGS: dict[str, tuple[Any, str]] = {
     "categorical": ("", "ratings: numbers there that are categories"),
     "ignore": ("", "ratings: columns there that are no features"),
     "query": ("", "ratings: categorical features of users that stand for the query"),
+    "schema": ("", "ratings: JSON file of the features' kinds; written if it does not exist"),
 }
 
 COMMANDS: dict[str, Command] = {
@@ -225,6 +251,14 @@ COMMANDS: dict[str, Command] = {
         {"log": LOG},
         config=True,
     ),
+    "config": Command(
+        _config,
+        "prints the fields of a config: values, types, ranges and meanings.",
+        f"interactrank config {CONFIG}",
+        {"format": ("text", "text, or markdown: the whole table as in docs/config.md")},
+        config=False,
+        config_help="to see its values",
+    ),
     "train": Command(
         _train,
         "trains a model, or resumes the run in the workdir.",
@@ -249,6 +283,9 @@ COMMANDS: dict[str, Command] = {
             "baseline": ("", "bm25, iqp or iqp:FEATURE, instead of a run; needs --config"),
         },
         config=False,
+        config_help=f"with --baseline: its label; with --workdir: {REGISTERS}; --config.evaluate."
+        "FIELD=... with either",
+        registers=True,
     ),
     "index": Command(
         _index,
@@ -256,6 +293,8 @@ COMMANDS: dict[str, Command] = {
         "interactrank index --workdir=runs/interactrank --examples=runs/examples --out=runs/index",
         {"workdir": _WORKDIR, "examples": _EXAMPLES, "out": (REQUIRED, "new directory")},
         config=False,
+        config_help=REGISTERS,
+        registers=True,
     ),
     "score": Command(
         _score,
@@ -272,6 +311,8 @@ COMMANDS: dict[str, Command] = {
             "candidates": ("slate", "slate (those of the log) or corpus (every item)"),
         },
         config=False,
+        config_help=REGISTERS,
+        registers=True,
     ),
     "explain": Command(
         _explain,
@@ -284,5 +325,7 @@ COMMANDS: dict[str, Command] = {
             "split": ("test", "where it is"),
         },
         config=False,
+        config_help=REGISTERS,
+        registers=True,
     ),
 }

@@ -3,7 +3,6 @@
 import os
 import signal
 import sys
-import threading
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,6 +10,7 @@ from contextlib import contextmanager
 import jax
 from jax.experimental import multihost_utils
 
+from interactrank_jax import interrupts
 from interactrank_jax.errors import InputError
 
 # Seconds without a sign of life after which a process counts as gone.
@@ -18,8 +18,8 @@ HEARTBEAT_TIMEOUT = 20
 FAILED = 4  # exit status
 
 
-class TrainingInterrupted(KeyboardInterrupt):
-    """SIGINT or SIGTERM came and a checkpoint is saved; the same command goes on from there."""
+class TrainingInterrupted(interrupts.Interrupted):
+    """A signal came and a checkpoint is saved; the same command goes on from there."""
 
 
 @contextmanager
@@ -39,6 +39,11 @@ def joined(coordinator: str, processes: int, process: int) -> Iterator[None]:
       InputError: numbers that make no sense, or the others were not found.
     """
     if not coordinator:
+        if (processes, process) != (1, 0):
+            raise InputError(
+                f"--processes={processes} --process={process} without --coordinator: name the "
+                f"HOST:PORT of process 0, or leave all three out."
+            )
         yield
         return
     is_auto = coordinator == "auto"
@@ -81,36 +86,25 @@ def wait_for_all(what: str) -> None:
 
 @contextmanager
 def stop_requests() -> Iterator[Callable[[int], bool]]:
-    """Turns SIGINT and SIGTERM into a question that the loop asks after each step.
+    """Turns signals into a question that the loop asks after each step, see `interrupts.py`.
 
     The question takes the number of steps done. One process is answered from its own signals. Of
     several, each is answered yes at the same step once any of them was told to stop: jax's
-    coordination service, which listens for SIGTERM, finds a step that all can reach. A second
-    SIGINT acts at once.
+    coordination service, which listens for SIGTERM, finds a step that all can reach.
     """
-    if jax.process_count() > 1:
+    with interrupts.deferred(raising=False):
+        if jax.process_count() == 1:
+            yield lambda _: interrupts.requested() is not None
+            return
 
         def pass_on(number, frame):
-            signal.signal(signal.SIGINT, signal.default_int_handler)
             os.kill(os.getpid(), signal.SIGTERM)
 
-        signal.signal(signal.SIGINT, pass_on)
-        yield multihost_utils.reached_preemption_sync_point
-        return
-    requested = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield lambda _: requested.is_set()
-        return
+        for number in (signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, pass_on)
 
-    def request(number, frame):
-        requested.set()
-        signal.signal(number, previous[number])
+        def stop(step: int) -> bool:
+            interrupts.requested()  # takes note, so that the process is left to end by itself
+            return multihost_utils.reached_preemption_sync_point(step)
 
-    previous = {
-        number: signal.signal(number, request) for number in (signal.SIGINT, signal.SIGTERM)
-    }
-    try:
-        yield lambda _: requested.is_set()
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
+        yield stop

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from interactrank_jax import calibration, files, metrics, uncertainty
+from interactrank_jax import calibration, fields, files, interrupts, metrics, uncertainty
 from interactrank_jax.data.examples import PADDING, STAGES, Examples
 from interactrank_jax.data.pipeline import (
     EVALUATION_COLUMNS,
@@ -37,6 +37,7 @@ class Rows:
         extra = ("stage",) if has_stages else ()
         names = (*train_columns(examples), *EVALUATION_COLUMNS, *extra)
         for batch in evaluation_batches(examples, split, batch_size, names=names):
+            interrupts.check()
             mask = batch["mask"]
             request = np.broadcast_to(batch["request_index"][:, None], mask.shape)
             stage = batch["stage"] if has_stages else np.ones_like(batch["item"])
@@ -205,6 +206,7 @@ def corpus_ranks(
 
     requests, ranks = [], []
     for batch in request_batches(examples, split, int(config.corpus_batch_size)):
+        interrupts.check()
         if not is_wanted[batch["request_index"]].any():
             continue
         scores = scorer.corpus(batch)
@@ -220,23 +222,35 @@ def corpus_ranks(
 
 
 def evaluate(
-    workdir: files.PathLike, examples_path: files.PathLike, split: str = "test"
+    workdir: files.PathLike,
+    examples_path: files.PathLike,
+    split: str = "test",
+    config: Any = None,
 ) -> dict[str, Any]:
     """Evaluates a run's best model; writes RUN/eval/SPLIT.json and the scores, RUN/eval/SPLIT.npz.
 
     The scores (request_index, item, score, engaged; a row per candidate) are what paired
     comparisons of models need.
 
+    Args:
+      workdir: the run.
+      examples_path: examples it was trained on.
+      split: which of their splits.
+      config: the `evaluate` part of a config; the run's by default.
+
     Raises:
       InputError: no run, no such split, examples it was not trained on.
     """
     run, examples = Run.open(workdir), Examples(examples_path)
+    config = run.config.evaluate if config is None else config
+    fields.check(config, "evaluate")
     run.check_examples(examples)
     examples.split(split)
     model, step = run.restore_model()
     parallel = DataParallel(run.config.train.parallel)
     scorer = ModelScorer(run, examples, split, parallel).use(parallel.replicate(model))
-    result, rows = evaluate_scorer(scorer, run.rule, examples, split, run.config.evaluate)
+    with interrupts.deferred():
+        result, rows = evaluate_scorer(scorer, run.rule, examples, split, config)
     result["step"] = step
     directory = Path(workdir) / "eval"
     with files.new_file(directory / f"{split}.npz") as partial, partial.open("wb") as file:
@@ -262,11 +276,13 @@ def evaluate_baseline(
     Raises:
       InputError: no such baseline, feature or split, or no text or history to rank by.
     """
+    fields.check(config)
     examples = Examples(examples_path)
     examples.split(split)
     rule = LabelRule.from_config(config.label, examples.metadata.actions)
     scorer = baseline(name, rule, examples, split)
-    result, _ = evaluate_scorer(scorer, rule, examples, split, config.evaluate)
+    with interrupts.deferred():
+        result, _ = evaluate_scorer(scorer, rule, examples, split, config.evaluate)
     if isinstance(scorer, IQPScorer):
         result["feature"] = scorer.feature
     return result

@@ -1,4 +1,4 @@
-"""Directories that are whole or absent, JSON, checksums, locks, and files compressed or not."""
+"""Directories and files that are whole or absent, scratch space, locks, JSON, checksums."""
 
 import concurrent.futures
 import contextlib
@@ -6,19 +6,20 @@ import errno
 import fcntl
 import hashlib
 import json
+import logging
 import os
 import shutil
+import tempfile
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, Any
 
 import numpy as np
 
 from interactrank_jax.errors import InputError
 
-if TYPE_CHECKING:
-    import pyarrow
+logger = logging.getLogger(__name__)
 
 PathLike = str | os.PathLike
 
@@ -68,59 +69,190 @@ def writing(path: PathLike, left: str) -> Iterator[None]:
         raise InputError(f"{path} was not written: {problem}; {left}.") from error
 
 
+def from_user(path: str, what: str) -> str:
+    """Returns a path as a user gave it, `~` expanded; '' stays ''.
+
+    One with a colon is made absolute: libraries take the relative `a:b` for a URI.
+
+    Args:
+      path: the path.
+      what: what it is, for the message.
+
+    Raises:
+      InputError: no path can be so.
+    """
+    if "\0" in path or max(map(len, os.fsencode(path).split(b"/"))) > 255:
+        name = repr(path if len(path) <= 80 else f"{path[:77]}...")
+        raise InputError(f"{what}={name} cannot be a path: a name in it is too long or malformed.")
+    path = os.path.expanduser(path)  # noqa: PTH111
+    return os.path.abspath(path) if ":" in path else path  # noqa: PTH100
+
+
+def output_directory(path: PathLike) -> Path:
+    """Returns where a directory is to be written, links followed, once it may be.
+
+    Raises:
+      InputError: it exists and holds something, is a file or the current directory, or no such name
+        can be.
+    """
+    with _nameable(path):
+        final = Path(path).resolve()
+        if final.exists() and (not final.is_dir() or any(final.iterdir())):
+            raise InputError(
+                f"{path} exists already. Expected a new or empty directory: choose another one, or "
+                f"remove it first."
+            )
+    if final == Path.cwd():
+        raise InputError(f"{path} is the current directory. Name a new one, such as ./out.")
+    return final
+
+
+@contextlib.contextmanager
+def _nameable(path: PathLike) -> Iterator[None]:
+    """Turns what the system says of a path that cannot be into an error."""
+    try:
+        yield
+    except (OSError, RuntimeError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
+        reason = getattr(error, "strerror", None) or str(error)
+        name = str(path) if len(str(path)) <= 80 else f"{str(path)[:77]}..."
+        raise InputError(
+            f"{name} cannot be written: {reason}. Choose another directory, or make this one "
+            f"writable."
+        ) from error
+
+
 @contextlib.contextmanager
 def new_directory(path: PathLike) -> Iterator[Path]:
     """Yields a directory beside `path` and renames it to `path` when the block ends well.
 
-    So a reader never sees half an artefact. If the block raises, what was written is removed.
+    So a reader never sees half an artefact. If the block raises, what was written is removed; what
+    a killed run left, the next one removes.
 
     Raises:
-      InputError: `path` exists already and holds something, or it cannot be written.
+      InputError: see `output_directory`; another process writes there; or it cannot be written.
     """
-    final = Path(path)
-    if final.exists() and (not final.is_dir() or any(final.iterdir())):
-        raise InputError(
-            f"{final} exists already. Expected a new or empty directory: choose another one, "
-            f"or remove it first."
-        )
-    try:
+    final = output_directory(path)
+    with _nameable(path):
         final.parent.mkdir(parents=True, exist_ok=True)
-        partial = final.parent / f".{final.name}.partial-{uuid.uuid4().hex[:8]}"
-        partial.mkdir()
-    except OSError as error:
-        raise InputError(
-            f"cannot write to {final.parent}: {error.strerror}. Choose another directory, or make "
-            f"this one writable."
-        ) from error
-    with writing(final, "nothing was left behind"):
+    with _claimed(_partial(final), final) as partial, writing(final, "nothing was left behind"):
         try:
             yield partial
-            if final.exists():
-                final.rmdir()
-            partial.rename(final)
+            with _nameable(path):
+                partial.replace(final)  # an empty directory gives way
         except BaseException:
             shutil.rmtree(partial, ignore_errors=True)
             raise
+
+
+def _partial(final: Path) -> Path:
+    """Returns the hidden directory beside `final` in which it is written."""
+    name = final.name
+    if len(os.fsencode(name)) > 200:  # a file name has 255 bytes at most
+        name = hashlib.sha256(os.fsencode(name)).hexdigest()
+    return final.parent / f".{name}.partial"
+
+
+@contextlib.contextmanager
+def _claimed(partial: Path, final: Path) -> Iterator[Path]:
+    """Yields `partial`, new and empty, which no other process has while the block runs.
+
+    The lock is on the directory itself: the system gives it back when its holder dies.
+    """
+    while True:
+        with _nameable(final):
+            partial.mkdir(exist_ok=True)
+            descriptor = os.open(partial, os.O_RDONLY)
+        try:
+            if _lock(descriptor, partial):
+                leftovers = list(partial.iterdir())
+                if leftovers:
+                    logger.info("%s is removed: a run that was killed left it.", partial)
+                for leftover in leftovers:
+                    shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+                yield partial
+                return
+        finally:
+            os.close(descriptor)
+
+
+def _lock(descriptor: int, path: Path) -> bool:
+    """Locks an opened file or directory; returns whether it is still the one at `path`.
+
+    Raises:
+      InputError: another process holds the lock.
+    """
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise InputError(
+            f"{path} is being written by another process. Wait until it ends, or choose another "
+            f"directory."
+        ) from error
+    return path.exists() and os.path.samestat(path.stat(), os.fstat(descriptor))
 
 
 @contextlib.contextmanager
 def new_file(path: PathLike) -> Iterator[Path]:
     """Yields a path beside `path`; moves it to `path`, replacing it, when the block ends well.
 
+    What a killed run left beside `path` is removed.
+
     Raises:
       InputError: it cannot be written.
     """
     final = Path(path)
-    partial = final.parent / f".{final.name}.partial-{uuid.uuid4().hex[:8]}"
+    stem = f".{final.name}.partial-"
+    partial = final.parent / f"{stem}{uuid.uuid4().hex[:8]}"
     with writing(final, "what was there before is unchanged"):
         final.parent.mkdir(parents=True, exist_ok=True)
+        _remove_abandoned(final.parent, stem)
+        descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
         try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
             yield partial
             partial.replace(final)
         except BaseException:
             with contextlib.suppress(OSError):
                 partial.unlink(missing_ok=True)
             raise
+        finally:
+            os.close(descriptor)
+
+
+def _remove_abandoned(directory: Path, prefix: str) -> None:
+    """Removes files and directories of a prefix whose writer is dead: nobody holds their lock."""
+    for path in directory.iterdir():
+        if not path.name.startswith(prefix):
+            continue
+        with contextlib.suppress(OSError):
+            descriptor = os.open(path, os.O_RDONLY)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                logger.info("%s is removed: a run that was killed left it.", path)
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+            finally:
+                os.close(descriptor)
+
+
+@contextlib.contextmanager
+def scratch_directory() -> Iterator[Path]:
+    """Yields a directory for temporary files, removed when the block ends.
+
+    What killed runs of this user left in its place is removed first.
+    """
+    root = Path(tempfile.gettempdir())
+    prefix = f"interactrank-{os.getuid()}-"
+    _remove_abandoned(root, prefix)
+    scratch = Path(tempfile.mkdtemp(prefix=prefix, dir=root))
+    descriptor = os.open(scratch, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield scratch
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+        os.close(descriptor)
 
 
 @contextlib.contextmanager
@@ -134,24 +266,19 @@ def lock(directory: PathLike) -> Iterator[None]:
       InputError: another process holds it, or the directory cannot be written.
     """
     path = Path(directory) / ".lock"
-    try:
+    with _nameable(directory):
         path.parent.mkdir(parents=True, exist_ok=True)
         file = path.open("a")
-    except OSError as error:
-        raise InputError(
-            f"cannot write to {path.parent}: {error.strerror}. Choose another directory, or make "
-            f"this one writable."
-        ) from error
     with file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if not path.exists() or not os.path.samestat(path.stat(), os.fstat(file.fileno())):
-                raise BlockingIOError  # its last holder removed it just now
-        except BlockingIOError as error:
+            is_current = _lock(file.fileno(), path)
+        except InputError:
+            is_current = False
+        if not is_current:  # held, or just removed by its last holder
             raise InputError(
                 f"{path.parent} is in use by another process. Wait until it ends, or choose "
                 f"another directory."
-            ) from error
+            )
         try:
             yield
         finally:
@@ -249,71 +376,3 @@ def read_sealed(path: PathLike) -> dict[str, Any]:
             f"command that made it."
         )
     return value
-
-
-def inside(directory: PathLike, name: Any) -> Path:
-    """Returns the path of a file that an artefact's metadata names, in or below `directory`.
-
-    Raises:
-      InputError: the name leads out of the directory, or is no name.
-    """
-    parts = name.split("/") if isinstance(name, str) else []
-    if not parts or "\0" in name or {"", ".", ".."} & set(parts):
-        raise InputError(
-            f"{directory}: its metadata names the file {name!r}. Expected a plain name inside that "
-            f"directory: it was edited, write it again by the command that made it."
-        )
-    return Path(directory, *parts)
-
-
-def load_array(path: PathLike, shape: Sequence[int | None], kind: str) -> np.ndarray:
-    """Opens an array of which shape and type are known, mapped into memory and not read.
-
-    Args:
-      path: of an .npy file.
-      shape: expected; None for any length.
-      kind: letters of the kinds of NumPy types that are expected, such as 'iu'.
-
-    Raises:
-      InputError: it is no array, or another.
-    """
-    try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except Exception as error:  # NumPy raises whatever the header leads it to
-        raise InputError(f"{path} is no array ({error}): it was truncated or edited.") from error
-    fits = len(array.shape) == len(shape) and all(
-        wanted in (None, length) for length, wanted in zip(array.shape, shape, strict=True)
-    )
-    if not fits or array.dtype.kind not in kind:
-        expected = ", ".join("any" if length is None else str(length) for length in shape)
-        kinds = " or ".join(_KINDS.get(letter, letter) for letter in kind)
-        raise InputError(
-            f"{path} holds {array.dtype} of shape {array.shape}. Expected shape ({expected}) of "
-            f"{kinds}: it was edited, write it again by the command that made it."
-        )
-    return array
-
-
-_KINDS = {"i": "integers", "u": "unsigned integers", "f": "numbers", "b": "flags"}
-
-
-def read_table(path: PathLike, rows: int, column: str) -> "pyarrow.Table":
-    """Reads a Parquet file of which the number of rows and one column are known.
-
-    Raises:
-      InputError: it is no Parquet file, or another.
-    """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        table = pq.read_table(path)
-    except (pa.ArrowException, OSError) as error:
-        raise InputError(f"{path} is no Parquet file ({error}): it was edited.") from error
-    if table.num_rows != rows or column not in table.column_names:
-        raise InputError(
-            f"{path} has {table.num_rows} rows and the columns {table.column_names}. Expected "
-            f"{rows} rows with '{column}': it was edited, write it again by the command that made "
-            f"it."
-        )
-    return table

@@ -34,11 +34,11 @@ def learning_rate(config: Any, total_steps: int, field: str = "optimizer") -> op
 
 
 def dense_optimizer(config: Any, schedule: optax.Schedule) -> optax.GradientTransformation:
-    """Returns AdamW with clipping of the global norm, for everything but the tables."""
-    return optax.chain(
-        optax.clip_by_global_norm(config.clip_norm),
-        optax.adamw(schedule, weight_decay=config.weight_decay),
-    )
+    """Returns AdamW for everything but the tables; a `clip_norm` above 0 bounds the global norm."""
+    adamw = optax.adamw(schedule, weight_decay=config.weight_decay)
+    if not config.clip_norm:
+        return adamw
+    return optax.chain(optax.clip_by_global_norm(config.clip_norm), adamw)
 
 
 class RowOptimizer:

@@ -1,10 +1,17 @@
-"""What the registries of models and of losses share: whose a name is."""
+"""The registries of models and of losses, and what they share: whose a name is.
+
+They lie here so that they can be read without jax. `models/registry.py` and `losses/registry.py`
+fill them; each is empty until the package that it is of has been imported.
+"""
 
 import inspect
 from pathlib import Path
 from typing import Any
 
 from interactrank_jax.errors import InputError
+
+MODELS: dict[str, Any] = {}
+LOSSES: dict[str, Any] = {}
 
 
 def calling_file() -> str:

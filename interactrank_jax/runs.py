@@ -67,13 +67,23 @@ class Run:
                     f"--workdir={self.workdir} holds something that is no run. Expected a run, or "
                     f"a new or empty directory."
                 )
-            content: dict[str, Any] = {"config": resolved, "metadata": self.metadata.to_json()}
+            content: dict[str, Any] = {
+                "config": resolved,
+                "metadata": self.metadata.to_json(),
+                "numerics": numerics(),
+            }
             registration = MODELS[self.config.model.name]
             if not registration.is_ours:
                 content["model_file"] = registration.file
             files.write_sealed(file, content)
             return
         saved = files.read_sealed(file)
+        numeric_difference = configuration.difference(saved.get("numerics", {}), numerics(), "jax")
+        if numeric_difference:
+            raise InputError(
+                f"{self.workdir} was trained with other numerics: {numeric_difference}. It would "
+                f"go on with other bits: set them as they were, or name another --workdir."
+            )
         difference = configuration.difference(saved["config"], resolved)
         if difference:
             raise InputError(
@@ -213,3 +223,15 @@ class Run:
                 )
         check_below(f"{file}: 'request_index'", scores["request_index"], sizes.requests)
         return scores
+
+
+def numerics() -> dict[str, Any]:
+    """Returns the switches of jax that change what a step computes, to the bit."""
+    names = (
+        "enable_x64",
+        "default_matmul_precision",
+        "default_prng_impl",
+        "threefry_partitionable",
+        "numpy_dtype_promotion",
+    )
+    return {name: getattr(jax.config, f"jax_{name}") for name in names}

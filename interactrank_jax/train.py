@@ -9,18 +9,28 @@ RUN/profile                  a trace of `config.train.profile_steps` steps
 import dataclasses
 import functools
 import logging
+import signal
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from interactrank_jax import configuration, distributed, evaluate, metrics, writers
+from interactrank_jax import (
+    configuration,
+    distributed,
+    evaluate,
+    fields,
+    interrupts,
+    metrics,
+    writers,
+)
 from interactrank_jax.checkpoint import Checkpoints, Progress
 from interactrank_jax.data.examples import Examples
 from interactrank_jax.data.pipeline import train_columns, train_iterator
-from interactrank_jax.errors import InputError, did_you_mean
+from interactrank_jax.errors import InputError
 from interactrank_jax.files import PathLike
 from interactrank_jax.labels import LabelRule
 from interactrank_jax.models.embeddings import item_store
@@ -41,21 +51,26 @@ def train(
     examples_path: PathLike,
     workdir: PathLike,
     devices: list[jax.Device] | None = None,
+    overrides: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Trains, or resumes what is in `workdir`; returns the best validation record.
 
     Args:
-      config: a whole config, as `configs/*.py` give it.
+      config: a whole config, as `configs/*.py` give it; its `data` part gives way to that of the
+        examples.
       examples_path: output of `prepare`.
       workdir: the run directory.
       devices: to train on; all of all processes by default.
+      overrides: fields that were set by hand, by name; those of `data` must be the examples'.
 
     Raises:
       InputError: examples or a workdir that do not fit the config.
       TrainingInterrupted: SIGINT or SIGTERM came; the state is saved.
       FloatingPointError: a loss or gradient is not finite; names the step and the tensor.
     """
+    fields.check(config)
     examples = Examples(examples_path)
+    config = with_data_of(examples, config, overrides or {})
     run = Run(workdir, config, examples.metadata)
     model, rule = run.model, run.rule
     parallel = DataParallel(
@@ -109,6 +124,9 @@ def train(
         shard=jax.process_index(),
         num_shards=processes,
     )
+    sampling = float(config.train.loss.impression_sampling)
+    if sampling < 1:
+        logger.info("%g%% of candidates without any action are kept in training", 100 * sampling)
     logger.info(
         "%s: %s parameters, %s in tables, %d steps of %d requests on %d devices",
         config.model.name,
@@ -206,7 +224,8 @@ def train(
                     clock = time.perf_counter()
                 if stopping:
                     raise distributed.TrainingInterrupted(
-                        f"stopped after step {done}; the same command goes on from there."
+                        f"stopped after step {done}; the same command goes on from there.",
+                        interrupts.requested() or signal.SIGTERM,
                     )
     return {
         "step": int(progress.best_step),
@@ -222,20 +241,33 @@ def hard_index(run: Run, examples: Examples, state: TrainState, parallel: DataPa
     return parallel.replicate(encode_items(run, model, item_store(examples.items)))
 
 
+def with_data_of(
+    examples: Examples, config: ConfigDict, overrides: Mapping[str, Any]
+) -> ConfigDict:
+    """Returns a config with the `data` part that examples were prepared with.
+
+    Raises:
+      InputError: one of its fields was set by hand to something else.
+    """
+    prepared = examples.metadata.config
+    asked = configuration.to_json(config)["data"]
+    by_name, asked_by_name = dict(fields.leaves(prepared)), dict(fields.leaves(asked))
+    for name in overrides:
+        part, _, field = name.partition(".")
+        if part == "data" and asked_by_name.get(field) != by_name.get(field):
+            raise InputError(
+                f"--config.{name} is {asked_by_name.get(field)}, but {examples.path} was prepared "
+                f"with {by_name.get(field)}. Leave it out, or prepare the log again with it."
+            )
+    difference = configuration.difference(asked, prepared, "config.data")
+    if difference:
+        logger.info("config.data is that of the examples: %s", difference)
+    return ConfigDict({**config, "data": ConfigDict(prepared)})
+
+
 def check_config(config: ConfigDict, examples: Examples, rule: LabelRule, devices: int) -> None:
     """Raises InputError for what would fail only after a while, or silently not be what it says."""
-    train_config, metadata = config.train, examples.metadata
-    difference = configuration.difference(
-        metadata.config, configuration.to_json(config)["data"], "config.data"
-    )
-    if difference:
-        raise InputError(
-            f"{examples.path} was prepared with another config: {difference}. Prepare the log "
-            f"again with this one."
-        )
-    for name in ("batch_size", "microbatches", "log_every", "checkpoint_every"):
-        if int(train_config[name]) < 1:
-            raise InputError(f"config.train.{name} is {train_config[name]}. Expected at least 1.")
+    train_config = config.train
     parts = devices * int(train_config.microbatches)
     if int(train_config.batch_size) % parts:
         raise InputError(
@@ -253,11 +285,6 @@ def check_config(config: ConfigDict, examples: Examples, rule: LabelRule, device
         raise InputError(
             "config.train.loss.hard_negatives needs an index of all items, which is made by a "
             "device that has all tables: set config.train.table_shards=1 or leave them out."
-        )
-    if train_config.select_by not in metrics.METRICS:
-        raise InputError(
-            f"config.train.select_by is '{train_config.select_by}'."
-            + did_you_mean(train_config.select_by, metrics.METRICS)
         )
     available = examples.split("train").examples
     if available < int(train_config.batch_size):

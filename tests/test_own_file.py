@@ -10,7 +10,7 @@ import textwrap
 import pyarrow.parquet as pq
 import pytest
 
-from interactrank_jax import cli, files
+from interactrank_jax import cli, configuration, fields, files
 from interactrank_jax.errors import InputError
 from interactrank_jax.models.registry import MODELS
 from interactrank_jax.runs import Run
@@ -19,6 +19,8 @@ from tests.conftest import REPOSITORY
 CONFIG = """
 import jax
 from interactrank_jax import losses
+from interactrank_jax.field_kinds import Number
+from interactrank_jax.fields import Field
 from interactrank_jax.models.registry import register
 from interactrank_jax.models.two_tower import TwoTower
 from tests.synthetic import tiny_config
@@ -26,10 +28,11 @@ from tests.synthetic import tiny_config
 print("this file was run")
 
 
-@register("mine")
+@register("mine", fields=(Field("model.slope", Number(0, 10), "weight of the cross features"),))
 class Mine(TwoTower):
     def score(self, query, items, cross):
-        return super().score(query, items, cross) + cross.sum(-1, keepdims=True)
+        slope = self.config.slope
+        return super().score(query, items, cross) + slope * cross.sum(-1, keepdims=True)
 
 
 @losses.register("margin", kind="slate")
@@ -38,7 +41,7 @@ def margin(logits, labels, *, where=None, weights=None):
 
 
 def get_config():
-    config = tiny_config("two_tower", name="mine")
+    config = tiny_config("two_tower", name="mine", slope=2.0)
     config.train.loss.margin_weight = 0.5
     config.train.max_steps = 4
     return config
@@ -103,7 +106,53 @@ def test_a_run_keeps_its_own_config(run, examples_path, config_file, registries,
     flags = [f"--workdir={run}", f"--examples={examples_path}", f"--config={config_file}"]
     argv = ["index", *flags, "--config.model.embedding_dim=4", "--out=unused"]
     assert cli.main(argv) == 2
-    assert "--config.model.embedding_dim beside a run" in capsys.readouterr().err
+    assert "--config.model.embedding_dim=4 beside a run" in capsys.readouterr().err
+
+
+def test_a_file_that_only_registers_will_do(run, examples_path, tmp_path, registries, capsys):
+    """Nothing but the registration is taken from it: it need not have a config."""
+    file = tmp_path / "model.py"
+    file.write_text(textwrap.dedent(CONFIG).partition("def get_config")[0])
+    flags = [f"--workdir={run}", f"--examples={examples_path}", f"--config={file}"]
+    assert cli.main(["evaluate", *flags, "--config.evaluate.bootstrap=0"]) == 0
+    assert "| mine |" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("model.slope=11.0", "model.slope is 11.0. Expected a number from 0 to 10: weight of"),
+        ("train.loss.margin_weight=-1.0", "train.loss.margin_weight is -1.0. Expected"),
+        ("train.loss.margin_wieght=1.0", "Did you mean config.train.loss.margin_weight?"),
+    ],
+)
+def test_own_fields_are_checked_like_ours(
+    override, message, examples_path, config_file, tmp_path, registries, capsys
+):
+    flags = [f"--workdir={tmp_path / 'run'}", f"--examples={examples_path}"]
+    argv = ["train", *flags, f"--config={config_file}", f"--config.{override}"]
+    assert cli.main(argv) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_own_fields_are_listed(config_file, registries, capsys):
+    assert cli.main(["config", f"--config={config_file}"]) == 0
+    printed = capsys.readouterr().out
+    assert "config.model.slope = 2.0\n    weight of the cross features" in printed
+    assert "config.train.loss.margin_weight = 0.5" in printed
+
+
+def test_a_required_field_that_is_absent_is_named(config_file, examples_path, registries):
+    config = configuration.load(str(config_file))
+    del config.model["slope"]
+    with pytest.raises(InputError, match=r"config\.model\.slope is missing"):
+        fields.check(config)
+    config.model.name = "two_tower"
+    fields.check(config)
+    config.model.slope = 1.0
+    with pytest.raises(InputError, match=r"no field config\.model\.slope"):
+        fields.check(config)
 
 
 def test_a_run_of_ours_names_no_file(trained_run, run, config_file):

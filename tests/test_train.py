@@ -7,6 +7,7 @@ import pytest
 
 from interactrank_jax import train as train_module
 from interactrank_jax.checkpoint import fingerprint
+from interactrank_jax.data.examples import Examples
 from interactrank_jax.errors import InputError
 from interactrank_jax.evaluate import evaluate
 from interactrank_jax.runs import Run
@@ -110,6 +111,32 @@ class TestRun:
             )
 
 
+class TestDataOfTheExamples:
+    def test_a_config_takes_its_data_part_from_the_examples(self, tmp_path, examples_path, caplog):
+        config = tiny_config("two_tower")
+        config.train.update({"max_steps": 1})
+        config.data.history.length = 7
+        with caplog.at_level("INFO"):
+            train(config, examples_path, tmp_path / "run")
+        assert "config.data is that of the examples: config.data.history.length" in caplog.text
+        prepared = Examples(examples_path).metadata.config
+        assert Run.open(tmp_path / "run").config.data.to_dict() == prepared
+        assert config.data.history.length == 7  # the caller's own
+
+    def test_a_field_set_by_hand_must_be_theirs(self, tmp_path, examples_path):
+        config = tiny_config("two_tower")
+        config.train.update({"max_steps": 1})
+        length = Examples(examples_path).metadata.config["history"]["length"]
+        config.data.history.length = length + 1
+        overrides = {"data.history.length": length + 1}
+        message = rf"--config\.data\.history\.length is {length + 1}, but .* with {length}"
+        with pytest.raises(InputError, match=message):
+            train(config, examples_path, tmp_path / "run", overrides=overrides)
+        config.data.history.length = length
+        overrides = {"data.history.length": length, "data.split.fractions": (0.8, 0.1, 0.1)}
+        train(config, examples_path, tmp_path / "run", overrides=overrides)
+
+
 class TestRefusals:
     def test_a_workdir_of_another_config_names_the_field(self, examples_path, trained_run):
         config = tiny_config("interactrank")
@@ -158,11 +185,11 @@ class TestRefusals:
             ("train.optimizer.decay", "cosin", "Did you mean 'cosine'"),
             ("train.select_by", "roc_acu", "Did you mean 'roc_auc'"),
             ("train.batch_size", 1000, "fewer than one batch"),
-            ("train.batch_size", 0, "at least 1"),
-            ("train.log_every", 0, "at least 1"),
-            ("data.slate", 4, r"prepared with another config: config\.data\.slate was 10, is 4"),
-            ("label.positive", (), "0 of the .* candidates in split 'train' count as engaged"),
-            ("label.impression_weight", 0.0, "every weight must be above 0"),
+            ("train.batch_size", 0, "a whole number from 1"),
+            ("train.log_every", 0, "a whole number from 1"),
+            ("label.positive", (), "a tuple of 1 to 1,000 values"),
+            ("label.negative", ("click", "save"), "0 of the .* in split 'train' count as engaged"),
+            ("label.impression_weight", 0.0, "a number above 0"),
             ("model.tower.numeric_views", ("rnge",), "Did you mean 'range'"),
             ("label.positive", ("clik",), "Did you mean 'click'"),
             ("label.utility", (1.0,), "one weight per head"),

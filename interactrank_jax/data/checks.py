@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from interactrank_jax import files
+from interactrank_jax import artefacts
 from interactrank_jax.errors import InputError
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def check_metadata(metadata: "Metadata") -> None:
         if sum(split.actions.values()) != split.candidates:
             raise InputError(f"splits.{name}.actions do not sum to its candidates.")
         for file, blocks in split.files:
-            files.inside(name, file)
+            artefacts.inside(name, file)
             _check_count(f"the number of blocks of {file}", blocks)
 
 
@@ -146,7 +146,7 @@ def load_items(examples: "Examples") -> dict[str, np.ndarray]:
 
     def load(name: str, shape: tuple[int | None, ...], kind: str, limit: int | None) -> np.ndarray:
         path = examples.file(f"items/{name}.npy")
-        array = files.load_array(path, shape, kind)
+        array = artefacts.load_array(path, shape, kind)
         if limit is not None:
             check_below(str(path), array, limit)
         return array
@@ -180,10 +180,10 @@ def load_sparse_cross(examples: "Examples", split: str) -> dict[str, np.ndarray]
         for name in ("group", "indptr", "item", "value")
     }
     requests, features = examples.split(split).requests, len(examples.metadata.cross)
-    group = files.load_array(files_of["group"], (requests,), INTEGERS)
-    indptr = files.load_array(files_of["indptr"], (None,), INTEGERS)
-    item = files.load_array(files_of["item"], (None,), INTEGERS)
-    value = files.load_array(files_of["value"], (len(item), features), NUMBERS)
+    group = artefacts.load_array(files_of["group"], (requests,), INTEGERS)
+    indptr = artefacts.load_array(files_of["indptr"], (None,), INTEGERS)
+    item = artefacts.load_array(files_of["item"], (None,), INTEGERS)
+    value = artefacts.load_array(files_of["value"], (len(item), features), NUMBERS)
     ends = np.asarray(indptr)
     if not len(ends) or ends[0] != 0 or ends[-1] != len(item) or (np.diff(ends) < 0).any():
         raise InputError(f"{files_of['indptr']} does not rise from 0 to {len(item)}.")

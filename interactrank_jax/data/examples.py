@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from interactrank_jax import files
+from interactrank_jax import artefacts, files
 from interactrank_jax.data import blocks, checks
 from interactrank_jax.errors import InputError, did_you_mean
 
@@ -270,7 +270,7 @@ class Examples:
         Raises:
           InputError: it is absent or damaged, or the name leads out of the directory.
         """
-        path = files.inside(self.path, name)
+        path = artefacts.inside(self.path, name)
         if name not in self._whole:
             if not path.is_file():
                 raise InputError(f"{path} does not exist: prepare the examples again.")
@@ -377,7 +377,7 @@ class Examples:
 
     def _table(self, name: str, rows: int, column: str) -> pa.Table:
         path = self.file(name)
-        return files.read_table(path, rows, column)
+        return artefacts.read_table(path, rows, column)
 
 
 def write_metadata(directory: files.PathLike, metadata: Metadata) -> None:

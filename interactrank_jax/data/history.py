@@ -14,7 +14,6 @@ import numpy as np
 from interactrank_jax.data.dense import day, group_ids
 from interactrank_jax.data.engagements import Engagements
 from interactrank_jax.data.examples import Feature
-from interactrank_jax.errors import InputError
 
 NO_FOLD = -1  # evaluation rows: no training row is theirs
 RATE_PRIOR = 5.0
@@ -24,20 +23,6 @@ _ALWAYS = np.iinfo(np.int64).max // 2
 def known_until(timestamp: np.ndarray, delay_s: int) -> np.ndarray:
     """Returns the last second whose arrivals a request at `timestamp` may use."""
     return timestamp - delay_s
-
-
-def check_delay(delay_s: int) -> int:
-    """Returns `delay_s`, checked.
-
-    Raises:
-      InputError: below one second, so that a request could read its own outcome.
-    """
-    if delay_s < 1:
-        raise InputError(
-            f"config.data.history.delay_s is {delay_s}. Expected at least 1 (second): with less, a "
-            f"request's own actions would be in its history."
-        )
-    return int(delay_s)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -20,7 +20,6 @@ and yet reveal it.
 
 import dataclasses
 import importlib
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -106,7 +105,7 @@ def examine(
     plan = splits.make_plan(config, log)
     if plan.timeless:
         _check_packages()
-    with tempfile.TemporaryDirectory() as scratch:
+    with files.scratch_directory() as scratch:
         progress("prepare")
         before = Path(scratch) / "before"
         prepare(config, log_path, before)

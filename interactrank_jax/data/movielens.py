@@ -19,7 +19,7 @@ import pyarrow as pa
 from interactrank_jax import files
 from interactrank_jax.data.movielens_layouts import VARIANTS, Columns, detect, open_folder
 from interactrank_jax.data.rating_log import NEUTRAL, Ratings, write_log
-from interactrank_jax.data.raw_files import numbers, positions
+from interactrank_jax.data.raw_values import joined, numbers, positions, repeats, shown
 from interactrank_jax.data.schema import FeatureSpec
 from interactrank_jax.errors import InputError
 
@@ -45,8 +45,8 @@ def convert(
     """Writes MovieLens as a log to the directory `out`.
 
     Args:
-      source: a directory with one of the layouts, its files plain, `.xz`, `.gz` or `.zip`;
-        or the zip archive as downloaded.
+      source: a directory with one of the layouts, its files plain, `.xz`, `.gz`, `.bz2` or
+        `.zip`; or the zip archive as downloaded.
       out: a new or empty directory.
       variant: layout, found by the files there when None: 'atomic' (NAME.inter, NAME.item,
         NAME.user, tab-separated with a header), '100k' (u.data, u.item, u.user), '1m'
@@ -61,6 +61,7 @@ def convert(
       InputError: none or several of the layouts in `source`, a malformed file, a rating of an
         unknown user or movie, or `out` holds something.
     """
+    files.output_directory(out)
     folder = open_folder(source)
     variant = detect(folder, variant)
     found, movies, people = VARIANTS[variant].read(folder)
@@ -77,9 +78,9 @@ def convert(
         time=None if timeless else _integers(found["time"], f"{source}: ratings", "timestamp"),
     )
     users = _user_columns(people, source)
-    context = np.char.add(np.char.add(users["gender"], "-"), users["age"])
-    user_id = _integers(people["user"], f"{source}: users", "user id")
-    item_id = _integers(movies["item"], f"{source}: movies", "movie id")
+    context = joined(pa.array(users["gender"]), pa.array(users["age"]))
+    user_id = _ids(people["user"], f"{source}: users", "user id")
+    item_id = _ids(movies["item"], f"{source}: movies", "movie id")
     counts = write_log(
         out,
         FEATURES,
@@ -128,6 +129,18 @@ def _item_columns(items: Columns) -> dict[str, Any]:
 
 def _integers(values: list[str], where: str, what: str) -> np.ndarray:
     return numbers(pa.array(values, pa.string()), where, what, whole=True).astype(np.int64)
+
+
+def _ids(values: list[str], where: str, what: str) -> np.ndarray:
+    ids = _integers(values, where, what)
+    again = repeats(pa.array(ids))
+    if again.any():
+        row = int(np.argmax(again))
+        raise InputError(
+            f"{where}: {what} repeats in {again.sum():,} of {len(ids):,} rows, for example "
+            f"{shown(values[row])} in row {row + 1}: keep one row of each."
+        )
+    return ids
 
 
 def _positions(values: list[str], known: list[str], where: str, what: str) -> np.ndarray:

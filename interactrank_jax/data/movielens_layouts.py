@@ -7,7 +7,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from interactrank_jax import files
-from interactrank_jax.data.raw_files import Folder
+from interactrank_jax.data.raw_files import Folder, refuse_repeats
+from interactrank_jax.data.raw_values import shown
 from interactrank_jax.errors import InputError, did_you_mean
 
 # The flags at the end of each line of u.item, in their order.
@@ -20,24 +21,26 @@ _GENRES_100K = (
 Columns = dict[str, list[str]]
 
 
-def _rows(
-    folder: Folder, name: str, separator: str, columns: Sequence[str], encoding: str = "utf-8"
-) -> Columns:
-    """Returns the first columns of a separated file without a header, by the names given."""
-    return _split(folder, name, folder.lines(name, encoding), separator, columns, 1)
+# MovieLens-10M is UTF-8, the others are not; text of either is hardly ever valid as the other.
+_ENCODINGS = ("utf-8", "latin-1")
+
+
+def _rows(folder: Folder, name: str, separator: str, columns: Sequence[str]) -> Columns:
+    """Returns the columns of a separated file without a header, by the names given."""
+    return _split(folder, name, folder.lines(name, *_ENCODINGS), separator, columns, 1)
 
 
 def _split(
     folder: Folder, name: str, lines: list[str], separator: str, columns: Sequence[str], first: int
 ) -> Columns:
-    split = [line.rstrip("\r").split(separator) for line in lines]
+    split = [line.split(separator) for line in lines]
     width = len(columns)
     for number, row in enumerate(split, first):
-        if len(row) < width:
+        if len(row) != width:
             raise InputError(
-                f"{folder.path}/{name}, line {number}: {len(row)} columns separated by "
+                f"{folder.where(name)}, line {number}: {len(row)} columns separated by "
                 f"{separator!r}. Expected {width} ({', '.join(columns)}), found "
-                f"{lines[number - first]!r}: was the file truncated?"
+                f"{shown(lines[number - first])}: was the file truncated?"
             )
     return {column: [row[k] for row in split] for k, column in enumerate(columns)}
 
@@ -45,32 +48,44 @@ def _split(
 def _table(folder: Folder, name: str, wanted: dict[str, str]) -> Columns:
     """Returns columns of a tab-separated file with a header, renamed as `wanted` says."""
     header, *lines = folder.lines(name, "utf-8")
-    present = [column.split(":")[0] for column in header.rstrip("\r").split("\t")]
+    if not lines:
+        raise InputError(f"{folder.where(name)} has no rows.")
+    present = [column.split(":")[0] for column in header.split("\t")]
+    refuse_repeats(present, folder.where(name))
     for column in wanted:
         if column not in present:
             raise InputError(
-                f"{folder.path}/{name}: column '{column}' is missing."
+                f"{folder.where(name)}: column '{column}' is missing."
                 + did_you_mean(column, present)
             )
     rows = _split(folder, name, lines, "\t", present, 2)
     return {ours: rows[theirs] for theirs, ours in wanted.items()}
 
 
+def _only(folder: Folder, pattern: str) -> str:
+    names = sorted(fnmatch.filter(folder.names, pattern))
+    if len(names) > 1:
+        raise InputError(
+            f"{folder.path} holds {' and '.join(names)}. Expected one {pattern}: remove the others."
+        )
+    return names[0]
+
+
 def _atomic(folder: Folder) -> tuple[Columns, Columns, Columns]:
-    stem = next(name for name in folder.names if name.endswith(".inter")).removesuffix(".inter")
+    inter, item, user = (_only(folder, f"*.{suffix}") for suffix in ("inter", "item", "user"))
     ratings = _table(
         folder,
-        f"{stem}.inter",
+        inter,
         {"user_id": "user", "item_id": "item", "rating": "rating", "timestamp": "time"},
     )
     items = _table(
         folder,
-        f"{stem}.item",
+        item,
         {"item_id": "item", "movie_title": "title", "release_year": "year", "class": "genres"},
     )
     users = _table(
         folder,
-        f"{stem}.user",
+        user,
         {
             "user_id": "user",
             "age": "age",
@@ -85,7 +100,7 @@ def _atomic(folder: Folder) -> tuple[Columns, Columns, Columns]:
 def _original_100k(folder: Folder) -> tuple[Columns, Columns, Columns]:
     ratings = _rows(folder, "u.data", "\t", ("user", "item", "rating", "time"))
     head = ("item", "title", "released", "video", "url")
-    items = _rows(folder, "u.item", "|", (*head, *_GENRES_100K), "latin-1")
+    items = _rows(folder, "u.item", "|", (*head, *_GENRES_100K))
     flags = zip(*(items[genre] for genre in _GENRES_100K), strict=True)
     genres = [
         " ".join(genre for genre, flag in zip(_GENRES_100K, row, strict=True) if flag == "1")
@@ -105,9 +120,9 @@ def _original_1m(folder: Folder, name: str = "ratings.dat") -> tuple[Columns, Co
     columns = ("user", "item", "rating", "time")
     if name not in folder.names:
         name = "ratings.dat"
-    timed = folder.lines(name, "latin-1")[0].count("::") >= 3
-    ratings = _rows(folder, name, "::", columns if timed else columns[:3], "latin-1")
-    items = _rows(folder, "movies.dat", "::", ("item", "title", "genres"), "latin-1")
+    timed = folder.lines(name, *_ENCODINGS)[0].count("::") >= 3
+    ratings = _rows(folder, name, "::", columns if timed else columns[:3])
+    items = _rows(folder, "movies.dat", "::", ("item", "title", "genres"))
     items["genres"] = [genres.replace("|", " ") for genres in items["genres"]]
     items["year"] = [""] * len(items["title"])  # the title has it
     users = _rows(folder, "users.dat", "::", ("user", "gender", "age", "occupation", "zip"))
@@ -149,7 +164,7 @@ def _expected() -> str:
         f"{name}: {' or '.join(variant.ratings)}, {', '.join(variant.others)}"
         for name, variant in VARIANTS.items()
     )
-    return f"MovieLens in one of the layouts ({layouts}), each file plain, .xz, .gz or .zip"
+    return f"MovieLens in one of the layouts ({layouts}), each file plain, .xz, .gz, .bz2 or .zip"
 
 
 def detect(folder: Folder, variant: str | None) -> str:
@@ -174,11 +189,10 @@ def detect(folder: Folder, variant: str | None) -> str:
     if variant is not None:
         complete = [name for name in complete if name == variant]
     if not complete:
-        found = ", ".join(sorted(folder.names)[:8]) or "nothing"
-        raise InputError(f"{folder.path} holds {found}. Expected {_expected()}.")
+        raise folder.nothing()
     if len(complete) > 1:
         raise InputError(
-            f"{folder.path} holds several layouts ({', '.join(complete)}): choose one as the "
-            f"variant."
+            f"{folder.path} holds several layouts ({', '.join(complete)}). Expected one: remove "
+            f"the files of the others."
         )
     return complete[0]

@@ -138,6 +138,7 @@ def evaluation_batches(
     The last batches are padded to `batch_size`: padding has an all-false mask and request_index
     -1. All shards yield the same number of batches.
     """
+    _check_batch_size(batch_size)
     if names is None:
         names = tuple(dict.fromkeys((*train_columns(examples), *EVALUATION_COLUMNS)))
     total = evaluation_steps(examples, split, batch_size, num_shards)
@@ -169,6 +170,7 @@ def request_batches(examples: Examples, split: str, batch_size: int) -> Iterator
     A request whose candidates fill several examples is taken from the first of them; candidate
     columns are that example's and stand for nothing more.
     """
+    _check_batch_size(batch_size)
     seen = np.zeros(examples.split(split).requests, bool)
     names = (*train_columns(examples), "request_index")
     pending: list[Batch] = []
@@ -186,6 +188,11 @@ def request_batches(examples: Examples, split: str, batch_size: int) -> Iterator
             held -= batch_size
     if held:
         yield pad_batch(_concatenate(pending), batch_size)
+
+
+def _check_batch_size(batch_size: int) -> None:
+    if batch_size < 1:
+        raise InputError(f"a batch of {batch_size} requests. Expected at least 1.")
 
 
 def evaluation_steps(examples: Examples, split: str, batch_size: int, num_shards: int) -> int:

@@ -7,7 +7,6 @@ Everything goes into a directory beside `out`, which is renamed when it is whole
 """
 
 import dataclasses
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -69,6 +68,7 @@ def prepare(
       InputError: the log, the config or `extend` does not hold, a split is empty, or nothing was
         ever engaged with in training.
     """
+    files.output_directory(out)
     progress("validate")
     log = schema.open_log(log_path)
     plan = splits.make_plan(config, log)
@@ -81,7 +81,7 @@ def prepare(
         extension.check_columns(log, old)
     actions = log.schema.actions
 
-    with files.new_directory(out) as directory, tempfile.TemporaryDirectory() as scratch:
+    with files.new_directory(out) as directory, files.scratch_directory() as scratch:
         progress("read")
         raw_items = features.item_table(dense.read_table(log, "items"), log.schema, old)
         item_ids = as_values(raw_items["item_id"])

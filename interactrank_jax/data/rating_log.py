@@ -103,6 +103,7 @@ def _requests_and_impressions(
     requests = users.take(pa.array(ratings.user[first]))
     ids = pc.cast(requests["user_id"], pa.string())
     if ratings.time is not None:
+        # Hours are digits, so that no dash of a user can be taken for the one before the hour.
         ids = pc.binary_join_element_wise(ids, pa.array(hour[first]).cast(pa.string()), "-")
         requests = requests.add_column(0, "timestamp", pa.array(hour[first] * HOUR))
     requests = requests.add_column(0, "request_id", ids)

@@ -5,43 +5,45 @@
 
 SOURCE is that table, or a directory or zip archive with `ratings.*` and, if there are features,
 with `users.*` and `items.*`. Tables are Parquet (`.parquet`) or text with a separator, plain or
-packed (`.xz`, `.gz`, `.zip`). Text has a header; `--columns` names the columns of ratings without.
+packed (`.xz`, `.gz`, `.bz2`, `.zip`). Text is UTF-8, or UTF-16 with a byte-order mark, and has a
+header; `--columns` names the columns of ratings without. Numbers may have a decimal comma.
 
 A row is a success where its rating is above the threshold. The tables of users and items have the
 id in the same column as the ratings, one row per id; without a table, those rated are all there
-are. Every other column is a feature: of numbers numeric, of strings or booleans categorical, of
-lists of floats an embedding, unless flags name it as text or categorical, or leave it out. A
-missing category or text is an empty one; a missing number is an error. `rating_log.py` says what
-becomes of ratings.
+are. Every other column is a feature, but for pandas' row numbers: of numbers numeric, of strings
+or booleans categorical, of lists of floats an embedding, unless flags name it as text or
+categorical, or leave it out. `kinds.py` says when such a guess looks wrong; `--schema=FILE` writes
+the guesses down, to be edited and taken from there (`kind_choices.py`). A missing category or text
+is an empty one; a missing number is an error. `rating_log.py` says what becomes of ratings.
 
 The query, within which cross features count, is `all`, or what some features of the user are
 (`--query=gender,age`).
 """
 
 import dataclasses
-import fnmatch
-from collections.abc import Sequence
+import math
+import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.csv as pa_csv
-import pyarrow.parquet as pq
 
 from interactrank_jax import files
+from interactrank_jax.data import kinds
+from interactrank_jax.data.kind_choices import Choices
 from interactrank_jax.data.rating_log import DISLIKE, LIKE, NEUTRAL, Ratings, write_log
-from interactrank_jax.data.raw_files import Folder, numbers, positions
+from interactrank_jax.data.raw_files import Folder, refuse_repeats
+from interactrank_jax.data.raw_tables import RawTable, read_table
+from interactrank_jax.data.raw_values import joined, positions, repeats
 from interactrank_jax.data.schema import FeatureSpec, Schema
 from interactrank_jax.data.validate import EARLIEST, LATEST
-from interactrank_jax.data.vocabulary import as_values
 from interactrank_jax.errors import InputError, did_you_mean
 
-SEPARATORS = "\t,;|"
 EXPECTED = (
     "Expected a table of ratings, or a directory or zip archive with one named ratings.csv, .tsv "
-    "or .parquet, plain or packed as .xz, .gz or .zip."
+    "or .parquet, plain or packed as .xz, .gz, .bz2 or .zip."
 )
 
 
@@ -57,6 +59,10 @@ class Options:
       columns: names of the columns of ratings without a header.
       text, categorical, ignore: features that are text, categorical though numbers, and left out.
       query: categorical features of users that make the query.
+      schema: file of the kinds of all features, written if it does not exist; '' for none.
+
+    Raises:
+      InputError: an option that holds for no data.
     """
 
     user: str = "user_id"
@@ -71,147 +77,118 @@ class Options:
     categorical: tuple[str, ...] = ()
     ignore: tuple[str, ...] = ()
     query: tuple[str, ...] = ()
+    schema: str = ""
+
+    def __post_init__(self):
+        for name in ("threshold", "neutral"):
+            value = getattr(self, name)
+            if value is not None and not math.isfinite(value):
+                raise InputError(f"--{name}={value}. Expected a finite number, such as 3.")
+        if self.separator and not re.fullmatch(r'(?!["\r\n])[\x01-\x7f]', self.separator):
+            raise InputError(
+                f"--separator={self.separator!r}. Expected one ASCII character, and neither a "
+                f"quotation mark nor a line break; a tab, comma, semicolon or bar is found "
+                f"without it."
+            )
+        if self.user == self.item:
+            raise InputError(f"--user and --item are both '{self.user}'. Expected two columns.")
+
+    @property
+    def needed(self) -> tuple[str, ...]:
+        """Columns that are no row numbers, whatever they are called."""
+        names = (self.user, self.item, self.rating, self.time, *self.text, *self.categorical)
+        return tuple(filter(None, names))
 
 
-def convert(source: files.PathLike, out: files.PathLike, options: Options) -> dict[str, Any]:
+def convert(
+    source: files.PathLike,
+    out: files.PathLike,
+    options: Options,
+    report: Callable[[str], None] | None = None,
+) -> dict[str, Any]:
     """Writes a log to the directory `out`.
 
+    Args:
+      source: the table, or the directory or archive of tables.
+      out: a new or empty directory.
+      options: what the columns are.
+      report: takes what was guessed of them, for people, before anything is written.
+
     Returns:
-      `ratings` read, `users`, rows per table of the log (`items`, `requests`, `impressions`,
-      `events`), `successes` and `neutral` ones among the ratings, those `replaced` by a later one
-      of the same item in the same request, and the `features` with their kinds.
+      `ratings` read, `users`, rows per table of the log, `successes` and `neutral` ones, those
+      `replaced` by a later one of the same item and request, and the `features` with their kinds.
 
     Raises:
       InputError: what is wrong, by file, column, number of rows and an example.
     """
+    files.output_directory(out)
+    choices = _choices(out, options)
     folder = Folder(Path(source), EXPECTED)
     table = _read(folder, _find(folder, "ratings"), options, options.columns)
     users, items = (
         _Entity.read(folder, entity, column, table, options)
         for entity, column in (("user", options.user), ("item", options.item))
     )
-    _check_names(folder, options, users, items)
-    verdict = _verdicts(table, options)
+    columns = _describe(users, items, table, choices)
+    if report is not None:
+        _tell(report, [kinds.report(columns), *_left_out(table, users, items, options)])
+    choices.save(columns)
+    features = _features(folder, columns)
+    user_columns, item_columns = users.values(columns), items.values(columns)
+    ratings = Ratings(
+        users.rows,
+        items.rows,
+        _verdicts(table, options),
+        _seconds(table, options) if options.time else None,
+    )
+    queries = _queries(len(users.ids), user_columns, features, options)
     counts = write_log(
         out,
-        (*users.features, *items.features),
-        items=pa.table({"item_id": items.ids, **items.columns}),
-        users=pa.table(
-            {"user_id": users.ids, "query_id": _queries(users, options), **users.columns}
-        ),
-        ratings=Ratings(
-            users.rows, items.rows, verdict, _seconds(table, options) if options.time else None
-        ),
+        features,
+        items=pa.table({"item_id": items.ids, **item_columns}),
+        users=pa.table({"user_id": users.ids, "query_id": queries, **user_columns}),
+        ratings=ratings,
         has_neutral=options.neutral is not None,
     )
-    neutral = int((verdict == NEUTRAL).sum())
+    total, neutral = len(ratings.verdict), int((ratings.verdict == NEUTRAL).sum())
     return {
-        "ratings": len(verdict),
+        "ratings": total,
         "users": len(users.ids),
         **counts,
-        "successes": int((verdict == LIKE).sum()),
+        "successes": int((ratings.verdict == LIKE).sum()),
         "neutral": neutral,
-        "replaced": len(verdict) - neutral - counts["impressions"],
-        "features": ", ".join(
-            f"{feature.name} ({feature.entity}, {feature.kind})"
-            for feature in (*users.features, *items.features)
-        ),
+        "replaced": total - neutral - counts["impressions"],
+        "features": ", ".join(f"{spec.name} ({spec.entity}, {spec.kind})" for spec in features),
     }
 
 
-@dataclasses.dataclass(frozen=True)
-class _Table:
-    """A table as read, and how messages name its place and its first row."""
-
-    where: str
-    rows: pa.Table
-    first_row: int
-
-    def column(self, name: str) -> pa.Array:
-        """Returns a column in one array."""
-        if name not in self.rows.column_names:
-            raise InputError(
-                f"{self.where} has no column '{name}'." + did_you_mean(name, self.rows.column_names)
-            )
-        return pa.concat_arrays(self.rows[name].chunks)
-
-    def ids(self, name: str) -> pa.Array:
-        """Returns a column of ids: strings, or integers where the file knows them as such."""
-        values = as_values(self.column(name))
-        written = pc.fill_null(values.cast(pa.large_string()), "")
-        empty = pc.equal(written, "").to_numpy(zero_copy_only=False)
-        self.refuse(empty, name, values, "is empty", "fill it in")
-        return values
-
-    def numbers(self, name: str, values: pa.Array) -> np.ndarray:
-        """Returns the values of a column as float64."""
-        return numbers(values, self.where, f"column '{name}'", first_row=self.first_row)
-
-    def refuse(self, wrong: np.ndarray, name: str, values: Any, what: str, remedy: str) -> None:
-        """Raises InputError if any row is `wrong`."""
-        if wrong.any():
-            row = int(np.argmax(wrong))
-            value = values[row].as_py() if isinstance(values, pa.Array) else values[row].item()
-            raise InputError(
-                f"{self.where}: column '{name}' {what} in {wrong.sum():,} of {len(wrong):,} rows, "
-                f"for example {value!r} in row {row + self.first_row}: {remedy}."
-            )
+def _choices(out: files.PathLike, options: Options) -> Choices:
+    if options.schema and Path(out).resolve() in Path(options.schema).resolve().parents:
+        raise InputError(
+            f"--schema={options.schema} lies in --out={out}, which has to be new or empty. "
+            f"Expected a file elsewhere."
+        )
+    return Choices.read(options.schema, options.text, options.categorical, options.ignore)
 
 
 def _find(folder: Folder, stem: str, optional: bool = False) -> str:
     """Returns the file `stem.*`; the only file there is may have any name for ratings."""
-    found = sorted(fnmatch.filter(folder.names, f"{stem}.*"))
-    if not found and not optional and len(folder.names) == 1:
-        found = list(folder.names)
-    if len(found) > 1:
+    names = sorted(name for name in folder.names if name.lower().startswith(f"{stem}."))
+    if not names and not optional and len(folder.names) == 1:
+        names = list(folder.names)
+    if len(names) > 1:
         raise InputError(
-            f"{folder.path} holds {' and '.join(found)}. Expected one {stem}.*: remove the others."
+            f"{folder.path} holds {' and '.join(names)}. Expected one {stem}.*: remove the others."
         )
-    if not found and not optional:
-        names = ", ".join(sorted(folder.names)[:8]) or "nothing"
-        raise InputError(f"{folder.path} holds {names}. {EXPECTED}")
-    return found[0] if found else ""
+    if not names and not optional:
+        raise folder.nothing()
+    return names[0] if names else ""
 
 
-def _read(folder: Folder, name: str, options: Options, columns: Sequence[str] = ()) -> _Table:
-    where = f"{folder.path}/{folder.names[name]}"
-    if len(options.separator) > 1:
-        raise InputError(
-            f"--separator={options.separator!r}. Expected one character; a tab, comma, semicolon "
-            f"or bar is found without it."
-        )
-    try:
-        if name.endswith(".parquet"):
-            with folder.open(name) as file:
-                return _Table(where, pq.read_table(file), 1)
-        with folder.open(name) as file:
-            separator = options.separator or _separator(file.readline(), where)
-        as_written = (options.user, options.item, *options.text, *options.categorical)
-        with folder.open(name) as file:
-            rows = pa_csv.read_csv(
-                file,
-                # In one thread, so that errors know their row.
-                pa_csv.ReadOptions(column_names=list(columns) or None, use_threads=False),
-                pa_csv.ParseOptions(delimiter=separator),
-                pa_csv.ConvertOptions(column_types=dict.fromkeys(as_written, pa.string())),
-            )
-        table = _Table(where, rows, 1 if columns else 2)
-    except (pa.ArrowInvalid, OSError, EOFError) as error:
-        raise InputError(f"{where} cannot be read: {error}") from error
-    if not len(table.rows):
-        raise InputError(f"{where} has no rows.")
-    return table
-
-
-def _separator(line: bytes, where: str) -> str:
-    text = line.decode("utf-8", "replace")
-    found = max(SEPARATORS, key=text.count)
-    if found not in text:
-        raise InputError(
-            f"{where}: no separator in its first line, {text.strip()!r}. Expected a tab, comma, "
-            f"semicolon or bar: name another with --separator."
-        )
-    return found
+def _read(folder: Folder, name: str, options: Options, columns: tuple[str, ...] = ()) -> RawTable:
+    return read_table(
+        folder, name, separator=options.separator, columns=columns, needed=options.needed
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -219,95 +196,120 @@ class _Entity:
     """The users or the items.
 
     Attributes:
+      entity: 'user' or 'item'.
       ids: `[V]`.
-      features, columns: what is known of them, `[V]` each.
       rows: `[N]` which one each rating is of.
+      table: what is known of them; None if they are known by their ratings alone.
+      names: columns of the table but for the id.
     """
 
+    entity: str
     ids: pa.Array
-    features: tuple[FeatureSpec, ...]
-    columns: dict[str, pa.Array]
     rows: np.ndarray
+    table: RawTable | None = None
+    names: tuple[str, ...] = ()
 
     @classmethod
     def read(
-        cls, folder: Folder, entity: str, column: str, ratings: _Table, options: Options
+        cls, folder: Folder, entity: str, column: str, ratings: RawTable, options: Options
     ) -> "_Entity":
         """Takes them from their own table, or from the ratings where there is none."""
         rated = ratings.ids(column)
         name = _find(folder, f"{entity}s", optional=True)
         if not name:
             coded = rated.dictionary_encode()
-            return cls(coded.dictionary, (), {}, coded.indices.to_numpy())
-        own = _read(folder, name, options)
-        ids = own.ids(column)
+            return cls(entity, coded.dictionary, coded.indices.to_numpy())
+        table = _read(folder, name, options)
+        ids = table.ids(column)
         if ids.type != rated.type:  # integers in one file, text in the other
             ids, rated = ids.cast(pa.large_string()), rated.cast(pa.large_string())
-        codes = ids.dictionary_encode().indices.to_numpy()
-        again = np.ones(len(codes), bool)
-        again[np.unique(codes, return_index=True)[1]] = False
-        own.refuse(again, column, ids, "repeats", f"keep one row of each {entity}")
+        table.refuse(repeats(ids), column, ids, "repeats", f"keep one row of each {entity}")
         rows = positions(rated, ids, ratings.where, entity, first_row=ratings.first_row)
-        features, columns = [], {}
-        for name in own.rows.column_names:
-            if name != column and name not in options.ignore:
-                kind, columns[name] = _feature(own, name, options)
-                features.append(FeatureSpec(name, entity, kind))
-        return cls(ids, tuple(features), columns, rows)
+        names = tuple(name for name in table.rows.column_names if name != column)
+        return cls(entity, ids, rows, table, names)
+
+    def describe(self, choices: Choices) -> list[kinds.Column]:
+        """Returns what the columns of their table are."""
+        if self.table is None:
+            return []
+        return [
+            kinds.describe(self.table, name, self.entity, choices.kind(self.entity, name))
+            for name in self.names
+        ]
+
+    def values(self, columns: list[kinds.Column]) -> dict[str, pa.Array]:
+        """Returns their features, `[V]` each."""
+        if self.table is None:
+            return {}
+        return {
+            column.name: kinds.feature_values(self.table, column)
+            for column in columns
+            if column.entity == self.entity and column.kind != kinds.IGNORE
+        }
 
 
-def _feature(table: _Table, name: str, options: Options) -> tuple[str, pa.Array]:
-    """Returns the kind and the values of a feature."""
-    values = table.column(name)
-    if pa.types.is_dictionary(values.type):
-        values = values.dictionary_decode()
-    kind = values.type
-    is_string = pa.types.is_string(kind) or pa.types.is_large_string(kind)
-    if name in options.text or name in options.categorical or is_string or kind == pa.bool_():
-        written = pc.fill_null(values.cast(pa.string()), "")
-        return "text" if name in options.text else "categorical", written
-    if pa.types.is_integer(kind) or pa.types.is_floating(kind):
-        return "numeric", pa.array(table.numbers(name, values))
-    if pa.types.is_list(kind) and pa.types.is_floating(kind.value_type):
-        return "embedding", values
-    raise InputError(
-        f"{table.where}: column '{name}' holds {kind}. Expected numbers, UTF-8 text, booleans or "
-        f"lists of floats: name it in --categorical or --text, or leave it out with --ignore."
-    )
+def _describe(
+    users: _Entity, items: _Entity, ratings: RawTable, choices: Choices
+) -> list[kinds.Column]:
+    names = [(entity.entity, name) for entity in (users, items) for name in entity.names]
+    choices.check(names, ratings.rows.column_names)
+    return [*users.describe(choices), *items.describe(choices)]
 
 
-def _check_names(folder: Folder, options: Options, users: _Entity, items: _Entity) -> None:
-    """Raises InputError for features that a log cannot have, and for flags that name none."""
-    features = (*users.features, *items.features)
+def _tell(report: Callable[[str], None], remarks: list[str]) -> None:
+    if any(remarks):
+        report("\n".join(filter(None, remarks)))
+
+
+def _left_out(ratings: RawTable, users: _Entity, items: _Entity, options: Options) -> list[str]:
+    """Returns which columns are not used, and why, as lines for people."""
+    lines = [
+        f"left out: row numbers of pandas in {table.where}"
+        for table in (ratings, users.table, items.table)
+        if table is not None and table.row_numbers
+    ]
+    used = (options.user, options.item, options.rating, options.time)
+    unused = [name for name in ratings.rows.column_names if name not in used]
+    if unused:
+        lines.append(f"not used: {', '.join(map(repr, unused))} of {ratings.where}")
+    return lines
+
+
+def _features(folder: Folder, columns: list[kinds.Column]) -> list[FeatureSpec]:
+    """Returns the columns that are features; their names have to be such as a log can have."""
+    features = [
+        FeatureSpec(column.name, column.entity, column.kind)
+        for column in columns
+        if column.kind != kinds.IGNORE
+    ]
     try:
-        Schema(features, ("like",))
+        refuse_repeats([feature.name for feature in features], "users and items")
+        Schema(tuple(features), ("like",))
     except InputError as error:
         raise InputError(
             f"{folder.path}: {error} Features are the columns of users.* and items.*: rename that "
             f"one, or leave it out with --ignore."
         ) from error
-    names = [feature.name for feature in features]
-    for flag in ("text", "categorical"):
-        for name in getattr(options, flag):
-            if name not in names:
-                raise InputError(f"--{flag} names '{name}'." + did_you_mean(name, names))
+    return features
 
 
-def _queries(users: _Entity, options: Options) -> pa.Array:
-    known = [spec.name for spec in users.features if spec.kind == "categorical"]
+def _queries(
+    users: int, columns: dict[str, pa.Array], features: list[FeatureSpec], options: Options
+) -> pa.Array:
+    names = [spec.name for spec in features if (spec.entity, spec.kind) == ("user", "categorical")]
     for name in options.query:
-        if name not in known:
+        if name not in names:
             raise InputError(
                 f"--query names '{name}', no categorical feature of users."
-                + did_you_mean(name, known)
+                + did_you_mean(name, names)
             )
     if not options.query:
-        return pa.repeat("all", len(users.ids))
-    return pc.binary_join_element_wise(*(users.columns[name] for name in options.query), "-")
+        return pa.repeat("all", users)
+    return joined(*(columns[name] for name in options.query))
 
 
-def _verdicts(table: _Table, options: Options) -> np.ndarray:
-    rating = table.numbers(options.rating, table.column(options.rating))
+def _verdicts(table: RawTable, options: Options) -> np.ndarray:
+    rating = table.numbers(options.rating)
     verdict = np.where(rating > options.threshold, LIKE, DISLIKE)
     if options.neutral is not None:
         verdict[rating == options.neutral] = NEUTRAL
@@ -320,13 +322,9 @@ def _verdicts(table: _Table, options: Options) -> np.ndarray:
     return verdict
 
 
-def _seconds(table: _Table, options: Options) -> np.ndarray:
+def _seconds(table: RawTable, options: Options) -> np.ndarray:
     """Returns UTC seconds `[N]`; a time without a zone is taken for UTC."""
-    values = table.column(options.time)
-    if pa.types.is_timestamp(values.type) or pa.types.is_date(values.type):
-        zone = getattr(values.type, "tz", None)
-        values = values.cast(pa.timestamp("s", zone), safe=False).cast(pa.int64())
-    seconds = np.floor(table.numbers(options.time, values))
+    seconds = table.seconds(options.time)
     wrong = (seconds < EARLIEST) | (seconds > LATEST)
     what = "is no time between 1990 and 2100 in UTC seconds"
     table.refuse(wrong, options.time, seconds, what, "divide milliseconds by 1,000")

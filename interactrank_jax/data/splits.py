@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from interactrank_jax import fields
 from interactrank_jax.data import history, protocols
 from interactrank_jax.data.dense import Impressions, Requests
 from interactrank_jax.data.schema import Log
@@ -13,7 +14,7 @@ from interactrank_jax.errors import InputError, did_you_mean
 from interactrank_jax.iqp.recipe import Recipe
 
 SPLITS = ("train", "validation", "test")
-MOST_FOLDS = 100
+LARGEST_BLOCK = 2**22  # candidates: a few hundred megabytes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,13 +76,9 @@ def make_plan(config: Any, log: Log) -> Plan:
       InputError: a value out of range, an unknown protocol, action or segment, a time split of a
         log without time, or histories or cross features where the protocol has none.
     """
+    fields.check(config, "data")
     actions = log.schema.actions
     protocol = config.protocol
-    if protocol not in protocols.PROTOCOLS:
-        raise InputError(
-            f"config.data.protocol is '{protocol}'."
-            + did_you_mean(str(protocol), protocols.PROTOCOLS)
-        )
     timeless, is_published = protocol != protocols.CLEAN_TIME, protocol == protocols.PUBLISHED
     if not timeless and log.schema.timeless:
         raise InputError(
@@ -104,29 +101,19 @@ def make_plan(config: Any, log: Log) -> Plan:
                 f"and no cross features. Set it to ()."
             )
     fractions = tuple(float(value) for value in config.split.fractions)
-    if len(fractions) != 3 or min(fractions) <= 0 or abs(sum(fractions) - 1) > 1e-6:
+    if abs(sum(fractions) - 1) > 1e-6:
         raise InputError(
             f"config.data.split.fractions is {fractions}. Expected three positive numbers that "
             f"sum to 1, such as (0.8, 0.1, 0.1)."
         )
-    for name, value, least in (
-        ("slate", config.slate, 1),
-        ("block_size", config.block_size, 1),
-        ("history.length", config.history.length, 1),
-        ("query_history.length", config.query_history.length, 1),
-        ("folds", config.folds, 2 if timeless else 0),
-        ("text.buckets", config.text.buckets, 1),
-        ("text.max_tokens", config.text.max_tokens, 1),
-        ("text.ngram", config.text.ngram, 1),
-        ("vocabulary.out_of_vocabulary", config.vocabulary.out_of_vocabulary, 1),
-    ):
-        if value < least:
-            raise InputError(f"config.data.{name} is {value}. Expected at least {least}.")
-
-    if timeless and config.folds > MOST_FOLDS:
+    if timeless and config.folds < 2:
         raise InputError(
-            f"config.data.folds is {config.folds}. Expected at most {MOST_FOLDS}: more folds than "
-            f"that come close to leave-one-out, which gives labels away."
+            f"config.data.folds is {config.folds}. Expected at least 2 under protocol '{protocol}'."
+        )
+    if config.slate * config.block_size > LARGEST_BLOCK:
+        raise InputError(
+            f"config.data.slate is {config.slate} and config.data.block_size {config.block_size}: "
+            f"a block would hold more than {LARGEST_BLOCK:,} candidates. Lower one of them."
         )
 
     def indices(field: str, names: Sequence[str]) -> tuple[int, ...]:
@@ -143,7 +130,7 @@ def make_plan(config: Any, log: Log) -> Plan:
         fractions=fractions,
         folds=int(config.folds) if timeless else 0,
         slate=int(config.slate),
-        delay_s=None if timeless else history.check_delay(config.history.delay_s),
+        delay_s=None if timeless else int(config.history.delay_s),
         history_actions=indices("history.actions", config.history.actions),
         query_history_actions=indices("query_history.actions", config.query_history.actions),
         rates=() if is_published else rates,

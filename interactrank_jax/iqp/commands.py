@@ -60,7 +60,7 @@ def _features(args: Any) -> None:
         raise InputError("--train_until is part of a snapshot: leave it out beside --snapshot.")
     log, held_in = open_log(args.log), Path(args.snapshot or args.counts)
     since, until, train_until = (
-        days.day_number(args[name].value) if args[name].value else None
+        days.day_number(getattr(args, name)) if getattr(args, name) else None
         for name in ("since", "until", "train_until")
     )
     with _engine(args) as backend, engines.readable(backend, log, held_in):

@@ -17,11 +17,14 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+from interactrank_jax import registration
 from interactrank_jax.errors import InputError, did_you_mean
+from interactrank_jax.field_kinds import Number
+from interactrank_jax.fields import Field
 from interactrank_jax.losses.total import Total
 from interactrank_jax.registration import calling_file, check_same
 
-POINTWISE, SLATE, DISTILLATION = KINDS = ("pointwise", "slate", "distillation")
+KINDS = ("pointwise", "slate", "distillation")
 RESERVED = ("softmax",)  # the sampled softmax, which compares items of the whole batch
 Loss = TypeVar("Loss", bound=Callable[..., Total])
 
@@ -35,15 +38,17 @@ class Registration:
       kind: one of KINDS.
       file: that registered it, absolute.
       case: its value computed by hand, for `properties.check`; None for a loss without one.
+      fields: the config field of its weight; () for a pointwise loss.
     """
 
     loss: Callable[..., Total]
     kind: str
     file: str
     case: Any = None
+    fields: tuple[Field, ...] = ()
 
 
-LOSSES: dict[str, Registration] = {}
+LOSSES: dict[str, Registration] = registration.LOSSES
 
 
 def register(name: str, *, kind: str, case: Any = None) -> Callable[[Loss], Loss]:
@@ -71,7 +76,11 @@ def register(name: str, *, kind: str, case: Any = None) -> Callable[[Loss], Loss
         before = LOSSES.get(name)
         if before is not None:
             check_same("loss", name, (before.file, before.loss), (file, loss))
-        LOSSES[name] = Registration(loss, kind, file, case)
+        fields: tuple[Field, ...] = ()
+        if kind != "pointwise":
+            meaning = f"weight of the {kind} loss '{name}'"
+            fields = (Field(f"train.loss.{name}_weight", Number(0, 1e6), meaning, optional=True),)
+        LOSSES[name] = Registration(loss, kind, file, case, fields)
         return loss
 
     return decorate

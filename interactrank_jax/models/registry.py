@@ -12,11 +12,13 @@ Importing `interactrank_jax.models` registers ours.
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from ml_collections import ConfigDict, FrozenConfigDict
 
+from interactrank_jax import registration
 from interactrank_jax.errors import InputError, did_you_mean
+from interactrank_jax.fields import Field
 from interactrank_jax.models.flops import Shapes
 from interactrank_jax.models.inputs import Inputs
 from interactrank_jax.models.preranker import PreRanker
@@ -35,13 +37,13 @@ class Registration:
       model: the class.
       file: that registered it, absolute.
       flops: FLOPs per candidate in `score` by a formula; None for a model without one.
-      fields: the model's own config fields below `model.`: type, range and meaning of each.
+      fields: the model's own config fields, named as 'model.NAME': type, range and meaning.
     """
 
     model: type[PreRanker]
     file: str
     flops: Callable[[Shapes], float] | None = None
-    fields: tuple[Any, ...] = ()
+    fields: tuple[Field, ...] = ()
 
     @property
     def is_ours(self) -> bool:
@@ -49,14 +51,14 @@ class Registration:
         return Path(self.file).is_relative_to(_PACKAGE)
 
 
-MODELS: dict[str, Registration] = {}
+MODELS: dict[str, Registration] = registration.MODELS
 
 
 def register(
     name: str,
     *,
     flops: Callable[[Shapes], float] | None = None,
-    fields: tuple[Any, ...] = (),
+    fields: tuple[Field, ...] = (),
 ) -> Callable[[Model], Model]:
     """Names a model class: `config.model.name`. A decorator.
 
@@ -65,7 +67,8 @@ def register(
     Args:
       name: the name.
       flops: FLOPs per candidate by a formula, held against XLA's count where costs are listed.
-      fields: the model's own config fields below `model.`.
+      fields: the model's own config fields, named as 'model.NAME'; a config of this model may have
+        them, and must where they are not optional.
 
     Raises:
       InputError: another class has the name.

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from interactrank_jax import files
+from interactrank_jax import files, interrupts
 from interactrank_jax.data.examples import Examples
 from interactrank_jax.data.pipeline import Batch, evaluation_batches
 from interactrank_jax.errors import InputError, did_you_mean
@@ -129,6 +129,7 @@ def _batch_of(examples: Examples, split: str, index: int) -> Batch:
     """Returns the examples of one request."""
     found = []
     for batch in evaluation_batches(examples, split, BATCH_SIZE):
+        interrupts.check()
         rows = batch["request_index"] == index
         if rows.any():
             found.append({name: column[rows] for name, column in batch.items()})

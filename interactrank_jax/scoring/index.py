@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from interactrank_jax import files
+from interactrank_jax import artefacts, files, interrupts
 from interactrank_jax.checkpoint import fingerprint
 from interactrank_jax.data.checks import INTEGERS, check_below
 from interactrank_jax.data.examples import Examples
@@ -49,6 +49,7 @@ def encode_items(run: Run, model: dict[str, Any], store: dict[str, np.ndarray], 
     store = jax.device_put(store)
     parts = []
     for start in range(0, count, tile):
+        interrupts.check()
         # The last tile starts earlier rather than being shorter: one shape, one compilation.
         rows = np.arange(min(start, count - tile), min(start + tile, count), dtype=np.int32)
         part = jax.device_get(encode(model, store, rows))
@@ -66,6 +67,7 @@ def build_index(workdir: files.PathLike, examples_path: files.PathLike, out: fil
     Raises:
       InputError: no trained model, or examples it was not trained on.
     """
+    files.output_directory(out)
     run, examples = Run.open(workdir), Examples(examples_path)
     if not run.model.is_decoupled:
         raise InputError(
@@ -74,7 +76,8 @@ def build_index(workdir: files.PathLike, examples_path: files.PathLike, out: fil
         )
     run.check_examples(examples)
     model, step = run.restore_model()
-    representation = encode_items(run, model, item_store(examples.items))
+    with interrupts.deferred():
+        representation = encode_items(run, model, item_store(examples.items))
     with files.new_directory(out) as directory:
         leaves = []
         for number, leaf in enumerate(jax.tree.leaves(representation)):
@@ -134,7 +137,7 @@ class Index:
             ids = self._whole(IDS, self.metadata["ids_sha256"])
         except (KeyError, TypeError, AttributeError) as error:
             raise InputError(f"{file} is incomplete ({error!r}): build the index again.") from error
-        self.ids = files.read_table(ids, rows, "item_id")["item_id"]
+        self.ids = artefacts.read_table(ids, rows, "item_id")["item_id"]
 
     def _load_items(self, run: Run, rows: int) -> Any:
         """Returns the representation, held against what the model makes of so many items.
@@ -152,7 +155,7 @@ class Index:
         leaves, limit = [], run.model.number_limit()
         for entry, shape in zip(entries, shapes, strict=True):
             file = self._whole(entry["file"], entry["sha256"])
-            leaf = files.load_array(file, (rows, *shape.shape[2:]), shape.dtype.kind)
+            leaf = artefacts.load_array(file, (rows, *shape.shape[2:]), shape.dtype.kind)
             if leaf.dtype != shape.dtype:
                 raise InputError(f"{file} holds {leaf.dtype}, the model makes {shape.dtype}.")
             if limit is not None and leaf.dtype.kind in INTEGERS:
@@ -161,7 +164,7 @@ class Index:
         return jax.tree.unflatten(structure, leaves)
 
     def _whole(self, name: str, checksum: str) -> Path:
-        file = files.inside(self.path, name)
+        file = artefacts.inside(self.path, name)
         if not file.is_file() or files.file_digest(file) != checksum:
             raise InputError(f"{file} is absent or damaged: build the index again.")
         return file

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from interactrank_jax import files
+from interactrank_jax import files, interrupts
 from interactrank_jax.data.examples import Examples
 from interactrank_jax.data.pipeline import evaluation_batches, request_batches
 from interactrank_jax.errors import InputError, did_you_mean
@@ -80,6 +80,7 @@ class BatchScorer:
 
         found = []
         for batch in evaluation_batches(self._examples, self._split, self.batch_size):
+            interrupts.check()
             value = aligned(
                 self._model["params"],
                 self._encode(batch),
@@ -105,6 +106,7 @@ class BatchScorer:
         scorer = CorpusScorer(run.model, self._model["params"], self._index.items, run.rule.utility)
         cross = self._examples.sparse_cross(self._split)
         for batch in request_batches(self._examples, self._split, self.batch_size):
+            interrupts.check()
             request = batch["request_index"]
             real = request >= 0
             padded = cross.padded(np.where(real, request, 0), scorer.num_items)
@@ -150,6 +152,7 @@ def score(
         raise InputError(f"--candidates={candidates}." + did_you_mean(candidates, CANDIDATES))
     if k < 1:
         raise InputError(f"--k={k}. Expected at least 1 item per request.")
+    files.output_directory(out)
     run, examples = Run.open(workdir), Examples(examples_path)
     run.check_examples(examples)
     examples.split(split)
@@ -160,7 +163,7 @@ def score(
 
     parts = scorer.slate() if candidates == "slate" else scorer.corpus()
     requests = rows = 0
-    with files.new_directory(out) as directory:
+    with interrupts.deferred(), files.new_directory(out) as directory:
         writer = None
         for request, item, rank, value in parts:
             table = pa.table(

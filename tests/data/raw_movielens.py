@@ -1,5 +1,6 @@
 """MovieLens of two users and four movies, in each layout that it comes in, written as files."""
 
+import bz2
 import gzip
 import lzma
 import zipfile
@@ -71,6 +72,8 @@ def write(path, layout, compression=""):
             (path / f"{name}.xz").write_bytes(lzma.compress(text))
         elif compression == ".gz":
             (path / f"{name}.gz").write_bytes(gzip.compress(text))
+        elif compression == ".bz2":
+            (path / f"{name}.bz2").write_bytes(bz2.compress(text))
         elif compression == ".zip":
             with zipfile.ZipFile(path / f"{name}.zip", "w") as archive:
                 archive.writestr(name, text)

@@ -4,7 +4,6 @@ import pytest
 from interactrank_jax.data import history
 from interactrank_jax.data.dense import SECONDS_PER_DAY
 from interactrank_jax.data.engagements import Engagements
-from interactrank_jax.errors import InputError
 
 DAY = SECONDS_PER_DAY
 
@@ -70,11 +69,6 @@ def test_a_user_without_a_past_has_an_empty_history():
     assert not result.age.any()
     args = np.arange(6), np.full(6, 10**6), _no_fold(6), (0, 1, 2)
     assert not _user_history(nothing).counts(*args).any()
-
-
-def test_a_delay_below_one_second_is_refused():
-    with pytest.raises(InputError, match="delay_s is 0"):
-        history.check_delay(0)
 
 
 def test_timeless_histories_hold_the_training_rows_of_other_folds():

@@ -18,7 +18,7 @@ def rows(path, table):
     return pq.read_table(path / f"{table}.parquet").to_pylist()
 
 
-PACKINGS = ("", ".xz", ".gz", ".zip")
+PACKINGS = ("", ".xz", ".gz", ".bz2", ".zip")
 TIMED = {"atomic": atomic, "100k": original_100k, "1m": original_1m}
 
 
@@ -127,10 +127,19 @@ def test_the_owners_own_name_with_three_columns_is_timeless_too(tmp_path):
     assert convert(write(tmp_path / "source", layout), tmp_path / "log")["timeless"]
 
 
-def test_a_plain_file_goes_before_a_packed_one(tmp_path):
-    source = write(tmp_path / "source", original_1m())
-    (source / "ratings.dat.xz").write_bytes(b"not packed at all")
-    assert convert(source, tmp_path / "log")["impressions"] == 4
+def test_a_layout_of_two_data_sets_is_refused(tmp_path):
+    source = write(tmp_path / "source", atomic())
+    (source / "other.inter").write_text("user_id:token\n")
+    with pytest.raises(InputError, match=r"holds other\.inter and tiny\.inter. Expected one"):
+        convert(source, tmp_path / "log")
+
+
+@pytest.mark.parametrize("name", ["u.user", "u.item"])
+def test_ids_that_are_one_number_are_refused(tmp_path, name):
+    layout = original_100k()
+    layout[name].append(f"0{layout[name][0]}")  # 01 beside 1
+    with pytest.raises(InputError, match=r"id repeats in 1 of \d rows, for example '01"):
+        convert(write(tmp_path / "source", layout), tmp_path / "log")
 
 
 def test_a_packed_file_of_several_is_refused(tmp_path):
@@ -162,6 +171,7 @@ def test_a_wrong_place_says_which_files_are_expected(tmp_path):
     ("name", "line", "message"),
     [
         ("u.data", "1\t10", r"u\.data, line 6: 2 columns"),
+        ("u.data", "1\t10\t5\t946684800\t7", r"u\.data, line 6: 5 columns.*Expected 4"),
         ("u.data", "1\t10\tfive\t946684800", "rating is not a whole number in 1 of 6 .*'five'"),
         ("u.data", "1\t10\t9\t946684800", "from 1 to 9"),
         ("u.data", "7\t10\t5\t946684800", "unknown user, for example '7'"),

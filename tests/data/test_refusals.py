@@ -42,7 +42,7 @@ from tests.data.handmade_log import (
             ("share:click:7:city",),
             "config.data.cross.features: .* has segment 'city'",
         ),
-        ("cross.lag_days", 0, "config.data.cross.lag_days is 0. Expected at least 1"),
+        ("cross.lag_days", 0, "config.data.cross.lag_days is 0. Expected a whole number from 1"),
         ("cross.prior", 0.0, "config.data.cross.prior is 0.0"),
         ("protocol", "clean_tim", "config.data.protocol is .* Did you mean 'clean_time'"),
         ("split.fractions", (0.5, 0.5, 0.5), "config.data.split.fractions is .* sum to 1"),

@@ -6,6 +6,8 @@ import pytest
 
 from interactrank_jax import configuration
 from interactrank_jax.errors import InputError
+from interactrank_jax.field_kinds import Number
+from interactrank_jax.fields import Field
 from interactrank_jax.models import flops
 from interactrank_jax.models.registry import MODELS, register
 from interactrank_jax.models.two_tower import TwoTower
@@ -35,7 +37,7 @@ def test_ours_are_known_once_the_package_is_imported():
 
 
 def test_a_registration_keeps_what_it_was_given(registries):
-    fields = ("a field", "another")
+    fields = (Field("model.alpha", Number(0, 1), "how much"),)
 
     @register("own", flops=flops.two_tower, fields=fields)
     class Own(TwoTower):
