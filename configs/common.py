@@ -158,7 +158,6 @@ DATA_SETS: dict[str, Callable[[], tuple[ConfigDict, ConfigDict, dict[str, Any]]]
             # On validation, one seed, the simulator's small log and its medium one: better than
             # .05 for every model that has been tried, by .001 to .006.
             "tables.learning_rate": 0.15,
-            "loss.head_weights": (20.0, 7.0, 20.0),
             "loss.impression_sampling": 0.5,
         },
     ),
@@ -250,7 +249,7 @@ def base_config(argument: str) -> ConfigDict:
             ),
             loss=_config(
                 name="bce",
-                head_weights=(1.0,),
+                head_weights=(),  # (): those of the heads' actions in label.weights
                 impression_sampling=1.0,
                 # Of candidates not engaged with, by stage: shown, retrieved, random.
                 stage_weights=(1.0, 1.0, 1.0),

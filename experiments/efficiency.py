@@ -6,7 +6,8 @@ Every model of the registry, with its own config, on the shapes of the search da
 shapes alone, so no data is needed and parameters are random. Counted and timed is the model as it
 serves (`Serving`). The columns:
 
-    FLOPs per candidate   of `score`: XLA's count (`serving_flops`), and ours (`analytic_flops`)
+    FLOPs per candidate   of `score`: XLA's count (`serving_flops`), and the model's formula
+                          if it has one (`analytic_flops`)
     bytes per item        of an item's representation in an index (`item_bytes`)
     FLOPs per request     of `encode_query`, XLA's count (`request_flops`)
     ms per 100k           of `score`, for one request with 100 thousand candidates (`score_seconds`)
@@ -30,9 +31,9 @@ from tqdm import tqdm
 from experiments.benchmarks import reporting
 from experiments.benchmarks.roofline import seconds_of
 from experiments.benchmarks.workload import make_workload
-from experiments.flop_formulas import FORMULAS, Shapes
 from interactrank_jax import configuration, files
 from interactrank_jax.data.examples import Metadata
+from interactrank_jax.models.flops import Shapes
 from interactrank_jax.models.inputs import zero_inputs
 from interactrank_jax.models.registry import MODELS, build_model
 from interactrank_jax.runs import Run
@@ -185,8 +186,14 @@ def item_bytes(run: Run) -> int:
     return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(shapes))
 
 
-def analytic_flops(run: Run) -> float:
-    """Returns what `serving_flops` should give for one ranked head, by a formula."""
+def analytic_flops(run: Run) -> float | None:
+    """Returns what `serving_flops` should give for one ranked head, by the model's formula.
+
+    None of a model that was registered without one.
+    """
+    formula = MODELS[run.config.model.name].flops
+    if formula is None:
+        return None
     serving = Serving(run)
     query, items, _ = serving.score_inputs(1)
     shapes = Shapes(
@@ -195,7 +202,7 @@ def analytic_flops(run: Run) -> float:
         jax.tree.leaves(query)[0].shape[1:],
         jax.tree.leaves(items)[0].shape[2:],
     )
-    return float(FORMULAS[run.config.model.name](shapes))
+    return float(formula(shapes))
 
 
 # --- Time ---
@@ -298,6 +305,8 @@ def table(rows: Sequence[dict[str, Any]], columns: dict[str, str]) -> str:
 
 
 def _text(value: Any) -> str:
+    if value is None:
+        return ""
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, str):

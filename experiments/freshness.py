@@ -30,7 +30,7 @@ AGES = (0, 1, 3, 7, 15, 31)
 
 def iqp_auc(examples: Examples, rule: LabelRule) -> float:
     """Returns the test AUC of one cross feature alone."""
-    column = baselines.iqp_column(examples.metadata.cross)
+    column = baselines.iqp_column(examples.metadata.cross, rule.positive)
     score, engaged = [], []
     for block in examples.blocks("test"):
         mask = block["mask"]

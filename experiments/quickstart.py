@@ -95,6 +95,7 @@ def quickstart(preset: str, seed: int, out: Path) -> dict[str, Any]:
     from interactrank_jax import evaluate
     from interactrank_jax.data.prepare import prepare
     from interactrank_jax.data.simulate import simulate
+    from interactrank_jax.scorers import BASELINES
     from interactrank_jax.scoring.index import build_index
     from interactrank_jax.scoring.score import score
     from interactrank_jax.train import train
@@ -117,7 +118,7 @@ def quickstart(preset: str, seed: int, out: Path) -> dict[str, Any]:
         )
 
     def evaluate_all() -> None:
-        for name in evaluate.BASELINES:
+        for name in BASELINES:
             result = evaluate.evaluate_baseline(name, configs["interactrank"], examples, "test")
             evaluate.write_result(out / "baselines" / f"{name}.json", result)
         for model in MODELS:
@@ -134,7 +135,7 @@ def quickstart(preset: str, seed: int, out: Path) -> dict[str, Any]:
         "scores",
     )
 
-    results = [files.read_json(out / "baselines" / f"{name}.json") for name in evaluate.BASELINES]
+    results = [files.read_json(out / "baselines" / f"{name}.json") for name in BASELINES]
     results += [files.read_json(out / model / "eval" / "test.json") for model in MODELS]
     figure = out / "figure.png"
     draw(results, {model: out / model for model in MODELS}, figure)

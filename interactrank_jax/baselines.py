@@ -76,41 +76,38 @@ class BM25:
         return scores
 
 
-def iqp_column(names: Sequence[str], name: str = "") -> int:
+def iqp_column(names: Sequence[str], positive: Sequence[str] = (), name: str = "") -> int:
     """Returns the column of the cross feature that the IQP baseline ranks by.
+
+    By default that of the first action in `positive` that has an unsegmented share, over its
+    longest window; else of any share, else of any rate, else the first feature.
 
     Args:
       names: [K] names of the cross features, 'kind:action:window_days[:segment]'.
-      name: the one to use. Default: the click share of the longest window, unsegmented.
+      positive: actions that count as engagement, `config.label.positive`.
+      name: the one to use instead.
 
     Raises:
-      InputError: there is no such feature.
+      InputError: there is no such feature, or none at all.
     """
+    if not names:
+        raise InputError(
+            "--baseline=iqp ranks by a cross feature, and these examples have none: prepare with "
+            "config.data.cross.features, or take --baseline=bm25."
+        )
     if name:
         if name not in names:
-            raise InputError(f"no cross feature named '{name}'.{did_you_mean(name, names)}")
+            raise InputError(f"no cross feature '{name}'.{did_you_mean(name, names)}")
         return list(names).index(name)
-    windows = {}
-    for column, feature in enumerate(names):
-        match feature.split(":"):
-            case ["share", "click", days]:
-                windows[int(days)] = column
-    if not windows:
-        raise InputError(
-            "no cross feature 'share:click:DAYS' to rank by. Name one of: "
-            f"{', '.join(names) if names else 'none (the examples have no cross features)'}."
-        )
-    return windows[max(windows)]
 
+    def preference(column: int) -> tuple[float, ...]:
+        kind, action, days, *segment = names[column].split(":")
+        kinds, actions = ("share", "rate"), list(positive)
+        kind_rank = kinds.index(kind) if kind in kinds else len(kinds)
+        if kind_rank == len(kinds):
+            return kind_rank, column
+        action_rank = actions.index(action) if action in actions else len(actions)
+        is_wanted = action in actions and not segment
+        return kind_rank, not is_wanted, action_rank, bool(segment), -int(days), column
 
-def iqp_scores(cross: np.ndarray, column: int) -> np.ndarray:
-    """Scores by one cross feature alone: what history knows, with no model.
-
-    Args:
-      cross: [..., K] cross features.
-      column: which one; see `iqp_column`.
-
-    Returns:
-      [...] scores.
-    """
-    return cross[..., column]
+    return min(range(len(names)), key=preference)

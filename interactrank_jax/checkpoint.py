@@ -24,7 +24,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from interactrank_jax import files
+from interactrank_jax import artefacts, files
 from interactrank_jax.errors import InputError
 from interactrank_jax.files import PathLike
 from interactrank_jax.state import TrainState
@@ -129,11 +129,13 @@ class Checkpoints:
 
         Raises:
           InputError: it was saved by another number of processes, whose places in the data mean
-            nothing to these; or it is damaged. An older one is not taken in its stead without being
-            asked: a disk that loses bits is something to know of.
+            nothing to these; it is of a model of other shapes; or it is damaged. An older one is
+            not taken in its stead without being asked: a disk that loses bits is something to know
+            of.
         """
         step = self.latest_step()
-        with _reading(self._root / "checkpoints" / str(step)):
+        path = self._root / "checkpoints" / str(step)
+        with _reading(path):
             progress = Progress(
                 **self._runs.restore(
                     step, args=ocp.args.Composite(progress=ocp.args.JsonRestore())
@@ -146,6 +148,8 @@ class Checkpoints:
                     f"the data. Resume with as many (the number of devices may differ), or start "
                     f"another run with --config.train.warm_start={self._root}."
                 )
+            model = {"params": template.params, "tables": template.tables}
+            _check_shapes(path, self._runs.directory / str(step) / "state", model)
             restored = self._runs.restore(
                 step,
                 args=ocp.args.Composite(
@@ -209,7 +213,7 @@ def restore_best(workdir: PathLike, template: dict[str, Any]) -> tuple[dict[str,
     """Returns a run's best model, {'params', 'tables'}, and its step; writes nothing.
 
     Raises:
-      InputError: there is none yet, or it is damaged.
+      InputError: there is none yet, it is damaged, or it is of another model than the template.
     """
     directory = Path(workdir).absolute() / "best"
     # A checkpoint being written has another name until it is whole.
@@ -223,7 +227,34 @@ def restore_best(workdir: PathLike, template: dict[str, Any]) -> tuple[dict[str,
         literal_path(path) as literal,
         ocp.StandardCheckpointer() as checkpointer,
     ):
+        _check_shapes(path, literal / "default", template)
         return checkpointer.restore(literal / "default", abstract(template)), max(steps)
+
+
+def _check_shapes(path: Path, item: Path, template: dict[str, Any]) -> None:
+    """Refuses parameters and tables of other shapes, of which Orbax would say less and later.
+
+    Args:
+      path: the checkpoint, for the message.
+      item: where its parameters are, a path as `literal_path` gives it.
+      template: shapes of {'params', 'tables'}.
+    """
+
+    def shapes(tree):
+        leaves = jax.tree_util.tree_leaves_with_path(tree)
+        return {jax.tree_util.keystr(key): tuple(leaf.shape) for key, leaf in leaves}
+
+    with ocp.StandardCheckpointer() as checkpointer:
+        saved: Any = checkpointer.metadata(item)
+    tree = getattr(saved, "item_metadata", saved).tree
+    found, expected = shapes({key: tree.get(key) for key in template}), shapes(template)
+    for name in sorted(found | expected):
+        if found.get(name) != expected.get(name):
+            raise InputError(
+                f"{path} holds {name} of shape {found.get(name)}, the model of this run has "
+                f"shape {expected.get(name)}: the class that its config names is another than in "
+                f"training, or one of the two was edited."
+            )
 
 
 def seal(path: Path) -> None:
@@ -247,13 +278,13 @@ def verify(path: Path) -> None:
     else:
         remedy = f"remove {path} to go on from step {older}"
     try:
-        expected = files.read_sealed(path / CHECKSUMS)["files"]
-    except InputError as error:
+        expected = dict(files.read_sealed(path / CHECKSUMS)["files"])
+    except (InputError, KeyError, TypeError, ValueError) as error:
         raise InputError(f"{path / CHECKSUMS} is damaged: {remedy}.") from error
     found = files.file_digests(path)
     for name, checksum in expected.items():
         if found.get(name) != checksum:
-            raise InputError(f"{path / name} is absent or damaged: {remedy}.")
+            raise InputError(f"{artefacts.inside(path, name)} is absent or damaged: {remedy}.")
 
 
 @contextlib.contextmanager

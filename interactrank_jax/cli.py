@@ -85,7 +85,9 @@ def parse(command: Command, name: str, argv: Sequence[str]) -> argparse.Namespac
         raise InputError(f"unexpected '{unknown[0]}'.{hint}\n\n{command.usage(name)}")
     if command.config is not None:
         values.config_arguments, values.overrides = config_arguments, {}
-        if values.config:
+        if values.config and command.registers and values.workdir:
+            configuration.run(values.config)
+        elif values.config:
             values.config = configuration.load(values.config)
             values.overrides = configuration.override(values.config, config_arguments)
             fields.check(values.config, parts=())  # the station asks for those that it needs

@@ -4,6 +4,8 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
+from interactrank_jax.printable import printable
+
 REQUIRED = object()
 # Flags that are paths, in which `~` is the user's home.
 PATHS = frozenset(
@@ -25,6 +27,8 @@ class Command:
       flags: name -> (default, help); the default's type is the flag's, REQUIRED a string's.
       config: None, or whether `--config` must be given.
       config_help: when it is given, where it need not be.
+      registers: whether `--config` beside `--workdir` is for the run's model alone: the file is
+        run, which registers it, and nothing else is taken from it.
     """
 
     run: Callable[[Any], None]
@@ -33,15 +37,15 @@ class Command:
     flags: dict[str, tuple[Any, str]]
     config: bool | None = None
     config_help: str = ""
+    registers: bool = False
 
     def usage(self, name: str) -> str:
         """Returns what the command expects, and an example."""
         lines = [f"interactrank {name}: {self.summary}", ""]
         if self.config is not None:
-            what = "" if self.config else f" ({self.config_help})"
-            lines.append(
-                f"  --config       FILE[:ARGUMENT]; override a field: --config.a.b=...{what}"
-            )
+            override = "FILE[:ARGUMENT]; override a field: --config.a.b=..."
+            what = f"{override} ({self.config_help})" if self.config_help else override
+            lines.append(f"  --config       {self.config_help if self.registers else what}")
         for flag, (default, help_text) in self.flags.items():
             suffix = "" if default is REQUIRED or default == "" else f" (default {default})"
             lines.append(f"  --{flag:<12} {help_text}{suffix}")
@@ -52,8 +56,9 @@ def show(title: str, figures: dict[str, Any]) -> None:
     """Prints what a command did."""
     print(title)
     for name, value in figures.items():
-        print(f"  {name}: {value:,}" if isinstance(value, int) else f"  {name}: {value}")
+        print(printable(f"  {name}: {value:,}" if isinstance(value, int) else f"  {name}: {value}"))
 
 
+REGISTERS = "a file of yours that registers the run's model; it is run as Python"
 CONFIG = "--config=configs/interactrank.py"
 LOG = (REQUIRED, "directory of the log")

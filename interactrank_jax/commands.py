@@ -7,7 +7,7 @@ data-preparation packages, nor `--help` jax.
 import logging
 from typing import Any
 
-from interactrank_jax.command import CONFIG, LOG, REQUIRED, Command, show
+from interactrank_jax.command import CONFIG, LOG, REGISTERS, REQUIRED, Command, show
 from interactrank_jax.errors import InputError, did_you_mean
 from interactrank_jax.iqp import commands as iqp_commands
 
@@ -118,6 +118,8 @@ def _evaluate(args: Any) -> None:
     else:
         result = evaluate.evaluate(args.workdir, args.examples, args.split, _evaluate_config(args))
     print(evaluate.table([result]))
+    if "feature" in result:
+        print(f"\n{result['name']} ranks by {result['feature']}")
     for part in ("heads", "stages"):
         if result[part]:
             print(f"\n{evaluate.part_table(result, part)}")
@@ -153,6 +155,7 @@ def _evaluate_config(args: Any) -> Any:
 def _index(args: Any) -> None:
     from interactrank_jax.scoring.index import build_index
 
+    _check_registers_only(args)
     metadata = build_index(args.workdir, args.examples, args.out)
     show(f"index in {args.out}", {key: metadata[key] for key in ("items", "model_checksum")})
 
@@ -160,6 +163,7 @@ def _index(args: Any) -> None:
 def _score(args: Any) -> None:
     from interactrank_jax.scoring.score import score
 
+    _check_registers_only(args)
     summary = score(
         args.workdir,
         args.index,
@@ -175,7 +179,16 @@ def _score(args: Any) -> None:
 def _explain(args: Any) -> None:
     from interactrank_jax.scoring import explain
 
+    _check_registers_only(args)
     print(explain.table(explain.explain(args.workdir, args.examples, args.request, args.split)))
+
+
+def _check_registers_only(args: Any) -> None:
+    for argument in args.config_arguments:
+        raise InputError(
+            f"{argument} beside a run, which keeps the config that it was trained with: leave it "
+            f"out. Expected at most --config=FILE, the file that registers the run's model."
+        )
 
 
 _EXAMPLES = (REQUIRED, "directory that `prepare` wrote")
@@ -267,16 +280,21 @@ COMMANDS: dict[str, Command] = {
             "workdir": ("", "run directory"),
             "examples": _EXAMPLES,
             "split": ("test", "train, validation or test"),
-            "baseline": ("", "bm25 or iqp, instead of a run"),
+            "baseline": ("", "bm25, iqp or iqp:FEATURE, instead of a run; needs --config"),
         },
         config=False,
-        config_help="with --baseline; beside --workdir --config.evaluate.FIELD=... alone",
+        config_help=f"with --baseline: its label; with --workdir: {REGISTERS}; --config.evaluate."
+        "FIELD=... with either",
+        registers=True,
     ),
     "index": Command(
         _index,
         "encodes every item with a run's best model.",
         "interactrank index --workdir=runs/interactrank --examples=runs/examples --out=runs/index",
         {"workdir": _WORKDIR, "examples": _EXAMPLES, "out": (REQUIRED, "new directory")},
+        config=False,
+        config_help=REGISTERS,
+        registers=True,
     ),
     "score": Command(
         _score,
@@ -292,6 +310,9 @@ COMMANDS: dict[str, Command] = {
             "k": (100, "items kept per request"),
             "candidates": ("slate", "slate (those of the log) or corpus (every item)"),
         },
+        config=False,
+        config_help=REGISTERS,
+        registers=True,
     ),
     "explain": Command(
         _explain,
@@ -303,5 +324,8 @@ COMMANDS: dict[str, Command] = {
             "request": (REQUIRED, "its request_id"),
             "split": ("test", "where it is"),
         },
+        config=False,
+        config_help=REGISTERS,
+        registers=True,
     ),
 }

@@ -46,6 +46,15 @@ def load(spec: str) -> ConfigDict:
     return config
 
 
+def run(spec: str) -> None:
+    """Runs the file of `FILE[:argument]`: what it registers is known then. Gives no config.
+
+    Raises:
+      InputError: no such file, or one that fails.
+    """
+    _run(_split(spec)[0])
+
+
 def _split(spec: str) -> tuple[Path, str]:
     """Returns the file and its argument; a colon may be part of either."""
     parts = spec.split(":")

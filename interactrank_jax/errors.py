@@ -3,12 +3,18 @@
 import difflib
 from collections.abc import Iterable
 
+from interactrank_jax.printable import printable
+
 
 class InputError(ValueError):
     """Something handed to us is wrong: the message says what was expected, what came, what to do.
 
-    The command line prints it without a traceback and exits with status 2.
+    The command line prints it without a traceback and exits with status 2. A message may quote a
+    log, so control characters in it are escaped.
     """
+
+    def __init__(self, message: str = ""):
+        super().__init__(printable(message))
 
 
 def did_you_mean(name: str, options: Iterable[str]) -> str:

@@ -14,11 +14,12 @@ from interactrank_jax.data.pipeline import (
     request_batches,
     train_columns,
 )
-from interactrank_jax.errors import InputError, did_you_mean
+from interactrank_jax.errors import InputError
 from interactrank_jax.labels import ENGAGED, LabelRule
 from interactrank_jax.parallel import DataParallel
+from interactrank_jax.printable import cell
 from interactrank_jax.runs import Run
-from interactrank_jax.scorers import BASELINES, ModelScorer, Scorer
+from interactrank_jax.scorers import IQPScorer, ModelScorer, Scorer, baseline
 
 RECALL_AT = (10, 100, 1000)
 STAGE_METRICS = ("roc_auc", "request_auc", "pooled_request_auc", "hit_at_3", "ndcg_at_10")
@@ -47,8 +48,9 @@ class Rows:
         )
         expected = examples.split(split).candidates
         if len(self.request) != expected:
-            raise AssertionError(
-                f"evaluated {len(self.request)} candidates of {split}, metadata says {expected}."
+            raise InputError(
+                f"{examples.path / split} holds {len(self.request)} candidates, the metadata says "
+                f"{expected}: prepare the examples again."
             )
         self.score = self.logits @ np.asarray(scorer.utility, np.float32)
 
@@ -266,20 +268,24 @@ def evaluate(
 def evaluate_baseline(
     name: str, config: Any, examples_path: files.PathLike, split: str = "test"
 ) -> dict[str, Any]:
-    """Evaluates 'bm25' or 'iqp' as if it were a model.
+    """Evaluates 'bm25', 'iqp' or 'iqp:FEATURE' as if it were a model.
+
+    Returns:
+      As `evaluate_scorer`; of iqp with the `feature` that it ranks by.
 
     Raises:
-      InputError: no such baseline or split, or no text or history to rank by.
+      InputError: no such baseline, feature or split, or no text or history to rank by.
     """
-    if name not in BASELINES:
-        raise InputError(f"--baseline={name}." + did_you_mean(name, BASELINES))
     fields.check(config)
     examples = Examples(examples_path)
     examples.split(split)
     rule = LabelRule.from_config(config.label, examples.metadata.actions)
-    scorer = BASELINES[name](examples, split)
+    scorer = baseline(name, rule, examples, split)
     with interrupts.deferred():
-        return evaluate_scorer(scorer, rule, examples, split, config.evaluate)[0]
+        result, _ = evaluate_scorer(scorer, rule, examples, split, config.evaluate)
+    if isinstance(scorer, IQPScorer):
+        result["feature"] = scorer.feature
+    return result
 
 
 def write_result(path: files.PathLike, result: dict[str, Any]) -> None:
@@ -303,12 +309,12 @@ def part_table(result: dict[str, Any], part: str) -> str:
     lines = [f"| {part.removesuffix('s')} | " + " | ".join(names) + " |"]
     lines.append("|---" * (len(names) + 1) + "|")
     for name, figures in result[part].items():
-        cells = [_cell(*figures[metric]) for metric in names]
-        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+        cells = [_figure(*figures[metric]) for metric in names]
+        lines.append(f"| {cell(name)} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
-def _cell(value: float | None, low: float | None, high: float | None) -> str:
+def _figure(value: float | None, low: float | None, high: float | None) -> str:
     if value is None or np.isnan(value):
         return ""
     if low is None or high is None or np.isnan(low):
@@ -325,8 +331,8 @@ def table(results: list[dict[str, Any]], names: Sequence[str] = ()) -> str:
     lines = ["| model | " + " | ".join(names) + " |", "|---" * (len(names) + 1) + "|"]
     for result in results:
         cells = [
-            _cell(result["metrics"].get(name), *result["intervals"].get(name, (None, None)))
+            _figure(result["metrics"].get(name), *result["intervals"].get(name, (None, None)))
             for name in names
         ]
-        lines.append(f"| {result['name']} | " + " | ".join(cells) + " |")
+        lines.append(f"| {cell(result['name'])} | " + " | ".join(cells) + " |")
     return "\n".join(lines)

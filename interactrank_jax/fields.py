@@ -9,6 +9,7 @@ import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from interactrank_jax import registration
 from interactrank_jax.errors import InputError, did_you_mean
 from interactrank_jax.field_kinds import (
     Choice,
@@ -23,6 +24,7 @@ from interactrank_jax.field_kinds import (
 )
 from interactrank_jax.metrics import METRICS
 
+_NAME = "model.name"
 COUNT = 2**31 - 1  # the largest int32
 PARTS = ("data", "label", "model", "train", "evaluate")
 
@@ -305,8 +307,8 @@ def check(config: Mapping[str, Any], part: str = "", parts: Sequence[str] = PART
     Raises:
       InputError: a field that is missing or unknown, of the wrong type or out of range.
     """
-    table = {field.name: field for field in FIELDS}
     values = dict(leaves(config, f"{part}." if part else ""))
+    table = _table(values)
     for name, value in values.items():
         field = table.get(name)
         if field is None:
@@ -323,6 +325,16 @@ def check(config: Mapping[str, Any], part: str = "", parts: Sequence[str] = PART
             raise InputError(f"config.{field.name} is missing. Expected {field.kind}.")
 
 
+def _table(values: Mapping[str, Any]) -> dict[str, Field]:
+    """Returns the fields by name: ours, those of the losses of a user's file and of the model."""
+    entries = [*registration.LOSSES.values()]
+    entries += [model for name, model in registration.MODELS.items() if name == values.get(_NAME)]
+    table = {field.name: field for field in FIELDS}
+    for field in (field for entry in entries for field in entry.fields):
+        table.setdefault(field.name, field)
+    return table
+
+
 def leaves(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Yields name and value of each field, as 'train.batch_size'."""
     for key in config:
@@ -337,7 +349,7 @@ def describe(config: Mapping[str, Any] | None = None) -> str:
     """Returns the table for a terminal: of all fields, or of a config's with their values."""
     values = dict(leaves(config)) if config is not None else None
     lines = []
-    for field in FIELDS:
+    for field in _table(values or {}).values():
         if values is None or field.name in values:
             value = "" if values is None else f" = {values[field.name]!r}"
             lines += [f"config.{field.name}{value}", f"    {field.meaning}", f"    {field.kind}"]

@@ -7,30 +7,19 @@ over.
 
 import dataclasses
 import functools
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from interactrank_jax import losses, sketch
+from interactrank_jax import loss_config, losses, sketch
 from interactrank_jax.data.examples import PADDING, Metadata
-from interactrank_jax.errors import InputError, did_you_mean
+from interactrank_jax.errors import InputError
 from interactrank_jax.labels import LabelRule
 from interactrank_jax.models.preranker import PreRanker
 
 Array = jax.Array
 
-POINTWISE = {"bce": losses.sigmoid_cross_entropy, "focal": losses.focal}
-LOG_Q = ("counts", "sketch", "none")
-# Terms over a slate, by NAME in `config.train.loss.NAME_weight`: of the ranked score, and of the
-# first head beside the teacher's score.
-SLATE = {"pairwise": losses.pairwise_logistic, "listwise": losses.listwise_softmax}
-DISTILLATION: dict[str, Callable[..., losses.Total]] = {
-    "distill": losses.distill_pointwise,
-    "distill_ndcg": losses.distill_delta_ndcg,
-}
 SKETCH_WIDTH = 1 << 18
 
 
@@ -59,7 +48,7 @@ class Objective:
 
     Attributes:
       rule: labels and weights.
-      pointwise: loss of the logits, a name in POINTWISE.
+      pointwise: loss of the logits, the name of a registered one (`losses.register`).
       head_weights: of each head's loss; they are normalised to sum to one.
       impression_sampling: share of impression-only candidates kept, drawn anew each step.
       stage_weights: of candidates that are not engaged, by stage: shown, retrieved, random.
@@ -71,7 +60,7 @@ class Objective:
       hard_negatives: items per request that rank highest for it by the last checkpoint's index. A
         run that was stopped between checkpoints makes the index anew when it goes on: its
         negatives, and so its bits, are then not those of a run that was never stopped.
-      slate_weights, distillation_weights: of the losses named in SLATE and DISTILLATION.
+      slate_weights, distillation_weights: of registered losses, by name; those of 0 are left out.
       distill_temperature: of the pointwise distillation.
       offset: what weights and sampling add to the first head's logit in training; a teacher's
         score is a logit without it.
@@ -117,49 +106,11 @@ class Objective:
             are heads or stages, or a column that the examples lack.
         """
         loss = config.train.loss
-        for field, known in (
-            ("name", tuple(POINTWISE)),
-            ("log_q", LOG_Q),
-            ("correction", losses.CORRECTIONS),
-        ):
-            if loss[field] not in known:
-                raise InputError(
-                    f"config.train.loss.{field} is '{loss[field]}'."
-                    + did_you_mean(str(loss[field]), known)
-                )
-        if len(loss.head_weights) != len(rule.heads):
-            raise InputError(
-                f"config.train.loss.head_weights has {len(loss.head_weights)} values for the heads "
-                f"{rule.heads}: give one per head."
-            )
-        if len(loss.stage_weights) != 3 or min(loss.stage_weights) < 0:
-            raise InputError(
-                f"config.train.loss.stage_weights is {tuple(loss.stage_weights)}. Expected three "
-                f"weights of at least 0: for candidates shown, retrieved, and random."
-            )
-        if loss.log_q == "none" and loss.correction == "positive_apart":
-            raise InputError(
-                "config.train.loss.correction='positive_apart' is a correction for log Q: set "
-                "config.train.loss.log_q to 'counts' or 'sketch'."
-            )
-        weights = np.asarray(loss.head_weights, np.float64)
-        if weights.min() < 0 or not weights.sum():
-            raise InputError(
-                f"config.train.loss.head_weights is {tuple(loss.head_weights)}. Expected weights "
-                f"of at least 0 with a sum above it."
-            )
-        for field in ("uniform_negatives", "hard_negatives"):
-            if int(loss[field]) < 0:
-                raise InputError(f"config.train.loss.{field} is {loss[field]}. Expected 0 or more.")
-        if loss.distill_temperature <= 0:
-            raise InputError(
-                f"config.train.loss.distill_temperature is {loss.distill_temperature}. Expected a "
-                f"number above 0."
-            )
+        loss_config.check(loss, rule)
         objective = cls(
             rule=rule,
             pointwise=loss.name,
-            head_weights=tuple(float(weight) for weight in weights / weights.sum()),
+            head_weights=loss_config.head_weights(loss, rule),
             impression_sampling=float(loss.impression_sampling),
             stage_weights=tuple(float(weight) for weight in loss.stage_weights),
             softmax_weight=float(loss.softmax_weight),
@@ -167,8 +118,8 @@ class Objective:
             correction=loss.correction,
             uniform_negatives=int(loss.uniform_negatives) if loss.softmax_weight else 0,
             hard_negatives=int(loss.hard_negatives) if loss.softmax_weight else 0,
-            slate_weights=_above_zero(loss, SLATE),
-            distillation_weights=_above_zero(loss, DISTILLATION),
+            slate_weights=loss_config.above_zero(loss, "slate"),
+            distillation_weights=loss_config.above_zero(loss, "distillation"),
             distill_temperature=float(loss.distill_temperature),
             offset=offset,
             auxiliary=tuple(model.auxiliary_losses().items()),
@@ -176,19 +127,29 @@ class Objective:
             train_candidates=float(metadata.splits["train"].candidates),
             num_items=num_items,
         )
-        for column in objective.columns:
+        objective._check(metadata)
+        return objective
+
+    def _check(self, metadata: Metadata) -> None:
+        for column in self.columns:
             if column not in metadata.candidate_columns:
                 raise InputError(
                     f"config.train.loss asks for the column '{column}', which these examples do "
                     f"not have: add it to the log's impressions and prepare again, or leave out "
                     f"stage_weights and distillation."
                 )
-        if objective.hard_negatives >= num_items:
+        if self.hard_negatives >= self.num_items:
             raise InputError(
-                f"config.train.loss.hard_negatives is {objective.hard_negatives}, of "
-                f"{num_items - 1} items: ask for fewer."
+                f"config.train.loss.hard_negatives is {self.hard_negatives}, of "
+                f"{self.num_items - 1} items: ask for fewer."
             )
-        return objective
+        for name in self.loss_names:
+            if self.loss_names.count(name) > 1:
+                raise InputError(
+                    f"two terms of the loss are called '{name.removeprefix('loss/')}': a head, the "
+                    f"softmax, a term of the model's or a loss of config.train.loss. Expected "
+                    f"different names: register the loss under another."
+                )
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -214,11 +175,6 @@ class Objective:
         """Returns what counts the stream, None where nothing asks for it."""
         wanted = self.softmax_weight and self.log_q == "sketch"
         return sketch.init(SKETCH_WIDTH) if wanted else None
-
-
-def _above_zero(loss: Any, names: Any) -> tuple[tuple[str, float], ...]:
-    weights = ((name, float(loss[f"{name}_weight"])) for name in names)
-    return tuple((name, weight) for name, weight in weights if weight)
 
 
 def draw_uniform(objective: Objective, key: Array, devices: int) -> Array:
@@ -314,7 +270,7 @@ def total(
         result = result + weight * sums[f"loss/{name}"]
 
     for head, name in enumerate(rule.heads):
-        loss = POINTWISE[objective.pointwise]
+        loss = losses.LOSSES[objective.pointwise].loss
         term = loss(logits[..., head], labels[..., head], where=where, weights=weights)
         add(name, objective.head_weights[head], term)
     if objective.softmax_weight:
@@ -322,11 +278,12 @@ def total(
         add("softmax", objective.softmax_weight, term)
     utility = jnp.asarray(rule.utility, jnp.float32)
     for name, weight in objective.slate_weights:
-        add(name, weight, SLATE[name](logits @ utility, labels @ utility, where=mask))
+        slate_loss = losses.LOSSES[name].loss
+        add(name, weight, slate_loss(logits @ utility, labels @ utility, where=mask))
     for name, weight in objective.distillation_weights:
         teacher = batch["teacher_score"]
         student = logits[..., 0] - objective.offset
-        loss = DISTILLATION[name]
+        loss = losses.LOSSES[name].loss
         if name == "distill":
             loss = functools.partial(loss, temperature=objective.distill_temperature)
         add(name, weight, loss(student, teacher, where=mask & ~jnp.isnan(teacher)))

@@ -13,17 +13,24 @@ from ml_collections import ConfigDict
 
 from interactrank_jax import configuration, distributed, files
 from interactrank_jax.checkpoint import restore_best
+from interactrank_jax.data.checks import check_below
 from interactrank_jax.data.examples import Examples, Metadata
-from interactrank_jax.errors import InputError
+from interactrank_jax.errors import InputError, did_you_mean
 from interactrank_jax.labels import LabelRule
 from interactrank_jax.models.inputs import Inputs, zero_inputs
-from interactrank_jax.models.registry import build_model
+from interactrank_jax.models.registry import MODELS, build_model
 from interactrank_jax.parallel import DataParallel
 from interactrank_jax.table_sharding import table_rows
+
+# What a model and a row of its tables mean; one hash cannot stand for two of them.
+MEANING = ("actions", "features", "cross", "tables", "history_length", "query_history_length")
 
 
 class Run:
     """An opened run: config, metadata of its examples, model, label rule.
+
+    RUN/config.json has the config, the metadata and, where the model is none of this package, the
+    file that registered it (`model_file`).
 
     Attributes:
       workdir: the directory.
@@ -60,12 +67,15 @@ class Run:
                     f"--workdir={self.workdir} holds something that is no run. Expected a run, or "
                     f"a new or empty directory."
                 )
-            record = {
+            content: dict[str, Any] = {
                 "config": resolved,
                 "metadata": self.metadata.to_json(),
                 "numerics": numerics(),
             }
-            files.write_sealed(file, record)
+            registration = MODELS[self.config.model.name]
+            if not registration.is_ours:
+                content["model_file"] = registration.file
+            files.write_sealed(file, content)
             return
         saved = files.read_sealed(file)
         numeric_difference = configuration.difference(saved.get("numerics", {}), numerics(), "jax")
@@ -107,8 +117,10 @@ class Run:
     def open(cls, workdir: files.PathLike) -> "Run":
         """Opens a run for evaluation, indexing or scoring.
 
+        No file that a run names is executed: the directory may come from anywhere.
+
         Raises:
-          InputError: no run there, or a damaged one.
+          InputError: no run there, a damaged one, or a model that nothing registered yet.
         """
         file = Path(workdir) / "config.json"
         if not file.exists():
@@ -117,9 +129,17 @@ class Run:
                 f"`interactrank train`."
             )
         saved = files.read_sealed(file)
+        metadata = Metadata.read(saved.get("metadata"), file)
         try:
-            metadata = Metadata.from_json(saved["metadata"])
-            return cls(workdir, ConfigDict(saved["config"]), metadata)
+            config = ConfigDict(saved["config"])
+            if "model_file" in saved and config.model.name not in MODELS:
+                raise InputError(
+                    f"{workdir} holds a '{config.model.name}' model, which is none of ours: "
+                    f"{saved['model_file']} registered it when the run was trained. If you trust "
+                    f"that file, pass it, or the config that imports it: "
+                    f"--config={saved['model_file']} (it is run as Python)."
+                )
+            return cls(workdir, config, metadata)
         except (KeyError, TypeError, AttributeError) as error:
             raise InputError(f"{file} is incomplete ({error!r}): train again.") from error
 
@@ -165,6 +185,14 @@ class Run:
                 f"{examples.path} (hash {examples.metadata.digest}) is not what {self.workdir} was "
                 f"trained on (hash {self.examples_digest}): its ids may mean other things."
             )
+        for name in MEANING:
+            ours, theirs = getattr(self.metadata, name), getattr(examples.metadata, name)
+            if ours != theirs:
+                raise InputError(
+                    f"{examples.path} has {name} {theirs}, {self.workdir} was trained with {ours}, "
+                    f"and both give the hash {self.examples_digest}: one of them was edited. "
+                    f"Prepare and train again."
+                )
 
     def saved_scores(self, split: str) -> dict[str, np.ndarray]:
         """Returns what `interactrank evaluate` saved: request_index, item, score, engaged `[n]`.
@@ -178,12 +206,23 @@ class Run:
                 f"{file} does not exist. Run `interactrank evaluate --workdir={self.workdir} "
                 f"--split={split}` first."
             )
-        names = ("request_index", "item", "score", "engaged")
+        kinds = {"request_index": "iu", "item": "iu", "score": "f", "engaged": "b"}
         try:
             with np.load(file, allow_pickle=False) as arrays:  # zip holds a checksum of each
-                return {name: arrays[name] for name in names}
+                scores = {name: arrays[name] for name in kinds}
         except Exception as error:  # zipfile raises whatever the damaged byte leads it to
             raise InputError(f"{file} is damaged ({error}): evaluate again.") from error
+        if split not in self.metadata.splits:
+            raise InputError(f"no split '{split}'." + did_you_mean(split, self.metadata.splits))
+        sizes = self.metadata.splits[split]
+        for name, array in scores.items():
+            if array.shape != (sizes.candidates,) or array.dtype.kind not in kinds[name]:
+                raise InputError(
+                    f"{file} has '{name}' as {array.dtype} of shape {array.shape}, for the "
+                    f"{sizes.candidates} candidates of the split: evaluate again."
+                )
+        check_below(f"{file}: 'request_index'", scores["request_index"], sizes.requests)
+        return scores
 
 
 def numerics() -> dict[str, Any]:

@@ -6,7 +6,7 @@ same code (`evaluate.py`), so figures of a model and of BM25 can stand in one ta
 
 import math
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -14,7 +14,8 @@ import numpy as np
 from interactrank_jax import baselines, calibration
 from interactrank_jax.data.examples import Examples
 from interactrank_jax.data.pipeline import Batch, pad_batch
-from interactrank_jax.errors import InputError
+from interactrank_jax.errors import InputError, did_you_mean
+from interactrank_jax.labels import LabelRule
 from interactrank_jax.models.embeddings import item_store
 from interactrank_jax.parallel import DataParallel
 from interactrank_jax.runs import Run
@@ -117,31 +118,55 @@ class BM25Scorer:
 
 
 class IQPScorer:
-    """One cross feature alone: what history knows, without a model; see `Scorer`."""
+    """One cross feature alone: what history knows, without a model; see `Scorer`.
 
-    name = "iqp"
+    Attributes:
+      feature: the cross feature's name, see `baselines.iqp_column`.
+    """
+
     heads: tuple[str, ...] = ()
     offsets: tuple[float, ...] = ()
     utility = (1.0,)
 
-    def __init__(self, examples: Examples, split: str):
-        self._column = baselines.iqp_column(examples.metadata.cross)
+    def __init__(
+        self, examples: Examples, split: str, positive: Sequence[str] = (), feature: str = ""
+    ):
+        names = examples.metadata.cross
+        self._column = baselines.iqp_column(names, positive, feature)
+        self.feature = names[self._column]
+        self.name = f"iqp:{feature}" if feature else "iqp"
         self._cross = examples.sparse_cross(split)
         self._num_items = examples.num_items
 
     def slate(self, batch: Batch) -> np.ndarray:
         """Returns `[R, C, 1]`."""
-        return baselines.iqp_scores(batch["cross"], self._column)[..., None]
+        return batch["cross"][..., self._column, None]
 
     def corpus(self, batch: Batch) -> np.ndarray:
         """Returns `[R, I]`; most of it zero."""
         items, values = self._cross.padded(np.maximum(batch["request_index"], 0), self._num_items)
         scores = np.zeros((len(items), self._num_items + 1), np.float32)
-        np.put_along_axis(scores, items, baselines.iqp_scores(values, self._column), 1)
+        np.put_along_axis(scores, items, values[..., self._column], 1)
         return scores[:, : self._num_items]
 
 
-BASELINES: dict[str, Callable[[Examples, str], Any]] = {"bm25": BM25Scorer, "iqp": IQPScorer}
+BASELINES = ("bm25", "iqp")
+
+
+def baseline(name: str, rule: LabelRule, examples: Examples, split: str) -> Any:
+    """Returns the scorer 'bm25', 'iqp' or 'iqp:FEATURE'.
+
+    Raises:
+      InputError: there is no such baseline or feature, or no text or history to rank by.
+    """
+    kind, colon, feature = name.partition(":")
+    if kind not in BASELINES:
+        raise InputError(f"--baseline={name}." + did_you_mean(kind, BASELINES))
+    if kind == "iqp":
+        return IQPScorer(examples, split, rule.positive, feature)
+    if colon:
+        raise InputError(f"--baseline={name}: '{kind}' takes no feature. Give --baseline={kind}.")
+    return BM25Scorer(examples, split)
 
 
 def _text_fields(examples: Examples, entities: tuple[str, ...]) -> list[str]:

@@ -41,6 +41,19 @@ def pytest_sessionfinish():
     shutil.rmtree(_CACHE, ignore_errors=True)
 
 
+@pytest.fixture
+def registries():
+    """Names of models and losses that a test registers are forgotten after it."""
+    from interactrank_jax import losses
+    from interactrank_jax.models.registry import MODELS
+
+    registries = [(registry, dict(registry)) for registry in (MODELS, losses.LOSSES)]
+    yield
+    for registry, before in registries:
+        registry.clear()
+        registry.update(before)
+
+
 @pytest.fixture(scope="session")
 def examples_path(tmp_path_factory):
     """Synthetic examples; read only."""

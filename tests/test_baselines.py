@@ -96,20 +96,36 @@ class TestIQP:
         "share:click:30",
     )
 
-    def test_default_is_the_longest_unsegmented_click_share(self):
-        assert baselines.iqp_column(self.NAMES) == 2
+    @pytest.mark.parametrize(
+        ("positive", "feature"),
+        [
+            (("click",), "share:click:90"),
+            (("purchase", "save", "click"), "share:save:365"),  # the first that has one
+            (("click", "save"), "share:click:90"),
+            (("purchase",), "share:save:365"),  # any: unsegmented, over the longest window
+            ((), "share:save:365"),
+        ],
+    )
+    def test_default_is_the_longest_unsegmented_share_of_engagement(self, positive, feature):
+        assert self.NAMES[baselines.iqp_column(self.NAMES, positive)] == feature
+
+    @pytest.mark.parametrize(
+        ("names", "feature"),
+        [
+            (("rate:like:30", "share:like:30:country"), "share:like:30:country"),
+            (("item_share:like:30", "rate:like:7", "rate:like:30"), "rate:like:30"),
+            (("rate:view:90", "rate:like:30"), "rate:like:30"),
+            (("item_rate:like:7", "item_share:like:30"), "item_rate:like:7"),
+        ],
+    )
+    def test_without_one_it_is_a_share_else_a_rate_else_the_first(self, names, feature):
+        assert names[baselines.iqp_column(names, ("like",))] == feature
 
     def test_a_named_feature_is_used(self):
-        assert baselines.iqp_column(self.NAMES, "rate:click:365") == 4
-
-    def test_scores_are_that_column(self):
-        cross = np.random.default_rng(0).random((2, 3, 6))
-        np.testing.assert_array_equal(baselines.iqp_scores(cross, 2), cross[:, :, 2])
+        assert baselines.iqp_column(self.NAMES, ("click",), "rate:click:365") == 4
 
     def test_a_feature_that_is_not_there_is_refused_with_what_is(self):
         with pytest.raises(InputError, match="Did you mean 'share:click:90'"):
-            baselines.iqp_column(self.NAMES, "share:clik:90")
-        with pytest.raises(InputError, match="Name one of: rate:click:365"):
-            baselines.iqp_column(["rate:click:365"])
-        with pytest.raises(InputError, match="no cross features"):
-            baselines.iqp_column([])
+            baselines.iqp_column(self.NAMES, ("click",), "share:clik:90")
+        with pytest.raises(InputError, match=r"these examples have none: prepare with"):
+            baselines.iqp_column([], ("click",))

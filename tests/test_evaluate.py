@@ -154,6 +154,28 @@ def test_baselines_go_through_the_same_evaluation(name, examples_path, result):
     assert set(figures["metrics"]) == set(result["metrics"])
     if name == "iqp":  # the synthetic clicks follow the first cross feature
         assert figures["metrics"]["roc_auc"] > 0.5
+        assert figures["feature"] == "share:click:365"
+
+
+@pytest.mark.parametrize("name", ["share:click:30", "share:click:365"])
+def test_the_iqp_baseline_ranks_by_the_feature_that_is_named(name, examples, rule, examples_path):
+    config = tiny_config("interactrank")
+    figures = evaluate.evaluate_baseline(f"iqp:{name}", config, examples_path, "test")
+    assert (figures["name"], figures["feature"]) == (f"iqp:{name}", name)
+    blocks = list(examples.blocks("test"))
+    column = examples.metadata.cross.index(name)
+    score = np.concatenate([block["cross"][block["mask"], column] for block in blocks])
+    engaged = np.concatenate([rule.engaged(block["actions"][block["mask"]]) for block in blocks])
+    assert figures["metrics"]["roc_auc"] == pytest.approx(metrics.roc_auc(score, engaged))
+
+
+def test_the_command_says_which_feature_it_ranked_by(examples_path, capsys):
+    config = REPOSITORY / "tests" / "faults" / "configs.py"
+    flags = [f"--config={config}:tiny", f"--examples={examples_path}"]
+    assert cli.main(["evaluate", "--baseline=iqp", *flags]) == 0
+    assert "iqp ranks by share:click:365" in capsys.readouterr().out
+    assert cli.main(["evaluate", "--baseline=iqp:share:click:300", *flags]) == 2
+    assert "Did you mean 'share:click:30'?" in capsys.readouterr().err
 
 
 def test_prior_correction_takes_out_weights_and_sampling(trained_run, examples, rule):
@@ -190,9 +212,17 @@ class TestRefusals:
         with pytest.raises(InputError, match="Did you mean 'test'"):
             evaluate.evaluate(trained_run, examples_path, "tset")
 
-    def test_an_unknown_baseline_is_named(self, examples_path):
-        with pytest.raises(InputError, match="Did you mean 'bm25'"):
-            evaluate.evaluate_baseline("bm52", tiny_config("interactrank"), examples_path)
+    @pytest.mark.parametrize(
+        ("name", "message"),
+        [
+            ("bm52", "Did you mean 'bm25'"),
+            ("ipq:share:click:30", "Did you mean 'iqp'"),
+            ("bm25:title", "'bm25' takes no feature"),
+        ],
+    )
+    def test_an_unknown_baseline_is_named(self, examples_path, name, message):
+        with pytest.raises(InputError, match=message):
+            evaluate.evaluate_baseline(name, tiny_config("interactrank"), examples_path)
 
     def test_a_directory_without_a_run(self, tmp_path, examples_path):
         with pytest.raises(InputError, match="holds no run"):

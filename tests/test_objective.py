@@ -9,11 +9,13 @@ import numpy as np
 import optax
 import pytest
 
-from interactrank_jax import losses, optim, sketch
+from configs import common, interactrank
+from interactrank_jax import loss_config, losses, optim, sketch
 from interactrank_jax import objective as objectives
 from interactrank_jax.data.examples import Examples
 from interactrank_jax.data.pipeline import train_iterator
 from interactrank_jax.errors import InputError
+from interactrank_jax.labels import LabelRule
 from interactrank_jax.objective import Objective
 from interactrank_jax.runs import Run
 from interactrank_jax.scoring.index import encode_items
@@ -236,5 +238,66 @@ class TestRefusals:
             make_objective(Examples(examples_path), **loss)
 
 
-def test_correction_and_pointwise_names_are_those_of_the_losses():
-    assert set(objectives.POINTWISE.values()) == {losses.sigmoid_cross_entropy, losses.focal}
+class TestHeadWeights:
+    def weights(self, examples, label, loss=()):
+        config = tiny_config("two_tower")
+        config.label.update(label)
+        rule = Run("unused", config, examples.metadata).rule
+        config.train.loss.head_weights = loss
+        return loss_config.head_weights(config.train.loss, rule)
+
+    def test_are_those_of_the_heads_actions_in_the_label(self, examples):
+        label = {"heads": ("save", "click", "engaged"), "utility": (0.0, 0.0, 1.0)}
+        assert self.weights(examples, label) == pytest.approx((7 / 16, 2 / 16, 7 / 16))
+
+    def test_a_negative_actions_weight_is_not_that_of_engagement(self, examples):
+        label = {"positive": ("click",), "negative": ("save",)}
+        assert self.weights(examples, label) == pytest.approx((2 / 9, 7 / 9))
+
+    def test_an_action_without_a_weight_counts_one(self, examples):
+        assert self.weights(examples, {"weights": ()}) == (0.5, 0.5)
+        assert self.weights(examples, {"weights": (("click", 3.0),)}) == (0.75, 0.25)
+
+    def test_of_interactranks_label_are_twenty_to_seven_to_twenty(self):
+        config = interactrank.get_config("search")
+        actions = ("click", "long_click", "short_click", "save")
+        rule = LabelRule.from_config(config.label, actions)
+        assert rule.heads == ("engaged", "save", "long_click")
+        assert not config.train.loss.head_weights
+        weights = loss_config.head_weights(config.train.loss, rule)
+        assert weights == (20 / 47, 7 / 47, 20 / 47)
+
+    def test_given_ones_are_taken(self, examples):
+        assert self.weights(examples, {}, (3.0, 1.0)) == (0.75, 0.25)
+
+    @pytest.mark.parametrize("argument", common.DATA_SETS)
+    def test_no_config_of_ours_has_to_give_any(self, argument):
+        assert common.base_config(argument).train.loss.head_weights == ()
+
+
+class TestALossOfOnesOwn:
+    def test_is_left_out_where_the_config_has_no_weight_for_it(self, examples, registries):
+        losses.register("own", kind="slate")(losses.listwise_softmax)
+        assert make_objective(examples).slate_weights == ()
+        assert make_objective(examples, own_weight=0.5).slate_weights == (("own", 0.5),)
+
+    def test_is_called_as_its_kind_is(self, examples, batches, registries):
+        """Beside ours under another name, each gives the same."""
+        losses.register("bce_too", kind="pointwise")(losses.sigmoid_cross_entropy)
+        losses.register("own_slate", kind="slate")(losses.listwise_softmax)
+        losses.register("own_distill", kind="distillation")(losses.distill_delta_ndcg)
+        terms = {"listwise_weight": 0.1, "own_slate_weight": 0.1}
+        terms |= {"distill_ndcg_weight": 0.1, "own_distill_weight": 0.1}
+        optimizer = optax.sgd(0.1)
+        rows = optim.RowOptimizer("adagrad", lambda _: jnp.float32(0.1))
+        trainer = Trainer(examples, "two_tower", optimizer, rows, {**terms, "name": "bce_too"})
+        sums = trainer(trainer.initial, batches[0]).sums
+        assert sums["loss/own_slate"] == sums["loss/listwise"] > 0
+        assert sums["loss/own_distill"] == sums["loss/distill_ndcg"] > 0
+        plain = Trainer(examples, "two_tower", optimizer, rows, {**terms, "name": "bce"})
+        assert sums["loss"] == plain(plain.initial, batches[0]).sums["loss"]
+
+    def test_cannot_have_the_name_of_a_head(self, examples, registries):
+        losses.register("save", kind="slate")(losses.listwise_softmax)
+        with pytest.raises(InputError, match=r"two terms of the loss are called 'save'.*register"):
+            make_objective(examples, save_weight=0.5)

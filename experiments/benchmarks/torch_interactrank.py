@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from experiments.benchmarks.workload import Batch, Workload
 from interactrank_jax.data.examples import PADDING, NumericStatistics
 from interactrank_jax.labels import LabelRule
+from interactrank_jax.loss_config import head_weights
 from interactrank_jax.losses import MAX_LOG_SCALE
 from interactrank_jax.models.inputs import ITEM, QUERY, USER, Inputs
 from interactrank_jax.models.layers import LAYER_NORM_EPSILON
@@ -201,8 +202,8 @@ class InteractRank(nn.Module):
         weight = config.model.cross.weight_init
         self.cross_weight = nn.Parameter(torch.full((len(metadata.cross), heads), weight))
         self.register_buffer("cross_scale", torch.tensor(self.inputs.cross_scale))
-        head_weights = torch.tensor(list(self.loss_config.head_weights))
-        self.register_buffer("head_weights", head_weights / head_weights.sum())
+        weights = head_weights(self.loss_config, self.rule)
+        self.register_buffer("head_weights", torch.tensor(weights))
         self.candidates = float(metadata.splits["train"].candidates)
         scale = config.model.embedding_scale
         self.tables = nn.ParameterDict()

@@ -6,7 +6,7 @@ bit or a missing tail is an error that names the file, never a wrong number.
 
 import json
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -38,7 +38,7 @@ def decode_block(record: bytes, names: Sequence[str] | None = None) -> dict[str,
     """Unpacks a record; `names` limits the columns (a column left out costs nothing).
 
     Raises:
-      InputError: the record is no block, or its checksum does not match.
+      InputError: the record is no block, or its checksum or its header does not match.
     """
     if record[: len(MAGIC)] != MAGIC or len(record) < _PREFIX:
         raise InputError("not a block of examples: prepare the examples again.")
@@ -48,11 +48,16 @@ def decode_block(record: bytes, names: Sequence[str] | None = None) -> dict[str,
     size = int.from_bytes(body[:4], "little")
     offset = 4 + size
     columns = {}
-    for name, dtype, shape in json.loads(bytes(body[4:offset])):
-        count = int(np.prod(shape, dtype=np.int64))
-        if names is None or name in names:
-            columns[name] = np.frombuffer(body, dtype, count, offset).reshape(shape)
-        offset += count * np.dtype(dtype).itemsize
+    try:
+        for name, dtype, shape in json.loads(bytes(body[4:offset])):
+            if min(shape, default=0) < 0:  # NumPy would take what is left
+                raise ValueError(f"column '{name}' has shape {shape}")
+            count = int(np.prod(shape, dtype=np.int64))
+            if names is None or name in names:
+                columns[name] = np.frombuffer(body, dtype, count, offset).reshape(shape)
+            offset += count * np.dtype(dtype).itemsize
+    except (TypeError, ValueError) as error:
+        raise InputError(f"a block's header is wrong ({error}): prepare again.") from error
     if names is not None and len(columns) != len(set(names)):
         missing = sorted(set(names) - set(columns))
         raise InputError(f"blocks hold no column {missing}: prepare with a config that adds it.")
@@ -101,12 +106,19 @@ class BlockWriter:
 
 
 def read_blocks(
-    files: Iterable[PathLike], names: Sequence[str] | None = None
+    files: Iterable[PathLike],
+    names: Sequence[str] | None = None,
+    check: Callable[[Columns], None] = lambda columns: None,
 ) -> Iterator[dict[str, np.ndarray]]:
     """Yields the blocks of `files` in order, each read once.
 
+    Args:
+      files: paths.
+      names: limits the columns.
+      check: looks at each block, and raises InputError where it is wrong.
+
     Raises:
-      InputError: a file is absent or damaged; the message names it.
+      InputError: a file is absent or damaged, or `check` refuses a block; the message names it.
     """
     for file in files:
         if not Path(file).is_file():
@@ -114,7 +126,9 @@ def read_blocks(
         try:
             reader = array_record_module.ArrayRecordReader(str(file))
             for index in range(reader.num_records()):
-                yield decode_block(reader.read([index])[0], names)
+                columns = decode_block(reader.read([index])[0], names)
+                check(columns)
+                yield columns
             reader.close()
         except InputError as error:
             raise InputError(f"{file}: {error}") from error

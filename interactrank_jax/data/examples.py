@@ -24,10 +24,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
+import pyarrow as pa
 
-from interactrank_jax import files
-from interactrank_jax.data import blocks
+from interactrank_jax import artefacts, files
+from interactrank_jax.data import blocks, checks
 from interactrank_jax.errors import InputError, did_you_mean
 
 FORMAT_VERSION = 3
@@ -169,6 +169,22 @@ class Metadata:
             kwargs[name] = {key: kind(**item) for key, item in value[name].items()}
         return cls(**kwargs)
 
+    @classmethod
+    def read(cls, value: Any, file: files.PathLike) -> "Metadata":
+        """Builds it from what `file` holds, and checks that its parts fit each other.
+
+        Raises:
+          InputError: they do not, or parts are absent; the message names the file.
+        """
+        try:
+            metadata = cls.from_json(value)
+            checks.check_metadata(metadata)
+        except InputError as error:
+            raise InputError(f"{file}: {error} It was edited: prepare again.") from error
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            raise InputError(f"{file} is incomplete ({error!r}): prepare again.") from error
+        return metadata
+
     def select(self, entities: Sequence[str], kind: str | None = None) -> tuple[Feature, ...]:
         """Returns the features of some entities, in order, optionally of one kind."""
         return tuple(
@@ -242,19 +258,19 @@ class Examples:
         self._sparse_cross: dict[str, SparseCross] = {}
         self._whole: set[str] = set()
         value = files.read_sealed(file)
-        try:
-            self._digests: dict[str, str] = value.pop("files")
-            self.metadata = Metadata.from_json(value)
-        except (KeyError, TypeError) as error:
-            raise InputError(f"{file} is incomplete ({error}): prepare again.") from error
+        digests = value.pop("files", None)
+        if not isinstance(digests, dict):
+            raise InputError(f"{file} is incomplete (no checksums): prepare again.")
+        self._digests: dict[str, str] = digests
+        self.metadata = Metadata.read(value, file)
 
     def file(self, name: str) -> Path:
         """Returns the path of a file by its name in the directory, once its checksum is right.
 
         Raises:
-          InputError: it is absent or damaged.
+          InputError: it is absent or damaged, or the name leads out of the directory.
         """
-        path = self.path / name
+        path = artefacts.inside(self.path, name)
         if name not in self._whole:
             if not path.is_file():
                 raise InputError(f"{path} does not exist: prepare the examples again.")
@@ -291,8 +307,24 @@ class Examples:
     def blocks(
         self, split: str, names: Sequence[str] | None = None
     ) -> Iterator[dict[str, np.ndarray]]:
-        """Yields a split's blocks in order, every example once."""
-        return blocks.read_blocks(self.block_files(split), names)
+        """Yields a split's blocks in order, every example once.
+
+        Raises:
+          InputError: a file is absent or damaged, or does not fit the metadata.
+        """
+        count, paths = 0, self.block_files(split)
+        for block in blocks.read_blocks(paths, names, self.block_check(split)):
+            count += len(next(iter(block.values())))
+            yield block
+        if count != self.split(split).examples:
+            raise InputError(
+                f"{self.path / split} holds {count} examples, {METADATA_FILE} says "
+                f"{self.split(split).examples}: prepare the examples again."
+            )
+
+    def block_check(self, split: str) -> checks.BlockCheck:
+        """Returns what holds a split's blocks against the metadata."""
+        return checks.BlockCheck(self.metadata, split, self.num_items)
 
     @functools.cached_property
     def items(self) -> dict[str, np.ndarray]:
@@ -300,10 +332,7 @@ class Examples:
 
         `numeric` `[I, Fn]`, and per feature `[I]` (categorical) or `[I, width]`.
         """
-        names = ["id", "count", "numeric"] + [
-            feature.name for feature in self.metadata.select(("item",)) if feature.kind != "numeric"
-        ]
-        return {name: self._load(f"items/{name}.npy") for name in names}
+        return checks.load_items(self)
 
     @property
     def num_items(self) -> int:
@@ -313,7 +342,7 @@ class Examples:
     @functools.cached_property
     def item_ids(self) -> np.ndarray:
         """Original item id of each store row (object array; None for padding)."""
-        column = pq.read_table(self.file("items/ids.parquet"))["item_id"]
+        column = self._table("items/ids.parquet", self.num_items, "item_id")["item_id"]
         # Not through NumPy's own conversion: integers beside a null would become floats.
         return np.array(column.to_pylist(), dtype=object)
 
@@ -330,28 +359,25 @@ class Examples:
                     f"cannot be scored with the corpus. Use validation or test, prepared with "
                     f"config.data.cross.corpus=True."
                 )
-            self._sparse_cross[split] = SparseCross(
-                *(
-                    self._load(f"cross/{split}/{field.name}.npy")
-                    for field in dataclasses.fields(SparseCross)
-                )
-            )
+            self._sparse_cross[split] = SparseCross(**checks.load_sparse_cross(self, split))
         return self._sparse_cross[split]
 
     def has_corpus(self, split: str) -> bool:
         """Whether requests of a split can be scored with the corpus."""
         return any(name.startswith(f"cross/{split}/") for name in self._digests)
 
-    def raw_requests(self, split: str):
+    def raw_requests(self, split: str) -> pa.Table:
         """Returns the requests as they came (pyarrow table), one row per request_index."""
-        return pq.read_table(self.file(f"raw/{split}.parquet"))
+        requests = self.split(split).requests
+        return self._table(f"raw/{split}.parquet", requests, "request_id")
 
-    def raw_items(self):
+    def raw_items(self) -> pa.Table:
         """Returns the items as they came (pyarrow table), one row per store row."""
-        return pq.read_table(self.file("raw/items.parquet"))
+        return self._table("raw/items.parquet", self.num_items, "item_id")
 
-    def _load(self, name: str) -> np.ndarray:
-        return np.load(self.file(name), mmap_mode="r", allow_pickle=False)
+    def _table(self, name: str, rows: int, column: str) -> pa.Table:
+        path = self.file(name)
+        return artefacts.read_table(path, rows, column)
 
 
 def write_metadata(directory: files.PathLike, metadata: Metadata) -> None:

@@ -2,7 +2,7 @@
 
 import contextlib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import grain
@@ -67,7 +67,11 @@ def train_iterator(
     Raises:
       InputError: fewer blocks than shards; a file is absent or damaged (also while iterating).
     """
-    source = _BlockSource(examples.block_files("train"), names or train_columns(examples))
+    source = _BlockSource(
+        examples.block_files("train"),
+        names or train_columns(examples),
+        examples.block_check("train"),
+    )
     if len(source) < num_shards:
         raise InputError(
             f"{examples.path}/train has {len(source)} blocks for {num_shards} processes. Prepare "
@@ -89,13 +93,13 @@ def train_iterator(
 
 
 class _BlockSource:
-    """The blocks of some files for Grain, decoded; what is damaged is named."""
+    """The blocks of some files for Grain, decoded and checked; what is damaged is named."""
 
-    def __init__(self, paths: Sequence[Path], names: Sequence[str]):
+    def __init__(self, paths: Sequence[Path], names: Sequence[str], check: Callable[[Batch], None]):
         for path in paths:
             if not path.is_file():
                 raise InputError(f"{path} does not exist: prepare the examples again.")
-        self._directory, self._names = paths[0].parent, names
+        self._directory, self._names, self._check = paths[0].parent, names, check
         with self._errors():
             self._records = grain.sources.ArrayRecordDataSource([str(path) for path in paths])
 
@@ -104,7 +108,9 @@ class _BlockSource:
 
     def __getitem__(self, index: int) -> Batch:
         with self._errors():
-            return decode_block(self._records[index], self._names)
+            columns = decode_block(self._records[index], self._names)
+            self._check(columns)
+            return columns
 
     @contextlib.contextmanager
     def _errors(self) -> Iterator[None]:

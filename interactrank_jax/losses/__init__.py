@@ -7,10 +7,13 @@ and returns a `Total`. Totals of several batches or devices are added, field by 
 What `where` leaves out changes neither value nor gradient, whatever it holds, NaN included.
 Arithmetic is float32 or wider whatever the inputs are. Shapes must match exactly: [B] against
 [B, 1] is an error, not a [B, B] loss.
+
+`register` names a loss that `config.train.loss` chooses; `properties.check` tests one.
 """
 
 from interactrank_jax.losses.distillation import distill_delta_ndcg, distill_pointwise
 from interactrank_jax.losses.pointwise import focal, sigmoid_cross_entropy
+from interactrank_jax.losses.registry import LOSSES, of_kind, register
 from interactrank_jax.losses.slate import listwise_softmax, pairwise_logistic
 from interactrank_jax.losses.softmax import (
     CORRECTIONS,
@@ -26,6 +29,7 @@ from interactrank_jax.losses.total import Total
 
 __all__ = [
     "CORRECTIONS",
+    "LOSSES",
     "MAX_LOG_SCALE",
     "Total",
     "accidental_hits",
@@ -35,7 +39,9 @@ __all__ = [
     "focal",
     "listwise_softmax",
     "log_q_from_counts",
+    "of_kind",
     "pairwise_logistic",
+    "register",
     "sampled_softmax",
     "scale_logits",
     "sigmoid_cross_entropy",

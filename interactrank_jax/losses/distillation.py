@@ -9,10 +9,12 @@ import jax
 import jax.numpy as jnp
 
 from interactrank_jax.losses.pointwise import sigmoid_cross_entropy
+from interactrank_jax.losses.registry import register
 from interactrank_jax.losses.slate import ordered_pairs, pair_losses
 from interactrank_jax.losses.total import Total, accumulator, existing_rows, sum_rows
 
 
+@register("distill", kind="distillation")
 def distill_pointwise(
     logits: jax.Array,
     teacher_logits: jax.Array,
@@ -43,6 +45,7 @@ def distill_pointwise(
     return Total(temperature**2 * loss, weight)
 
 
+@register("distill_ndcg", kind="distillation")
 def distill_delta_ndcg(
     logits: jax.Array,
     teacher_logits: jax.Array,

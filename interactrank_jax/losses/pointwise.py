@@ -3,9 +3,11 @@
 import jax
 import jax.numpy as jnp
 
+from interactrank_jax.losses.registry import register
 from interactrank_jax.losses.total import Total, existing_rows, sum_rows
 
 
+@register("bce", kind="pointwise")
 def sigmoid_cross_entropy(
     logits: jax.Array,
     labels: jax.Array,
@@ -29,6 +31,7 @@ def sigmoid_cross_entropy(
     return sum_rows(labels * positive + (1 - labels) * negative, where, weights)
 
 
+@register("focal", kind="pointwise")
 def focal(
     logits: jax.Array,
     labels: jax.Array,

@@ -7,9 +7,11 @@ of a pair is the product of the weights of its rows.
 import jax
 import jax.numpy as jnp
 
+from interactrank_jax.losses.registry import register
 from interactrank_jax.losses.total import Total, check_shape, existing_rows, sum_rows
 
 
+@register("pairwise", kind="slate")
 def pairwise_logistic(
     logits: jax.Array,
     labels: jax.Array,
@@ -36,6 +38,7 @@ def pairwise_logistic(
     return sum_rows(pair_losses(logits), None, pair_weights)
 
 
+@register("listwise", kind="slate")
 def listwise_softmax(
     logits: jax.Array,
     labels: jax.Array,

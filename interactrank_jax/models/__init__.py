@@ -1,1 +1,13 @@
-"""The models: every one is a `PreRanker` (see `preranker.py`)."""
+"""The models. Importing this package registers them: see `registry.py`."""
+
+from interactrank_jax.models import (  # noqa: F401
+    cold,
+    dat,
+    fit,
+    interactfit,
+    interactrank,
+    inttower,
+    matrix_factorization,
+    ranking,
+    two_tower,
+)

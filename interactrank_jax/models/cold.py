@@ -6,7 +6,9 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from interactrank_jax.models import flops
 from interactrank_jax.models.fields import JointRanker, flat
+from interactrank_jax.models.registry import register
 
 Array = jax.Array
 
@@ -30,6 +32,7 @@ class SqueezeExcitation(nn.Module):
         return nn.sigmoid(importance)[..., None] * fields.astype(self.dtype)
 
 
+@register("cold", flops=flops.cold)
 class COLD(JointRanker):
     """logit = MLP(all fields side by side, each scaled by its importance).
 

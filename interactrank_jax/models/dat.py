@@ -18,8 +18,10 @@ import jax.numpy as jnp
 from interactrank_jax.data.examples import Feature
 from interactrank_jax.errors import InputError, did_you_mean
 from interactrank_jax.losses import Total
+from interactrank_jax.models import flops
 from interactrank_jax.models.inputs import ITEM, QUERY, USER, ItemInput, RequestInput, SequenceInput
 from interactrank_jax.models.preranker import Training
+from interactrank_jax.models.registry import register
 from interactrank_jax.models.two_tower import TwoTower
 
 Array = jax.Array
@@ -37,6 +39,7 @@ class Augmented(NamedTuple):
     augmented: Array | None
 
 
+@register("dat", flops=flops.two_tower)
 class DAT(TwoTower):
     """The two-tower model with augmented vectors; at inference its representations and its score.
 

@@ -14,10 +14,12 @@ from flax import linen as nn
 
 from interactrank_jax.errors import InputError
 from interactrank_jax.losses import Total
+from interactrank_jax.models import flops
 from interactrank_jax.models.affine import AffineRanker
 from interactrank_jax.models.inputs import ItemInput, RequestInput
 from interactrank_jax.models.late import LightweightScorer
 from interactrank_jax.models.preranker import Training
+from interactrank_jax.models.registry import register
 from interactrank_jax.models.sequence import EventEmbedding, TargetAttention
 from interactrank_jax.models.towers import ItemTower, QueryTower
 
@@ -83,6 +85,7 @@ def temperature(progress: Array, decay: float, minimum: float) -> Array:
     return jnp.maximum(1 - progress / decay, minimum)
 
 
+@register("fit", flops=flops.late)
 class FIT(AffineRanker):
     """logit = LSS(heads(u_idx), heads(v)), with u_n the user vector of meta query n.
 
@@ -142,6 +145,12 @@ class FIT(AffineRanker):
                 )
 
     def _attribute_width(self) -> int:
+        if not self.inputs.item:
+            raise InputError(
+                "meta queries are compared with the embedded features of items, and "
+                "config.model.only and .exclude leave none: keep one, or set "
+                "config.model.meta.vectors to 0."
+            )
         return sum(
             feature.width if feature.kind == "embedding" else self.row_width(feature.table)
             for feature in self.inputs.item
@@ -191,6 +200,10 @@ class FIT(AffineRanker):
         similarity = self.meta.similarity(jnp.concatenate(attributes, -1))
         nearest = jnp.argmax(similarity, -1).astype(jnp.int32)
         return Item(vectors, nearest, similarity if train else None)
+
+    def number_limit(self) -> int:
+        """Returns the number of meta queries, which `Item.meta` is one of."""
+        return max(int(self.config.meta.vectors), 1)
 
     # --- Scoring ---
 

@@ -17,6 +17,7 @@ from interactrank_jax.errors import InputError, did_you_mean
 Array = jax.Array
 
 HISTORIES = ("history", "query_history")
+LOOKED_UP = ("categorical", "text")  # kinds of features that embedding tables hold
 USER, QUERY, ITEM = "user_id", "query_id", "item_id"  # names of the id features
 
 
@@ -62,14 +63,16 @@ class Inputs(NamedTuple):
           heads: names of the model's heads.
           config: the `model` part of a config: `only` names the embedded features, ids included,
             that the model shall see (all if empty), `exclude` the features, numeric ones too, that
-            it shall not; `sequence` says what histories are made of.
+            it shall not; `sequence` says what histories are made of. Features that the model shall
+            not see drop out of histories too; where none is left, histories are made of the other
+            embedded features of items, and without any there are none.
 
         Raises:
-          InputError: `only`, `exclude` or `sequence.features` names what is not there.
+          InputError: `only`, `exclude` or `sequence.features` names what is not there; nothing is
+            left of a request, of an item, or of a history that a target attends to.
         """
         only, exclude = tuple(config["only"]), tuple(config["exclude"])
         sequence = config["sequence"]
-        histories = tuple(role for role in HISTORIES if sequence[role] != "none")
         request_side, item_side = ("user", "request"), ("item",)
         names: list[str] = []
         numbers: list[str] = []
@@ -111,24 +114,53 @@ class Inputs(NamedTuple):
             actions=len(metadata.actions),
             history_length=metadata.history_length,
             query_history_length=metadata.query_history_length,
-            sequence=tuple(sequence["features"]) if histories else (),
-            histories=histories,
+            sequence=(),
+            histories=tuple(role for role in HISTORIES if sequence[role] != "none"),
         )
-        items = [feature.name for feature in inputs.item if feature.kind != "embedding"]
+        items = [f.name for f in metadata.select(item_side) if f.kind in LOOKED_UP]
         for field, given, known in (
             ("only", only, names),
             ("exclude", exclude, [*names, *numbers]),
-            ("sequence.features", inputs.sequence, items),
+            ("sequence.features", tuple(sequence["features"]), [ITEM, *items]),
         ):
             for name in given:
                 if name not in known:
                     raise InputError(f"config.model.{field}: '{name}'." + did_you_mean(name, known))
-        if inputs.histories and not inputs.sequence:
-            raise InputError(
-                f"config.model.sequence.features is empty: name item features such as {items[:2]}, "
-                f"or set config.model.sequence.history and .query_history to 'none'."
-            )
+        if inputs.histories:
+            inputs = inputs._with_sequence(sequence)
+        inputs._check_sides()
         return inputs
+
+    def _check_sides(self) -> None:
+        for side, *features in (
+            ("a request", self.request, self.request_numeric, self.histories),
+            ("an item", self.item, self.item_numeric),
+        ):
+            if not any(features):
+                raise InputError(
+                    f"config.model.only and config.model.exclude leave nothing of {side}: keep at "
+                    f"least one feature of each side."
+                )
+
+    def _with_sequence(self, sequence: Mapping[str, Any]) -> "Inputs":
+        """Returns these inputs with what histories are made of: what `self.item` has of it."""
+        if not sequence["features"]:
+            raise InputError(
+                "config.model.sequence.features is empty: name item features such as "
+                f"{[feature.name for feature in self.item][:2]}, or set "
+                "config.model.sequence.history and .query_history to 'none'."
+            )
+        looked_up = [feature.name for feature in self.item if feature.kind in LOOKED_UP]
+        chosen = tuple(name for name in sequence["features"] if name in looked_up)
+        if looked_up:
+            return self._replace(sequence=chosen or tuple(looked_up))
+        if sequence["history"] == "target":
+            raise InputError(
+                "config.model.sequence.history is 'target', and config.model.only and .exclude "
+                "leave no embedded feature of items that a history could be made of: set it to "
+                "'none', or keep one."
+            )
+        return self._replace(histories=())
 
 
 @struct.dataclass

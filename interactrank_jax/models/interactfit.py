@@ -4,13 +4,16 @@ from typing import Any, ClassVar
 
 import jax
 
+from interactrank_jax.models import flops
 from interactrank_jax.models.cross import CrossTerms
 from interactrank_jax.models.fit import FIT, Item
 from interactrank_jax.models.preranker import Training
+from interactrank_jax.models.registry import register
 
 Array = jax.Array
 
 
+@register("interactfit", flops=flops.interactfit)
 class InteractFIT(FIT):
     """logit = FIT's logit + sum_k w_hk f(IQP_k).
 

@@ -4,12 +4,15 @@ from typing import ClassVar
 
 import jax
 
+from interactrank_jax.models import flops
 from interactrank_jax.models.cross import CrossTerms
+from interactrank_jax.models.registry import register
 from interactrank_jax.models.two_tower import TwoTower
 
 Array = jax.Array
 
 
+@register("interactrank", flops=flops.interactrank)
 class InteractRank(TwoTower):
     """logit_h = w_h <u_h, v> + sum_k w_hk f(IQP_k) + b_h.
 

@@ -17,9 +17,11 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
+from interactrank_jax.models import flops
 from interactrank_jax.models.inputs import ItemInput, RequestInput
 from interactrank_jax.models.layers import MLP, along_last, l2_normalize
 from interactrank_jax.models.preranker import PreRanker
+from interactrank_jax.models.registry import register
 from interactrank_jax.models.sequence import masked_mean
 from interactrank_jax.models.towers import QueryTower, TowerInput
 
@@ -47,6 +49,8 @@ class LightSE(nn.Module):
     def __call__(self, fields: Mapping[str, Array]) -> dict[str, Array]:
         """Returns the gates of F fields `[..., d]`, by name, `[..., 1]` each; widths may differ."""
         names = sorted(fields)
+        if not names:  # of a side that has numbers alone
+            return {}
         squeezed = jnp.stack([fields[name].mean(-1) for name in names], -1)
         excited = nn.Dense(len(names), dtype=self.dtype)(squeezed).astype(jnp.float32)
         gates = 1 + jax.nn.softmax(excited, -1)
@@ -102,6 +106,7 @@ def expected_maximum(count: int, width: int) -> float:
     return float(quantile / np.sqrt(width))
 
 
+@register("inttower", flops=flops.inttower)
 class IntTower(PreRanker):
     """logit_h = w_h (s - c) + b_h, with s = sum_l sum_u max_v <z_lu, z_v>.
 

@@ -8,14 +8,17 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from interactrank_jax.errors import InputError
+from interactrank_jax.models import flops
 from interactrank_jax.models.fields import l2_penalty
 from interactrank_jax.models.inputs import ITEM, USER, ItemInput, RequestInput
 from interactrank_jax.models.layers import along_last
 from interactrank_jax.models.preranker import PreRanker, Training
+from interactrank_jax.models.registry import register
 
 Array = jax.Array
 
 
+@register("matrix_factorization", flops=flops.matrix_factorization)
 class MatrixFactorization(PreRanker):
     """logit_h = <p_uh, q_ih> + b_uh + b_ih + b_h (Koren et al., 2009), a factorisation per head.
 

@@ -122,6 +122,13 @@ class PreRanker(nn.Module):
         del table
         return int(self.config.embedding_dim)
 
+    def number_limit(self) -> int | None:
+        """Returns what every integer of an item's representation lies below; None: unknown.
+
+        An index is held against it: scoring may take such integers for rows without looking.
+        """
+        return None
+
     def constrain(self, params: Any) -> Any:
         """Returns the parameters within their bounds; called after each update."""
         return params

@@ -6,15 +6,18 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from interactrank_jax.models import flops
 from interactrank_jax.models.cross import CrossTerms
 from interactrank_jax.models.fields import JointRanker, SideFields, flat
 from interactrank_jax.models.inputs import ItemInput, RequestInput
 from interactrank_jax.models.layers import along_last
 from interactrank_jax.models.preranker import PreRanker
+from interactrank_jax.models.registry import register
 
 Array = jax.Array
 
 
+@register("lr", flops=flops.linear_cross)
 class LogisticRegression(PreRanker):
     """logit_h = sum of the weights of all inputs + b_h: of ids one, of numbers and cross linear.
 
@@ -63,6 +66,7 @@ class LogisticRegression(PreRanker):
         return query + items + along_last(self.bias, items)
 
 
+@register("wide_deep", flops=flops.wide_deep)
 class WideAndDeep(JointRanker):
     """logit = first-order terms + MLP(all fields) (Cheng et al., 2016).
 
@@ -91,6 +95,7 @@ def factorization_machine(query: Array, pair: Array) -> Array:
     return 0.5 * (total * total - squares).sum(-1)
 
 
+@register("deepfm", flops=flops.deepfm)
 class DeepFM(JointRanker):
     """logit_h = first-order terms + a_h FM(all fields) + MLP(all fields) (Guo et al., 2017).
 
@@ -131,6 +136,7 @@ class CrossNetwork(nn.Module):
         return x
 
 
+@register("dcn_v2", flops=flops.dcn_v2)
 class DCNV2(JointRanker):
     """logit = linear in [cross network(x), MLP(x)], x all fields in a row: the parallel form."""
 
@@ -180,6 +186,7 @@ class InteractingLayer(nn.Module):
         return nn.relu(attended.reshape(*fields.shape[:-1], -1) + project("residual"))
 
 
+@register("autoint", flops=flops.autoint)
 class AutoInt(JointRanker):
     """logit = linear in [interacting layers(fields), MLP(fields)] (Song et al., 2019).
 

@@ -1,36 +1,88 @@
-"""Names of the models, and how to build one from a config."""
+"""Names of the models, and how to build one from a config.
+
+A model gets its name where it is defined, in this package or in a file of the user's, such as a
+config:
+
+    @register("mine")
+    class Mine(TwoTower): ...
+
+Importing `interactrank_jax.models` registers ours.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
 
 from ml_collections import ConfigDict, FrozenConfigDict
 
+from interactrank_jax import registration
 from interactrank_jax.errors import InputError, did_you_mean
-from interactrank_jax.models.cold import COLD
-from interactrank_jax.models.dat import DAT
-from interactrank_jax.models.fit import FIT
+from interactrank_jax.fields import Field
+from interactrank_jax.models.flops import Shapes
 from interactrank_jax.models.inputs import Inputs
-from interactrank_jax.models.interactfit import InteractFIT
-from interactrank_jax.models.interactrank import InteractRank
-from interactrank_jax.models.inttower import IntTower
-from interactrank_jax.models.matrix_factorization import MatrixFactorization
 from interactrank_jax.models.preranker import PreRanker
-from interactrank_jax.models.ranking import DCNV2, AutoInt, DeepFM, LogisticRegression, WideAndDeep
-from interactrank_jax.models.two_tower import TwoTower
+from interactrank_jax.registration import calling_file, check_same
 
-MODELS: dict[str, type[PreRanker]] = {
-    "two_tower": TwoTower,
-    "interactrank": InteractRank,
-    "fit": FIT,
-    "interactfit": InteractFIT,
-    "matrix_factorization": MatrixFactorization,
-    "dat": DAT,
-    "inttower": IntTower,
-    "cold": COLD,
-    "lr": LogisticRegression,
-    "wide_deep": WideAndDeep,
-    "deepfm": DeepFM,
-    "dcn_v2": DCNV2,
-    "autoint": AutoInt,
-}
 DTYPES = ("float32", "bfloat16")
+Model = TypeVar("Model", bound=type[PreRanker])
+_PACKAGE = Path(__file__).resolve().parents[1]
+
+
+@dataclasses.dataclass(frozen=True)
+class Registration:
+    """A model under its name.
+
+    Attributes:
+      model: the class.
+      file: that registered it, absolute.
+      flops: FLOPs per candidate in `score` by a formula; None for a model without one.
+      fields: the model's own config fields, named as 'model.NAME': type, range and meaning.
+    """
+
+    model: type[PreRanker]
+    file: str
+    flops: Callable[[Shapes], float] | None = None
+    fields: tuple[Field, ...] = ()
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether the model is part of this package, so that any process knows it."""
+        return Path(self.file).is_relative_to(_PACKAGE)
+
+
+MODELS: dict[str, Registration] = registration.MODELS
+
+
+def register(
+    name: str,
+    *,
+    flops: Callable[[Shapes], float] | None = None,
+    fields: tuple[Field, ...] = (),
+) -> Callable[[Model], Model]:
+    """Names a model class: `config.model.name`. A decorator.
+
+    Running a file again registers its classes anew.
+
+    Args:
+      name: the name.
+      flops: FLOPs per candidate by a formula, held against XLA's count where costs are listed.
+      fields: the model's own config fields, named as 'model.NAME'; a config of this model may have
+        them, and must where they are not optional.
+
+    Raises:
+      InputError: another class has the name.
+    """
+    file = calling_file()
+
+    def decorate(model: Model) -> Model:
+        before = MODELS.get(name)
+        if before is not None:
+            check_same("model", name, (before.file, before.model), (file, model))
+        MODELS[name] = Registration(model, file, flops, tuple(fields))
+        return model
+
+    return decorate
 
 
 def build_model(config: ConfigDict, inputs: Inputs) -> PreRanker:
@@ -45,4 +97,4 @@ def build_model(config: ConfigDict, inputs: Inputs) -> PreRanker:
         raise InputError(
             f"config.model.dtype is '{config.dtype}'." + did_you_mean(str(config.dtype), DTYPES)
         )
-    return MODELS[config.name](FrozenConfigDict(config), inputs)
+    return MODELS[config.name].model(FrozenConfigDict(config), inputs)

@@ -6,13 +6,16 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 
+from interactrank_jax.models import flops
 from interactrank_jax.models.affine import AffineRanker
 from interactrank_jax.models.inputs import ItemInput, RequestInput
+from interactrank_jax.models.registry import register
 from interactrank_jax.models.towers import ItemTower, QueryTower
 
 Array = jax.Array
 
 
+@register("two_tower", flops=flops.two_tower)
 class TwoTower(AffineRanker):
     """logit_h = w_h <u_h(request), v(item)> + b_h with unit vectors and positive w_h.
 

@@ -20,6 +20,7 @@ from interactrank_jax.data.examples import Examples
 from interactrank_jax.data.pipeline import Batch, evaluation_batches
 from interactrank_jax.errors import InputError, did_you_mean
 from interactrank_jax.models.embeddings import item_store
+from interactrank_jax.printable import cell, printable
 from interactrank_jax.runs import Run
 from interactrank_jax.scoring.index import encode_items
 from interactrank_jax.scoring.score import QueryEncoder
@@ -147,16 +148,17 @@ def _texts(examples: Examples, item: np.ndarray) -> tuple[str, ...]:
 def table(explanation: Explanation) -> str:
     """Returns the explanation as text: the request, then a Markdown table of its candidates."""
     found = explanation
-    lines = [", ".join(f"{name}={value}" for name, value in found.request.items()), ""]
+    lines = [printable(", ".join(f"{key}={value}" for key, value in found.request.items())), ""]
     weights = [
-        f"{name} ({weight:+.3g})" for name, weight in zip(found.features, found.weight, strict=True)
+        f"{cell(name)} ({weight:+.3g})"
+        for name, weight in zip(found.features, found.weight, strict=True)
     ]
     header = ["rank", "item", "engaged", "score", "towers", *weights]
     lines += ["| " + " | ".join(header) + " |", "|---" * len(header) + "|"]
     for row, item_id in enumerate(found.item_id):
         text = f" {found.text[row]}" if found.text[row] else ""
         cells = [
-            *(str(row + 1), f"{item_id}{text}".replace("|", r"\|")),
+            *(str(row + 1), cell(f"{item_id}{text}")),
             "yes" if found.engaged[row] else "",
             *(f"{found.score[row]:.4f}", f"{found.towers[row]:.4f}"),
         ]

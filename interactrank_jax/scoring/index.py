@@ -16,8 +16,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from interactrank_jax import files, interrupts
+from interactrank_jax import artefacts, files, interrupts
 from interactrank_jax.checkpoint import fingerprint
+from interactrank_jax.data.checks import INTEGERS, check_below
 from interactrank_jax.data.examples import Examples
 from interactrank_jax.errors import InputError
 from interactrank_jax.models.embeddings import embed_items, item_store
@@ -109,57 +110,86 @@ def build_index(workdir: files.PathLike, examples_path: files.PathLike, out: fil
 
 
 class Index:
-    """An index, opened for a model.
+    """An index, opened for a model and for the examples whose requests it is to score.
 
     Attributes:
       items: the item representation, a pytree with leaves `[I, ...]`.
       ids: original item ids `[I]` (arrow column; null for padding).
 
     Raises:
-      InputError: no index there, damaged, or of another model.
+      InputError: no index there, damaged, of another model, or not of these examples' items.
     """
 
-    def __init__(self, path: files.PathLike, run: Run, model: dict[str, Any]):
+    def __init__(self, path: files.PathLike, run: Run, model: dict[str, Any], examples: Examples):
         self.path = Path(path)
         file = self.path / "metadata.json"
-        if not file.exists():
-            raise InputError(
-                f"{self.path} holds no index (no metadata.json). Expected the --out of "
-                f"`interactrank index`."
-            )
-        metadata = files.read_json(file)
-        found = (None, None)
-        if isinstance(metadata, dict):
-            found = (metadata.get("format"), metadata.get("format_version"))
-        if found != (FORMAT, FORMAT_VERSION):
-            raise InputError(
-                f"{file} is of {found}, expected {(FORMAT, FORMAT_VERSION)}: give the --out of "
-                f"`interactrank index` of this release."
-            )
-        self.metadata = files.read_sealed(file)
+        self.metadata = _read_metadata(file)
         expected = fingerprint(model)
-        if self.metadata["model_checksum"] != expected:
+        if self.metadata.get("model_checksum") != expected:
             raise InputError(
                 f"{self.path} was built by another model (checksum "
-                f"{self.metadata['model_checksum']}, {run.workdir} has {expected}). Its vectors "
-                f"mean nothing to this one: run `interactrank index` again."
+                f"{self.metadata.get('model_checksum')}, {run.workdir} has {expected}). Its "
+                f"vectors mean nothing to this one: run `interactrank index` again."
             )
-        leaves = []
-        for entry in self.metadata["leaves"]:
-            leaf_file = self._whole(entry["file"], entry["sha256"])
-            leaves.append(np.load(leaf_file, allow_pickle=False))
-        self.items = jax.tree.unflatten(_structure(run), leaves)
-        self.ids = pq.read_table(self._whole(IDS, self.metadata["ids_sha256"]))["item_id"]
+        rows = examples.num_items
+        try:
+            self.items = self._load_items(run, rows)
+            ids = self._whole(IDS, self.metadata["ids_sha256"])
+        except (KeyError, TypeError, AttributeError) as error:
+            raise InputError(f"{file} is incomplete ({error!r}): build the index again.") from error
+        self.ids = artefacts.read_table(ids, rows, "item_id")["item_id"]
+
+    def _load_items(self, run: Run, rows: int) -> Any:
+        """Returns the representation, held against what the model makes of so many items.
+
+        Scoring gathers its rows on a device, where one that is not there would be the last.
+        """
+        shapes, structure = jax.tree.flatten(_item_shapes(run))
+        entries = self.metadata["leaves"]
+        if self.metadata["items"] != rows or len(entries) != len(shapes):
+            raise InputError(
+                f"{self.path} has {len(entries)} arrays of {self.metadata['items']} items, the "
+                f"model makes {len(shapes)} and the examples have {rows} items, padding included: "
+                f"build the index again."
+            )
+        leaves, limit = [], run.model.number_limit()
+        for entry, shape in zip(entries, shapes, strict=True):
+            file = self._whole(entry["file"], entry["sha256"])
+            leaf = artefacts.load_array(file, (rows, *shape.shape[2:]), shape.dtype.kind)
+            if leaf.dtype != shape.dtype:
+                raise InputError(f"{file} holds {leaf.dtype}, the model makes {shape.dtype}.")
+            if limit is not None and leaf.dtype.kind in INTEGERS:
+                check_below(str(file), leaf, limit)
+            leaves.append(np.array(leaf))
+        return jax.tree.unflatten(structure, leaves)
 
     def _whole(self, name: str, checksum: str) -> Path:
-        file = self.path / name
+        file = artefacts.inside(self.path, name)
         if not file.is_file() or files.file_digest(file) != checksum:
             raise InputError(f"{file} is absent or damaged: build the index again.")
         return file
 
 
-def _structure(run: Run):
+def _read_metadata(file: Path) -> dict[str, Any]:
+    if not file.exists():
+        raise InputError(
+            f"{file.parent} holds no index (no metadata.json). Expected the --out of "
+            f"`interactrank index`."
+        )
+    metadata = files.read_json(file)
+    found = (None, None)
+    if isinstance(metadata, dict):
+        found = (metadata.get("format"), metadata.get("format_version"))
+    if found != (FORMAT, FORMAT_VERSION):
+        raise InputError(
+            f"{file} is of {found}, expected {(FORMAT, FORMAT_VERSION)}: give the --out of "
+            f"`interactrank index` of this release."
+        )
+    return files.read_sealed(file)
+
+
+def _item_shapes(run: Run) -> Any:
+    """Returns the shapes of one item's representation, `[1, 1, ...]`."""
     sample = zero_inputs(run.inputs, run.model.row_width)
     encode = functools.partial(run.model.apply, method="encode_item")
-    shape = jax.eval_shape(encode, {"params": run.model_template["params"]}, sample["items"])
-    return jax.tree.structure(shape)
+    return jax.eval_shape(encode, {"params": run.model_template["params"]}, sample["items"])

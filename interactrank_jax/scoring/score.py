@@ -157,7 +157,7 @@ def score(
     run.check_examples(examples)
     examples.split(split)
     model, _ = run.restore_model()
-    index = Index(index_path, run, model)
+    index = Index(index_path, run, model, examples)
     scorer = BatchScorer(run, model, index, examples, split, k, batch_size)
     request_ids = examples.raw_requests(split)["request_id"]
 

@@ -203,12 +203,12 @@ def test_the_run_itself(trained_run, tmp_path):
     assert assert_detected(root, files_below(root), 15, read_run, "config.json") < 3
 
 
-def test_the_index(trained_run, index_path, tmp_path):
+def test_the_index(trained_run, index_path, examples_path, tmp_path):
     run = Run.open(trained_run)
     model, _ = run.restore_model()
 
     def read(path):
-        index = Index(path, run, model)
+        index = Index(path, run, model, Examples(examples_path))
         return [index.metadata, index.ids, *jax.tree.leaves(index.items)]
 
     root = Path(shutil.copytree(index_path, tmp_path / "index"))
@@ -219,15 +219,16 @@ def test_saved_scores(trained_run, tmp_path):
     workdir = tmp_path / "run"
     (workdir / "eval").mkdir(parents=True)
     shutil.copy(trained_run / "config.json", workdir)
-    rng = np.random.default_rng(0)
+    run, rng = Run.open(workdir), np.random.default_rng(0)
+    split = run.metadata.splits["test"]
+    count = split.candidates
     np.savez(
         workdir / "eval" / "test.npz",
-        request_index=np.arange(200),
-        item=np.arange(200),
-        score=rng.normal(size=200).astype(np.float32),
-        engaged=rng.random(200) < 0.5,
+        request_index=np.arange(count) % split.requests,
+        item=np.arange(count),
+        score=rng.normal(size=count).astype(np.float32),
+        engaged=rng.random(count) < 0.5,
     )
-    run = Run.open(workdir)
     files = [workdir / "eval" / "test.npz"]
     assert (
         assert_detected(workdir / "eval", files, 40, lambda _: run.saved_scores("test"), "test.npz")

@@ -10,7 +10,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from interactrank_jax import losses, objective
+from interactrank_jax import losses
 from interactrank_jax.data.blocks import BlockWriter
 from interactrank_jax.data.examples import Examples, write_metadata
 from interactrank_jax.runs import Run
@@ -93,14 +93,16 @@ poisoned.defvjp(lambda logits: (logits, None), lambda _, gradient: (gradient * n
 
 
 def test_a_gradient_that_is_not_finite_stops_the_run_and_is_named(
-    examples_path, tmp_path, monkeypatch
+    examples_path, tmp_path, registries
 ):
+    @losses.register("poisoned", kind="pointwise")
     def loss(logits, labels, **kwargs):
         return losses.sigmoid_cross_entropy(poisoned(logits), labels, **kwargs)
 
-    monkeypatch.setitem(objective.POINTWISE, "bce", loss)
+    config = tiny_config("two_tower")
+    config.train.loss.name = "poisoned"
     workdir = tmp_path / "run"
     message = r"step 0: gradient/bias is not finite.*last checkpoint is sound"
     with pytest.raises(FloatingPointError, match=message):
-        train(tiny_config("two_tower"), examples_path, workdir)
+        train(config, examples_path, workdir)
     assert not steps(workdir)

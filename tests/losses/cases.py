@@ -1,64 +1,20 @@
 """The table of all losses: how each is called, and its value computed by hand, in plain loops."""
 
-import dataclasses
 import functools
 import math
-from collections.abc import Callable, Sequence
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 from interactrank_jax import losses
+from interactrank_jax.losses.properties import BINARY, COLUMNS, LABELS, TEACHER, Case
 
-COLUMNS = 6
 GAMMA, TEMPERATURE = 2.0, 2.0
 POSITIVE = np.array([[1, 0, 0, 0, 0, 0], [0, 1, 1, 0, 0, 0], [0, 0, 0, 0, 0, 0]], bool)
-LABELS = np.array([[1, 0, 1, 0, 0, 1], [0, 3, 2, 0, 0.5, 0], [0, 0, 0, 0, 0, 0]], np.float32)
-BINARY = np.minimum(LABELS, 1.0)
 LOG_Q = np.log(np.array([0.3, 0.2, 0.3, 0.1, 0.05, 0.2], np.float32))
 HARD = np.array([[1.0, 9.0], [0.5, -1.0], [0.0, 0.0]], np.float32)
 HARD_WHERE = np.array([[1, 0], [1, 1], [1, 1]], bool)
-
-
-def inputs(shape, scale=1.0, seed=1):
-    return jnp.asarray(scale * np.random.default_rng(seed).normal(size=shape), jnp.float32)
-
-
-TEACHER = np.asarray(inputs((3, COLUMNS), scale=2.0, seed=7))
-
-
-@dataclasses.dataclass(frozen=True)
-class Case:
-    """One loss.
-
-    Attributes:
-      loss: function of logits [3, COLUMNS] and of `others`.
-      others: its further arrays [..., COLUMNS], all over the same columns as the logits.
-      by_hand: (logits, weights, *others), numpy -> (loss, weight).
-      where_rank: 2 where `where` has the shape of the logits, 1 where it is over columns only.
-      degree: how often a row's weight is a factor of the totals.
-      row_weights: whether a row of weight 0 is as good as absent.
-      additive: whether the loss is linear in the weights.
-    """
-
-    loss: Callable[..., losses.Total]
-    others: Sequence[np.ndarray]
-    by_hand: Callable[..., tuple[float, float]]
-    where_rank: int = 2
-    degree: int = 1
-    row_weights: bool = True
-    additive: bool = True
-
-    shape = (3, COLUMNS)
-
-    def where(self, columns):
-        """Which of the columns exist, in the shape that this loss wants."""
-        columns = jnp.asarray(columns, bool)
-        if self.where_rank == 1:
-            return columns
-        return jnp.broadcast_to(columns[None], (self.shape[0], columns.size))
 
 
 def _sigmoid(z):
@@ -151,41 +107,31 @@ def _softmax_case(apart=False, hard=False):
     if hard:
         kwargs |= {"hard_logits": jnp.asarray(HARD), "hard_where": jnp.asarray(HARD_WHERE)}
     by_hand = functools.partial(_softmax, apart, hard)
-    return Case(_sampled(**kwargs), (POSITIVE, LOG_Q), by_hand, where_rank=1, row_weights=False)
+    return Case(by_hand, _sampled(**kwargs), (POSITIVE, LOG_Q), where_rank=1, row_weights=False)
 
 
 CASES = {
     "sigmoid_cross_entropy": Case(
-        losses.sigmoid_cross_entropy, (BINARY,), functools.partial(_pointwise, 0)
+        functools.partial(_pointwise, 0), losses.sigmoid_cross_entropy, (BINARY,)
     ),
-    "focal": Case(losses.focal, (BINARY,), functools.partial(_pointwise, GAMMA)),
+    "focal": Case(functools.partial(_pointwise, GAMMA), losses.focal, (BINARY,)),
     "sampled_softmax": _softmax_case(),
     "sampled_softmax, positive apart": _softmax_case(apart=True),
     "sampled_softmax, hard negatives": _softmax_case(hard=True),
     "pairwise_logistic": Case(
-        losses.pairwise_logistic, (LABELS,), _pairwise, degree=2, additive=False
+        _pairwise, losses.pairwise_logistic, (LABELS,), degree=2, additive=False
     ),
-    "listwise_softmax": Case(losses.listwise_softmax, (LABELS,), _listwise, additive=False),
+    "listwise_softmax": Case(_listwise, losses.listwise_softmax, (LABELS,), additive=False),
     "distill_pointwise": Case(
-        functools.partial(losses.distill_pointwise, temperature=TEMPERATURE), (TEACHER,), _distill
+        _distill, functools.partial(losses.distill_pointwise, temperature=TEMPERATURE), (TEACHER,)
     ),
+    # Rows that are there twice take two ranks.
     "distill_delta_ndcg": Case(
-        losses.distill_delta_ndcg, (TEACHER,), _delta_ndcg, degree=2, additive=False
+        _delta_ndcg,
+        losses.distill_delta_ndcg,
+        (TEACHER,),
+        degree=2,
+        additive=False,
+        repeats=False,
     ),
 }
-
-
-@functools.cache
-def compiled(name):
-    """Returns `(logits, others, where, weights) -> (total, mean, gradient of the mean)`."""
-    case = CASES[name]
-
-    def evaluate(logits, others, where, weights):
-        def mean(logits):
-            total = case.loss(logits, *others, where=where, weights=weights)
-            return total.mean(), total
-
-        (value, total), gradient = jax.value_and_grad(mean, has_aux=True)(logits)
-        return total, value, gradient
-
-    return jax.jit(evaluate)

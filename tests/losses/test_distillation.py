@@ -6,16 +6,16 @@ import numpy as np
 import pytest
 
 from interactrank_jax import losses
-from tests.losses.cases import inputs
+from interactrank_jax.losses.properties import normal
 
-TEACHER = inputs((2, 5), scale=2.0, seed=3)
+TEACHER = normal((2, 5), scale=2.0, seed=3)
 MISSING = np.array([[0, 1, 0, 0, 0], [1, 0, 0, 0, 1]], bool)
 
 
 @pytest.mark.parametrize("loss", [losses.distill_pointwise, losses.distill_delta_ndcg])
 class TestTeacher:
     def test_rows_without_its_score_are_left_out_by_where(self, loss):
-        logits = inputs((2, 5))
+        logits = normal((2, 5))
         teacher = jnp.where(MISSING, jnp.nan, TEACHER)
         where = ~jnp.isnan(teacher)
         evaluate = jax.jit(jax.value_and_grad(lambda x, t, kept: loss(x, t, where=kept).loss))
@@ -27,7 +27,7 @@ class TestTeacher:
         assert np.isnan(evaluate(logits, teacher, ~jnp.isnan(TEACHER))[0])
 
     def test_it_gets_no_gradient(self, loss):
-        gradient = jax.grad(lambda teacher: loss(inputs((2, 5)), teacher).loss)(TEACHER)
+        gradient = jax.grad(lambda teacher: loss(normal((2, 5)), teacher).loss)(TEACHER)
         np.testing.assert_array_equal(gradient, 0)
 
     def test_learning_from_it_ends_in_its_order(self, loss):
@@ -84,6 +84,6 @@ class TestDeltaNdcg:
             np.testing.assert_allclose(permuted, expected, rtol=1e-6)
 
     def test_a_teacher_who_is_certain_of_all_leaves_nothing_to_order(self):
-        total = losses.distill_delta_ndcg(inputs((1, 3)), jnp.array([[200.0, 300.0, 400.0]]))
+        total = losses.distill_delta_ndcg(normal((1, 3)), jnp.array([[200.0, 300.0, 400.0]]))
         assert total == (0, 0)
         assert total.mean() == 0

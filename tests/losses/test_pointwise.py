@@ -4,11 +4,11 @@ import pytest
 
 from interactrank_jax import losses
 from interactrank_jax.errors import InputError
-from tests.losses.cases import inputs
+from interactrank_jax.losses.properties import normal
 
 
 def test_any_shape_is_taken():
-    logits, labels = inputs((2, 3, 4)), jnp.ones((2, 3, 4))
+    logits, labels = normal((2, 3, 4)), jnp.ones((2, 3, 4))
     where = jnp.ones((2, 3, 4), bool).at[0, 1].set(False)
     assert losses.sigmoid_cross_entropy(logits, labels, where=where).weight == 20
     with pytest.raises(InputError, match="labels has shape"):
@@ -16,7 +16,7 @@ def test_any_shape_is_taken():
 
 
 def test_focal_without_focus_is_cross_entropy():
-    logits, labels = inputs((6,), scale=3.0), jnp.array([1.0, 0, 1, 0, 0, 1])
+    logits, labels = normal((6,), scale=3.0), jnp.array([1.0, 0, 1, 0, 0, 1])
     plain = losses.sigmoid_cross_entropy(logits, labels)
     np.testing.assert_allclose(losses.focal(logits, labels, gamma=0.0), plain, rtol=1e-6)
     assert losses.focal(logits, labels).loss < plain.loss

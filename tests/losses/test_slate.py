@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from interactrank_jax import losses
-from tests.losses.cases import inputs
+from interactrank_jax.losses.properties import normal
 
 LOGITS = jnp.array([[1.0, 0.0, -1.0], [0.0, 2.0, 5.0]])
 LABELS = jnp.array([[0.0, 1.0, 0.0], [3.0, 1.0, 2.0]])
@@ -76,7 +76,7 @@ class TestListwiseSoftmax:
         np.testing.assert_allclose(jax.grad(mean)(jnp.log(labels)), jnp.zeros((1, 3)), atol=1e-6)
 
     def test_more_leading_axes(self):
-        logits, labels = inputs((2, 4, 3)), jnp.abs(inputs((2, 4, 3), seed=2))
+        logits, labels = normal((2, 4, 3)), jnp.abs(normal((2, 4, 3), seed=2))
         flat = losses.listwise_softmax(logits.reshape(8, 3), labels.reshape(8, 3))
         np.testing.assert_allclose(losses.listwise_softmax(logits, labels), flat, rtol=1e-6)
         flat = losses.pairwise_logistic(logits.reshape(8, 3), labels.reshape(8, 3))

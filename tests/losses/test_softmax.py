@@ -8,7 +8,8 @@ import pytest
 
 from interactrank_jax import losses
 from interactrank_jax.errors import InputError
-from tests.losses.cases import LOG_Q, POSITIVE, inputs
+from interactrank_jax.losses.properties import normal
+from tests.losses.cases import LOG_Q, POSITIVE
 
 
 class TestSampledSoftmax:
@@ -94,7 +95,7 @@ class TestPositiveApart:
                 logits, POSITIVE, log_q=LOG_Q, correction="positive_apart"
             ).loss
 
-        logits = inputs((3, 6))
+        logits = normal((3, 6))
         gradient, expected = (jax.jit(jax.grad(f))(logits) for f in (loss, written_out))
         np.testing.assert_allclose(gradient, expected, rtol=1e-5)
 

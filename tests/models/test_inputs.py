@@ -14,9 +14,9 @@ from interactrank_jax.models.inputs import Inputs, zero_inputs
 from tests.synthetic import FEATURES, TABLES
 
 
-def model_config(exclude=(), features=("item_id",), history="mean"):
+def model_config(exclude=(), features=("item_id",), history="mean", only=()):
     return {
-        "only": (),
+        "only": only,
         "exclude": exclude,
         "sequence": {"features": features, "history": history, "query_history": history},
     }
@@ -108,6 +108,47 @@ def test_histories_that_nobody_looks_at_are_not_looked_up(examples, batch, store
 def test_histories_made_of_nothing_are_refused(examples):
     config = model_config(features=())
     with pytest.raises(InputError, match=r"sequence\.features is empty"):
+        Inputs.from_metadata(examples.metadata, ("engaged",), config)
+
+
+@pytest.mark.parametrize(
+    ("fields", "sequence"),
+    [
+        ({"features": ("item_id", "category"), "exclude": ("item_id",)}, ("category",)),
+        ({"exclude": ("item_id",)}, ("category", "title")),
+        ({"exclude": ("item_id", "category")}, ("title",)),
+        ({"only": ("user_id", "category")}, ("category",)),
+        ({"exclude": ("title",)}, ("item_id",)),
+    ],
+)
+def test_histories_are_made_of_what_the_model_sees_of_items(examples, fields, sequence):
+    inputs = Inputs.from_metadata(examples.metadata, ("engaged",), model_config(**fields))
+    assert inputs.sequence == sequence
+    assert inputs.histories == ("history", "query_history")
+
+
+def test_where_no_feature_of_items_is_looked_up_there_are_no_histories(examples):
+    fields: Any = {"exclude": ("item_id", "category", "title")}
+    inputs = Inputs.from_metadata(examples.metadata, ("engaged",), model_config(**fields))
+    assert inputs.histories == inputs.sequence == ()
+    config = model_config(**fields, history="target")
+    with pytest.raises(InputError, match=r"history is 'target'.*set it to 'none'"):
+        Inputs.from_metadata(examples.metadata, ("engaged",), config)
+
+
+@pytest.mark.parametrize("side", ["item", "request"])
+def test_a_side_without_any_feature_is_refused(examples, side):
+    entities = ("item",) if side == "item" else ("user", "request")
+    ids = ("item_id",) if side == "item" else ("user_id", "query_id")
+    exclude = (*ids, *(feature.name for feature in examples.metadata.select(entities)))
+    config = model_config(exclude=exclude, history="none")
+    with pytest.raises(InputError, match=f"leave nothing of an? {side}"):
+        Inputs.from_metadata(examples.metadata, ("engaged",), config)
+
+
+def test_a_misspelt_feature_of_histories_is_refused(examples):
+    config = model_config(features=("categry",))
+    with pytest.raises(InputError, match=r"sequence\.features: 'categry'.*'category'"):
         Inputs.from_metadata(examples.metadata, ("engaged",), config)
 
 

@@ -313,26 +313,6 @@ class TestBfloat16:
         }
 
 
-class TestExcludedQuery:
-    EXCLUDE = ("query_id", "query_text")
-
-    def shapes(self, examples, model):
-        config = tiny_config(model, exclude=self.EXCLUDE)
-        return Run("unused", config, examples.metadata).model_template
-
-    def test_a_model_that_averages_its_histories_needs_none(self, examples, cases):
-        def width(params):
-            return params["query_tower"]["tower_input"]["LayerNorm_0"]["scale"].shape[0]
-
-        dim = cases("two_tower").config.model.embedding_dim
-        without = width(self.shapes(examples, "two_tower")["params"])
-        assert without == width(cases("two_tower").params) - 2 * dim
-
-    def test_histories_cannot_be_pooled_with_it_then(self, examples):
-        with pytest.raises(InputError, match=r"leaves nothing of the query.*'mean'"):
-            self.shapes(examples, "interactrank")
-
-
 class TestProjection:
     @pytest.mark.parametrize("raw", [-20.0, 0.0, 30.0])
     def test_the_weight_of_the_dot_product_is_positive_whatever_is_learned(self, cases, raw):

@@ -32,10 +32,10 @@ def index_path(tmp_path_factory, trained_run, examples_path):
 
 
 @pytest.fixture(scope="module")
-def opened(trained_run, index_path):
+def opened(trained_run, index_path, examples):
     run = Run.open(trained_run)
     model, _ = run.restore_model()
-    return run, model, Index(index_path, run, model)
+    return run, model, Index(index_path, run, model, examples)
 
 
 def own_logits(run, model, examples, split="test"):
@@ -232,7 +232,7 @@ def test_fit_is_served_by_the_number_of_an_items_meta_query(tmp_path, examples):
     build_index(workdir, examples.path, path)
     run = Run.open(workdir)
     model, _ = run.restore_model()
-    index = Index(path, run, model)
+    index = Index(path, run, model, examples)
     assert index.items.meta.dtype == np.int32
     assert len(np.unique(index.items.meta)) > 1
     scorer = CorpusScorer(run.model, model["params"], index.items, run.rule.utility)

@@ -1,4 +1,6 @@
-"""FLOPs of one candidate in `score`, by a formula for each model: what XLA's count is checked with.
+"""FLOPs of one candidate in `score`, by a formula for each model: XLA's count is checked with them.
+
+A model names its formula where it registers (`registry.register`).
 
 2 for each term of a product, 1 for each other addition, multiplication and comparison, biases
 included. Left out: exponentials and sigmoids, gathers, and what is added alike to every candidate,
@@ -8,7 +10,7 @@ says. One head is ranked by; cross features are transformed before.
 """
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from ml_collections import ConfigDict
@@ -53,26 +55,49 @@ def _dot(width: int) -> int:
     return 2 * width + 1
 
 
-def _cross(s: Shapes) -> int:
-    """Products of the cross features with their weights, added to the rest."""
+def two_tower(s: Shapes) -> int:
+    """The dot product of two vectors, and its weight."""
+    return _dot(s.item[-1])
+
+
+def matrix_factorization(s: Shapes) -> int:
+    """The dot product of two factors, and the item's bias."""
+    return 2 * s.d + 1
+
+
+def linear_cross(s: Shapes) -> int:
+    """Products of the cross features with their weights, added to the rest.
+
+    All there is to logistic regression, where the rest is the sum of an item's weights.
+    """
     return 2 * s.K + 1 if s.K else 0
 
 
-def _late(s: Shapes) -> int:
+def interactrank(s: Shapes) -> int:
+    """The dot product, its weight, and the cross features."""
+    return two_tower(s) + linear_cross(s)
+
+
+def late(s: Shapes) -> int:
     """FIT's scorer: similarities, scaled and centred, a layer along each side, the output."""
-    late = s.config.late
-    if not late.user_heads:
+    config = s.config.late
+    if not config.user_heads:
         return _dot(s.config.tower.output_dim)
-    U, V, (first, second) = late.user_heads, late.item_heads, late.hidden
-    similarity = U * V * (2 * late.width + 2)
+    U, V, (first, second) = config.user_heads, config.item_heads, config.hidden
+    similarity = U * V * (2 * config.width + 2)
     by_item, by_user = U * first * (2 * V + 2), first * second * (2 * U + 2)
     return similarity + by_item + by_user + 2 * first * second
 
 
-def _inttower(s: Shapes) -> int:
+def inttower(s: Shapes) -> int:
     """Similarities of all pairs of heads, the largest of each query head, their sum, its weight."""
     (U, width), V = s.query, s.item[0]
     return U * V * 2 * width + U * (V - 1) + (U - 1) + 1
+
+
+def interactfit(s: Shapes) -> int:
+    """FIT's scorer, and the cross features."""
+    return late(s) + linear_cross(s)
 
 
 # --- Models that run a network for each pair ---
@@ -93,23 +118,23 @@ def _deep(s: Shapes) -> int:
     return s.K * s.d + _mlp(s.pair_fields * s.d, s.config.tower)
 
 
-def _wide_deep(s: Shapes) -> int:
+def wide_deep(s: Shapes) -> int:
     """The sum of the first-order weights beside the MLP."""
     return _deep(s) + s.K + s.pair_fields + 2
 
 
-def _deepfm(s: Shapes) -> int:
+def deepfm(s: Shapes) -> int:
     """Sums of vectors and of their squares; per dimension a square, a difference and sums."""
-    return _wide_deep(s) + 3 * s.pair_fields * s.d + 5 * s.d + 3
+    return wide_deep(s) + 3 * s.pair_fields * s.d + 5 * s.d + 3
 
 
-def _dcn_v2(s: Shapes) -> int:
+def dcn_v2(s: Shapes) -> int:
     """Layers x_0 * (W x + b) + x, and their output, beside the MLP."""
     width = s.fields * s.d
     return _deep(s) + s.config.cross_layers * width * (2 * width + 3) + 2 * width + 1
 
 
-def _autoint(s: Shapes) -> int:
+def autoint(s: Shapes) -> int:
     """Layers of attention among all fields, and their output, beside the MLP."""
     attention, F, width, total = s.config.interacting, s.fields, s.d, 0
     out = attention.heads * attention.width
@@ -121,25 +146,8 @@ def _autoint(s: Shapes) -> int:
     return _deep(s) + total + 2 * F * width + 1
 
 
-def _cold(s: Shapes) -> int:
+def cold(s: Shapes) -> int:
     """Means of the fields, their gates, the gated fields, and an MLP of all of them."""
     F = s.fields
     gated = F * s.d + F * (2 * F + 1) + F * s.d
     return s.K * s.d + gated + _mlp(F * s.d, s.config.tower)
-
-
-FORMULAS: dict[str, Callable[[Shapes], int]] = {
-    "two_tower": lambda s: _dot(s.item[-1]),
-    "interactrank": lambda s: _dot(s.item[-1]) + _cross(s),
-    "fit": _late,
-    "interactfit": lambda s: _late(s) + _cross(s),
-    "matrix_factorization": lambda s: _dot(s.d),  # the 1 adds the item's bias
-    "dat": lambda s: _dot(s.item[-1]),
-    "inttower": _inttower,
-    "cold": _cold,
-    "lr": _cross,  # the 1 adds the item's weights
-    "wide_deep": _wide_deep,
-    "deepfm": _deepfm,
-    "dcn_v2": _dcn_v2,
-    "autoint": _autoint,
-}

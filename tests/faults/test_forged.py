@@ -1,0 +1,444 @@
+"""Artefacts that were edited and sealed again: their checksums are right, and they do not fit.
+
+What is read is held against its metadata and the model; nothing outside the directory is opened,
+and no id reaches a device that lies beyond its table.
+"""
+
+import shutil
+import zlib
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from interactrank_jax import checkpoint, files
+from interactrank_jax.data.blocks import BlockWriter, decode_block
+from interactrank_jax.data.examples import Examples, write_metadata
+from interactrank_jax.data.pipeline import train_iterator
+from interactrank_jax.errors import InputError
+from interactrank_jax.runs import Run
+from interactrank_jax.scoring.index import Index, build_index
+from tests.synthetic import tiny_config
+
+
+def reseal(file: Path, change: Any) -> None:
+    """Edits a sealed JSON file and gives it the checksum that it then needs."""
+    value = files.read_sealed(file)
+    change(value)
+    files.write_sealed(file, value)
+
+
+def read(path: Path) -> None:
+    """Reads everything that any station reads of examples."""
+    examples = Examples(path)
+    assert len(examples.items["id"]) == len(examples.item_ids) == len(examples.raw_items())
+    for split in examples.metadata.splits:
+        assert list(examples.blocks(split))
+        assert len(examples.raw_requests(split)) == examples.split(split).requests
+        if examples.has_corpus(split):
+            examples.sparse_cross(split)
+
+
+@pytest.fixture
+def examples(examples_path, tmp_path):
+    """A copy of the synthetic examples, to be forged."""
+    return Path(shutil.copytree(examples_path, tmp_path / "examples"))
+
+
+def test_the_copy_is_sound(examples):
+    read(examples)
+
+
+def first_is(value):
+    def change(array):
+        array.reshape(-1)[-1] = value
+        return array
+
+    return change
+
+
+class TestArrays:
+    @pytest.mark.parametrize(
+        ("name", "change", "message"),
+        [
+            ("items/id", first_is(90), "holds 90. Expected at least 0 and below 90"),
+            ("items/id", first_is(-1), "holds -1"),
+            ("items/id", lambda array: array[:-1], "Expected shape"),
+            ("items/id", lambda array: array[:0], "is empty"),
+            ("items/category", first_is(8), "below 8"),
+            ("items/category", lambda array: array[:, None], "Expected shape"),
+            ("items/title", first_is(50), "below 50"),
+            ("items/title", lambda array: array[:, :-1], "Expected shape"),
+            ("items/numeric", lambda array: array[:-1], "Expected shape"),
+            ("items/numeric", lambda array: array.astype(np.int64), "of numbers"),
+            ("items/count", lambda array: array[:-1], "Expected shape"),
+            ("items/count", first_is(-4), "holds -4"),
+            ("cross/test/group", first_is(45), "below 45"),
+            ("cross/test/group", lambda array: array[:-1], "Expected shape"),
+            ("cross/test/indptr", first_is(10**6), "does not rise"),
+            ("cross/test/indptr", lambda array: array[::-1].copy(), "does not rise"),
+            ("cross/test/item", first_is(81), "below 81"),
+            ("cross/test/item", first_is(-2), "holds -2"),
+            ("cross/test/value", lambda array: array[:, :1], "Expected shape"),
+        ],
+    )
+    def test_that_do_not_fit_are_refused(self, examples, name, change, message):
+        file = examples / f"{name}.npy"
+        expected = file
+        np.save(file, change(np.load(file)))
+        write_metadata(examples, Examples(examples).metadata)
+        if name == "items/id" and message == "Expected shape":
+            expected = examples / "items" / "count.npy"  # which is then the longer one
+        with pytest.raises(InputError, match=message) as error:
+            read(examples)
+        assert str(expected) in str(error.value)
+
+    def test_that_are_no_arrays_are_refused(self, examples):
+        file = examples / "items" / "numeric.npy"
+        whole = file.read_bytes()
+        # The last says it is larger than it is.
+        for content in (b"no array", whole[:90], whole.replace(b"(81, 1), ", b"(9**9,1),")):
+            file.write_bytes(content)
+            write_metadata(examples, Examples(examples).metadata)
+            with pytest.raises(InputError, match=r"numeric\.npy (is no array|holds)"):
+                read(examples)
+        np.save(file, np.array([{}], object), allow_pickle=True)
+        write_metadata(examples, Examples(examples).metadata)
+        with pytest.raises(InputError, match=r"numeric\.npy is no array"):
+            read(examples)
+
+    @pytest.mark.parametrize("name", ["items/ids", "raw/items", "raw/test"])
+    @pytest.mark.parametrize("change", ["shorter", "longer", "another", "none"])
+    def test_tables_that_do_not_fit_are_refused(self, examples, name, change):
+        file = examples / f"{name}.parquet"
+        table = pq.read_table(file)
+        if change == "none":
+            file.write_bytes(b"PAR1")
+        else:
+            shorter, longer = table.slice(0, 7), pa.concat_tables([table, table])
+            another = table.rename_columns([f"{name}_" for name in table.column_names])
+            pq.write_table({"shorter": shorter, "longer": longer, "another": another}[change], file)
+        write_metadata(examples, Examples(examples).metadata)
+        with pytest.raises(InputError, match=f"{file} (has|is no Parquet)"):
+            read(examples)
+
+
+def set_at(value):
+    def change(column):
+        column[(0,) * column.ndim] = value
+        return column
+
+    return change
+
+
+def narrower(column):
+    return column[..., :-1]
+
+
+BLOCKS = [
+    ("item", set_at(81), "'item' holds 81. Expected at least 0 and below 81"),
+    ("item", set_at(-1), "'item' holds -1"),
+    ("item", narrower, "'item' holds int32 of shape"),
+    ("history_item", set_at(81), "'history_item' holds 81"),
+    ("history_item", narrower, "'history_item' holds"),
+    ("history_action", set_at(3), "'history_action' holds 3"),
+    ("history_age", narrower, "'history_age' holds"),
+    ("query_history_item", set_at(2**31 - 1), "'query_history_item' holds"),
+    ("user", set_at(60), "'user' holds 60"),
+    ("query", set_at(-5), "'query' holds -5"),
+    ("request/country", set_at(6), "'request/country' holds 6"),
+    ("request/query_text", set_at(50), "'request/query_text' holds 50"),
+    ("request/query_text", narrower, "'request/query_text' holds"),
+    ("request/mood", narrower, "'request/mood' holds"),
+    ("request_numeric", narrower, "'request_numeric' holds"),
+    ("request_index", set_at(10**6), "'request_index' holds"),
+    ("mask", lambda column: column.astype(np.int32), "Expected flags"),
+    ("actions", narrower, "'actions' holds"),
+    ("actions", set_at(2), "'actions' holds 2"),
+    ("cross", narrower, "'cross' holds"),
+    ("cross", lambda column: column.astype(np.int32), "Expected numbers"),
+]
+
+
+def forge_blocks(path: Path, split: str, name: str, change: Any) -> None:
+    """Changes a column of the second block, and makes all checksums right."""
+    examples = Examples(path)
+    blocks = [dict(block) for block in examples.blocks(split)]
+    blocks[1][name] = change(blocks[1][name].copy())
+    shutil.rmtree(path / split)
+    with BlockWriter(path / split, blocks_per_file=3) as writer:
+        for block in blocks:
+            writer.write(block)
+    write_metadata(path, examples.metadata)
+
+
+def block_of(header: str) -> bytes:
+    """A block with this header, no columns to speak of, and the checksum that it needs."""
+    body = len(header).to_bytes(4, "little") + header.encode() + bytes(64)
+    return b"IRB1" + zlib.crc32(body).to_bytes(4, "little") + body
+
+
+class TestBlocks:
+    @pytest.mark.parametrize(("name", "change", "message"), BLOCKS)
+    def test_that_do_not_fit_are_refused(self, examples, name, change, message):
+        forge_blocks(examples, "test", name, change)
+        with pytest.raises(InputError, match=message) as error:
+            list(Examples(examples).blocks("test"))
+        assert str(examples / "test" / "blocks-00000") in str(error.value)
+
+    @pytest.mark.parametrize("name", ["item", "history_item", "user", "request/country"])
+    def test_that_do_not_fit_are_not_trained_on(self, examples, name):
+        forge_blocks(examples, "train", name, set_at(10**6))
+        with pytest.raises(InputError, match=f"{examples / 'train'}.*'{name}' holds 1000000"):
+            for _ in zip(range(20), train_iterator(Examples(examples), 16, seed=0), strict=False):
+                pass
+
+    def test_a_split_with_other_examples_than_it_says_is_refused(self, examples):
+        def change(value):
+            value["splits"]["test"]["examples"] = 44
+
+        reseal(examples / "metadata.json", change)
+        with pytest.raises(InputError, match=f"{examples / 'test'} holds 45 examples.* says 44"):
+            read(examples)
+
+    @pytest.mark.parametrize(
+        "header", ["[[1, 2, 3]]", '[["user", "O", [2]]]', '[["user", "<i4", [-1]]]', "{}1", "[4]"]
+    )
+    def test_a_header_that_is_none_is_refused(self, header):
+        with pytest.raises(InputError, match="header is wrong"):
+            decode_block(block_of(header))
+
+    @pytest.mark.parametrize(
+        "header",
+        ['[["user", "<i4", [2]], ["query", "<i4", [3]]]', '[["user", "<i4", []]]'],
+    )
+    def test_columns_of_different_lengths_are_refused(self, examples, header):
+        examples = Examples(examples)
+        with pytest.raises(InputError, match="columns of the lengths"):
+            examples.block_check("test")(decode_block(block_of(header)))
+
+
+def at(*keys_and_value):
+    *keys, last, value = keys_and_value
+
+    def change(metadata):
+        for key in keys:
+            metadata = metadata[key]
+        metadata[last] = value
+
+    return change
+
+
+class TestMetadata:
+    @pytest.mark.parametrize(
+        "change",
+        [
+            at("splits", "test", "files", [["../../secret", 1]]),
+            at("splits", "test", "files", [["/etc/passwd", 1]]),
+            at("splits", "test", "files", [[7, 1]]),
+            at("splits", "test", "files", [["blocks-00000.array_record", -1]]),
+            at("splits", "test", "actions", {"00000": 4}),
+            at("splits", "test", "actions", {"00": 4}),
+            at("splits", "test", "requests", -3),
+            at("splits", "test", None),
+            at("tables", {"user": 60}),
+            at("tables", "user", -60),
+            at("tables", "user", "many"),
+            at("features", 0, "table", "nowhere"),
+            at("features", 0, "kind", "unkind"),
+            at("features", 2, "width", 0),
+            at("slate", 0),
+            at("history_length", -1),
+            at("cross", ["share:click:30", "share:click:7"]),
+            at("numeric_statistics", {}),
+            at("config", {"block_size": 0}),
+            at("files", None),
+        ],
+    )
+    def test_that_contradicts_itself_is_refused(self, examples, change):
+        file = examples / "metadata.json"
+        reseal(file, change)
+        with pytest.raises(InputError, match="prepare again") as error:
+            Examples(examples)
+        assert str(file) in str(error.value)
+
+    @pytest.mark.parametrize("name", ["../../secret", "/secret", "a/../../secret", "", "."])
+    def test_no_name_leads_out_of_the_directory(self, examples, name):
+        """A feature is the name of a file."""
+        np.save(examples.parent / "secret.npy", np.zeros(81, np.int32))
+
+        def change(value):
+            value["features"][4]["name"] = name
+            digest = files.file_digest(examples.parent / "secret.npy")
+            value["files"][f"items/{name}.npy"] = digest
+
+        reseal(examples / "metadata.json", change)
+        with pytest.raises(InputError, match=f"(?s){examples}.*(Expected a plain name|not exist)"):
+            read(examples)
+
+
+class TestIndex:
+    @pytest.fixture
+    def forged(self, index_path, tmp_path):
+        return Path(shutil.copytree(index_path, tmp_path / "index"))
+
+    @pytest.fixture(scope="class")
+    def opened(self, trained_run, examples_path):
+        run = Run.open(trained_run)
+        return run, run.restore_model()[0], Examples(examples_path)
+
+    def save(self, index, name, array):
+        """Replaces an array, and says of it what there is to say."""
+        np.save(index / name, array)
+
+        def change(value):
+            entry = value["leaves"][0]
+            entry |= {"file": name, "shape": list(array.shape), "dtype": str(array.dtype)}
+            entry["sha256"] = files.file_digest(index / name)
+            value["items"] = len(array)
+
+        reseal(index / "metadata.json", change)
+
+    @pytest.mark.parametrize(
+        ("change", "message"),
+        [
+            (lambda array: array[:-1], "of 80 items.*have 81 items"),
+            (lambda array: np.concatenate([array, array]), "of 162 items"),
+            (
+                lambda array: array[:, :-1],
+                r"representation-0\.npy.*Expected shape \(81, 8\)",
+            ),
+            (lambda array: array[..., None], r"representation-0\.npy holds"),
+            (lambda array: array.astype(np.float64), r"representation-0\.npy holds float64"),
+            (lambda array: array.astype(np.int32), r"representation-0\.npy holds int32"),
+        ],
+    )
+    def test_of_other_shapes_is_refused(self, forged, opened, change, message):
+        name = "representation-0.npy"
+        self.save(forged, name, change(np.load(forged / name)))
+        with pytest.raises(InputError, match=message) as error:
+            Index(forged, *opened)
+        assert str(forged) in str(error.value)
+
+    @pytest.mark.parametrize("name", ["../secret.npy", "/secret.npy", "a/../../secret.npy", ""])
+    def test_reads_nothing_outside(self, forged, opened, name, tmp_path):
+        shutil.copy(forged / "representation-0.npy", tmp_path / "secret.npy")
+        (forged / "a").mkdir()
+        reseal(forged / "metadata.json", lambda value: at("file", name)(value["leaves"][0]))
+        with pytest.raises(InputError, match="Expected a plain name inside"):
+            Index(forged, *opened)
+
+    @pytest.mark.parametrize(
+        ("change", "message"),
+        [
+            (lambda value: value.pop("leaves"), "is incomplete"),
+            (lambda value: value.pop("ids_sha256"), "is incomplete"),
+            (at("leaves", []), "has 0 arrays"),
+            (at("leaves", [3]), "is incomplete"),
+            (at("leaves", None), "is incomplete"),
+        ],
+    )
+    def test_with_metadata_that_is_none_is_refused(self, forged, opened, change, message):
+        reseal(forged / "metadata.json", change)
+        with pytest.raises(InputError, match=message) as error:
+            Index(forged, *opened)
+        assert str(forged) in str(error.value)
+
+    @pytest.mark.parametrize("rows", [80, 82])
+    def test_with_another_number_of_ids_is_refused(self, forged, opened, rows):
+        pq.write_table(pa.table({"item_id": ["x"] * rows}), forged / "ids.parquet")
+        digest = files.file_digest(forged / "ids.parquet")
+        reseal(forged / "metadata.json", at("ids_sha256", digest))
+        with pytest.raises(InputError, match=rf"ids\.parquet has {rows} rows.*Expected 81"):
+            Index(forged, *opened)
+
+    def test_of_meta_queries_that_are_not_there_is_refused(
+        self, examples_path, tmp_path, monkeypatch
+    ):
+        """FIT's score takes the user vector of an item's number without looking."""
+        examples = Examples(examples_path)
+        run = Run(tmp_path / "run", tiny_config("fit"), examples.metadata)
+        run.claim(examples)
+        model = jax.tree.map(lambda leaf: np.ones(leaf.shape, leaf.dtype), run.model_template)
+        monkeypatch.setattr(Run, "restore_model", lambda run: (model, 0))
+        build_index(run.workdir, examples_path, tmp_path / "index")
+        Index(tmp_path / "index", run, model, examples)
+        file = tmp_path / "index" / "representation-1.npy"
+        meta = np.load(file)
+        meta[7] = run.config.model.meta.vectors
+        np.save(file, meta)
+        digest = files.file_digest(file)
+        reseal(file.parent / "metadata.json", at("leaves", 1, "sha256", digest))
+        with pytest.raises(InputError, match=r"representation-1\.npy holds 8\. .* below 8"):
+            Index(tmp_path / "index", run, model, examples)
+
+
+class TestRun:
+    @pytest.fixture
+    def workdir(self, trained_run, tmp_path):
+        return Path(shutil.copytree(trained_run, tmp_path / "run"))
+
+    def test_whose_config_is_of_another_model_than_its_parameters_is_refused(self, workdir):
+        reseal(workdir / "config.json", at("config", "model", "embedding_dim", 4))
+        with pytest.raises(InputError, match=r"best/\d+ holds .* another than in training"):
+            Run.open(workdir).restore_model()
+
+    def test_whose_tables_are_not_those_of_the_examples_is_refused(self, workdir, examples_path):
+        reseal(workdir / "config.json", at("metadata", "tables", "user", 30))
+        with pytest.raises(InputError, match=f"{workdir} was trained with.*one of them was edited"):
+            Run.open(workdir).check_examples(Examples(examples_path))
+
+    @pytest.mark.parametrize("tables", [{}, {"user": -1, "query": 1, "item": 1}, None])
+    def test_with_metadata_that_is_none_is_refused(self, workdir, tables):
+        reseal(workdir / "config.json", at("metadata", "tables", tables))
+        with pytest.raises(InputError, match=r"config\.json"):
+            Run.open(workdir)
+
+    @pytest.mark.parametrize(
+        ("name", "change", "message"),
+        [
+            ("score", lambda array: array[:-1], "'score' as float32 of shape"),
+            ("score", lambda array: array.astype(int), "'score' as int64"),
+            ("item", lambda array: array[:, None], "'item' as"),
+            ("engaged", lambda array: array.astype(int), "'engaged' as int64"),
+            ("request_index", lambda array: array + 45, "'request_index' holds"),
+        ],
+    )
+    def test_with_saved_scores_of_other_shapes_is_refused(self, workdir, name, change, message):
+        run = Run.open(workdir)
+        count = run.metadata.splits["test"].candidates
+        arrays = {
+            "request_index": np.zeros(count, int),
+            "item": np.ones(count, int),
+            "score": np.zeros(count, np.float32),
+            "engaged": np.zeros(count, bool),
+        }
+        file = workdir / "eval" / "test.npz"
+        file.parent.mkdir(exist_ok=True)
+        np.savez(file, **arrays)
+        assert run.saved_scores("test").keys() == arrays.keys()
+        np.savez(file, **{**arrays, name: change(arrays[name])})
+        with pytest.raises(InputError, match=message) as error:
+            run.saved_scores("test")
+        assert str(file) in str(error.value)
+
+    @pytest.mark.parametrize(
+        ("content", "message"),
+        [
+            ({"../../secret": ""}, "Expected a plain name"),
+            ({"/secret": ""}, "Expected a plain name"),
+            ({"default/_METADATA": 3}, "_METADATA is absent or damaged"),
+            ([["a"]], "is damaged"),
+            (None, "is damaged"),
+        ],
+    )
+    def test_with_checksums_of_what_lies_elsewhere_is_refused(self, workdir, content, message):
+        (best,) = (workdir / "best").glob("[0-9]*")
+        reseal(best / checkpoint.CHECKSUMS, at("files", content))
+        with pytest.raises(InputError, match=message) as error:
+            Run.open(workdir).restore_model()
+        assert str(best) in str(error.value)
