@@ -301,7 +301,7 @@ def check(config: Mapping[str, Any], part: str = "", parts: Sequence[str] = PART
 
     Args:
       config: a whole config, or one part of it.
-      part: the name of that part, one of `PARTS`; '' for a whole config.
+      part: the name of that part, as 'data' or 'data.cross'; '' for a whole config.
       parts: those that a whole config must have; of others it has, each must hold.
 
     Raises:
@@ -318,9 +318,9 @@ def check(config: Mapping[str, Any], part: str = "", parts: Sequence[str] = PART
                 f"config.{name} is {value!r}. Expected {field.kind}: {field.meaning}."
                 + hint(field.kind, value)
             )
-    needed = {part} if part else {*parts, *config}
+    needed = tuple(f"{name}." for name in ([part] if part else {*parts, *config}))
     for field in table.values():
-        is_needed = not field.optional and field.name.partition(".")[0] in needed
+        is_needed = not field.optional and field.name.startswith(needed)
         if is_needed and field.name not in values:
             raise InputError(f"config.{field.name} is missing. Expected {field.kind}.")
 

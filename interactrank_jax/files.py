@@ -88,15 +88,21 @@ def from_user(path: str, what: str) -> str:
     return os.path.abspath(path) if ":" in path else path  # noqa: PTH100
 
 
-def output_directory(path: PathLike) -> Path:
-    """Returns where a directory is to be written, links followed, once it may be.
+def output_directory(path: PathLike, *sources: PathLike) -> Path:
+    """Returns where a directory is to be written, links followed; to be called before any work.
+
+    Args:
+      path: the directory.
+      *sources: directories that are read, which it may not be part of.
 
     Raises:
-      InputError: it exists and holds something, is a file or the current directory, or no such name
-        can be.
+      InputError: it exists and holds something, is a file or the current directory, inside or
+        around a source, or no such name can be.
     """
     with _nameable(path):
         final = Path(path).resolve()
+        for source in sources:
+            refuse_inside(final, source)
         if final.exists() and (not final.is_dir() or any(final.iterdir())):
             raise InputError(
                 f"{path} exists already. Expected a new or empty directory: choose another one, or "

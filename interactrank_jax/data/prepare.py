@@ -68,9 +68,9 @@ def prepare(
       InputError: the log, the config or `extend` does not hold, a split is empty, or nothing was
         ever engaged with in training.
     """
-    files.output_directory(out)
-    progress("validate")
     log = schema.open_log(log_path)
+    files.output_directory(out, log.path, *([extend] if extend is not None else []))
+    progress("validate")
     plan = splits.make_plan(config, log)
     config_json = configuration.to_json(config)
     old = Examples(extend) if extend is not None else None

@@ -23,7 +23,7 @@ from interactrank_jax.data.raw_files import (
     read_head,
     refuse_repeats,
 )
-from interactrank_jax.data.raw_values import is_text, numbers, parsed, printable, shown
+from interactrank_jax.data.raw_values import is_text, numbers, parsed, shown
 from interactrank_jax.data.vocabulary import as_values
 from interactrank_jax.errors import InputError, did_you_mean
 
@@ -176,7 +176,7 @@ def read_table(
     except (pa.ArrowException, UnicodeError) as error:
         if isinstance(error, UnicodeError):
             raise not_utf_8(where, str(error)) from error
-        raise InputError(f"{where} cannot be read: {printable(str(error))}") from error
+        raise InputError(f"{where} cannot be read: {error}") from error
     if not len(rows):
         raise InputError(f"{where} has no rows.")
     rows, left_out = _without_row_numbers(rows, where, needed)

@@ -22,11 +22,6 @@ def shown(value: object, longest: int = _LONGEST_SHOWN) -> str:
     return text if len(text) <= longest else f"{text[:longest]}..."
 
 
-def printable(text: str) -> str:
-    """Returns a text without what a terminal would take for a command, or for a line break."""
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
-
-
 def is_text(kind: pa.DataType) -> bool:
     """Whether a column is of strings."""
     return (

@@ -15,11 +15,11 @@ their names. Times are UTC seconds. A timeless log has neither timestamps nor ev
 exist, histories and cross features come from them, else from the impressions' actions.
 """
 
+import contextlib
 import dataclasses
 import functools
 import re
-import tempfile
-import uuid
+import weakref
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -313,9 +313,11 @@ class Log:
     def _duckdb(self) -> ibis.BaseBackend:
         # Parquet's minimum and maximum leave NaN out, yet DuckDB concludes from them that a column
         # has none and folds isnan(x) to false. Without that optimizer, it looks at the values.
-        # What does not fit into memory goes to a directory that DuckDB makes when it needs it and
-        # removes when it closes; by default that is ./.tmp.
-        scratch = Path(tempfile.gettempdir()) / f"interactrank-{uuid.uuid4().hex[:8]}"
+        # What does not fit into memory goes to a directory that lives as long as the log; DuckDB's
+        # default is ./.tmp.
+        stack = contextlib.ExitStack()
+        scratch = stack.enter_context(files.scratch_directory())
+        weakref.finalize(self, stack.close)
         return ibis.duckdb.connect(
             disabled_optimizers="statistics_propagation", temp_directory=str(scratch)
         )

@@ -2,10 +2,10 @@
 
 import contextlib
 import logging
-import tempfile
 from collections.abc import Iterator
 from typing import Any
 
+from interactrank_jax import files
 from interactrank_jax.command import CONFIG, LOG, REQUIRED, Command, show
 from interactrank_jax.errors import InputError
 
@@ -23,7 +23,7 @@ def _engine(args: Any) -> Iterator[Any]:
     from interactrank_jax.iqp import engines
 
     with (
-        tempfile.TemporaryDirectory(prefix="interactrank-") as scratch,
+        files.scratch_directory() as scratch,
         engines.connect(args.engine, scratch, args.memory, args.master) as backend,
     ):
         yield backend
@@ -108,6 +108,7 @@ def _positions(args: Any) -> None:
 def _report(args: Any) -> None:
     from interactrank_jax.iqp import report
 
+    files.output_directory(args.out, args.features, args.training)
     bounds = report.Bounds(args.max_psi, args.max_null_rate, args.max_staleness)
     with _engine(args) as backend:
         made = report.make(args.features, args.training, backend, bounds)

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
@@ -40,6 +41,10 @@ def connect(
     """
     if engine not in ENGINES:
         raise InputError(f"--engine={engine}." + did_you_mean(engine, ENGINES))
+    if master and engine != "spark":
+        raise InputError(f"--master={master} is for --engine=spark: leave it out.")
+    if not re.fullmatch(r"[0-9]{1,6}[KMGT]B", memory):
+        raise InputError(f"--memory={memory}. Expected a number with KB, MB, GB or TB, as 8GB.")
     scratch = Path(scratch)
     scratch.mkdir(parents=True, exist_ok=True)
     try:

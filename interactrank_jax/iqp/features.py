@@ -178,8 +178,7 @@ def write(
       InputError: the store ends before the last day that the features need, or there are rates and
         no last day for their mean.
     """
-    for source in (log.path, store.path):
-        files.refuse_inside(out, source)
+    files.output_directory(out, log.path, store.path)
     means = training_means(store, backend, train_until)
     first, last, share = days_asked(log, backend, since, until)
     check_counted(store, last, log)

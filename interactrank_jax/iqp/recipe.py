@@ -18,11 +18,11 @@ import ibis
 import ibis.expr.types as ir
 import numpy as np
 
+from interactrank_jax import fields
 from interactrank_jax.data.schema import IMPLICIT_ACTION, Log
 from interactrank_jax.errors import InputError, did_you_mean
 from interactrank_jax.iqp.spec import FRESH, CrossSpec, parse_specs
 
-DEBIAS = ("none", "propensity", "position")
 QUERY_ID = "query_id"
 # Weights are multiples of 1 / WEIGHT_STEPS, whose sums are exact: no engine rounds them otherwise.
 WEIGHT_STEPS = 128
@@ -70,11 +70,12 @@ class Recipe:
         Raises:
           InputError: a value out of range, or what the log does not have.
         """
+        fields.check(config, "data.cross")
         backoff, debias = config.get("backoff", {}), config.get("debias", {})
         fresh_days = int(config.get("fresh_days", 0))
         recipe = cls(
             specs=parse_specs(config.features, log.schema, with_fresh=fresh_days > 0),
-            lag_days=None if timeless else _check_lag(config.lag_days),
+            lag_days=None if timeless else int(config.lag_days),
             prior=float(config.prior),
             backoff=float(backoff.get("strength", 0.0)),
             query_form=str(backoff.get("query_form", "")),
@@ -88,20 +89,8 @@ class Recipe:
         return recipe
 
     def check(self, log: Log) -> None:
-        """Raises InputError for a value out of range, or what the log does not have."""
+        """Raises InputError for what the log lacks, or for fields that contradict each other."""
         where = "config.data.cross."
-        if self.prior <= 0:
-            raise InputError(
-                f"{where}prior is {self.prior}. Expected a positive number: it keeps a share of "
-                f"one out of one from counting as certain."
-            )
-        for name, value in (
-            ("backoff.strength", self.backoff),
-            ("user_day_cap", self.user_day_cap),
-            ("fresh_days", self.fresh_days),
-        ):
-            if value < 0:
-                raise InputError(f"{where}{name} is {value}. Expected 0 (off) or more.")
         if self.lag_days is None and (self.user_day_cap or self.has_fresh):
             name = "user_day_cap" if self.user_day_cap else "fresh_days"
             raise InputError(
@@ -120,10 +109,6 @@ class Recipe:
                 raise InputError(
                     f"{where}backoff.query_form needs a backoff.strength above 0, such as 5."
                 )
-        if self.debias not in DEBIAS:
-            raise InputError(
-                f"{where}debias.name is '{self.debias}'." + did_you_mean(self.debias, DEBIAS)
-            )
         if self.debias == "propensity" and "propensity" not in log.columns("impressions"):
             raise InputError(
                 f"{where}debias.name is 'propensity', but the impressions have no column "
@@ -256,12 +241,3 @@ class Recipe:
     @property
     def _position_steps(self) -> list[int]:
         return [int(np.floor(weight * WEIGHT_STEPS + 0.5)) for weight in self.position_weights]
-
-
-def _check_lag(lag_days: int) -> int:
-    if lag_days < 1:
-        raise InputError(
-            f"config.data.cross.lag_days is {lag_days}. Expected at least 1 (day): with less, "
-            f"cross features would count what happened after the request, its own outcome included."
-        )
-    return int(lag_days)

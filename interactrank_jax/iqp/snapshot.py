@@ -186,8 +186,7 @@ def write(
       InputError: the store ends before the last day that the snapshot needs, or there are rates
         and no last day for their mean, which a model must be served with as it was trained.
     """
-    for source in (log.path, store.path):
-        files.refuse_inside(out, source)
+    files.output_directory(out, log.path, store.path)
     check_counted(store, number, log)
     means = training_means(store, backend, train_until)
     with files.new_directory(out) as directory:
@@ -261,8 +260,7 @@ def write_served(
     Raises:
       InputError: requests of days before the snapshot's, or none from it on.
     """
-    for source in (log.path, snapshot.path):
-        files.refuse_inside(out, source)
+    files.output_directory(out, log.path, snapshot.path)
     since = snapshot.day if since is None else since
     if since < snapshot.day:
         raise InputError(

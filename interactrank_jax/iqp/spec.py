@@ -10,6 +10,7 @@ C counts an action, C_imp impressions, m is the action's mean rate in the traini
 """
 
 import dataclasses
+import re
 from collections.abc import Iterable, Sequence
 from itertools import product
 
@@ -25,6 +26,7 @@ TAKEN = (
     *("query", "item", "user", "action", "event_id", "event_time"),
 )
 _TAKEN = frozenset(name.lower() for name in TAKEN)
+LONGEST_WINDOW = 36_500  # days
 KINDS = ("share", "item_share", "rate", "item_rate")
 _GRAMMAR = (
     "Expected kind:action:window_days or kind:action:window_days:segment, "
@@ -144,8 +146,10 @@ def parse_specs(
     for name in names:
         parts = str(name).split(":")
         where = f"config.data.cross.features: '{name}'"
-        if len(parts) not in (3, 4) or not parts[2].isdecimal() or not int(parts[2]):
+        if len(parts) not in (3, 4) or not re.fullmatch("[0-9]{1,5}", parts[2]):
             raise InputError(f"{where} is malformed. {_GRAMMAR}")
+        if not 1 <= int(parts[2]) <= LONGEST_WINDOW:
+            raise InputError(f"{where}: a window has 1 to {LONGEST_WINDOW:,} days.")
         spec = CrossSpec(name, parts[0], parts[1], int(parts[2]), *parts[3:])
         actions = (*schema.actions, IMPLICIT_ACTION)
         for what, value, known in (

@@ -67,7 +67,7 @@ def build_index(workdir: files.PathLike, examples_path: files.PathLike, out: fil
     Raises:
       InputError: no trained model, or examples it was not trained on.
     """
-    files.output_directory(out)
+    files.output_directory(out, workdir, examples_path)
     run, examples = Run.open(workdir), Examples(examples_path)
     if not run.model.is_decoupled:
         raise InputError(

@@ -152,7 +152,7 @@ def score(
         raise InputError(f"--candidates={candidates}." + did_you_mean(candidates, CANDIDATES))
     if k < 1:
         raise InputError(f"--k={k}. Expected at least 1 item per request.")
-    files.output_directory(out)
+    files.output_directory(out, workdir, examples_path, index_path)
     run, examples = Run.open(workdir), Examples(examples_path)
     run.check_examples(examples)
     examples.split(split)

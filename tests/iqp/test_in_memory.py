@@ -360,7 +360,9 @@ def test_specs_are_parsed():
     ("name", "message"),
     [
         ("share:click", "malformed"),
-        ("share:click:0", "malformed"),
+        ("share:click:0", "1 to 36,500 days"),
+        ("share:click:36501", "1 to 36,500 days"),
+        ("share:click:99999999999999999999999", "malformed"),
         ("share:click:-3", "malformed"),
         ("share:click:7:country:more", "malformed"),
         ("shares:click:7", "Did you mean 'share'"),
