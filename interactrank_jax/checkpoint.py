@@ -245,13 +245,13 @@ def _check_shapes(path: Path, item: Path, template: dict[str, Any]) -> None:
         return {jax.tree_util.keystr(key): tuple(leaf.shape) for key, leaf in leaves}
 
     with ocp.StandardCheckpointer() as checkpointer:
-        saved: Any = checkpointer.metadata(item)
-    tree = getattr(saved, "item_metadata", saved).tree
-    found, expected = shapes({key: tree.get(key) for key in template}), shapes(template)
-    for name in sorted(found | expected):
-        if found.get(name) != expected.get(name):
+        metadata: Any = checkpointer.metadata(item)
+    tree = getattr(metadata, "item_metadata", metadata).tree
+    saved_shapes, expected = shapes({key: tree.get(key) for key in template}), shapes(template)
+    for name in sorted(saved_shapes | expected):
+        if saved_shapes.get(name) != expected.get(name):
             raise InputError(
-                f"{path} holds {name} of shape {found.get(name)}, the model of this run has "
+                f"{path} holds {name} of shape {saved_shapes.get(name)}, the model of this run has "
                 f"shape {expected.get(name)}: the class that its config names is another than in "
                 f"training, or one of the two was edited."
             )

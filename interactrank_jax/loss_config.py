@@ -13,15 +13,15 @@ LOG_Q = ("counts", "sketch", "none")
 
 def check(loss: Any, rule: LabelRule) -> None:
     """Raises InputError for a name, a weight or a number in `config.train.loss` that is wrong."""
-    for field, known in (
+    for field, options in (
         ("name", tuple(losses.of_kind("pointwise"))),
         ("log_q", LOG_Q),
         ("correction", losses.CORRECTIONS),
     ):
-        if loss[field] not in known:
+        if loss[field] not in options:
             raise InputError(
                 f"config.train.loss.{field} is '{loss[field]}'."
-                + did_you_mean(str(loss[field]), known)
+                + did_you_mean(str(loss[field]), options)
             )
     if len(loss.head_weights) not in (0, len(rule.heads)):
         raise InputError(

@@ -342,9 +342,9 @@ PROPERTIES: tuple[Callable[[Case], None], ...] = (
 )
 
 
-def _close(found: Any, expected: Any) -> None:
+def _close(actual: Any, expected: Any) -> None:
     np.testing.assert_allclose(
-        np.asarray(found, np.float64), np.asarray(expected, np.float64), rtol=1e-5
+        np.asarray(actual, np.float64), np.asarray(expected, np.float64), rtol=1e-5
     )
 
 
