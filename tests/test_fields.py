@@ -134,6 +134,19 @@ def test_an_unknown_field_and_a_missing_one_are_named():
         fields.check(wrong)
 
 
+@pytest.mark.parametrize(
+    ("model", "field"),
+    [("cold", "cross.transform"), ("fit", "meta.vectors"), ("inttower", "fe.heads")],
+)
+def test_a_field_of_one_model_is_missed_there_alone(model, field):
+    fields.check(config("two_tower"))
+    wrong = config(model)
+    part, _, name = field.rpartition(".")
+    del wrong.model[part][name]
+    with pytest.raises(InputError, match=rf"config\.model\.{field} is missing"):
+        fields.check(wrong)
+
+
 def test_a_config_of_one_part_holds_where_the_others_are_not_needed():
     data = config().data
     fields.check({"data": data}, parts=("data",))

@@ -20,7 +20,7 @@ CONFIG = """
 import jax
 from interactrank_jax import losses
 from interactrank_jax.field_kinds import Number
-from interactrank_jax.fields import Field
+from interactrank_jax.field_table import Field
 from interactrank_jax.models.registry import register
 from interactrank_jax.models.two_tower import TwoTower
 from tests.synthetic import tiny_config
