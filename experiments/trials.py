@@ -34,7 +34,7 @@ QUICK = {
     "train.eval_every": 4,
     "train.log_every": 2,
     "train.checkpoint_every": 4,
-    "evaluate.bootstrap": 10,
+    "evaluate.bootstrap": 20,
 }
 
 

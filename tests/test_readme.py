@@ -13,7 +13,7 @@ README = (REPOSITORY / "README.md").read_text()
 SMALL = (
     "--config.train.batch_size=32",
     "--config.train.max_steps=4",
-    "--config.evaluate.bootstrap=5",
+    "--config.evaluate.bootstrap=20",
 )
 
 
