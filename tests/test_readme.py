@@ -58,7 +58,7 @@ def test_every_command_and_config_field_in_the_readme_exists(section, monkeypatc
     monkeypatch.chdir(REPOSITORY)
     for _, *argv in commands(section):
         command, flags = cli.split_command(argv)
-        cli._parse(cli.COMMANDS[command], command, flags)
+        cli.parse(cli.COMMANDS[command], command, flags)
 
 
 def test_tables_are_those_of_the_committed_results():
