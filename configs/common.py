@@ -1,6 +1,6 @@
 """What the configs share: the data part per data set, and the training part.
 
-Arguments: the data set, and with it the protocol (`data/protocols.py`):
+Arguments: the data set, and with it the protocol (`examples/protocols.py`):
 
     search                  a search log, such as the simulator's          clean_time
     movielens_100k          MovieLens-100K                                 clean_time
@@ -16,7 +16,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from interactrank_jax.errors import InputError, did_you_mean
+from interactrank_jax.io.errors import InputError, did_you_mean
 
 
 def _config(**fields) -> ConfigDict:
@@ -24,7 +24,7 @@ def _config(**fields) -> ConfigDict:
 
 
 def cross_features(*features: str) -> ConfigDict:
-    """Query-item features and how they are counted, see `iqp/recipe.py`."""
+    """Query-item features and how they are counted, see `state/recipe.py`."""
     return _config(
         features=features,
         lag_days=1,
@@ -63,7 +63,7 @@ def search_data() -> ConfigDict:
 
 
 def ratings_data(protocol: str) -> ConfigDict:
-    """Ratings or clicks of any data set, see `data/ratings.py` and `data/rating_log.py`.
+    """Ratings or clicks of any data set, see `log/adapters/` (ratings.py, rating_log.py).
 
     By time a request is what one user rated within an hour. At random, its candidates are those of
     one fold: about ten of MovieLens.
@@ -89,7 +89,7 @@ def ratings_data(protocol: str) -> ConfigDict:
 
 
 def movielens_data(protocol: str) -> ConfigDict:
-    """MovieLens, see `data/movielens.py`."""
+    """MovieLens, see `log/adapters/movielens.py`."""
     data = ratings_data(protocol)
     if protocol == "clean_time":
         # Ratings of 3 are events of their own where there is time; without it there are none.

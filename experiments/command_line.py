@@ -4,7 +4,7 @@ import argparse
 import sys
 from collections.abc import Callable
 
-from interactrank_jax.errors import InputError
+from interactrank_jax.io.errors import InputError
 
 
 def positive(text: str) -> float:

@@ -10,8 +10,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from interactrank_jax import files, metrics, uncertainty
-from interactrank_jax.errors import InputError
+from interactrank_jax import metrics, uncertainty
+from interactrank_jax.io import files
+from interactrank_jax.io.errors import InputError
 
 BASE = "two_tower"
 KEY = ("dataset", "protocol", "model")

@@ -14,11 +14,12 @@ from typing import Any
 import numpy as np
 
 from experiments import comparison, reference_lines, search, sweeps, trials
-from interactrank_jax import configuration, files, metrics
-from interactrank_jax.data.examples import Examples
-from interactrank_jax.data.schema import open_log
-from interactrank_jax.errors import InputError
+from interactrank_jax import configuration, metrics
+from interactrank_jax.examples.format import Examples
+from interactrank_jax.io import files
+from interactrank_jax.io.errors import InputError
 from interactrank_jax.labels import LabelRule
+from interactrank_jax.log.schema import open_log
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 
@@ -72,7 +73,7 @@ class Setting:
         Raises:
           InputError: they are there, but of another log.
         """
-        from interactrank_jax.data.prepare import examples_digest, prepare
+        from interactrank_jax.examples.prepare import examples_digest, prepare
 
         path = self.out / f"examples-{files.digest(configuration.to_json(data))[:8]}"
         if not path.exists():
@@ -224,7 +225,7 @@ def sizes(trial: trials.Trial) -> dict[str, float]:
     """
     from experiments.efficiency import serving_flops
     from interactrank_jax.runs import Run
-    from interactrank_jax.state import count_parameters
+    from interactrank_jax.train_state import count_parameters
 
     run = Run.open(trial.workdir)
     looked_at = {feature.table for feature in (*run.inputs.request, *run.inputs.item)}

@@ -20,8 +20,9 @@ import numpy as np
 from experiments import contenders, simulated, trials
 from experiments.benchmarks import reporting
 from experiments.command_line import count, exit_status, natural
-from interactrank_jax import baselines, configuration, evaluate, files, metrics
-from interactrank_jax.data.examples import Examples
+from interactrank_jax import baselines, configuration, evaluate, metrics
+from interactrank_jax.examples.format import Examples
+from interactrank_jax.io import files
 from interactrank_jax.labels import LabelRule
 
 LAGS = (1, 2, 4, 8, 16, 32)

@@ -25,7 +25,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from experiments.command_line import exit_status, positive
-from interactrank_jax import files
+from interactrank_jax.io import files
 
 FINISHED = "finished"
 STOPPED = "stopped"  # by its time limit

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from interactrank_jax.errors import InputError
+from interactrank_jax.io.errors import InputError
 
 
 def make_log(dataset: str, source: Path | None, preset: str, out: Path) -> Path:
@@ -16,11 +16,11 @@ def make_log(dataset: str, source: Path | None, preset: str, out: Path) -> Path:
         return path
     print("log ...", flush=True)
     if dataset == "search":
-        from interactrank_jax.data.simulate import simulate
+        from interactrank_jax.log.simulator.simulate import simulate
 
         simulate(preset, 0, path)
     else:
-        from interactrank_jax.data.movielens import convert
+        from interactrank_jax.log.adapters.movielens import convert
 
         if source is None:
             raise InputError(f"--dataset={dataset} needs --source, the directory of the data set.")

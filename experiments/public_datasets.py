@@ -24,9 +24,10 @@ from experiments import comparison, contenders, search, trials
 from experiments.benchmarks import reporting
 from experiments.command_line import count, exit_status, positive
 from experiments.logs import make_log
-from interactrank_jax import configuration, files
-from interactrank_jax.data.examples import Examples, describe_protocol
-from interactrank_jax.errors import InputError, did_you_mean
+from interactrank_jax import configuration
+from interactrank_jax.examples.format import Examples, describe_protocol
+from interactrank_jax.io import files
+from interactrank_jax.io.errors import InputError, did_you_mean
 
 # (data set, protocol) -> argument of the configs.
 ARGUMENTS = {

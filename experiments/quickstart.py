@@ -18,8 +18,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from interactrank_jax import configuration, files, uncertainty
-from interactrank_jax.errors import InputError
+from interactrank_jax import configuration, uncertainty
+from interactrank_jax.io import files
+from interactrank_jax.io.errors import InputError
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 MODELS = ("two_tower", "interactrank")
@@ -93,8 +94,8 @@ def load_config(model: str, preset: str, seed: int):
 def quickstart(preset: str, seed: int, out: Path) -> dict[str, Any]:
     """Runs every station; returns (and writes) the summary."""
     from interactrank_jax import evaluate
-    from interactrank_jax.data.prepare import prepare
-    from interactrank_jax.data.simulate import simulate
+    from interactrank_jax.examples.prepare import prepare
+    from interactrank_jax.log.simulator.simulate import simulate
     from interactrank_jax.scorers import BASELINES
     from interactrank_jax.scoring.index import build_index
     from interactrank_jax.scoring.score import score

@@ -15,9 +15,9 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from interactrank_jax import metrics
-from interactrank_jax.data.examples import REQUEST_ENTITIES, Examples
-from interactrank_jax.data.protocols import PUBLISHED
-from interactrank_jax.errors import InputError, did_you_mean
+from interactrank_jax.examples.format import REQUEST_ENTITIES, Examples
+from interactrank_jax.examples.protocols import PUBLISHED
+from interactrank_jax.io.errors import InputError, did_you_mean
 from interactrank_jax.labels import LabelRule
 
 WINDOW_DAYS = 730

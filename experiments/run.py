@@ -25,8 +25,9 @@ from typing import Any
 from experiments import sweeps, trials
 from experiments.benchmarks import reporting
 from experiments.command_line import count, exit_status, positive
-from interactrank_jax import configuration, files
-from interactrank_jax.data.examples import Examples, describe_protocol
+from interactrank_jax import configuration
+from interactrank_jax.examples.format import Examples, describe_protocol
+from interactrank_jax.io import files
 
 SEED = "train.seed"
 SHOWN = ("roc_auc", "logloss", "request_auc")  # beside what is selected by

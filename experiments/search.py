@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 
 from experiments import trials
 from experiments.sweeps import Overrides, over
-from interactrank_jax.errors import InputError, did_you_mean
+from interactrank_jax.io.errors import InputError, did_you_mean
 
 Get = Callable[[str], Any]  # from a field to its value in the best trial so far
 

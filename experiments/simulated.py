@@ -7,7 +7,7 @@ from pathlib import Path
 from experiments import contenders, trials
 from experiments.command_line import count
 from experiments.logs import make_log
-from interactrank_jax.errors import InputError
+from interactrank_jax.io.errors import InputError
 
 
 def parser(description: str) -> argparse.ArgumentParser:

@@ -22,9 +22,10 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from experiments import jobs
-from interactrank_jax import configuration, files, metrics
-from interactrank_jax.data.examples import Examples
-from interactrank_jax.errors import InputError
+from interactrank_jax import configuration, metrics
+from interactrank_jax.examples.format import Examples
+from interactrank_jax.io import files
+from interactrank_jax.io.errors import InputError
 
 LONGEST_NAME = 100
 # The smallest sizes, for `--quick`: shows that everything runs.

@@ -34,11 +34,12 @@ import pyarrow.parquet as pq
 from experiments import contenders, simulated, trials
 from experiments.benchmarks import reporting
 from experiments.command_line import exit_status, share
-from interactrank_jax import files, metrics
-from interactrank_jax.data.examples import Examples
-from interactrank_jax.data.pipeline import request_batches
-from interactrank_jax.data.schema import FeatureSpec, Schema
-from interactrank_jax.data.splits import SPLITS
+from interactrank_jax import metrics
+from interactrank_jax.examples.format import Examples
+from interactrank_jax.examples.input import request_batches
+from interactrank_jax.examples.splits import SPLITS
+from interactrank_jax.io import files
+from interactrank_jax.log.schema import FeatureSpec, Schema
 
 COLUMN = "head_query"  # of the requests, in the copy of the log
 DECILES = 10

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from interactrank_jax.errors import InputError, did_you_mean
+from interactrank_jax.io.errors import InputError, did_you_mean
 
 # Words of one character too: 'size 8' and 'vitamin c' are searched for.
 _TOKENIZATION: dict[str, Any] = {

@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import ArrayLike
 
-from interactrank_jax.errors import InputError
+from interactrank_jax.io.errors import InputError
 from interactrank_jax.metrics import Statistic, group_edges, ratio, scored
 
 

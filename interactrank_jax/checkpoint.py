@@ -24,10 +24,10 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from interactrank_jax import artefacts, files
-from interactrank_jax.errors import InputError
-from interactrank_jax.files import PathLike
-from interactrank_jax.state import TrainState
+from interactrank_jax.io import artefacts, files
+from interactrank_jax.io.errors import InputError
+from interactrank_jax.io.files import PathLike
+from interactrank_jax.train_state import TrainState
 
 logger = logging.getLogger(__name__)
 

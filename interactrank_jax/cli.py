@@ -10,10 +10,11 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from interactrank_jax import configuration, cuda, fields, files, interrupts
+from interactrank_jax import configuration, cuda, fields
 from interactrank_jax.command import PATHS, REQUIRED, Command
 from interactrank_jax.commands import COMMANDS
-from interactrank_jax.errors import InputError, did_you_mean
+from interactrank_jax.io import files, interrupts
+from interactrank_jax.io.errors import InputError, did_you_mean
 
 BROKEN_PIPE = 141  # 128 + SIGPIPE, as a shell reports it
 

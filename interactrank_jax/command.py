@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
-from interactrank_jax.printable import printable
+from interactrank_jax.io.printable import printable
 
 REQUIRED = object()
 # Flags that are paths, in which `~` is the user's home.

@@ -8,19 +8,19 @@ import logging
 from typing import Any
 
 from interactrank_jax.command import CONFIG, LOG, REGISTERS, REQUIRED, Command, show
-from interactrank_jax.errors import InputError, did_you_mean
-from interactrank_jax.iqp import commands as iqp_commands
+from interactrank_jax.io.errors import InputError, did_you_mean
+from interactrank_jax.state import commands as iqp_commands
 
 
 def _simulate(args: Any) -> None:
-    from interactrank_jax.data.simulate import simulate
+    from interactrank_jax.log.simulator.simulate import simulate
 
     show(f"log in {args.out}", simulate(args.preset, args.seed, args.out))
 
 
 def _convert(args: Any) -> None:
     if args.format == "ratings":
-        from interactrank_jax.data import ratings
+        from interactrank_jax.log.adapters import ratings
 
         summary = ratings.convert(args.source, args.out, _rating_options(args), report=print)
         show(f"log in {args.out}", summary)
@@ -28,7 +28,7 @@ def _convert(args: Any) -> None:
         for flag, (default, _) in _RATING_FLAGS.items():
             if getattr(args, flag) != default:
                 raise InputError(f"--{flag} is for --format=ratings only: leave it out.")
-        from interactrank_jax.data.movielens import convert
+        from interactrank_jax.log.adapters.movielens import convert
 
         show(f"log in {args.out}", convert(args.source, args.out))
     else:
@@ -38,7 +38,7 @@ def _convert(args: Any) -> None:
 
 
 def _rating_options(args: Any) -> Any:
-    from interactrank_jax.data.ratings import Options
+    from interactrank_jax.log.adapters.ratings import Options
 
     try:
         neutral = float(args.neutral) if args.neutral else None
@@ -62,7 +62,7 @@ def _rating_options(args: Any) -> Any:
 
 
 def _prepare(args: Any) -> None:
-    from interactrank_jax.data.prepare import prepare
+    from interactrank_jax.examples.prepare import prepare
 
     metadata = prepare(
         args.config.data, args.log, args.out, extend=args.extend or None, progress=logging.info
@@ -75,7 +75,7 @@ def _prepare(args: Any) -> None:
 
 
 def _leaks(args: Any) -> None:
-    from interactrank_jax.data.leaks import check
+    from interactrank_jax.examples.leaks import check
 
     show("no leak found", check(args.config.data, args.log))
 
@@ -105,7 +105,7 @@ def _train(args: Any) -> None:
 
 def _evaluate(args: Any) -> None:
     from interactrank_jax import evaluate
-    from interactrank_jax.data.examples import describe_protocol
+    from interactrank_jax.examples.format import describe_protocol
 
     if bool(args.baseline) == bool(args.workdir):
         raise InputError(

@@ -11,8 +11,8 @@ from typing import Any
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from interactrank_jax.errors import InputError
 from interactrank_jax.fields import leaves
+from interactrank_jax.io.errors import InputError
 
 _EXAMPLE = "configs/interactrank.py:search"
 

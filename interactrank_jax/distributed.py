@@ -10,8 +10,8 @@ from contextlib import contextmanager
 import jax
 from jax.experimental import multihost_utils
 
-from interactrank_jax import interrupts
-from interactrank_jax.errors import InputError
+from interactrank_jax.io import interrupts
+from interactrank_jax.io.errors import InputError
 
 # Seconds without a sign of life after which a process counts as gone.
 HEARTBEAT_TIMEOUT = 20

@@ -6,18 +6,20 @@ from typing import Any
 
 import numpy as np
 
-from interactrank_jax import calibration, fields, files, interrupts, metrics, uncertainty
-from interactrank_jax.data.examples import PADDING, STAGES, Examples
-from interactrank_jax.data.pipeline import (
+from interactrank_jax import calibration, fields, metrics, uncertainty
+from interactrank_jax.examples.format import PADDING, Examples
+from interactrank_jax.examples.input import (
     EVALUATION_COLUMNS,
     evaluation_batches,
     request_batches,
     train_columns,
 )
-from interactrank_jax.errors import InputError
+from interactrank_jax.io import files, interrupts
+from interactrank_jax.io.errors import InputError
+from interactrank_jax.io.printable import cell
 from interactrank_jax.labels import ENGAGED, LabelRule
+from interactrank_jax.log.contract import STAGES
 from interactrank_jax.parallel import DataParallel
-from interactrank_jax.printable import cell
 from interactrank_jax.runs import Run
 from interactrank_jax.scorers import IQPScorer, ModelScorer, Scorer, baseline
 

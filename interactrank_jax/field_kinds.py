@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from interactrank_jax.errors import did_you_mean
+from interactrank_jax.io.errors import did_you_mean
 
 
 class Kind(Protocol):

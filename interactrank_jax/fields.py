@@ -10,7 +10,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from interactrank_jax import registration
-from interactrank_jax.errors import InputError, did_you_mean
 from interactrank_jax.field_kinds import hint
 from interactrank_jax.field_table import (
     CROSS_OPTIONS,
@@ -24,6 +23,7 @@ from interactrank_jax.field_table import (
     TRAIN,
     Field,
 )
+from interactrank_jax.io.errors import InputError, did_you_mean
 
 _NAME = "model.name"
 

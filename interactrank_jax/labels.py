@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from interactrank_jax.data.examples import Split
-from interactrank_jax.errors import InputError, did_you_mean
+from interactrank_jax.examples.format import Split
+from interactrank_jax.io.errors import InputError, did_you_mean
 
 ENGAGED = "engaged"  # the head that stands for the unified label
 

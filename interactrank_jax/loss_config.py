@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from interactrank_jax import losses
-from interactrank_jax.errors import InputError, did_you_mean
+from interactrank_jax.io.errors import InputError, did_you_mean
 from interactrank_jax.labels import ENGAGED, LabelRule
 
 LOG_Q = ("counts", "sketch", "none")

@@ -18,7 +18,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import ArrayLike
 
-from interactrank_jax.errors import InputError
+from interactrank_jax.io.errors import InputError
 
 # Multiplicity of each request [R], in the order of sorted request values -> the metric's value.
 Statistic = Callable[[np.ndarray], float]

@@ -13,8 +13,8 @@ import jax
 import jax.numpy as jnp
 
 from interactrank_jax import loss_config, losses, sketch
-from interactrank_jax.data.examples import PADDING, Metadata
-from interactrank_jax.errors import InputError
+from interactrank_jax.examples.format import PADDING, Metadata
+from interactrank_jax.io.errors import InputError
 from interactrank_jax.labels import LabelRule
 from interactrank_jax.models.preranker import PreRanker
 

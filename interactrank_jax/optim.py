@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from interactrank_jax.errors import InputError, did_you_mean
+from interactrank_jax.io.errors import InputError, did_you_mean
 from interactrank_jax.models.embeddings import Rows
 
 Array = jax.Array

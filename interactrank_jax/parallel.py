@@ -22,7 +22,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from interactrank_jax.errors import InputError, did_you_mean
+from interactrank_jax.io.errors import InputError, did_you_mean
 from interactrank_jax.table_sharding import DATA, MODEL, ROW_MULTIPLE, SHARDED_FROM, Layout
 
 KINDS = ("pmap", "shard_map")

@@ -8,7 +8,7 @@ import inspect
 from pathlib import Path
 from typing import Any
 
-from interactrank_jax.errors import InputError
+from interactrank_jax.io.errors import InputError
 
 MODELS: dict[str, Any] = {}
 LOSSES: dict[str, Any] = {}

@@ -11,11 +11,12 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from interactrank_jax import configuration, distributed, files
+from interactrank_jax import configuration, distributed
 from interactrank_jax.checkpoint import restore_best
-from interactrank_jax.data.checks import check_below
-from interactrank_jax.data.examples import Examples, Metadata
-from interactrank_jax.errors import InputError, did_you_mean
+from interactrank_jax.examples.checks import check_below
+from interactrank_jax.examples.format import Examples, Metadata
+from interactrank_jax.io import files
+from interactrank_jax.io.errors import InputError, did_you_mean
 from interactrank_jax.labels import LabelRule
 from interactrank_jax.models.inputs import Inputs, zero_inputs
 from interactrank_jax.models.registry import MODELS, build_model

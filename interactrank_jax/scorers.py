@@ -12,9 +12,9 @@ from typing import Any, Protocol
 import numpy as np
 
 from interactrank_jax import baselines, calibration
-from interactrank_jax.data.examples import Examples
-from interactrank_jax.data.pipeline import Batch, pad_batch
-from interactrank_jax.errors import InputError, did_you_mean
+from interactrank_jax.examples.format import Examples
+from interactrank_jax.examples.input import Batch, pad_batch
+from interactrank_jax.io.errors import InputError, did_you_mean
 from interactrank_jax.labels import LabelRule
 from interactrank_jax.models.embeddings import item_store
 from interactrank_jax.parallel import DataParallel

@@ -23,7 +23,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from interactrank_jax.errors import InputError
+from interactrank_jax.io.errors import InputError
 from interactrank_jax.losses.total import check_shape
 
 # Odd, drawn once at random; fixed, so that a sketch means the same in every process and resume.

@@ -15,13 +15,13 @@ import optax
 
 from interactrank_jax import objective as objectives
 from interactrank_jax import sketch
-from interactrank_jax.data.examples import PADDING
+from interactrank_jax.examples.format import PADDING
 from interactrank_jax.models import embeddings
 from interactrank_jax.models.preranker import PreRanker
 from interactrank_jax.objective import Encoded, Objective
 from interactrank_jax.optim import RowOptimizer, update_tables
-from interactrank_jax.state import HEALTHY, TrainState
 from interactrank_jax.table_sharding import Layout, embed_directly, look_up, reduce_rows
+from interactrank_jax.train_state import HEALTHY, TrainState
 
 Array = jax.Array
 Batch = Mapping[str, Array]

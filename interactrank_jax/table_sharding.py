@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 import jax
 import jax.numpy as jnp
 
-from interactrank_jax.data.examples import PADDING
+from interactrank_jax.examples.format import PADDING
 from interactrank_jax.models import embeddings
 from interactrank_jax.models.embeddings import Rows, Slot, Tables
 

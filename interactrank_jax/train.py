@@ -18,20 +18,13 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from interactrank_jax import (
-    configuration,
-    distributed,
-    evaluate,
-    fields,
-    interrupts,
-    metrics,
-    writers,
-)
+from interactrank_jax import configuration, distributed, evaluate, fields, metrics, writers
 from interactrank_jax.checkpoint import Checkpoints, Progress
-from interactrank_jax.data.examples import Examples
-from interactrank_jax.data.pipeline import train_columns, train_iterator
-from interactrank_jax.errors import InputError
-from interactrank_jax.files import PathLike
+from interactrank_jax.examples.format import Examples
+from interactrank_jax.examples.input import train_columns, train_iterator
+from interactrank_jax.io import interrupts
+from interactrank_jax.io.errors import InputError
+from interactrank_jax.io.files import PathLike
 from interactrank_jax.labels import LabelRule
 from interactrank_jax.models.embeddings import item_store
 from interactrank_jax.objective import Objective
@@ -40,8 +33,8 @@ from interactrank_jax.parallel import DataParallel
 from interactrank_jax.runs import Run
 from interactrank_jax.scorers import ModelScorer, prior_offsets
 from interactrank_jax.scoring.index import encode_items
-from interactrank_jax.state import HEALTHY, TrainState, count_parameters, init_state
 from interactrank_jax.steps import HARD_INDEX, health_checks, make_train_step
+from interactrank_jax.train_state import HEALTHY, TrainState, count_parameters, init_state
 
 logger = logging.getLogger(__name__)
 

@@ -11,8 +11,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from interactrank_jax import interrupts
-from interactrank_jax.errors import InputError, did_you_mean
+from interactrank_jax.io import interrupts
+from interactrank_jax.io.errors import InputError, did_you_mean
 from interactrank_jax.metrics import METRICS, Statistic, mean_statistic, statistics
 
 

@@ -12,8 +12,8 @@ import numpy as np
 from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
-from interactrank_jax import files
-from interactrank_jax.errors import InputError
+from interactrank_jax.io import files
+from interactrank_jax.io.errors import InputError
 
 
 class MetricWriter:

@@ -73,7 +73,7 @@ def trained_run(tmp_path_factory, examples_path):
 @pytest.fixture(scope="session")
 def tiny_log(tmp_path_factory):
     """The simulator's smallest log; read only."""
-    from interactrank_jax.data.simulate import simulate
+    from interactrank_jax.log.simulator.simulate import simulate
 
     path = tmp_path_factory.mktemp("logs") / "tiny"
     simulate("tiny", 0, path)
@@ -84,7 +84,7 @@ def tiny_log(tmp_path_factory):
 def tiny_examples(tmp_path_factory, tiny_log):
     """Examples of the simulator's smallest log, by the search config; read only."""
     from configs import interactrank
-    from interactrank_jax.data.prepare import prepare
+    from interactrank_jax.examples.prepare import prepare
 
     path = tmp_path_factory.mktemp("prepared") / "tiny"
     prepare(interactrank.get_config("search").data, tiny_log, path)

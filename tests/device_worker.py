@@ -18,18 +18,18 @@ from jax.sharding import PartitionSpec as P
 
 from interactrank_jax import optim
 from interactrank_jax.checkpoint import Checkpoints, Progress
-from interactrank_jax.data.examples import Examples
-from interactrank_jax.data.pipeline import train_iterator
 from interactrank_jax.evaluate import Rows, slate_figures
+from interactrank_jax.examples.format import Examples
+from interactrank_jax.examples.input import train_iterator
 from interactrank_jax.models import embeddings
 from interactrank_jax.models.embeddings import Slot, item_store
 from interactrank_jax.objective import Objective
 from interactrank_jax.parallel import DataParallel
 from interactrank_jax.runs import Run
 from interactrank_jax.scorers import ModelScorer
-from interactrank_jax.state import TrainState, init_state
 from interactrank_jax.steps import make_train_step
 from interactrank_jax.table_sharding import look_up, reduce_rows
+from interactrank_jax.train_state import TrainState, init_state
 from tests.synthetic import tiny_config, without_blocks
 
 DEVICES = 4

@@ -11,7 +11,7 @@ from absl import flags
 from jax.experimental import multihost_utils
 
 from interactrank_jax import distributed
-from interactrank_jax.data.examples import Examples
+from interactrank_jax.examples.format import Examples
 from interactrank_jax.models.embeddings import item_store
 from interactrank_jax.parallel import DataParallel
 from interactrank_jax.steps import make_train_step

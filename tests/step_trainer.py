@@ -11,7 +11,7 @@ from interactrank_jax.models.embeddings import item_store
 from interactrank_jax.objective import Objective
 from interactrank_jax.parallel import DataParallel
 from interactrank_jax.runs import Run
-from interactrank_jax.state import TrainState, init_state
+from interactrank_jax.train_state import TrainState, init_state
 from tests.synthetic import tiny_config
 
 BATCH = 16

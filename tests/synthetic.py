@@ -10,8 +10,8 @@ from ml_collections import ConfigDict
 
 from configs import interactrank
 from interactrank_jax import configuration
-from interactrank_jax.data.blocks import BlockWriter
-from interactrank_jax.data.examples import (
+from interactrank_jax.examples.blocks import BlockWriter
+from interactrank_jax.examples.format import (
     FORMAT_VERSION,
     CrossStatistics,
     Feature,

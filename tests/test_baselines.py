@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from interactrank_jax import baselines
-from interactrank_jax.errors import InputError
+from interactrank_jax.io.errors import InputError
 
 ITEMS = ["Red wool scarf", "blue scarf", "RED red paint", "vitamin c", "", None, "wool, wool!"]
 

@@ -5,7 +5,7 @@ import pytest
 
 from interactrank_jax import checkpoint
 from interactrank_jax.checkpoint import fingerprint
-from interactrank_jax.errors import InputError
+from interactrank_jax.io.errors import InputError
 from interactrank_jax.runs import Run
 from interactrank_jax.train import train
 from tests.synthetic import tiny_config

@@ -6,7 +6,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from interactrank_jax import cli
-from interactrank_jax.data.schema import open_log
+from interactrank_jax.log.schema import open_log
 from tests.conftest import REPOSITORY, SHARED_DATA
 
 CONFIG = REPOSITORY / "configs" / "interactrank.py"

@@ -9,7 +9,7 @@ from sklearn.metrics import roc_auc_score
 
 from experiments import comparison
 from experiments.comparison import Scored
-from interactrank_jax.errors import InputError
+from interactrank_jax.io.errors import InputError
 
 ENGAGED = np.array([1, 0, 1, 0, 1, 0], bool)
 USER = np.array([0, 0, 1, 1, 1, 1])

@@ -6,10 +6,10 @@ import pytest
 
 from configs import common
 from interactrank_jax import configuration
-from interactrank_jax.data.examples import Examples
-from interactrank_jax.data.movielens import convert
-from interactrank_jax.data.prepare import prepare
-from interactrank_jax.errors import InputError
+from interactrank_jax.examples.format import Examples
+from interactrank_jax.examples.prepare import prepare
+from interactrank_jax.io.errors import InputError
+from interactrank_jax.log.adapters.movielens import convert
 from interactrank_jax.models.inputs import zero_inputs
 from interactrank_jax.models.registry import MODELS
 from interactrank_jax.runs import Run

@@ -5,7 +5,7 @@ import shutil
 import pytest
 
 from interactrank_jax import cli, configuration
-from interactrank_jax.errors import InputError
+from interactrank_jax.io.errors import InputError
 from tests.conftest import REPOSITORY
 
 CONFIGS = REPOSITORY / "configs"

@@ -18,8 +18,8 @@ import numpy as np
 import pytest
 
 from interactrank_jax import distributed, evaluate
-from interactrank_jax.data.examples import Examples, write_metadata
-from interactrank_jax.errors import InputError
+from interactrank_jax.examples.format import Examples, write_metadata
+from interactrank_jax.io.errors import InputError
 from interactrank_jax.models.embeddings import item_store
 from interactrank_jax.parallel import DataParallel
 from interactrank_jax.steps import make_train_step

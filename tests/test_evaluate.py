@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 
 from interactrank_jax import cli, evaluate, metrics, scorers
-from interactrank_jax.data.examples import PADDING, Examples
-from interactrank_jax.data.pipeline import evaluation_batches, request_batches
-from interactrank_jax.errors import InputError
+from interactrank_jax.examples.format import PADDING, Examples
+from interactrank_jax.examples.input import evaluation_batches, request_batches
+from interactrank_jax.io.errors import InputError
 from interactrank_jax.labels import LabelRule
 from interactrank_jax.parallel import DataParallel
 from interactrank_jax.runs import Run

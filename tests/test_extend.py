@@ -8,9 +8,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from configs import interactrank
-from interactrank_jax.data.examples import Examples
-from interactrank_jax.data.prepare import prepare
-from interactrank_jax.errors import InputError
+from interactrank_jax.examples.format import Examples
+from interactrank_jax.examples.prepare import prepare
+from interactrank_jax.io.errors import InputError
 from interactrank_jax.runs import Run
 from interactrank_jax.train import train
 from tests.synthetic import without_blocks

@@ -6,8 +6,8 @@ import pytest
 
 from configs import common
 from interactrank_jax import cli, configuration, fields
-from interactrank_jax.errors import InputError
 from interactrank_jax.field_kinds import Choice, Many, Number, Record, Switch, Text, Whole
+from interactrank_jax.io.errors import InputError
 from interactrank_jax.models.registry import MODELS
 from tests.conftest import REPOSITORY
 

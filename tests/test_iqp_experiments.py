@@ -10,8 +10,8 @@ import pytest
 
 from experiments import freshness, unseen_queries
 from experiments.comparison import Scored
-from interactrank_jax.data.schema import open_log
-from interactrank_jax.iqp.forms import form
+from interactrank_jax.log.schema import open_log
+from interactrank_jax.state.normalized_query import form
 
 BEST = [0.690, 0.694]
 FOUND = {("lag", 1): BEST, ("lag", 4): [0.660, 0.666], ("age", 0): BEST, ("age", 3): [0.67, 0.676]}

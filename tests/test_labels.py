@@ -8,8 +8,8 @@ import pytest
 from ml_collections import ConfigDict
 
 from configs.common import search_label
-from interactrank_jax.data.examples import Split
-from interactrank_jax.errors import InputError
+from interactrank_jax.examples.format import Split
+from interactrank_jax.io.errors import InputError
 from interactrank_jax.labels import LabelRule
 
 ACTIONS = ("click", "long_click", "short_click", "save")

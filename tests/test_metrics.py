@@ -9,7 +9,7 @@ import pytest
 from sklearn.metrics import average_precision_score, log_loss, ndcg_score, roc_auc_score
 
 from interactrank_jax import calibration, metrics, uncertainty
-from interactrank_jax.errors import InputError
+from interactrank_jax.io.errors import InputError
 
 NAN = float("nan")
 

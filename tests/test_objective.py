@@ -12,9 +12,9 @@ import pytest
 from configs import common, interactrank
 from interactrank_jax import loss_config, losses, optim, sketch
 from interactrank_jax import objective as objectives
-from interactrank_jax.data.examples import Examples
-from interactrank_jax.data.pipeline import train_iterator
-from interactrank_jax.errors import InputError
+from interactrank_jax.examples.format import Examples
+from interactrank_jax.examples.input import train_iterator
+from interactrank_jax.io.errors import InputError
 from interactrank_jax.labels import LabelRule
 from interactrank_jax.objective import Objective
 from interactrank_jax.runs import Run

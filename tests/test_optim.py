@@ -9,7 +9,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from interactrank_jax import optim
-from interactrank_jax.errors import InputError
+from interactrank_jax.io.errors import InputError
 from interactrank_jax.models import embeddings
 from interactrank_jax.models.embeddings import Slot
 

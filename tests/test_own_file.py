@@ -10,8 +10,9 @@ import textwrap
 import pyarrow.parquet as pq
 import pytest
 
-from interactrank_jax import cli, configuration, fields, files
-from interactrank_jax.errors import InputError
+from interactrank_jax import cli, configuration, fields
+from interactrank_jax.io import files
+from interactrank_jax.io.errors import InputError
 from interactrank_jax.models.registry import MODELS
 from interactrank_jax.runs import Run
 from tests.conftest import REPOSITORY

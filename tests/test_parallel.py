@@ -10,8 +10,8 @@ import jax
 import numpy as np
 import pytest
 
-from interactrank_jax.data.examples import Examples
-from interactrank_jax.errors import InputError
+from interactrank_jax.examples.format import Examples
+from interactrank_jax.io.errors import InputError
 from interactrank_jax.parallel import DataParallel
 from tests.device_worker import DEVICES, FLAG, KINDS, LONG_ROWS, RESTORES, RUNS, STEPS, TABLE_SIZES
 

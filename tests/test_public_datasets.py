@@ -9,9 +9,10 @@ import pyarrow as pa
 import pytest
 
 from experiments import comparison, contenders, jobs, public_datasets
-from interactrank_jax import cli, files
-from interactrank_jax.data.simulate import simulate
-from interactrank_jax.errors import InputError
+from interactrank_jax import cli
+from interactrank_jax.io import files
+from interactrank_jax.io.errors import InputError
+from interactrank_jax.log.simulator.simulate import simulate
 from tests.test_comparison import FAIR, row
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from experiments import quickstart
 from experiments.quickstart import Stations
-from interactrank_jax.errors import InputError
+from interactrank_jax.io.errors import InputError
 from tests.conftest import REPOSITORY
 
 

@@ -86,7 +86,7 @@ def test_config_fields_named_in_the_table_exist():
 
 
 def test_the_schema_in_the_readme_is_valid():
-    from interactrank_jax.data.schema import Schema
+    from interactrank_jax.log.schema import Schema
 
     text = re.findall(r"```json\n(.*?)```", README, re.DOTALL)[0]
     assert Schema.from_json(json.loads(text)).actions

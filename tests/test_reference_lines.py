@@ -10,8 +10,8 @@ from sklearn.preprocessing import OneHotEncoder
 from experiments import contenders, reference_lines
 from experiments.logs import make_log
 from interactrank_jax import configuration
-from interactrank_jax.data.examples import Examples
-from interactrank_jax.data.prepare import prepare
+from interactrank_jax.examples.format import Examples
+from interactrank_jax.examples.prepare import prepare
 from interactrank_jax.labels import LabelRule
 from tests.conftest import REPOSITORY, SHARED_DATA
 

@@ -11,7 +11,7 @@ import pytest
 
 from experiments import jobs, run, sweeps, trials
 from experiments.sweeps import over, product, zipped
-from interactrank_jax.errors import InputError
+from interactrank_jax.io.errors import InputError
 from tests.conftest import REPOSITORY
 
 CONFIG = f"{REPOSITORY / 'tests/faults/configs.py'}:tiny"

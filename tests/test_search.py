@@ -4,7 +4,7 @@ import pytest
 
 from experiments import contenders, jobs, search
 from interactrank_jax import configuration
-from interactrank_jax.errors import InputError
+from interactrank_jax.io.errors import InputError
 from tests.conftest import REPOSITORY
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from interactrank_jax import losses, sketch
-from interactrank_jax.errors import InputError
+from interactrank_jax.io.errors import InputError
 
 WIDTH, DEPTH, BATCH = 2**10, 4, 5_000
 add, count = jax.jit(sketch.add, static_argnames="window"), jax.jit(sketch.count)

@@ -7,9 +7,9 @@ import pytest
 
 from interactrank_jax import train as train_module
 from interactrank_jax.checkpoint import fingerprint
-from interactrank_jax.data.examples import Examples
-from interactrank_jax.errors import InputError
 from interactrank_jax.evaluate import evaluate
+from interactrank_jax.examples.format import Examples
+from interactrank_jax.io.errors import InputError
 from interactrank_jax.runs import Run
 from interactrank_jax.train import train
 from tests.faults.configs import long_config

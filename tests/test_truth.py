@@ -4,8 +4,8 @@ import pytest
 
 from configs import interactrank
 from interactrank_jax import evaluate
-from interactrank_jax.data.prepare import prepare
-from interactrank_jax.data.simulate import simulate
+from interactrank_jax.examples.prepare import prepare
+from interactrank_jax.log.simulator.simulate import simulate
 from interactrank_jax.train import train
 
 # Enough for the towers to learn what features explain: with the 50 thousand of the preset, history

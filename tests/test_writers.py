@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from tensorboardX.proto.event_pb2 import Event
 
-from interactrank_jax.errors import InputError
+from interactrank_jax.io.errors import InputError
 from interactrank_jax.writers import MetricWriter, Profiler, ProgressBar
 
 

@@ -24,9 +24,9 @@ from ml_collections import ConfigDict
 from configs import interactrank
 from experiments.benchmarks import reporting
 from experiments.benchmarks.workload import Trainer, Workload
-from interactrank_jax.data.blocks import BlockWriter, decode_block
-from interactrank_jax.data.examples import Examples
-from interactrank_jax.data.pipeline import Batch, train_columns, train_iterator
+from interactrank_jax.examples.blocks import BlockWriter, decode_block
+from interactrank_jax.examples.format import Examples
+from interactrank_jax.examples.input import Batch, train_columns, train_iterator
 
 
 def write_single_examples(examples: Examples, directory: Path, limit: int) -> tuple[list[str], int]:

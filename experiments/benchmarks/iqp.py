@@ -25,9 +25,9 @@ import pyarrow.parquet as pq
 
 from configs import common
 from experiments.benchmarks import reporting
-from interactrank_jax.data.schema import FeatureSpec, Schema, open_log
-from interactrank_jax.iqp import engines, features
-from interactrank_jax.iqp.build import build_store
+from interactrank_jax.log.schema import FeatureSpec, Schema, open_log
+from interactrank_jax.state import as_of, engines
+from interactrank_jax.state.build import build_store
 
 ROWS = (1_000_000, 10_000_000, 100_000_000)
 DAY, DAYS, START = 86_400, 200, 19_000
@@ -110,7 +110,7 @@ def run_ours(log_path: Path, out: Path, memory: str, engine: str = "duckdb") -> 
     with engines.connect(engine, out / "scratch", memory) as backend:
         held = build_store(common.search_data(), log, out / "counts", backend)
         counted = time.perf_counter()
-        features.write(log, held, backend, out / "features")
+        as_of.write(log, held, backend, out / "features")
     end = time.perf_counter()
     return {"build": counted - start, "features": end - counted, "peak_gib": reporting.peak_gib()}
 

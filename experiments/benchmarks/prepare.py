@@ -14,8 +14,8 @@ from typing import Any
 
 from configs import interactrank
 from experiments.benchmarks import reporting
-from interactrank_jax.data.simulate import simulate
-from interactrank_jax.data.simulate_presets import PRESETS
+from interactrank_jax.log.simulator.presets import PRESETS
+from interactrank_jax.log.simulator.simulate import simulate
 
 SIZES = {"1m": ("medium", 100_000), "10m": ("medium", 1_000_000)}  # preset, requests
 QUICK_SIZES = {"50k": ("small", 5_000)}
@@ -23,7 +23,7 @@ QUICK_SIZES = {"50k": ("small", 5_000)}
 
 def prepare_once(log: Path, out: Path) -> dict[str, Any]:
     """Prepares a log; returns seconds, seconds by phase, and the process's peak memory in GiB."""
-    from interactrank_jax.data.prepare import prepare
+    from interactrank_jax.examples.prepare import prepare
 
     config = interactrank.get_config("search")
     start = time.perf_counter()

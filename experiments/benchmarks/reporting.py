@@ -9,7 +9,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from interactrank_jax import files
+from interactrank_jax.io import files
 
 
 def parser(description: str) -> argparse.ArgumentParser:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from experiments.benchmarks.workload import Batch, Workload
-from interactrank_jax.data.examples import PADDING, NumericStatistics
+from interactrank_jax.examples.format import PADDING, NumericStatistics
 from interactrank_jax.labels import LabelRule
 from interactrank_jax.loss_config import head_weights
 from interactrank_jax.losses import MAX_LOG_SCALE

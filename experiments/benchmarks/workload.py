@@ -18,7 +18,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from configs import interactrank
-from interactrank_jax.data.examples import (
+from interactrank_jax.examples.format import (
     FORMAT_VERSION,
     CrossStatistics,
     Feature,
@@ -33,8 +33,8 @@ from interactrank_jax.models.registry import build_model
 from interactrank_jax.objective import Objective
 from interactrank_jax.optim import RowOptimizer, dense_optimizer, learning_rate
 from interactrank_jax.parallel import DataParallel
-from interactrank_jax.state import TrainState, init_state
 from interactrank_jax.steps import make_train_step
+from interactrank_jax.train_state import TrainState, init_state
 
 Batch = dict[str, np.ndarray]
 

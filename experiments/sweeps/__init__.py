@@ -17,8 +17,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from interactrank_jax import files
-from interactrank_jax.errors import InputError
+from interactrank_jax.io import files
+from interactrank_jax.io.errors import InputError
 
 Overrides = dict[str, Any]
 

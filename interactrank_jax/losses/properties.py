@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from interactrank_jax.errors import InputError, did_you_mean
+from interactrank_jax.io.errors import InputError, did_you_mean
 from interactrank_jax.losses.registry import LOSSES
 from interactrank_jax.losses.total import Total
 

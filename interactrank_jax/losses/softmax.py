@@ -9,7 +9,7 @@ import math
 import jax
 import jax.numpy as jnp
 
-from interactrank_jax.errors import InputError, did_you_mean
+from interactrank_jax.io.errors import InputError, did_you_mean
 from interactrank_jax.losses.total import Total, accumulator, check_shape, sum_rows
 
 CORRECTIONS = ("standard", "positive_apart")

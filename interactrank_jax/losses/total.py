@@ -5,7 +5,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from interactrank_jax.errors import InputError
+from interactrank_jax.io.errors import InputError
 
 
 class Total(NamedTuple):

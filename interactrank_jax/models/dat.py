@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from interactrank_jax.data.examples import Feature
-from interactrank_jax.errors import InputError, did_you_mean
+from interactrank_jax.examples.format import Feature
+from interactrank_jax.io.errors import InputError, did_you_mean
 from interactrank_jax.losses import Total
 from interactrank_jax.models import flops
 from interactrank_jax.models.inputs import ITEM, QUERY, USER, ItemInput, RequestInput, SequenceInput

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from interactrank_jax.data.examples import PADDING, Feature
+from interactrank_jax.examples.format import PADDING, Feature
 from interactrank_jax.models.inputs import (
     ITEM,
     QUERY,

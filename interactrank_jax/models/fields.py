@@ -12,8 +12,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from interactrank_jax.data.examples import Feature, NumericStatistics
-from interactrank_jax.errors import InputError
+from interactrank_jax.examples.format import Feature, NumericStatistics
+from interactrank_jax.io.errors import InputError
 from interactrank_jax.losses import Total
 from interactrank_jax.models.cross import scale_cross
 from interactrank_jax.models.inputs import ItemInput, RequestInput

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from interactrank_jax.data.examples import NumericStatistics
-from interactrank_jax.errors import InputError, did_you_mean
+from interactrank_jax.examples.format import NumericStatistics
+from interactrank_jax.io.errors import InputError, did_you_mean
 
 Array = jax.Array
 

@@ -17,8 +17,8 @@ from typing import TypeVar
 from ml_collections import ConfigDict, FrozenConfigDict
 
 from interactrank_jax import registration
-from interactrank_jax.errors import InputError, did_you_mean
 from interactrank_jax.field_table import Field
+from interactrank_jax.io.errors import InputError, did_you_mean
 from interactrank_jax.models.flops import Shapes
 from interactrank_jax.models.inputs import Inputs
 from interactrank_jax.models.preranker import PreRanker

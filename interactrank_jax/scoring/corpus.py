@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from interactrank_jax.data.examples import PADDING
+from interactrank_jax.examples.format import PADDING
 from interactrank_jax.models.preranker import PreRanker
 
 Array = jax.Array

@@ -15,12 +15,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from interactrank_jax import files, interrupts
-from interactrank_jax.data.examples import Examples
-from interactrank_jax.data.pipeline import Batch, evaluation_batches
-from interactrank_jax.errors import InputError, did_you_mean
+from interactrank_jax.examples.format import Examples
+from interactrank_jax.examples.input import Batch, evaluation_batches
+from interactrank_jax.io import files, interrupts
+from interactrank_jax.io.errors import InputError, did_you_mean
+from interactrank_jax.io.printable import cell, printable
 from interactrank_jax.models.embeddings import item_store
-from interactrank_jax.printable import cell, printable
 from interactrank_jax.runs import Run
 from interactrank_jax.scoring.index import encode_items
 from interactrank_jax.scoring.score import QueryEncoder

@@ -16,11 +16,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from interactrank_jax import artefacts, files, interrupts
 from interactrank_jax.checkpoint import fingerprint
-from interactrank_jax.data.checks import INTEGERS, check_below
-from interactrank_jax.data.examples import Examples
-from interactrank_jax.errors import InputError
+from interactrank_jax.examples.checks import INTEGERS, check_below
+from interactrank_jax.examples.format import Examples
+from interactrank_jax.io import artefacts, files, interrupts
+from interactrank_jax.io.errors import InputError
 from interactrank_jax.models.embeddings import embed_items, item_store
 from interactrank_jax.models.inputs import zero_inputs
 from interactrank_jax.runs import Run

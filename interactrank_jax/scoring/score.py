@@ -9,10 +9,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from interactrank_jax import files, interrupts
-from interactrank_jax.data.examples import Examples
-from interactrank_jax.data.pipeline import evaluation_batches, request_batches
-from interactrank_jax.errors import InputError, did_you_mean
+from interactrank_jax.examples.format import Examples
+from interactrank_jax.examples.input import evaluation_batches, request_batches
+from interactrank_jax.io import files, interrupts
+from interactrank_jax.io.errors import InputError, did_you_mean
 from interactrank_jax.models.embeddings import embed_requests, item_store
 from interactrank_jax.runs import Run
 from interactrank_jax.scoring.corpus import CorpusScorer

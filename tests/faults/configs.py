@@ -2,7 +2,7 @@
 
 from ml_collections import ConfigDict
 
-from tests.data.handmade_log import data_config
+from tests.log.handmade_log import data_config
 from tests.synthetic import tiny_config, without_blocks
 
 

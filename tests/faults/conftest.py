@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.data.handmade_log import data_config, make_tables, write_log
+from tests.log.handmade_log import data_config, make_tables, write_log
 
 
 @pytest.fixture(scope="session")
@@ -23,7 +23,7 @@ def good_log(tmp_path_factory, log_tables):
 @pytest.fixture(scope="session")
 def prepared(tmp_path_factory, good_log):
     """Its examples, with vocabularies."""
-    from interactrank_jax.data.prepare import prepare
+    from interactrank_jax.examples.prepare import prepare
 
     path = tmp_path_factory.mktemp("faults") / "examples"
     prepare(data_config(block_size=8), good_log, path)

@@ -10,12 +10,12 @@ import pyarrow as pa
 import pytest
 
 from interactrank_jax.checkpoint import fingerprint
-from interactrank_jax.data.examples import Examples
-from interactrank_jax.data.prepare import prepare
+from interactrank_jax.examples.format import Examples
+from interactrank_jax.examples.prepare import prepare
 from interactrank_jax.runs import Run
 from interactrank_jax.train import train
-from tests.data.handmade_log import data_config, replace, write_log
 from tests.faults.processes import computed, metric_lines, steps
+from tests.log.handmade_log import data_config, replace, write_log
 from tests.synthetic import tiny_config
 
 

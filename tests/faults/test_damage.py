@@ -15,10 +15,10 @@ import numpy as np
 import pytest
 
 from interactrank_jax import checkpoint
-from interactrank_jax.data.blocks import BlockWriter, read_blocks
-from interactrank_jax.data.examples import Examples
-from interactrank_jax.data.vocabulary import Vocabulary
-from interactrank_jax.errors import InputError
+from interactrank_jax.examples.blocks import BlockWriter, read_blocks
+from interactrank_jax.examples.format import Examples
+from interactrank_jax.examples.vocabulary import Vocabulary
+from interactrank_jax.io.errors import InputError
 from interactrank_jax.runs import Run
 from interactrank_jax.scoring.index import Index
 from interactrank_jax.train import train

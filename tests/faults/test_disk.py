@@ -12,13 +12,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from interactrank_jax import cli, files
+from interactrank_jax import cli
 from interactrank_jax.checkpoint import fingerprint
-from interactrank_jax.errors import InputError
+from interactrank_jax.io import files
+from interactrank_jax.io.errors import InputError
 from interactrank_jax.runs import Run
 from tests.conftest import REPOSITORY
-from tests.data.raw_movielens import original_100k, write
 from tests.faults.processes import steps
+from tests.log.adapters.raw_movielens import original_100k, write
 
 pytestmark = pytest.mark.thorough  # every station by its command
 

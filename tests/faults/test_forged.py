@@ -15,11 +15,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from interactrank_jax import checkpoint, files
-from interactrank_jax.data.blocks import BlockWriter, decode_block
-from interactrank_jax.data.examples import Examples, write_metadata
-from interactrank_jax.data.pipeline import train_iterator
-from interactrank_jax.errors import InputError
+from interactrank_jax import checkpoint
+from interactrank_jax.examples.blocks import BlockWriter, decode_block
+from interactrank_jax.examples.format import Examples, write_metadata
+from interactrank_jax.examples.input import train_iterator
+from interactrank_jax.io import files
+from interactrank_jax.io.errors import InputError
 from interactrank_jax.runs import Run
 from interactrank_jax.scoring.index import Index, build_index
 from tests.synthetic import tiny_config

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from interactrank_jax import files
 from interactrank_jax.checkpoint import CHECKSUMS
-from interactrank_jax.errors import InputError
+from interactrank_jax.io import files
+from interactrank_jax.io.errors import InputError
 from interactrank_jax.train import train
 from tests.faults.configs import long_config
 from tests.faults.processes import (

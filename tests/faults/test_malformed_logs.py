@@ -6,12 +6,12 @@ import json
 import numpy as np
 import pytest
 
-from interactrank_jax.data.examples import Examples
-from interactrank_jax.data.prepare import prepare
-from interactrank_jax.errors import InputError
-from tests.data.handmade_log import data_config, write_log
+from interactrank_jax.examples.format import Examples
+from interactrank_jax.examples.prepare import prepare
+from interactrank_jax.io.errors import InputError
 from tests.faults.mutate import Arrays
 from tests.faults.mutations import MUTATIONS
+from tests.log.handmade_log import data_config, write_log
 
 CONFIG = data_config(block_size=8)
 

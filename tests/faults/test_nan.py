@@ -11,8 +11,8 @@ import orbax.checkpoint as ocp
 import pytest
 
 from interactrank_jax import losses
-from interactrank_jax.data.blocks import BlockWriter
-from interactrank_jax.data.examples import Examples, write_metadata
+from interactrank_jax.examples.blocks import BlockWriter
+from interactrank_jax.examples.format import Examples, write_metadata
 from interactrank_jax.runs import Run
 from interactrank_jax.train import train
 from tests.faults.processes import steps

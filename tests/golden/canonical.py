@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import numpy as np
 import pyarrow.parquet as pq
 
-from interactrank_jax.data.examples import Examples
+from interactrank_jax.examples.format import Examples
 
 ITEM_COLUMNS = ("item", "history_item", "query_history_item")
 SAMPLES = 12  # values of a column that are kept readable

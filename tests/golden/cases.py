@@ -8,10 +8,10 @@ import numpy as np
 import pyarrow as pa
 
 from configs import interactrank
-from interactrank_jax.data.movielens import convert
-from interactrank_jax.data.simulate import simulate
+from interactrank_jax.log.adapters.movielens import convert
+from interactrank_jax.log.simulator.simulate import simulate
 from tests.conftest import SHARED_DATA
-from tests.data import handmade_log
+from tests.log import handmade_log
 
 MOVIELENS = SHARED_DATA / "ml-100k"
 

@@ -7,8 +7,8 @@ import json
 import tempfile
 from pathlib import Path
 
-from interactrank_jax.data.examples import Examples
-from interactrank_jax.data.prepare import prepare
+from interactrank_jax.examples.format import Examples
+from interactrank_jax.examples.prepare import prepare
 from tests.golden.canonical import summary
 from tests.golden.cases import CASES, REAL
 

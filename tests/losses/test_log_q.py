@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from interactrank_jax import losses
-from interactrank_jax.errors import InputError
+from interactrank_jax.io.errors import InputError
 
 ITEMS, CHUNK = 40, 500
 Q = 1 / np.arange(1.0, ITEMS + 1)  # Zipf, so that popular items are over-sampled

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from interactrank_jax import losses
-from interactrank_jax.errors import InputError
+from interactrank_jax.io.errors import InputError
 from interactrank_jax.losses.properties import normal
 
 

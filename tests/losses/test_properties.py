@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from interactrank_jax import losses
-from interactrank_jax.errors import InputError
+from interactrank_jax.io.errors import InputError
 from interactrank_jax.losses import properties
 from interactrank_jax.losses.properties import Case
 from tests.losses.cases import CASES

@@ -2,7 +2,7 @@ import functools
 
 import pytest
 
-from interactrank_jax.data.examples import Examples
+from interactrank_jax.examples.format import Examples
 from tests.models.model_case import Case
 
 

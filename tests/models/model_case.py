@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from interactrank_jax.data.examples import PADDING, Examples
-from interactrank_jax.data.pipeline import evaluation_batches
+from interactrank_jax.examples.format import PADDING, Examples
+from interactrank_jax.examples.input import evaluation_batches
 from interactrank_jax.models import embeddings
 from interactrank_jax.models.inputs import zero_inputs
 from interactrank_jax.models.registry import MODELS

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from interactrank_jax.data.examples import Examples
+from interactrank_jax.examples.format import Examples
 from interactrank_jax.models.cold import SqueezeExcitation
 from tests.models.literal import apply, dense, draw, random_like
 from tests.models.model_case import REQUESTS, Case

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from interactrank_jax.errors import InputError
+from interactrank_jax.io.errors import InputError
 from interactrank_jax.models import embeddings
 from interactrank_jax.models.two_tower import TwoTower
 from interactrank_jax.runs import Run

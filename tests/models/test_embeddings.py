@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from interactrank_jax.data.examples import PADDING
+from interactrank_jax.examples.format import PADDING
 from interactrank_jax.models import embeddings
 from interactrank_jax.models.embeddings import Slot
 from interactrank_jax.table_sharding import init_tables

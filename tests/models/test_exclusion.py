@@ -5,7 +5,7 @@ from typing import ClassVar
 import jax
 import pytest
 
-from interactrank_jax.errors import InputError
+from interactrank_jax.io.errors import InputError
 from interactrank_jax.models.registry import MODELS
 from interactrank_jax.runs import Run
 from interactrank_jax.train import train

@@ -6,9 +6,9 @@ import jax
 import numpy as np
 import pytest
 
-from interactrank_jax.data.examples import PADDING, Examples
-from interactrank_jax.data.pipeline import evaluation_batches
-from interactrank_jax.errors import InputError
+from interactrank_jax.examples.format import PADDING, Examples
+from interactrank_jax.examples.input import evaluation_batches
+from interactrank_jax.io.errors import InputError
 from interactrank_jax.models import embeddings
 from interactrank_jax.models.inputs import Inputs, zero_inputs
 from tests.synthetic import FEATURES, TABLES

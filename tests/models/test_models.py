@@ -7,8 +7,8 @@ import jax
 import numpy as np
 import pytest
 
-from interactrank_jax.data.examples import PADDING
-from interactrank_jax.errors import InputError
+from interactrank_jax.examples.format import PADDING
+from interactrank_jax.io.errors import InputError
 from interactrank_jax.models import embeddings
 from interactrank_jax.models.preranker import PreRanker
 from interactrank_jax.models.registry import MODELS, build_model

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 
 from interactrank_jax import cli, evaluate, scorers
-from interactrank_jax.data.examples import Examples
-from interactrank_jax.errors import InputError
+from interactrank_jax.examples.format import Examples
+from interactrank_jax.io.errors import InputError
 from interactrank_jax.models.cross import scale_cross
 from interactrank_jax.parallel import DataParallel
 from interactrank_jax.runs import Run

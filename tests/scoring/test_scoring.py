@@ -7,9 +7,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from interactrank_jax import evaluate, scorers
-from interactrank_jax.data.examples import Examples, write_metadata
-from interactrank_jax.data.pipeline import evaluation_batches, request_batches
-from interactrank_jax.errors import InputError
+from interactrank_jax.examples.format import Examples, write_metadata
+from interactrank_jax.examples.input import evaluation_batches, request_batches
+from interactrank_jax.io.errors import InputError
 from interactrank_jax.parallel import DataParallel
 from interactrank_jax.runs import Run
 from interactrank_jax.scoring.corpus import CorpusScorer

@@ -1,0 +1,1 @@
+"""From a log to examples, and from examples to batches."""

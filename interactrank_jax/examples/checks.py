@@ -1,0 +1,192 @@
+"""Examples held against their metadata: shapes, types, and ids that lie within their tables.
+
+A checksum says that a file is what was written, not that what was written fits the rest: it may
+have been edited and sealed again, or mixed with another preparation's. On a device an id beyond its
+table is no error, it reads the last row: so it is one here.
+"""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from interactrank_jax.io import artefacts
+from interactrank_jax.io.errors import InputError
+
+if TYPE_CHECKING:
+    from interactrank_jax.examples.format import Examples, Metadata
+
+FLAGS, INTEGERS, NUMBERS = "b", "iu", "f"
+LOOKED_UP = ("categorical", "text")
+_KINDS = {FLAGS: "flags", INTEGERS: "integers", NUMBERS: "numbers"}
+
+
+def check_metadata(metadata: "Metadata") -> None:
+    """Holds the parts of a metadata against each other.
+
+    Raises:
+      InputError: a length or a size is none, or something is named that is not there.
+    """
+    for name in ("slate", "history_length", "query_history_length"):
+        _check_count(name, getattr(metadata, name), name == "slate")
+    _check_count("config.block_size", metadata.config["block_size"], True)
+    for table in {"user", "query", "item"} - metadata.tables.keys():
+        raise InputError(f"there is no table '{table}'.")
+    for table, rows in metadata.tables.items():
+        _check_count(f"tables.{table}", rows, True)
+    for feature in metadata.features:
+        _check_count(f"the width of feature '{feature.name}'", feature.width, True)
+        if feature.kind not in (*LOOKED_UP, "numeric", "embedding"):
+            raise InputError(f"feature '{feature.name}' is of kind '{feature.kind}'.")
+        if feature.kind in LOOKED_UP and feature.table not in metadata.tables:
+            raise InputError(f"feature '{feature.name}' points into no table '{feature.table}'.")
+        if feature.kind == "numeric" and feature.name not in metadata.numeric_statistics:
+            raise InputError(f"feature '{feature.name}' has no statistics.")
+    for name in metadata.cross:
+        if name not in metadata.cross_statistics:
+            raise InputError(f"cross feature '{name}' has no statistics.")
+    for name, split in metadata.splits.items():
+        for field in ("examples", "requests", "candidates"):
+            _check_count(f"splits.{name}.{field}", getattr(split, field))
+        for pattern, count in split.actions.items():
+            _check_count(f"splits.{name}.actions.{pattern}", count)
+            if len(pattern) != len(metadata.actions) or set(pattern) - {"0", "1"}:
+                raise InputError(f"splits.{name}.actions has the pattern '{pattern}'.")
+        if sum(split.actions.values()) != split.candidates:
+            raise InputError(f"splits.{name}.actions do not sum to its candidates.")
+        for file, blocks in split.files:
+            artefacts.inside(name, file)
+            _check_count(f"the number of blocks of {file}", blocks)
+
+
+def _check_count(name: str, value: Any, above_zero: bool = False) -> None:
+    if not isinstance(value, int) or value < above_zero:
+        raise InputError(f"{name} is {value!r}. Expected a whole number from {int(above_zero)}.")
+
+
+class BlockCheck:
+    """Holds the columns of a block against the metadata; columns that it does not know pass."""
+
+    def __init__(self, metadata: "Metadata", split: str, num_items: int):
+        """Makes the table of columns.
+
+        Args:
+          metadata: of the examples.
+          split: whose blocks.
+          num_items: rows of the item store.
+        """
+        C, A, K = metadata.slate, len(metadata.actions), len(metadata.cross)
+        L, Lq, tables = metadata.history_length, metadata.query_history_length, metadata.tables
+        numeric = len(metadata.select(("user", "request"), "numeric"))
+        # By name the shape of an example's values, their type, and what integers lie below.
+        self._columns: dict[str, tuple[tuple[int, ...], str, int | None]] = {
+            "request_index": ((), INTEGERS, metadata.splits[split].requests),
+            "user": ((), INTEGERS, tables["user"]),
+            "query": ((), INTEGERS, tables["query"]),
+            "request_numeric": ((numeric,), NUMBERS, None),
+            "history_item": ((L,), INTEGERS, num_items),
+            "history_action": ((L,), INTEGERS, A + 1),
+            "history_age": ((L,), NUMBERS, None),
+            "query_history_item": ((Lq,), INTEGERS, num_items),
+            "item": ((C,), INTEGERS, num_items),
+            "mask": ((C,), FLAGS, None),
+            "position": ((C,), INTEGERS, None),
+            "actions": ((C, A), INTEGERS, 2),
+            "cross": ((C, K), NUMBERS, None),
+            "stage": ((C,), INTEGERS, 4),
+            "propensity": ((C,), NUMBERS, None),
+            "teacher_score": ((C,), NUMBERS, None),
+        }
+        for feature in metadata.select(("user", "request")):
+            if feature.kind != "numeric":
+                shape = () if feature.kind == "categorical" else (feature.width,)
+                is_id = feature.kind in LOOKED_UP
+                kind, limit = (INTEGERS, tables[feature.table]) if is_id else (NUMBERS, None)
+                self._columns[f"request/{feature.name}"] = (shape, kind, limit)
+
+    def __call__(self, columns: Mapping[str, np.ndarray]) -> None:
+        """Checks one block, in one pass over each column.
+
+        Raises:
+          InputError: a column of another shape, type or length, or an id beyond its table.
+        """
+        lengths = {len(values) for values in columns.values() if values.ndim}
+        if len(lengths) > 1 or not all(values.ndim for values in columns.values()):
+            raise InputError(f"a block has columns of the lengths {sorted(lengths)}.")
+        for name, values in columns.items():
+            if name not in self._columns:
+                continue
+            shape, kind, limit = self._columns[name]
+            if values.shape[1:] != shape or values.dtype.kind not in kind:
+                raise InputError(
+                    f"column '{name}' holds {values.dtype} of shape {values.shape}. Expected "
+                    f"{_KINDS[kind]} of shape (any, {', '.join(map(str, shape))})."
+                )
+            if limit is not None:
+                check_below(f"column '{name}'", values, limit)
+
+
+def check_below(what: str, values: np.ndarray, limit: int) -> None:
+    """Raises InputError where an integer is below 0 or not below a limit."""
+    # Seen as unsigned, what is below zero lies beyond every limit: one pass for both.
+    unsigned = np.ascontiguousarray(values).view(f"u{values.dtype.itemsize}")
+    if unsigned.max(initial=0) >= limit and values.size:
+        wrong = values[(values < 0) | (values >= limit)].flat[0]
+        raise InputError(f"{what} holds {wrong}. Expected at least 0 and below {limit}.")
+
+
+def load_items(examples: "Examples") -> dict[str, np.ndarray]:
+    """Returns the arrays of the item store, see `Examples.items`.
+
+    Raises:
+      InputError: a file is absent, damaged, of another length or type, or has an id beyond its
+        table.
+    """
+    metadata = examples.metadata
+
+    def load(name: str, shape: tuple[int | None, ...], kind: str, limit: int | None) -> np.ndarray:
+        path = examples.file(f"items/{name}.npy")
+        array = artefacts.load_array(path, shape, kind)
+        if limit is not None:
+            check_below(str(path), array, limit)
+        return array
+
+    ids = load("id", (None,), INTEGERS, metadata.tables["item"])
+    rows = len(ids)
+    if not rows:
+        raise InputError(f"{examples.file('items/id.npy')} is empty. Expected the padding row.")
+    numeric = len(metadata.select(("item",), "numeric"))
+    items = {"id": ids, "count": load("count", (rows,), INTEGERS, np.iinfo(np.int32).max)}
+    items["numeric"] = load("numeric", (rows, numeric), NUMBERS, None)
+    for feature in metadata.select(("item",)):
+        if feature.kind in LOOKED_UP:
+            shape = (rows,) if feature.kind == "categorical" else (rows, feature.width)
+            limit = metadata.tables[feature.table]
+            items[feature.name] = load(feature.name, shape, INTEGERS, limit)
+        elif feature.kind == "embedding":
+            items[feature.name] = load(feature.name, (rows, feature.width), NUMBERS, None)
+    return items
+
+
+def load_sparse_cross(examples: "Examples", split: str) -> dict[str, np.ndarray]:
+    """Returns the arrays of a split's `SparseCross`.
+
+    Raises:
+      InputError: a file is absent, damaged, of another length or type, or names a group, an entry
+        or an item that is not there.
+    """
+    files_of = {
+        name: examples.file(f"cross/{split}/{name}.npy")
+        for name in ("group", "indptr", "item", "value")
+    }
+    requests, features = examples.split(split).requests, len(examples.metadata.cross)
+    group = artefacts.load_array(files_of["group"], (requests,), INTEGERS)
+    indptr = artefacts.load_array(files_of["indptr"], (None,), INTEGERS)
+    item = artefacts.load_array(files_of["item"], (None,), INTEGERS)
+    value = artefacts.load_array(files_of["value"], (len(item), features), NUMBERS)
+    ends = np.asarray(indptr)
+    if not len(ends) or ends[0] != 0 or ends[-1] != len(item) or (np.diff(ends) < 0).any():
+        raise InputError(f"{files_of['indptr']} does not rise from 0 to {len(item)}.")
+    check_below(str(files_of["group"]), group, len(ends) - 1)
+    check_below(str(files_of["item"]), item, examples.num_items)
+    return {"group": group, "indptr": indptr, "item": item, "value": value}

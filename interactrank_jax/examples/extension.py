@@ -1,0 +1,135 @@
+"""What a log and a config must share with the examples that they extend.
+
+A model trained on the old examples goes on with the new ones. So an id must keep its row and a
+feature its meaning: whatever either is made with has to be as it was. How the log is cut into
+splits, slates and blocks may change.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from interactrank_jax.examples import history
+from interactrank_jax.examples.format import Examples, Feature
+from interactrank_jax.examples.protocols import PUBLISHED
+from interactrank_jax.examples.splits import Plan
+from interactrank_jax.examples.vocabulary import Vocabulary
+from interactrank_jax.io.errors import InputError
+from interactrank_jax.log.schema import Log
+from interactrank_jax.log.values import as_values
+
+# Parts of `config.data` that decide what an id, a token or a feature means.
+MEANING = ("text", "vocabulary.out_of_vocabulary", "cross", "history", "query_history")
+MEANINGLESS = ("cross.corpus", "cross.debias.smallest_propensity")  # the latter by itself
+OFF: tuple[Any, ...] = (0, "", "none", [], ())
+
+
+def check_extension(config: Mapping[str, Any], log: Log, plan: Plan, old: Examples) -> None:
+    """Compares what is known before any row is read.
+
+    Args:
+      config: `config.data` as JSON has it.
+      log: the log.
+      plan: what the config asks for.
+      old: the examples to extend.
+
+    Raises:
+      InputError: the actions, a field of the config or the declared features differ, or the
+        protocol is `published`.
+    """
+    if PUBLISHED in (plan.protocol, old.metadata.protocol):
+        raise InputError(
+            f"--extend={old.path}: examples of protocol '{PUBLISHED}' are not extended. Prepare "
+            f"without --extend."
+        )
+    before, actions = old.metadata, tuple(log.schema.actions)
+    if before.actions != actions:
+        raise InputError(
+            f"--extend={old.path}: its actions were {list(before.actions)}, those of the log are "
+            f"{list(actions)}. Expected the same in the same order: declare them so in "
+            f"schema.json, or prepare without --extend."
+        )
+    was, now = (dict(_meaning(value)) for value in (before.config, config))
+    # A field that there was not is off: what is off now means the same.
+    either = sorted(name for name in was | now if (was | now)[name] not in OFF or name in was)
+    differ = [name for name in either if was.get(name) != now.get(name)]
+    if differ:
+        changes = "; ".join(
+            f"config.data.{name} was {was.get(name)}, is {now.get(name)}" for name in differ
+        )
+        raise InputError(
+            f"--extend={old.path}: {changes}. A model trained on those examples would misread "
+            f"these: set {'it' if len(differ) == 1 else 'them'} back, or prepare without --extend."
+        )
+    declared = [(spec.name, spec.entity, spec.kind) for spec in log.schema.features]
+    generated = [
+        (feature.name, feature.entity, feature.kind)
+        for feature in history.rate_names(actions, plan.rates)
+    ]
+    features = [(feature.name, feature.entity, feature.kind) for feature in before.features]
+    if features != declared + generated:
+        raise InputError(
+            f"--extend={old.path}: its features were {_names(features)}, those of the log are "
+            f"{_names(declared + generated)}. Expected the same in the same order: declare them "
+            f"so in schema.json, or prepare without --extend."
+        )
+
+
+def check_columns(log: Log, old: Examples) -> None:
+    """Compares the columns of a validated log with what they were.
+
+    Raises:
+      InputError: ids or categories were strings and are integers, or the reverse; or an embedding
+        is of another width.
+    """
+    ids = [("user", "user_id", "requests"), ("query", "query_id", "requests")]
+    ids.append(("item", "item_id", "items"))
+    for feature in old.metadata.features:
+        if feature.kind == "categorical":
+            ids.append((feature.name, feature.name, _table(feature)))
+    for name, column, table in ids:
+        path = old.path / "vocabulary" / f"{name}.parquet"
+        was = Vocabulary.load(path, old.metadata.out_of_vocabulary).values.type
+        now = as_values(pa.array([], log.columns(table)[column])).type
+        if was != now:
+            raise InputError(
+                f"--extend={old.path}: column '{column}' of {table} was {was}, it is {now} in the "
+                f"log. Expected the same: convert it, or prepare without --extend."
+            )
+    for feature in old.metadata.features:
+        if feature.kind != "embedding":
+            continue
+        rows = (
+            batch.column(0)[0]
+            for path in log.files(_table(feature))
+            for batch in pq.ParquetFile(path).iter_batches(batch_size=1, columns=[feature.name])
+        )
+        width = len(next(rows).as_py())
+        if width != feature.width:
+            raise InputError(
+                f"--extend={old.path}: feature '{feature.name}' had width {feature.width}, it has "
+                f"width {width} in the log. Expected the same: write it as wide as it was, or "
+                f"prepare without --extend."
+            )
+
+
+def _table(feature: Feature) -> str:
+    return "items" if feature.entity == "item" else "requests"
+
+
+def _meaning(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yields dotted name and value of each field of the parts in `MEANING`."""
+    for name, value in config.items():
+        path = prefix + name
+        if isinstance(value, Mapping):
+            yield from _meaning(value, f"{path}.")
+            continue
+        is_meant = any(f"{path}.".startswith(f"{part}.") for part in MEANING)
+        if is_meant and path not in MEANINGLESS:
+            yield path, value
+
+
+def _names(features: Sequence[tuple[str, str, str]]) -> str:
+    return ", ".join(f"{name} ({entity}, {kind})" for name, entity, kind in features) or "none"

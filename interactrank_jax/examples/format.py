@@ -1,0 +1,386 @@
+"""What `prepare` leaves on disk and everything after it reads: the contract between the two.
+
+    EXAMPLES/
+      metadata.json                 a `Metadata`, the SHA-256 of every other file, and its own
+      train|validation|test/        blocks of examples (`blocks.py`)
+      items/*.npy                   the item store: one row per item, row 0 is padding
+      items/ids.parquet             original item id of each row
+      vocabulary/*.parquet          original value and row, per embedding table
+      cross/SPLIT/*.npy             ragged cross features of the evaluation splits (`SparseCross`)
+      raw/SPLIT.parquet             the requests as they came, one row per `request_index`
+      raw/items.parquet             the items as they came, one row per store row (row 0 is null)
+
+Every file is held against its SHA-256 once per process, before it is first used, and each block has
+a checksum of its own: damage is an error that names the file.
+
+This module imports neither the log code nor ibis or duckdb.
+"""
+
+import concurrent.futures
+import dataclasses
+import functools
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from interactrank_jax.examples import blocks, checks
+from interactrank_jax.io import artefacts, files
+from interactrank_jax.io.errors import InputError, did_you_mean
+
+FORMAT_VERSION = 3
+METADATA_FILE = "metadata.json"
+PADDING = 0  # in every id column: row 0 of a table or of the item store
+
+REQUEST_ENTITIES = ("user", "request")
+PUBLISHED = "published"  # the protocol that leaks the label, see `protocols.py`
+
+
+def describe_protocol(name: str) -> str:
+    """Returns a protocol's name, and what must be said wherever it is named."""
+    return f"{name}, which leaks the label" if name == PUBLISHED else name
+
+
+@dataclasses.dataclass(frozen=True)
+class Feature:
+    """One input feature as a model sees it.
+
+    Attributes:
+      name: its name in the log.
+      entity: 'user', 'request' or 'item'.
+      kind: 'categorical' (ids), 'text' (padded token ids), 'numeric' or 'embedding' (floats).
+      table: embedding table its ids point into ('' for floats).
+      width: number of values per entity: 1, tokens of a text, dimensions of an embedding.
+    """
+
+    name: str
+    entity: str
+    kind: str
+    table: str = ""
+    width: int = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class NumericStatistics:
+    """Training-split statistics of one numeric feature, for the normaliser."""
+
+    minimum: float
+    maximum: float
+    mean: float
+    std: float
+    log_mean: float  # of log1p(x - minimum)
+    log_std: float
+
+
+@dataclasses.dataclass(frozen=True)
+class CrossStatistics:
+    """Training-split statistics of one cross feature.
+
+    Attributes:
+      coverage: share of candidates whose value is not zero.
+      rms: root mean square over those; 1 where there are none.
+    """
+
+    coverage: float
+    rms: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Split:
+    """Sizes and files of one split.
+
+    Attributes:
+      examples: padded slates.
+      requests: distinct requests; a request with more candidates than a slate has several examples.
+      candidates: impressions, padding left out.
+      actions: number of candidates by pattern of their actions, e.g. {'1000': 5} for the first
+        action alone. From it any label's class counts follow exactly.
+      files: name and number of blocks, in order.
+    """
+
+    examples: int
+    requests: int
+    candidates: int
+    actions: dict[str, int]
+    files: list[tuple[str, int]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Metadata:
+    """Everything about the examples that is not an array.
+
+    Attributes:
+      actions: names, in the order of the `actions` column.
+      features: inputs besides ids; 'numeric' ones of requests are stacked in `request_numeric`,
+        those of items in the store's `numeric`, in this order.
+      cross: names of the cross features, in the order of the `cross` column.
+      tables: rows of each embedding table, padding (row 0) and out-of-vocabulary rows included.
+      out_of_vocabulary: number of hashed out-of-vocabulary rows, rows 1.. of each id table.
+      slate, history_length, query_history_length: padded lengths C, L, Lq.
+      timeless: no feature is as of anything; values from labels are out of fold.
+      candidate_columns: which optional columns exist: 'propensity', 'stage', 'teacher_score'.
+      digest: hash of the log and of the preparation's config.
+      extends: digest of the examples whose vocabularies these continue, or ''.
+    """
+
+    format_version: int
+    actions: tuple[str, ...]
+    features: tuple[Feature, ...]
+    cross: tuple[str, ...]
+    tables: dict[str, int]
+    out_of_vocabulary: int
+    slate: int
+    history_length: int
+    query_history_length: int
+    timeless: bool
+    candidate_columns: tuple[str, ...]
+    numeric_statistics: dict[str, NumericStatistics]
+    cross_statistics: dict[str, CrossStatistics]
+    splits: dict[str, Split]
+    log_statistics: dict[str, Any]
+    config: dict[str, Any]
+    digest: str
+    extends: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns plain dictionaries and lists."""
+        return dataclasses.asdict(self)
+
+    @property
+    def protocol(self) -> str:
+        """How the log was split, and what features know of labels (`protocols.py`)."""
+        return str(self.config["protocol"])
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> "Metadata":
+        """Builds it back from `to_json`."""
+        kwargs = dict(value)
+        kwargs["features"] = tuple(Feature(**feature) for feature in value["features"])
+        for name in ("actions", "cross", "candidate_columns"):
+            kwargs[name] = tuple(value[name])
+        for name, kind in (
+            ("numeric_statistics", NumericStatistics),
+            ("cross_statistics", CrossStatistics),
+            ("splits", Split),
+        ):
+            kwargs[name] = {key: kind(**item) for key, item in value[name].items()}
+        return cls(**kwargs)
+
+    @classmethod
+    def read(cls, value: Any, file: files.PathLike) -> "Metadata":
+        """Builds it from what `file` holds, and checks that its parts fit each other.
+
+        Raises:
+          InputError: they do not, or parts are absent; the message names the file.
+        """
+        try:
+            metadata = cls.from_json(value)
+            checks.check_metadata(metadata)
+        except InputError as error:
+            raise InputError(f"{file}: {error} It was edited: prepare again.") from error
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            raise InputError(f"{file} is incomplete ({error!r}): prepare again.") from error
+        return metadata
+
+    def select(self, entities: Sequence[str], kind: str | None = None) -> tuple[Feature, ...]:
+        """Returns the features of some entities, in order, optionally of one kind."""
+        return tuple(
+            feature
+            for feature in self.features
+            if feature.entity in entities and kind in (None, feature.kind)
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class SparseCross:
+    """Cross features of whole requests, beyond their slates: ragged, sorted by item.
+
+    Requests with the same query, day and segments share one group.
+
+    Attributes:
+      group: `[requests]` group of each request_index.
+      indptr: `[groups + 1]`; entries of group g are `indptr[g]:indptr[g + 1]`.
+      item: `[entries]` store row, ascending within a group.
+      value: `[entries, K]` float32; an item that is absent has zeros.
+    """
+
+    group: np.ndarray
+    indptr: np.ndarray
+    item: np.ndarray
+    value: np.ndarray
+
+    def padded(self, request_index: np.ndarray, num_items: int) -> tuple[np.ndarray, np.ndarray]:
+        """Returns items `[R, M]` and values `[R, M, K]`, padded with item `num_items`.
+
+        M is the power of two that holds the longest list, so that few shapes are compiled.
+        """
+        groups = self.group[request_index]
+        lengths = self.indptr[groups + 1] - self.indptr[groups]
+        width = 1 << int(max(lengths.max(initial=1), 1) - 1).bit_length()
+        column = np.arange(width)
+        inside = column < lengths[:, None]
+        index = np.where(inside, self.indptr[groups][:, None] + column, 0)
+        if not len(self.item):
+            shape = (len(groups), width)
+            return np.full(shape, num_items, np.int32), np.zeros(
+                (*shape, self.value.shape[1]), np.float32
+            )
+        items = np.where(inside, self.item[index], num_items).astype(np.int32)
+        values = np.where(inside[..., None], self.value[index], 0).astype(np.float32)
+        return items, values
+
+
+class Examples:
+    """A directory of examples, opened.
+
+    Raises:
+      InputError: no examples there, or written by another version of the format.
+    """
+
+    def __init__(self, path: files.PathLike):
+        self.path = Path(path)
+        file = self.path / METADATA_FILE
+        if not file.exists():
+            raise InputError(
+                f"{self.path} holds no examples (no metadata.json). Expected the --out of "
+                f"`interactrank prepare`."
+            )
+        value = files.read_json(file)
+        found = value.get("format_version") if isinstance(value, dict) else None
+        if found != FORMAT_VERSION:
+            raise InputError(
+                f"{file}: format_version is {found}, this release reads {FORMAT_VERSION}. "
+                f"Prepare the examples again."
+            )
+        self._sparse_cross: dict[str, SparseCross] = {}
+        self._whole: set[str] = set()
+        value = files.read_sealed(file)
+        digests = value.pop("files", None)
+        if not isinstance(digests, dict):
+            raise InputError(f"{file} is incomplete (no checksums): prepare again.")
+        self._digests: dict[str, str] = digests
+        self.metadata = Metadata.read(value, file)
+
+    def file(self, name: str) -> Path:
+        """Returns the path of a file by its name in the directory, once its checksum is right.
+
+        Raises:
+          InputError: it is absent or damaged, or the name leads out of the directory.
+        """
+        path = artefacts.inside(self.path, name)
+        if name not in self._whole:
+            if not path.is_file():
+                raise InputError(f"{path} does not exist: prepare the examples again.")
+            if files.file_digest(path) != self._digests.get(name):
+                raise InputError(
+                    f"{path} is damaged: its checksum is not the one in {METADATA_FILE}. Prepare "
+                    f"the examples again."
+                )
+            self._whole.add(name)
+        return path
+
+    def split(self, name: str) -> Split:
+        """Returns a split's sizes.
+
+        Raises:
+          InputError: no such split.
+        """
+        if name not in self.metadata.splits:
+            raise InputError(
+                f"no split '{name}' in {self.path}." + did_you_mean(name, self.metadata.splits)
+            )
+        return self.metadata.splits[name]
+
+    def block_files(self, split: str) -> list[Path]:
+        """Returns the paths of a split's block files, in order.
+
+        Raises:
+          InputError: one is absent or damaged.
+        """
+        names = [f"{split}/{name}" for name, _ in self.split(split).files]
+        with concurrent.futures.ThreadPoolExecutor() as pool:  # hashing leaves Python's lock
+            return list(pool.map(self.file, names))
+
+    def blocks(
+        self, split: str, names: Sequence[str] | None = None
+    ) -> Iterator[dict[str, np.ndarray]]:
+        """Yields a split's blocks in order, every example once.
+
+        Raises:
+          InputError: a file is absent or damaged, or does not fit the metadata.
+        """
+        count, paths = 0, self.block_files(split)
+        for block in blocks.read_blocks(paths, names, self.block_check(split)):
+            count += len(next(iter(block.values())))
+            yield block
+        if count != self.split(split).examples:
+            raise InputError(
+                f"{self.path / split} holds {count} examples, {METADATA_FILE} says "
+                f"{self.split(split).examples}: prepare the examples again."
+            )
+
+    def block_check(self, split: str) -> checks.BlockCheck:
+        """Returns what holds a split's blocks against the metadata."""
+        return checks.BlockCheck(self.metadata, split, self.num_items)
+
+    @functools.cached_property
+    def items(self) -> dict[str, np.ndarray]:
+        """The item store: `id` `[I]` (embedding row), `count` `[I]` (training impressions),
+
+        `numeric` `[I, Fn]`, and per feature `[I]` (categorical) or `[I, width]`.
+        """
+        return checks.load_items(self)
+
+    @property
+    def num_items(self) -> int:
+        """Rows of the item store, the padding row included."""
+        return len(self.items["id"])
+
+    @functools.cached_property
+    def item_ids(self) -> np.ndarray:
+        """Original item id of each store row (object array; None for padding)."""
+        column = self._table("items/ids.parquet", self.num_items, "item_id")["item_id"]
+        # Not through NumPy's own conversion: integers beside a null would become floats.
+        return np.array(column.to_pylist(), dtype=object)
+
+    def sparse_cross(self, split: str) -> SparseCross:
+        """Returns the cross features of an evaluation split's requests.
+
+        Raises:
+          InputError: a split that has none: they are made for validation and test only.
+        """
+        if split not in self._sparse_cross:
+            if not self.has_corpus(split):
+                raise InputError(
+                    f"split '{split}' has no cross features beyond its slates, so its requests "
+                    f"cannot be scored with the corpus. Use validation or test, prepared with "
+                    f"config.data.cross.corpus=True."
+                )
+            self._sparse_cross[split] = SparseCross(**checks.load_sparse_cross(self, split))
+        return self._sparse_cross[split]
+
+    def has_corpus(self, split: str) -> bool:
+        """Whether requests of a split can be scored with the corpus."""
+        return any(name.startswith(f"cross/{split}/") for name in self._digests)
+
+    def raw_requests(self, split: str) -> pa.Table:
+        """Returns the requests as they came (pyarrow table), one row per request_index."""
+        requests = self.split(split).requests
+        return self._table(f"raw/{split}.parquet", requests, "request_id")
+
+    def raw_items(self) -> pa.Table:
+        """Returns the items as they came (pyarrow table), one row per store row."""
+        return self._table("raw/items.parquet", self.num_items, "item_id")
+
+    def _table(self, name: str, rows: int, column: str) -> pa.Table:
+        path = self.file(name)
+        return artefacts.read_table(path, rows, column)
+
+
+def write_metadata(directory: files.PathLike, metadata: Metadata) -> None:
+    """Writes `metadata.json` beside the finished files of a directory of examples."""
+    digests = files.file_digests(directory)
+    digests.pop(METADATA_FILE, None)
+    files.write_sealed(Path(directory) / METADATA_FILE, {**metadata.to_json(), "files": digests})

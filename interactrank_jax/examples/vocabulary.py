@@ -1,0 +1,159 @@
+"""From ids and categories to rows of embedding tables: known values, and hashed rows for the rest.
+
+Needs numpy and pyarrow only, so that serving maps ids by the same code.
+"""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from interactrank_jax.io.errors import InputError
+from interactrank_jax.io.files import PathLike
+from interactrank_jax.log.values import as_values, index_in
+
+# 64-bit FNV-1a (Fowler, Noll, Vo), then the 64-bit finaliser of MurmurHash3: FNV alone leaves the
+# low bits, which the modulo reads, poorly mixed on short strings.
+_FNV_OFFSET = np.uint64(0xCBF29CE484222325)
+_FNV_PRIME = np.uint64(0x100000001B3)
+_MIX = (np.uint64(0xFF51AFD7ED558CCD), np.uint64(0xC4CEB9FE1A85EC53))
+_SHIFT = np.uint64(33)
+
+
+def stable_hash(values: pa.Array) -> np.ndarray:
+    """Hashes the UTF-8 text of each value, alike on every machine and in every process.
+
+    An integer hashes like its decimal digits.
+
+    Args:
+      values: `[N]` strings or integers, no nulls.
+
+    Returns:
+      uint64 `[N]`.
+    """
+    text = values.cast(pa.large_string())
+    _, offsets_buffer, data = text.buffers()
+    offsets = np.frombuffer(offsets_buffer, np.int64)[text.offset : text.offset + len(text) + 1]
+    if not len(text):
+        return np.zeros(0, np.uint64)
+    octets = np.frombuffer(data, np.uint8) if data is not None else np.zeros(0, np.uint8)
+    lengths = np.diff(offsets)
+    # All strings advance together, longest first, so that those still running are a prefix.
+    order = np.argsort(-lengths, kind="stable")
+    starts, lengths = offsets[:-1][order], lengths[order]
+    hashes = np.full(len(text), _FNV_OFFSET)
+    running = len(text)
+    for position in range(int(lengths[0])):
+        running = int(np.searchsorted(-lengths[:running], -position, side="left"))
+        hashes[:running] ^= octets[starts[:running] + position]
+        hashes[:running] *= _FNV_PRIME
+    for factor in _MIX:
+        hashes = (hashes ^ (hashes >> _SHIFT)) * factor
+    hashes ^= hashes >> _SHIFT
+    result = np.empty_like(hashes)
+    result[order] = hashes
+    return result
+
+
+def hash_rows(values: pa.Array, rows: int) -> np.ndarray:
+    """Returns `1 + hash % rows` as int32 `[N]`: a row in 1..rows, row 0 being padding."""
+    return (1 + stable_hash(values) % np.uint64(rows)).astype(np.int32)
+
+
+@dataclasses.dataclass(frozen=True)
+class Vocabulary:
+    """One embedding table's rows: 0 padding, 1..out_of_vocabulary hashed, then one per value.
+
+    Attributes:
+      values: the known values in row order (`int64` or `large_string`).
+      out_of_vocabulary: number of hashed rows.
+    """
+
+    values: pa.Array
+    out_of_vocabulary: int
+
+    @classmethod
+    def build(
+        cls,
+        values: pa.Array,
+        counts: np.ndarray,
+        min_count: int,
+        out_of_vocabulary: int,
+        old: "Vocabulary | None" = None,
+    ) -> "Vocabulary":
+        """Gives rows to the values seen often enough, the most frequent first.
+
+        Rarer ones share the hashed rows, which are trained that way and so mean something when a
+        value never seen comes along.
+
+        Args:
+          values: `[V]` distinct values of the training split.
+          counts: `[V]` how often each was seen there.
+          min_count: seen at least so often is known.
+          out_of_vocabulary: number of hashed rows, at least 1.
+          old: a vocabulary to extend: its values keep their rows, known or not by these counts.
+        """
+        known = counts >= min_count
+        if old is not None:
+            known &= index_in(values, old.values) < 0
+        table = pa.table({"value": values, "count": counts}).filter(pa.array(known))
+        table = table.sort_by([("count", "descending"), ("value", "ascending")])
+        chosen = as_values(table["value"])
+        if old is not None:
+            chosen = pa.concat_arrays([old.values, chosen.cast(old.values.type)])
+        return cls(chosen, out_of_vocabulary)
+
+    @property
+    def size(self) -> int:
+        """Rows of the table."""
+        return 1 + self.out_of_vocabulary + len(self.values)
+
+    def rows(self, values: pa.Array) -> np.ndarray:
+        """Returns the row of each value as int32 `[N]`; 0 for null."""
+        if not len(values):
+            return np.zeros(0, np.int32)
+        distinct = values.dictionary_encode()
+        codes = pc.fill_null(distinct.indices, -1).to_numpy(zero_copy_only=False)
+        found = index_in(distinct.dictionary, self.values)
+        table = found + np.int32(1 + self.out_of_vocabulary)
+        missing = np.flatnonzero(found < 0)
+        table[missing] = hash_rows(
+            distinct.dictionary.take(pa.array(missing)), self.out_of_vocabulary
+        )
+        table = np.append(table, np.int32(0))  # code -1
+        return table[codes].astype(np.int32, copy=False)
+
+    def save(self, path: PathLike) -> None:
+        """Writes columns `value` and `row`."""
+        first = 1 + self.out_of_vocabulary
+        rows = np.arange(first, first + len(self.values), dtype=np.int32)
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        pq.write_table(pa.table({"value": self.values, "row": rows}), path)
+
+    @classmethod
+    def load(cls, path: PathLike, out_of_vocabulary: int) -> "Vocabulary":
+        """Reads what `save` wrote.
+
+        Raises:
+          InputError: the file is absent or damaged, or was written with other hashed rows.
+        """
+        try:
+            table = pq.read_table(path)
+        except (OSError, pa.ArrowInvalid) as error:
+            raise InputError(f"{path} is absent or damaged ({error}): prepare again.") from error
+        rows = table["row"].to_numpy()
+        if len(rows) and rows[0] != 1 + out_of_vocabulary:
+            raise InputError(
+                f"{path} starts at row {rows[0]}. Expected {1 + out_of_vocabulary}, after "
+                f"{out_of_vocabulary} hashed rows: it belongs to other examples."
+            )
+        return cls(as_values(table["value"]), out_of_vocabulary)
+
+
+def count_values(column: pa.Array) -> tuple[pa.Array, np.ndarray]:
+    """Returns the distinct values of a column `[V]` and how often each occurs, int64 `[V]`."""
+    counted = pc.value_counts(column.drop_null())
+    return counted.field("values"), counted.field("counts").to_numpy(zero_copy_only=False)

@@ -1,0 +1,1 @@
+"""Files, errors, signals: what every station writes and reads with."""

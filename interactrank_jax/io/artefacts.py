@@ -1,0 +1,80 @@
+"""Files of an artefact that are opened on its metadata's word: names, arrays and tables.
+
+A checksum says that a file is what was written, not who wrote it: the whole may have been edited
+and sealed again. So a name must lie inside, and a shape is held against what it has to be.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from interactrank_jax.io import files
+from interactrank_jax.io.errors import InputError
+
+_KINDS = {"i": "integers", "u": "unsigned integers", "f": "numbers", "b": "flags"}
+
+
+def inside(directory: files.PathLike, name: Any) -> Path:
+    """Returns the path of a file that an artefact's metadata names, in or below `directory`.
+
+    Raises:
+      InputError: the name leads out of the directory, or is no name.
+    """
+    parts = name.split("/") if isinstance(name, str) else []
+    if not parts or "\0" in name or {"", ".", ".."} & set(parts):
+        raise InputError(
+            f"{directory}: its metadata names the file {name!r}. Expected a plain name inside that "
+            f"directory: it was edited, write it again by the command that made it."
+        )
+    return Path(directory, *parts)
+
+
+def load_array(path: files.PathLike, shape: Sequence[int | None], kind: str) -> np.ndarray:
+    """Opens an array of which shape and type are known, mapped into memory and not read.
+
+    Args:
+      path: of an .npy file.
+      shape: expected; None for any length.
+      kind: letters of the kinds of NumPy types that are expected, such as 'iu'.
+
+    Raises:
+      InputError: it is no array, or another.
+    """
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except Exception as error:  # NumPy raises whatever the header leads it to
+        raise InputError(f"{path} is no array ({error}): it was truncated or edited.") from error
+    fits = len(array.shape) == len(shape) and all(
+        wanted in (None, length) for length, wanted in zip(array.shape, shape, strict=True)
+    )
+    if not fits or array.dtype.kind not in kind:
+        expected = ", ".join("any" if length is None else str(length) for length in shape)
+        kinds = " or ".join(_KINDS.get(letter, letter) for letter in kind)
+        raise InputError(
+            f"{path} holds {array.dtype} of shape {array.shape}. Expected shape ({expected}) of "
+            f"{kinds}: it was edited, write it again by the command that made it."
+        )
+    return array
+
+
+def read_table(path: files.PathLike, rows: int, column: str) -> pa.Table:
+    """Reads a Parquet file of which the number of rows and one column are known.
+
+    Raises:
+      InputError: it is no Parquet file, or another.
+    """
+    try:
+        table = pq.read_table(path)
+    except (pa.ArrowException, OSError) as error:
+        raise InputError(f"{path} is no Parquet file ({error}): it was edited.") from error
+    if table.num_rows != rows or column not in table.column_names:
+        raise InputError(
+            f"{path} has {table.num_rows} rows and the columns {table.column_names}. Expected "
+            f"{rows} rows with '{column}': it was edited, write it again by the command that made "
+            f"it."
+        )
+    return table

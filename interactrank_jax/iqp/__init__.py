@@ -1,1 +1,0 @@
-"""ItemQueryPerf: what history knows of this query with this item, as of every request."""

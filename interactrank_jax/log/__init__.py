@@ -1,0 +1,1 @@
+"""The log contract: schema, validation, reading; adapters and a simulator that write one."""

@@ -1,0 +1,1 @@
+"""Public data sets and tables of ratings as logs."""

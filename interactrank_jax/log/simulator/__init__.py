@@ -1,0 +1,1 @@
+"""A search log with a known truth."""

@@ -1,0 +1,369 @@
+"""The simulated world: items, queries and users, their texts, and how much an item appeals.
+
+Nothing here depends on time passing: `simulate.py` lets people loose on it. An oracle can rebuild
+the world from the log's preset and seed, and ask for the appeal of any item to any request.
+"""
+
+import dataclasses
+import functools
+import zlib
+
+import numpy as np
+
+from interactrank_jax.log.simulator.presets import SimulatorConfig
+
+DAY = 86_400
+START = 1_672_531_200  # 2023-01-01 00:00 UTC
+
+COUNTRIES = ("US", "BR", "DE", "JP", "IN", "FR", "MX", "GB")
+# A large home market and a tail, as international services report.
+COUNTRY_SHARES = (0.4, 0.15, 0.11, 0.09, 0.08, 0.07, 0.05, 0.05)
+GENDERS = ("female", "male", "unspecified")
+GENDER_SHARES = (0.55, 0.35, 0.1)
+
+_SYLLABLES = [c + v for c in "bdfghjklmnprstvwxyzq" for v in "aeiou"]
+_SUFFIXES = ("s", "en", "ing")
+
+
+def stream(seed: int, purpose: str, chunk: int = 0) -> np.random.Generator:
+    """Returns the random stream of one purpose (and chunk), independent of all others."""
+    key = (zlib.crc32(purpose.encode()), chunk)
+    return np.random.Generator(np.random.PCG64(np.random.SeedSequence(seed, spawn_key=key)))
+
+
+def hash_normal(seed: int, *keys: np.ndarray | int) -> np.ndarray:
+    """Returns standard normals that are a function of the keys, float32, in their broadcast shape.
+
+    Keys are mixed by splitmix64 (Steele, Lea and Flood 2014), the two halves of the hash go through
+    Box and Muller's transform: the table of all pairs never exists.
+    """
+    state: np.ndarray = np.asarray(seed, np.uint64)
+    for key in keys:
+        state = _splitmix64(state ^ np.asarray(key).astype(np.uint64))
+    low = (state & np.uint64(0xFFFFFFFF)).astype(np.float64)
+    high = (state >> np.uint64(32)).astype(np.float64)
+    radius = np.sqrt(-2 * np.log((high + 0.5) / 2**32))
+    return (radius * np.cos(2 * np.pi / 2**32 * low)).astype(np.float32)
+
+
+def _splitmix64(state: np.ndarray) -> np.ndarray:
+    with np.errstate(over="ignore"):  # arithmetic modulo 2^64
+        state = state + np.uint64(0x9E3779B97F4A7C15)
+        state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return state ^ (state >> np.uint64(31))
+
+
+def draw(rng: np.random.Generator, cumulative: np.ndarray, shape) -> np.ndarray:
+    """Draws indices from a distribution given by its cumulative sums (not normalised)."""
+    uniform = rng.random(shape) * cumulative[-1]
+    return np.searchsorted(cumulative, uniform, side="right").clip(max=len(cumulative) - 1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Items:
+    """Items: `topics` `[I, T]` of unit length, `quality` `[I]`, `created` `[I]` (UTC seconds),
+
+    `category` `[I]`, `price` `[I]`, `review_score` `[I]`, `words` (per item, word ids), `titles`.
+    """
+
+    topics: np.ndarray
+    quality: np.ndarray
+    created: np.ndarray
+    category: np.ndarray
+    price: np.ndarray
+    review_score: np.ndarray
+    words: list[list[int]]
+    titles: list[str]
+
+
+@dataclasses.dataclass(frozen=True)
+class Queries:
+    """Queries: `topics` `[Q, T]` of unit length, `popularity` `[Q]` cumulative, words, texts."""
+
+    topics: np.ndarray
+    popularity: np.ndarray
+    words: list[list[int]]
+    texts: list[str]
+
+
+@dataclasses.dataclass(frozen=True)
+class Users:
+    """Users: tastes `early`, `late` `[U, T]` and `turn` `[U]` (radians over the whole log) between
+
+    them, the tastes of their groups `[G, T]`, `country`, `gender` `[U]`, `activity` `[U]`
+    cumulative, `joined` `[U]` (UTC seconds).
+    """
+
+    early: np.ndarray
+    late: np.ndarray
+    turn: np.ndarray
+    group_taste: np.ndarray
+    country: np.ndarray
+    gender: np.ndarray
+    activity: np.ndarray
+    joined: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class Appeal:
+    """What an item's appeal to a request is made of, each `[R, C]` float32, weights included."""
+
+    relevance: np.ndarray
+    taste: np.ndarray
+    quality: np.ndarray
+    idiosyncratic: np.ndarray
+    mood: np.ndarray  # [R, 1]: the user's day; moves all candidates alike
+
+    @functools.cached_property
+    def total(self) -> np.ndarray:
+        """The sum `[R, C]`: log-odds of a click on an examined item, but for the bias."""
+        return self.relevance + self.taste + self.quality + self.idiosyncratic + self.mood
+
+
+class World:
+    """Items, queries, users of one config and seed."""
+
+    def __init__(self, config: SimulatorConfig, seed: int):
+        self.config = config
+        lexicon = _Lexicon(config, stream(seed, "lexicon"))
+        self.items = _items(config, lexicon, stream(seed, "items"))
+        self.queries = _queries(config, lexicon, stream(seed, "queries"))
+        self.users = _users(config, stream(seed, "users"))
+        self.category_names = lexicon.topic_names
+        self._pair_seed, self._segment_seed, self._mood_seed = (
+            int(value) for value in stream(seed, "hash").integers(2**63, size=3)
+        )
+
+    def tastes(self, user: np.ndarray, time: np.ndarray) -> np.ndarray:
+        """Returns the tastes `[R, T]` of users `[R]` at times `[R]`; coordinates have variance 1.
+
+        A user's own taste turns from one random vector towards another, at a pace of the user's.
+        """
+        config, users = self.config, self.users
+        angle = (users.turn[user] * ((time - START) / (config.days * DAY))).astype(np.float32)
+        own = np.cos(angle)[:, None] * users.early[user]
+        own += np.sin(angle)[:, None] * users.late[user]
+        group = users.group_taste[users.country[user] * len(GENDERS) + users.gender[user]]
+        share = np.float32(config.group_taste)
+        return np.sqrt(share) * group + np.sqrt(1 - share) * own
+
+    def appeal(
+        self, query: np.ndarray, user: np.ndarray, time: np.ndarray, item: np.ndarray
+    ) -> Appeal:
+        """Returns the appeal of items `[R, C]` to requests: queries, users, times `[R]`."""
+        config, items = self.config, self.items
+        topics = items.topics[item]
+        cosine = np.einsum("rt,rct->rc", self.queries.topics[query], topics)
+        taste = np.einsum("rt,rct->rc", self.tastes(user, time), topics)
+        day = (time - START) // DAY
+        mood = hash_normal(self._mood_seed, user, day)[:, None]
+        return Appeal(
+            relevance=np.float32(config.relevance) * (cosine - np.float32(0.5)),
+            taste=np.float32(config.taste) * taste,
+            quality=np.float32(config.quality) * items.quality[item],
+            idiosyncratic=self.idiosyncratic(query, self.users.country[user], item),
+            mood=np.float32(config.day_noise) * mood,
+        )
+
+    def idiosyncratic(self, query: np.ndarray, country: np.ndarray, item: np.ndarray) -> np.ndarray:
+        """Returns the appeal `[R, C]` of items to queries `[R]` that no feature explains.
+
+        One part holds everywhere, the rest (`segment_share` of the variance) in one country only.
+        """
+        config = self.config
+        if not config.idiosyncratic:
+            return np.zeros(item.shape, np.float32)
+        query, country = query[:, None], country[:, None]
+        everywhere = hash_normal(self._pair_seed, query, item)
+        local = hash_normal(self._segment_seed, query, item, country)
+        scale, share = np.float32(config.idiosyncratic), np.float32(config.segment_share)
+        return scale * (np.sqrt(1 - share) * everywhere + np.sqrt(share) * local)
+
+
+class _Lexicon:
+    """Pseudo-words: per topic, each in three forms (itself, inflected, a synonym); and generic."""
+
+    def __init__(self, config: SimulatorConfig, rng: np.random.Generator):
+        concepts = config.topics * config.words_per_topic + config.generic_words
+        numbers = rng.choice(len(_SYLLABLES) ** 3, 2 * concepts, replace=False)
+        roots = [
+            _SYLLABLES[n // 10_000] + _SYLLABLES[n // 100 % 100] + _SYLLABLES[n % 100]
+            for n in numbers.tolist()
+        ]
+        suffixes = [_SUFFIXES[k] for k in rng.integers(len(_SUFFIXES), size=concepts)]
+        base, synonym = roots[:concepts], roots[concepts:]
+        inflected = [root + suffix for root, suffix in zip(base, suffixes, strict=True)]
+        self.words = [*base, *inflected, *synonym]
+        self.concepts = concepts
+        self.config = config
+        self.topic_names = [base[topic * config.words_per_topic] for topic in range(config.topics)]
+        ranks = np.arange(1, config.words_per_topic + 1)
+        self._within_topic = np.cumsum(ranks**-config.word_exponent)
+
+    def draw(
+        self,
+        rng: np.random.Generator,
+        mixture: np.ndarray,
+        generic: float,
+        forms: tuple[float, float, float],
+    ) -> np.ndarray:
+        """Draws one word id `[N]` from topic mixtures `[N, T]` that sum to 1."""
+        config, count = self.config, len(mixture)
+        cumulative = np.cumsum(mixture, axis=1)
+        topic = (rng.random(count)[:, None] > cumulative[:, :-1]).sum(1)
+        concept = topic * config.words_per_topic + draw(rng, self._within_topic, count)
+        meaningless = config.topics * config.words_per_topic + rng.integers(
+            config.generic_words, size=count
+        )
+        concept = np.where(rng.random(count) < generic, meaningless, concept)
+        return concept + self.concepts * draw(rng, np.cumsum(forms), count)
+
+    def join(self, words: list[int]) -> str:
+        return " ".join(self.words[word] for word in words)
+
+
+def _mixtures(rng: np.random.Generator, count: int, topics: int, concentration: float):
+    return rng.dirichlet(np.full(topics, concentration / topics), count)
+
+
+def _unit(mixture: np.ndarray) -> np.ndarray:
+    return (mixture / np.linalg.norm(mixture, axis=1, keepdims=True)).astype(np.float32)
+
+
+def _items(config: SimulatorConfig, lexicon: _Lexicon, rng: np.random.Generator) -> Items:
+    count = config.items
+    mixture = _mixtures(rng, count, config.topics, config.topic_concentration)
+    quality = rng.standard_normal(count, dtype=np.float32)
+    shortest, longest = config.title_words
+    slots = [
+        lexicon.draw(rng, mixture, config.title_generic, config.title_forms) for _ in range(longest)
+    ]
+    lengths = rng.integers(shortest, longest, endpoint=True, size=count)
+    words = [
+        list(dict.fromkeys(row[:length]))  # a title does not repeat a word
+        for row, length in zip(np.stack(slots, 1).tolist(), lengths.tolist(), strict=True)
+    ]
+    # Older items: up to one log's length old at its start. Newer ones: evenly through the log.
+    span = config.days * DAY
+    age = rng.integers(1, span, size=count)
+    initial = np.zeros(count, bool)
+    initial[rng.permutation(count)[: round(count * config.initial_items)]] = True
+    created = np.where(initial, START - age, START + age)
+    category = mixture.argmax(1)
+    random_category = rng.integers(config.topics, size=count)
+    category = np.where(rng.random(count) < config.category_noise, random_category, category)
+    review = quality + config.review_noise * rng.standard_normal(count, dtype=np.float32)
+    return Items(
+        topics=_unit(mixture),
+        quality=quality,
+        created=created,
+        category=category,
+        # Median 20 in the currency of the day, a factor e per deviation, as retail prices spread.
+        price=np.exp(rng.normal(3, 1, count)).round(2).astype(np.float32),
+        # Stars: centred on 3.5, half a star per deviation.
+        review_score=(3.5 + 0.5 * review).clip(1, 5).round(1).astype(np.float32),
+        words=words,
+        titles=[lexicon.join(row) for row in words],
+    )
+
+
+def _queries(config: SimulatorConfig, lexicon: _Lexicon, rng: np.random.Generator) -> Queries:
+    count = config.queries
+    mixture = _mixtures(rng, count, config.topics, config.query_concentration)
+    shortest, longest = config.query_words
+    lengths = rng.integers(shortest, longest, endpoint=True, size=count)
+    words: list[list[int]] = [[] for _ in range(count)]
+    short, position = np.arange(count), 0
+    while len(short):
+        # Two queries of one text would be one query: those that repeat get another word.
+        drawn = lexicon.draw(rng, mixture[short], config.query_generic, config.query_forms)
+        for query, word in zip(short.tolist(), drawn.tolist(), strict=True):
+            if word not in words[query]:
+                words[query].append(word)
+        position += 1
+        seen: set[tuple[int, ...]] = set()
+        repeated = []
+        for row in words:
+            repeated.append(tuple(row) in seen)
+            seen.add(tuple(row))
+        short = np.flatnonzero((lengths > position) | np.array(repeated))
+    ranks = np.arange(1, count + 1)
+    return Queries(
+        topics=_unit(mixture),
+        popularity=np.cumsum(ranks**-config.query_exponent),
+        words=words,
+        texts=[lexicon.join(row) for row in words],
+    )
+
+
+def _users(config: SimulatorConfig, rng: np.random.Generator) -> Users:
+    count, shape = config.users, (config.users, config.topics)
+    groups = (len(COUNTRIES) * len(GENDERS), config.topics)
+    return Users(
+        early=rng.standard_normal(shape, dtype=np.float32),
+        late=rng.standard_normal(shape, dtype=np.float32),
+        turn=np.pi / 2 * config.drift * rng.uniform(0.5, 1.5, count),
+        group_taste=rng.standard_normal(groups, dtype=np.float32),
+        country=draw(rng, np.cumsum(COUNTRY_SHARES), count),
+        gender=draw(rng, np.cumsum(GENDER_SHARES), count),
+        activity=np.cumsum(rng.lognormal(0, config.user_activity, count)),
+        # Accounts up to four years old when the log starts.
+        joined=START - rng.integers(0, 4 * 365 * DAY, size=count),
+    )
+
+
+def candidate_pools(world: World, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Retrieves each query's candidates by word overlap, weighted by inverse document frequency.
+
+    Returns:
+      Items `[Q, P]` int32 and lexical scores `[Q, P]` float32: 1 for a query's best match, minus
+      infinity for padding. Where fewer than two slates of the matches were there when the log
+      starts, other items that were fill up, with score 0: every request has something to show.
+    """
+    config, items = world.config, world.items
+    rng = stream(seed, "retrieval")
+    lengths = np.array([len(row) for row in items.words])
+    flat_word = np.concatenate([np.asarray(row) for row in items.words])
+    flat_item = np.repeat(np.arange(config.items), lengths)
+    order = np.argsort(flat_word, kind="stable")
+    flat_item, sorted_word = flat_item[order], flat_word[order]
+    vocabulary = 1 + max(int(sorted_word[-1]), max(max(row) for row in world.queries.words))
+    start = np.searchsorted(sorted_word, np.arange(vocabulary + 1))
+    frequency = np.diff(start)
+    idf = np.log1p((config.items - frequency + 0.5) / (frequency + 0.5))
+    # Short titles match more sharply. The tiny random part makes every tie a fixed draw.
+    norm = (1 + 1e-4 * rng.random(config.items)) / np.sqrt(lengths)
+    existing = items.created < START
+    filling = rng.permutation(np.flatnonzero(existing))
+
+    pool = np.zeros((config.queries, config.pool), np.int32)
+    lexical = np.full((config.queries, config.pool), -np.inf, np.float32)
+    score = np.zeros(config.items)
+    for query, words in enumerate(world.queries.words):
+        new = []
+        for word in words:
+            posting = flat_item[start[word] : start[word + 1]]
+            before = score[posting]
+            new.append(posting[before == 0])
+            score[posting] = before + idf[word]
+        matched = np.concatenate(new)
+        value = score[matched] * norm[matched]
+        score[matched] = 0
+        if len(matched) > config.pool:
+            top = np.argpartition(-value, config.pool - 1)[: config.pool]
+            matched, value = matched[top], value[top]
+        best = np.argsort(-value)
+        lacking = max(0, 2 * config.slate - int(existing[matched[best]].sum()))
+        best = best[: config.pool - lacking]
+        found = matched[best]
+        pool[query, : len(found)] = found
+        if len(found):
+            lexical[query, : len(found)] = value[best] / value[best[0]]
+        if lacking:
+            window = query * lacking + np.arange(min(lacking + len(found), len(filling)))
+            rest = filling[window % len(filling)]
+            rest = rest[~np.isin(rest, found)][:lacking]
+            pool[query, len(found) : len(found) + len(rest)] = rest
+            lexical[query, len(found) : len(found) + len(rest)] = 0
+    return pool, lexical

@@ -1,0 +1,1 @@
+"""What history knows: daily counts on disk, and features as of a day."""

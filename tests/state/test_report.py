@@ -1,0 +1,249 @@
+"""What `iqp report` and `iqp positions` tell, and when they fail."""
+
+import shutil
+
+import ibis
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from interactrank_jax import cli
+from interactrank_jax.examples.cross_features import CrossFeatures
+from interactrank_jax.examples.engagements import IMPRESSION, Engagements
+from interactrank_jax.io import files
+from interactrank_jax.io.errors import InputError
+from interactrank_jax.log.schema import open_log
+from interactrank_jax.state import as_of, days, engines, positions, report, snapshot
+from interactrank_jax.state.recipe import Recipe
+from interactrank_jax.state.spec import parse_specs
+from tests.examples.test_cross_features import ACTIONS, SCHEMA
+from tests.log.handmade_log import START, make_tables, replace, write_log
+from tests.state.conftest import FEATURES
+
+FIRST = START // 86_400
+
+
+@pytest.fixture(scope="module")
+def written(log, whole, tmp_path_factory):
+    """Features of the first 20 days, and of those after them."""
+    place = tmp_path_factory.mktemp("features")
+    with engines.connect("duckdb", place / "scratch") as backend:
+        as_of.write(log, whole, backend, place / "before", None, FIRST + 19, FIRST + 19)
+        as_of.write(log, whole, backend, place / "now", FIRST + 20, None, FIRST + 19)
+        snapshot.write(log, whole, backend, place / "snapshot", FIRST + 22, FIRST + 19)
+        held = snapshot.open_snapshot(place / "snapshot", log)
+        snapshot.write_served(log, held, backend, place / "served")
+    return place
+
+
+def test_a_snapshot_with_rates_needs_the_days_of_their_mean(log, whole, backend, tmp_path):
+    with pytest.raises(InputError, match=r"have rates.*--train_until"):
+        snapshot.write(log, whole, backend, tmp_path / "snapshot", FIRST + 22)
+    assert not (tmp_path / "snapshot").exists()
+
+
+def test_coverage_is_what_a_loop_counts(written, backend):
+    made = report.make(written / "now", written / "before", backend)
+    rows = pq.read_table(written / "now" / "features").to_pylist()
+    assert made.rows == len(rows)
+    for k, name in enumerate(FEATURES):
+        found = made.features[k]
+        has = [row for row in rows if row[name] != 0]
+        engaged = [row for row in rows if row["click"] or row["save"]]
+        requests = {row["request_id"] for row in rows}
+        assert found.name == name
+        assert found.candidates == pytest.approx(len(has) / len(rows))
+        assert found.null_rate == pytest.approx(1 - found.candidates)
+        assert found.requests == pytest.approx(
+            len({row["request_id"] for row in has}) / len(requests)
+        )
+        assert found.engagements == pytest.approx(
+            len([row for row in engaged if row[name] != 0]) / len(engaged)
+        )
+        assert found.mean == pytest.approx(np.mean([row[name] for row in rows]))
+        median = np.median([row[name] for row in has])
+        assert found.quantiles[1] == pytest.approx(median, rel=1e-6)
+        assert sum(found.shares) == pytest.approx(1) == sum(found.training_shares)
+    assert made.staleness == 1
+    assert made.counts["late"] > 0
+    assert made.counts["early"] > 0
+
+
+def test_features_against_themselves_have_not_drifted(written, backend):
+    made = report.make(written / "now", written / "now", backend)
+    assert [feature.psi for feature in made.features] == [0.0] * len(FEATURES)
+    assert not made.problems
+
+
+def test_a_stability_index_by_hand():
+    expected = (0.5 - 0.4) * np.log(0.5 / 0.4) + (0.5 - 0.6) * np.log(0.5 / 0.6)
+    assert report.stability_index((0.5, 0.5), (0.4, 0.6)) == pytest.approx(expected)
+    assert report.stability_index((1.0, 0.0), (0.5, 0.5)) > 3  # and finite
+
+
+def test_an_old_snapshot_is_stale(written, backend):
+    bounds = report.Bounds(psi=9, null_rate=1, staleness=3)
+    fresh = report.make(written / "now", written / "before", backend, bounds)
+    assert not fresh.problems
+    old = report.make(written / "served", written / "before", backend, bounds)
+    assert old.staleness == FIRST + 29 - (FIRST + 22) + 1
+    assert old.problems == ("values are 8 days old (bound 3)",)
+
+
+def test_what_an_old_snapshot_serves_has_drifted(log, written, whole, backend, tmp_path):
+    """Its values are those of its day, whatever day the request is of."""
+    as_of.write(log, whole, backend, tmp_path / "since", FIRST + 22, None, FIRST + 19)
+    now = report.make(tmp_path / "since", tmp_path / "since", backend)
+    old = report.make(written / "served", tmp_path / "since", backend)
+    assert old.rows == now.rows
+    assert all(feature.psi > 0.005 for feature in old.features)
+    table = pq.read_table(written / "served" / "features").to_pylist()
+    requests = pq.read_table(log.path / "requests.parquet").to_pylist()
+    queries = {row["request_id"]: row["query_id"] for row in requests}
+    values = {}
+    for row in table:
+        values.setdefault((queries[row["request_id"]], row["item_id"]), set()).add(row[FEATURES[0]])
+    assert {len(found) for found in values.values()} == {1}
+    assert len(values) < len(table)
+
+
+def test_the_command_fails_past_a_bound(written, tmp_path, capsys):
+    flags = [f"--features={written / 'now'}", f"--training={written / 'before'}"]
+    wide = ["--max_psi=99", "--max_null_rate=1", f"--out={tmp_path / 'wide'}"]
+    assert cli.main(["iqp", "report", *flags, *wide]) == 0
+    assert sorted(path.name for path in (tmp_path / "wide").iterdir()) == [
+        "report.json",
+        "report.md",
+        "report.png",
+    ]
+    narrow = ["--max_psi=0.0001", f"--out={tmp_path / 'narrow'}"]
+    assert cli.main(["iqp", "report", *flags, *narrow]) == 2
+    printed = capsys.readouterr()
+    assert "past its bound" in printed.err
+    assert "PSI" in printed.err
+    assert (tmp_path / "narrow" / "report.md").exists()  # to look at what is wrong
+
+
+def test_features_of_another_recipe_are_refused(written, backend, tmp_path):
+    record = files.read_sealed(written / "before" / as_of.RECORD)
+    record["description"]["prior"] = 7.0
+    (tmp_path / "other").mkdir()
+    files.write_sealed(tmp_path / "other" / as_of.RECORD, record)
+    with pytest.raises(InputError, match=r"differ in prior: 5\.0, in training 7\.0"):
+        report.make(written / "now", tmp_path / "other", backend)
+    with pytest.raises(InputError, match=r"holds no features\.json"):
+        report.make(tmp_path, written / "before", backend)
+    record = files.read_sealed(written / "before" / as_of.RECORD)
+    record["mean_rates"]["click"] *= 2
+    files.write_sealed(tmp_path / "other" / as_of.RECORD, record)
+    with pytest.raises(InputError, match=r"mean rate of click: .* with one --train_until"):
+        report.make(written / "now", tmp_path / "other", backend)
+
+
+def test_what_is_damaged_or_gone_is_named(log, written, whole, tmp_path, capsys):
+    flags = [f"--training={written / 'before'}", f"--out={tmp_path / 'report'}"]
+    copies = {
+        name: shutil.copytree(written / name, tmp_path / name) for name in ("now", "snapshot")
+    }
+    copies["counts"] = shutil.copytree(whole.path, tmp_path / "counts")
+
+    def told(*argv):
+        assert cli.main(["iqp", *argv]) == 2
+        return capsys.readouterr().err
+
+    serve = ["features", f"--log={log.path}", f"--out={tmp_path / 'features'}"]
+    commands = {
+        "now": ["report", f"--features={copies['now']}", *flags],
+        "snapshot": [*serve, f"--snapshot={copies['snapshot']}"],
+        "counts": [*serve, f"--counts={copies['counts']}", f"--train_until={days.date(FIRST)}"],
+    }
+    for name, command in commands.items():
+        files_of_it = sorted(copies[name].rglob("*.parquet"))
+        for file in files_of_it:
+            with file.open("r+b") as opened:
+                opened.seek(4)
+                opened.write(bytes(60))
+        found = told(*command)
+        assert "is damaged: its checksum is not the one in" in found, found
+        assert any(str(file) in found for file in files_of_it)
+        for file in files_of_it:
+            file.unlink()
+        assert "part.parquet is missing: make" in told(*command)
+        assert not (tmp_path / "features").exists()
+    either = told(*serve, *(f"--{name}={copies[name]}" for name in ("counts", "snapshot")))
+    assert "either --counts" in either
+    assert "either --counts" in told(*serve)
+    until = told(*serve, f"--snapshot={copies['snapshot']}", "--train_until=2022-01-01")
+    assert "--train_until is part of a snapshot" in until
+
+
+class TestPositions:
+    def test_weights_are_rates_over_the_best(self, backend, tmp_path):
+        tables = make_tables(400)
+        impressions = tables["impressions"]
+        position = impressions["position"].to_numpy()
+        rng = np.random.default_rng(0)
+        click = rng.random(len(position)) < 0.8 / (1 + position)
+        tables["impressions"] = replace(impressions, "click", click)
+        log = open_log(write_log(tmp_path / "log", tables))
+        weights = positions.position_weights(log, backend, "click")
+        shown = np.array(impressions["stage"].to_pylist()) == "shown"
+        rate = [click[shown & (position == at)].mean() for at in range(5)]
+        np.testing.assert_allclose(weights[:5], rate / np.max(rate), atol=1e-4)
+        assert len(weights) < 19  # few requests are as long as that
+        assert max(weights) == 1
+
+    def test_an_action_that_nobody_did_has_none(self, backend, tmp_path):
+        tables = make_tables(40)
+        nothing = np.zeros(len(tables["impressions"]), np.int64)
+        tables["impressions"] = replace(tables["impressions"], "save", nothing)
+        log = open_log(write_log(tmp_path / "log", tables))
+        with pytest.raises(InputError, match="nobody did it"):
+            positions.position_weights(log, backend, "save")
+        with pytest.raises(InputError, match="Did you mean 'click'"):
+            positions.position_weights(log, backend, "clik")
+
+    def test_a_timeless_log_has_none(self, backend, tmp_path):
+        log = open_log(write_log(tmp_path / "log", make_tables(40, timeless=True)))
+        with pytest.raises(InputError, match="is timeless, and weights of positions"):
+            positions.position_weights(log, backend, "click")
+
+    def test_debiased_rates_are_nearer_the_truth(self):
+        """Items shown far behind get as high a rate as those in front, if they are as good."""
+        rng = np.random.default_rng(1)
+        requests, items, slate = 6000, 40, 10
+        quality = rng.uniform(0.1, 0.9, items)
+        # The first half of the items is shown in front, the second half behind.
+        front, behind = (rng.permuted(np.tile(half, (requests, 1)), axis=1)[:, :5]
+                         for half in (np.arange(20), np.arange(20, 40)))  # fmt: skip
+        item = np.concatenate([front, behind], 1).ravel()
+        position = np.tile(np.arange(slate), requests)
+        looks = 0.7 ** np.arange(slate)
+        click = np.flatnonzero(rng.random(len(item)) < looks[position] * quality[item])
+        correlation = {}
+        for debias in ("none", "position"):
+            recipe = Recipe(
+                parse_specs(["item_rate:click:30"], SCHEMA), 1, 5.0,
+                debias=debias, position_weights=tuple(looks),
+            )  # fmt: skip
+            weight = recipe.impression_weight(position, None)
+            rows = np.r_[np.arange(len(item)), click]
+            nothing = np.zeros(len(rows), np.int32)
+            engagements = Engagements(
+                user=nothing, query=nothing, item=(item[rows] + 1).astype(np.int32),
+                action=np.where(np.arange(len(rows)) < len(item), IMPRESSION, 0),
+                time=nothing, event_time=nothing, fold=nothing, segments={},
+                weight=np.where(np.arange(len(rows)) < len(item), weight[rows], 1.0),
+                is_counted=nothing == 0,
+            )  # fmt: skip
+            made = CrossFeatures(
+                recipe, engagements, nothing, actions=ACTIONS,
+                mean_rates=np.array([[len(click) / weight.sum(), 0.0]]),
+                backend=ibis.duckdb.connect(),
+            )  # fmt: skip
+            asked = np.arange(items)
+            probes = (0 * asked, asked + 1, 0 * asked + 1)
+            values = made.values(*made.counts(*probes, {}), probes[2])[:, 0]
+            correlation[debias] = np.corrcoef(values, quality)[0, 1]
+        assert correlation["none"] < 0.7
+        assert correlation["position"] > 0.97
