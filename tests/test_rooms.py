@@ -14,7 +14,7 @@ ROOMS = {
     "log": {"io", "log"},
     "state": {"io", "log", "state", "command", "fields"},
     "examples": {"io", "log", "state", "examples", "fields", "configuration"},
-    "losses": {"io", "losses", "registration", "field_table"},
+    "losses": {"io", "losses", "registration", "field_table", "field_kinds"},
 }
 
 
