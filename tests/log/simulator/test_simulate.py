@@ -11,7 +11,7 @@ from interactrank_jax.io.errors import InputError
 from interactrank_jax.log.schema import open_log, validate
 from interactrank_jax.log.simulator.presets import PRESETS, resolve
 from interactrank_jax.log.simulator.simulate import _slate, simulate
-from interactrank_jax.log.simulator.world import World, hash_normal
+from interactrank_jax.log.simulator.world import START, World, candidate_pools, hash_normal
 
 
 def digests(path):
@@ -125,10 +125,10 @@ def test_inverse_propensity_weights_are_unbiased():
     """E[1{shown} / propensity] = 1 for every candidate, however seldom it is shown."""
     config = resolve("tiny", slate=2, pool=6, requests=1, items=20)
     world = World(config, 0)
-    requests, existing = 100_000, np.flatnonzero(world.items.created < world.START)[:6]
+    requests, existing = 100_000, np.flatnonzero(world.items.created < START)[:6]
     pool = np.tile(existing.astype(np.int32), (requests, 1))
     logits = np.tile(np.array([1, 0.5, 0, -0.5, -1, -1.5], np.float32), (requests, 1))
-    time = np.full(requests, world.START)
+    time = np.full(requests, START)
     item, shown, propensity = _slate(world, np.random.default_rng(0), pool, logits, time)
     assert shown.all()
     assert (item[:, 0] != item[:, 1]).all()
@@ -140,10 +140,10 @@ def test_inverse_propensity_weights_are_unbiased():
 def test_fewer_candidates_than_a_slate_are_all_shown_for_certain():
     config = resolve("tiny", slate=4, pool=8, requests=1, items=40)
     world = World(config, 0)
-    old = np.flatnonzero(world.items.created < world.START)[:3]
-    new = np.flatnonzero(world.items.created > world.START)[:5]
+    old = np.flatnonzero(world.items.created < START)[:3]
+    new = np.flatnonzero(world.items.created > START)[:5]
     pool = np.concatenate([old, new]).astype(np.int32)[None]
-    time = np.array([world.START])
+    time = np.array([START])
     item, shown, propensity = _slate(
         world, np.random.default_rng(0), pool, np.zeros((1, 8), np.float32), time
     )
@@ -154,7 +154,7 @@ def test_fewer_candidates_than_a_slate_are_all_shown_for_certain():
 def test_lexical_match_finds_the_topic_but_not_perfectly():
     config = resolve("small", items=2_000, queries=200)
     world = World(config, 0)
-    pool, lexical = world.candidate_pools(world, 0)
+    pool, lexical = candidate_pools(world, 0)
     matched = lexical > 0
     cosine = np.einsum("qt,qpt->qp", world.queries.topics, world.items.topics[pool])
     everything = (world.queries.topics @ world.items.topics.T).mean()
@@ -167,7 +167,7 @@ def test_lexical_match_finds_the_topic_but_not_perfectly():
 def test_tastes_drift_and_keep_their_variance():
     world = World(resolve("tiny", users=2_000), 0)
     user = np.arange(2_000)
-    start, end = (np.full(2_000, world.START + d * 86_400) for d in (0, 729))
+    start, end = (np.full(2_000, START + d * 86_400) for d in (0, 729))
     before, after = world.tastes(user, start), world.tastes(user, end)
     assert abs(before.var() - after.var()) < 0.1
     assert np.corrcoef(before.ravel(), after.ravel())[0, 1] < 0.6
