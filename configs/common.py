@@ -342,6 +342,7 @@ def fit_to_data(config: ConfigDict, argument: str) -> None:
         config.model.exclude = ("query_id", "zip_region", "title", "decade", "year")
         config.model.sequence.update({"history": "none", "query_history": "none"})
         config.model.embedding_dim = 32
+        config.model.tower.layer_norm = False
         config.model.tower.dropout = 0.3
 
 
