@@ -305,7 +305,12 @@ def model_config(name: str, pooling: str, masknet_blocks: int) -> ConfigDict:
         tower=_config(
             numeric_views=("range", "log", "gaussian"),
             hidden=(256, 128),
-            layer_norm=False,
+            # After each ReLU, as in InteractRank's code. ROC-AUC on validation with and without it,
+            # means of seeds: on the simulator's small log two-tower .6904 and .6882 (of four),
+            # InteractRank .6901 and .6898 (of two); on MovieLens-100K at random, of two, two-tower
+            # .8730 and .8721, InteractRank .8755 and .8747, IntTower .8733 and .8695, FIT .8687
+            # both. AUC within requests is level. A step of InteractRank takes a twelfth longer.
+            layer_norm=True,
             output_dim=64,
             dropout=0.0,
             masknet=_config(blocks=masknet_blocks, width=64, reduction=0.1, dropout=0.005),
@@ -337,6 +342,7 @@ def fit_to_data(config: ConfigDict, argument: str) -> None:
         config.model.exclude = ("query_id", "zip_region", "title", "decade", "year")
         config.model.sequence.update({"history": "none", "query_history": "none"})
         config.model.embedding_dim = 32
+        config.model.tower.layer_norm = False
         config.model.tower.dropout = 0.3
 
 

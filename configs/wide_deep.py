@@ -20,12 +20,14 @@ def get_config(argument: str = "search") -> ConfigDict:
 def joint_config(name: str, argument: str) -> ConfigDict:
     """Returns what the models that run a network for each pair share.
 
-    Of `model.tower` they read numeric_views, hidden and dropout.
+    Of `model.tower` they read numeric_views, hidden, layer_norm and dropout.
     """
     config = common.base_config(argument)
     config.model = common.model_config(name, pooling="mean", masknet_blocks=0)
     config.model.cross = ConfigDict({"transform": "log" if argument == "search" else "linear"})
     config.model.tower.dropout = 0.1
+    # As in their papers. DeepFM on MovieLens-100K, validation, two seeds: .8688, with it .8682.
+    config.model.tower.layer_norm = False
     config.model.l2 = 0.0
     # Every request with the items of the whole batch would be a network run for each of them.
     config.train.loss.softmax_weight = 0.0

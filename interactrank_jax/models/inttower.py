@@ -36,8 +36,8 @@ class LightSE(nn.Module):
     The paper scales a field x by its softmax weight alone; the authors' code adds the block's input
     to that, x + x softmax(W z), and so do we: a field that weighs nothing still enters its tower.
     On MovieLens-100K, clean_random, that is level with F x softmax(W z), F being the number of
-    fields: ROC-AUC on validation .8697 and .8693, means of three seeds that deviate by .0025 and
-    .0017.
+    fields: ROC-AUC on validation .8697 and .8693 without layer norms, means of three seeds that
+    deviate by .0025 and .0017.
 
     Attributes:
       dtype: to compute in; the gates are float32.

@@ -27,7 +27,7 @@ SWITCHES: dict[str, dict[str, Any]] = {  # of InteractRank
     "one numeric view": {"tower": {"numeric_views": ("gaussian",)}},
     "linear cross": {"cross": {"transform": "linear"}},
     "bfloat16": {"dtype": "bfloat16"},
-    "layer norm of hidden layers": {"tower": {"layer_norm": True}},
+    "without layer norm of hidden layers": {"tower": {"layer_norm": False}},
 }
 FIT_SWITCHES: dict[str, dict[str, Any]] = {
     "fit without meta queries": {"meta": {"vectors": 0}, "sequence": {"history": "mean"}},

@@ -37,7 +37,10 @@ def layer_heads(params, x, every_layer):
     """One example through the layers."""
     found = []
     for number in range(len(HIDDEN)):
-        x = np.maximum(dense(params[f"MLP_{number}"]["Dense_0"], x), 0)
+        layer = params[f"MLP_{number}"]
+        x = np.maximum(dense(layer["Dense_0"], x), 0)
+        if "LayerNorm_0" in layer:
+            x = layer_norm(layer["LayerNorm_0"], x)
         if every_layer or number == len(HIDDEN) - 1:
             heads = dense(params[f"Dense_{number if every_layer else 0}"], x)
             for head in heads.reshape(HEADS, WIDTH):
@@ -70,11 +73,13 @@ class TestParts:
         found = inttower.LightSE().apply({"params": params}, fields)
         np.testing.assert_allclose([found["a"][0, 0], found["b"][0, 0]], [1.25, 1.75], rtol=1e-6)
 
+    @pytest.mark.parametrize("norm", [True, False])
     @pytest.mark.parametrize("every_layer", [True, False])
-    def test_heads_are_unit_projections_of_every_layer_or_of_the_last(self, every_layer):
-        module = inttower.LayerHeads(HIDDEN, 0.0, HEADS, WIDTH, every_layer)
+    def test_heads_are_unit_projections_of_every_layer_or_of_the_last(self, every_layer, norm):
+        module = inttower.LayerHeads(HIDDEN, 0.0, HEADS, WIDTH, every_layer, norm)
         x = draw(0, 4, 6)
         params = random_like(module, 1, x, train=False)
+        assert ("LayerNorm_0" in params["MLP_0"]) == norm
         found = apply(module, params, x, train=False)
         expected = [layer_heads(params, row, every_layer) for row in x]
         assert found.shape == (4, HEADS * (len(HIDDEN) if every_layer else 1), WIDTH)
