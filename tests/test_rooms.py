@@ -12,7 +12,7 @@ PACKAGE = REPOSITORY / "interactrank_jax"
 ROOMS = {
     "io": {"io"},
     "log": {"io", "log"},
-    "state": {"io", "log", "state", "command", "fields"},
+    "state": {"io", "log", "state", "fields"},
     "examples": {"io", "log", "state", "examples", "fields", "configuration"},
     "losses": {"io", "losses", "registration", "field_table", "field_kinds"},
 }

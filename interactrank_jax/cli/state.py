@@ -1,11 +1,11 @@
-"""The subcommands of ItemQueryPerf: see `interactrank_jax/commands.py`."""
+"""The subcommands of ItemQueryPerf: see `interactrank_jax/cli/commands.py`."""
 
 import contextlib
 import logging
 from collections.abc import Iterator
 from typing import Any
 
-from interactrank_jax.command import CONFIG, LOG, REQUIRED, Command, show
+from interactrank_jax.cli.command import CONFIG, LOG, REQUIRED, Command, show
 from interactrank_jax.io import files
 from interactrank_jax.io.errors import InputError
 

@@ -1,4 +1,4 @@
-"""The command line: from words and flags to a command of `commands.py`, and its exit status."""
+"""The command line: from words and flags to a command of `cli/commands.py`, and its exit status."""
 
 import argparse
 import contextlib
@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from interactrank_jax import configuration, cuda, fields
-from interactrank_jax.command import PATHS, REQUIRED, Command
-from interactrank_jax.commands import COMMANDS
+from interactrank_jax.cli.command import PATHS, REQUIRED, Command
+from interactrank_jax.cli.commands import COMMANDS
 from interactrank_jax.io import files, interrupts
 from interactrank_jax.io.errors import InputError, did_you_mean
 

@@ -7,9 +7,9 @@ data-preparation packages, nor `--help` jax.
 import logging
 from typing import Any
 
-from interactrank_jax.command import CONFIG, LOG, REGISTERS, REQUIRED, Command, show
+from interactrank_jax.cli import state as state_commands
+from interactrank_jax.cli.command import CONFIG, LOG, REGISTERS, REQUIRED, Command, show
 from interactrank_jax.io.errors import InputError, did_you_mean
-from interactrank_jax.state import commands as iqp_commands
 
 
 def _simulate(args: Any) -> None:
@@ -243,7 +243,7 @@ COMMANDS: dict[str, Command] = {
         },
         config=True,
     ),
-    **iqp_commands.COMMANDS,
+    **state_commands.COMMANDS,
     "leaks": Command(
         _leaks,
         "checks that no feature of a log's examples knows its own label or the future.",
