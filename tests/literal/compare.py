@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
-from interactrank_jax.data.examples import Metadata
+from interactrank_jax.examples.format import Metadata
 from tests.literal import encoding
 from tests.literal.encoding import float32, plain
 from tests.literal.equality import Close, Tied, line, padding_like, same

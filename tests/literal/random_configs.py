@@ -6,8 +6,8 @@ from typing import Any
 
 import ml_collections
 
-from tests.data.handmade_log import data_config
 from tests.literal.random_logs import DELAYS, EVENTS, TIMED, RandomLog
+from tests.log.handmade_log import data_config
 
 CROSS_KINDS = ("share", "item_share", "rate", "item_rate")
 

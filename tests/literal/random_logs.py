@@ -13,7 +13,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from interactrank_jax.data.schema import FeatureSpec, Schema
+from interactrank_jax.log.schema import FeatureSpec, Schema
 
 DAY = 86_400
 START = 19_000 * DAY  # midnight

@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from interactrank_jax.data.examples import Examples, Metadata
-from interactrank_jax.data.prepare import prepare
+from interactrank_jax.examples.format import Examples, Metadata
+from interactrank_jax.examples.prepare import prepare
 from tests.golden import canonical
 from tests.literal.compare import Columns, Comparison, split_of
 from tests.literal.equality import Tied
