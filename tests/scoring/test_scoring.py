@@ -202,7 +202,7 @@ class TestRefusals:
 
     def test_no_index(self, tmp_path, trained_run, examples_path):
         with pytest.raises(InputError, match="Expected the --out of `interactrank index`"):
-            score(trained_run, tmp_path, examples_path, tmp_path / "scores")
+            score(trained_run, tmp_path / "nowhere", examples_path, tmp_path / "scores")
 
     def test_examples_given_as_the_index(self, tmp_path, trained_run, examples_path):
         with pytest.raises(InputError, match="give the --out of `interactrank index`"):
