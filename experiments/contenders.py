@@ -16,7 +16,7 @@ import numpy as np
 from experiments import comparison, reference_lines, search, sweeps, trials
 from interactrank_jax import configuration, metrics
 from interactrank_jax.examples.format import Examples
-from interactrank_jax.io import files
+from interactrank_jax.io import files, outputs
 from interactrank_jax.io.errors import InputError
 from interactrank_jax.labels import LabelRule
 from interactrank_jax.log.schema import open_log
@@ -206,7 +206,7 @@ def score_test(outcome: trials.Outcome) -> comparison.Scored:
             rows.score,
             evaluate.slate_figures(scorer, rows, run.rule)["logloss"],
         )
-        with files.new_file(file) as partial, partial.open("wb") as opened:
+        with outputs.new_file(file) as partial, partial.open("wb") as opened:
             np.savez(opened, **tested._asdict())
     with np.load(file, allow_pickle=False) as arrays:
         return comparison.Scored(

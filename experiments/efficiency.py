@@ -33,7 +33,7 @@ from experiments.benchmarks.roofline import seconds_of
 from experiments.benchmarks.workload import make_workload
 from interactrank_jax import configuration
 from interactrank_jax.examples.format import Metadata
-from interactrank_jax.io import files
+from interactrank_jax.io import outputs
 from interactrank_jax.models.flops import Shapes
 from interactrank_jax.models.inputs import zero_inputs
 from interactrank_jax.models.registry import MODELS, build_model
@@ -381,7 +381,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     text = "\n\n".join(parts)
     print(f"\n{text}\n")
     if arguments.out:
-        with files.new_file(arguments.out / "table.md") as partial:
+        with outputs.new_file(arguments.out / "table.md") as partial:
             partial.write_text(text + "\n", encoding="utf-8")
         draw(rows, arguments.out / "figure.png")
     return figures

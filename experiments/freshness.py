@@ -22,7 +22,7 @@ from experiments.benchmarks import reporting
 from experiments.command_line import count, exit_status, natural
 from interactrank_jax import baselines, configuration, evaluate, metrics
 from interactrank_jax.examples.format import Examples
-from interactrank_jax.io import files
+from interactrank_jax.io import files, outputs
 from interactrank_jax.labels import LabelRule
 
 LAGS = (1, 2, 4, 8, 16, 32)
@@ -156,7 +156,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def _main(arguments: argparse.Namespace) -> int:
     out = simulated.place(arguments)
-    with files.lock(out):
+    with outputs.lock(out):
         rows = measure(simulated.setting(arguments), arguments.lags, arguments.ages)
         print(f"\n{table(rows)}\n")
         draw(rows, out / "freshness.png")

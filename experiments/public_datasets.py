@@ -26,7 +26,7 @@ from experiments.command_line import count, exit_status, positive
 from experiments.logs import make_log
 from interactrank_jax import configuration
 from interactrank_jax.examples.format import Examples, describe_protocol
-from interactrank_jax.io import files
+from interactrank_jax.io import files, outputs
 from interactrank_jax.io.errors import InputError, did_you_mean
 
 # (data set, protocol) -> argument of the configs.
@@ -223,7 +223,7 @@ def _main(arguments: argparse.Namespace) -> int:
     common: dict[str, Any] = dict(trials.QUICK) if quick else {}
     if arguments.epochs:
         common["train.epochs"] = arguments.epochs
-    with files.lock(out):
+    with outputs.lock(out):
         setting = contenders.Setting(
             argument=ARGUMENTS[names],
             log=make_log(arguments.dataset, arguments.source, size, root),
@@ -242,7 +242,7 @@ def _main(arguments: argparse.Namespace) -> int:
         rows, failed = compare(names, models, setting, results, preset)
         text = report(names, rows, failed, setting)
         print(f"\n{text}\n")
-        with files.new_file(out / "table.md") as partial:
+        with outputs.new_file(out / "table.md") as partial:
             partial.write_text(text + "\n", encoding="utf-8")
         title = f"{arguments.dataset}, {describe_protocol(arguments.protocol)}"
         comparison.draw(rows, title, out / "figure.png")

@@ -27,7 +27,7 @@ from experiments.benchmarks import reporting
 from experiments.command_line import count, exit_status, positive
 from interactrank_jax import configuration
 from interactrank_jax.examples.format import Examples, describe_protocol
-from interactrank_jax.io import files
+from interactrank_jax.io import files, outputs
 
 SEED = "train.seed"
 SHOWN = ("roc_auc", "logloss", "request_auc")  # beside what is selected by
@@ -125,7 +125,7 @@ def write(outcomes: Sequence[trials.Outcome], arguments: argparse.Namespace) -> 
     protocol = Examples(arguments.examples).metadata.protocol
     text = f"Validation, protocol {describe_protocol(protocol)}.\n\n{table(outcomes)}"
     print(f"\n{text}\n")
-    with files.new_file(arguments.out / "table.md") as partial:
+    with outputs.new_file(arguments.out / "table.md") as partial:
         partial.write_text(text + "\n", encoding="utf-8")
     draw(outcomes, f"protocol {describe_protocol(protocol)}", arguments.out / "figure.png")
     record = {
@@ -202,7 +202,7 @@ def sweep(arguments: Any) -> int:
     if arguments.print:
         print("\n".join(shell_line(trial, arguments.budget_s) for trial in made))
         return 0
-    with files.lock(arguments.out):
+    with outputs.lock(arguments.out):
         outcomes = trials.run(made, parallel=arguments.parallel, budget_s=arguments.budget_s)
         write(outcomes, arguments)
     return 0 if any(not outcome.error for outcome in outcomes) else 1

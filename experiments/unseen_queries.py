@@ -38,7 +38,7 @@ from interactrank_jax import metrics
 from interactrank_jax.examples.format import Examples
 from interactrank_jax.examples.input import request_batches
 from interactrank_jax.examples.splits import SPLITS
-from interactrank_jax.io import files
+from interactrank_jax.io import files, outputs
 from interactrank_jax.log.schema import FeatureSpec, Schema
 
 COLUMN = "head_query"  # of the requests, in the copy of the log
@@ -148,7 +148,7 @@ def _copy(
     log: Path, out: Path, schema: Schema, change: dict[str, Callable[[pa.Table], pa.Table]]
 ) -> None:
     """Writes a copy of a log, some of its tables changed; the others are links."""
-    with files.new_directory(out) as directory:
+    with outputs.new_directory(out) as directory:
         schema.save(directory)
         for table in ("requests", "items", "impressions", "events"):
             (directory / table).mkdir()
@@ -270,7 +270,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def _main(arguments: argparse.Namespace) -> int:
     out = simulated.place(arguments)
-    with files.lock(out):
+    with outputs.lock(out):
         setting = simulated.setting(arguments)
         if arguments.retyped:
             out /= f"retyped-{arguments.retyped:g}"

@@ -24,7 +24,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from interactrank_jax.io import artefacts, files
+from interactrank_jax.io import artefacts, files, outputs
 from interactrank_jax.io.errors import InputError
 from interactrank_jax.io.files import PathLike
 from interactrank_jax.train_state import TrainState
@@ -64,7 +64,7 @@ class Checkpoints:
         self._seals: list[_Seal] = []
         self._is_proven = False
         self._link = contextlib.ExitStack()
-        with files.writing(root, _WRITING):
+        with outputs.writing(root, _WRITING):
             root.mkdir(parents=True, exist_ok=True)
             self._open(self._link.enter_context(literal_path(root)))
 
@@ -88,7 +88,7 @@ class Checkpoints:
           InputError: one failed for want of space or permission.
         """
         try:
-            with files.writing(self._root, _WRITING), contextlib.ExitStack() as stack:
+            with outputs.writing(self._root, _WRITING), contextlib.ExitStack() as stack:
                 stack.callback(self._best.close)
                 stack.callback(self._runs.close)
         finally:
@@ -109,7 +109,7 @@ class Checkpoints:
         step = int(state.step)
         if step == self.latest_step():
             return
-        with files.writing(self._root, _WRITING):
+        with outputs.writing(self._root, _WRITING):
             self._runs.save(
                 step,
                 args=ocp.args.Composite(
@@ -168,7 +168,7 @@ class Checkpoints:
         step = int(state.step)
         if step != self._best.latest_step():
             model = {"params": state.params, "tables": state.tables}
-            with files.writing(self._root, _WRITING):
+            with outputs.writing(self._root, _WRITING):
                 self._best.save(step, args=ocp.args.StandardSave(model), force=True)
                 # Before the checkpoint that speaks of it: a kill in between must not lose it.
                 self._best.wait_until_finished()
@@ -203,7 +203,7 @@ def literal_path(path: Path) -> Iterator[Path]:
     if _PLAIN.fullmatch(str(path)):
         yield path
         return
-    with files.scratch_directory() as scratch:
+    with outputs.scratch_directory() as scratch:
         link = scratch / "run"
         link.symlink_to(path, target_is_directory=True)
         yield link

@@ -14,7 +14,7 @@ from interactrank_jax.examples.input import (
     request_batches,
     train_columns,
 )
-from interactrank_jax.io import files, interrupts
+from interactrank_jax.io import files, interrupts, outputs
 from interactrank_jax.io.errors import InputError
 from interactrank_jax.io.printable import cell
 from interactrank_jax.labels import ENGAGED, LabelRule
@@ -255,7 +255,7 @@ def evaluate(
         result, rows = evaluate_scorer(scorer, run.rule, examples, split, config)
     result["step"] = step
     directory = Path(workdir) / "eval"
-    with files.new_file(directory / f"{split}.npz") as partial, partial.open("wb") as file:
+    with outputs.new_file(directory / f"{split}.npz") as partial, partial.open("wb") as file:
         np.savez(
             file,
             request_index=rows.request,

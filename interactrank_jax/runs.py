@@ -15,7 +15,7 @@ from interactrank_jax import configuration, distributed
 from interactrank_jax.checkpoint import restore_best
 from interactrank_jax.examples.checks import check_below
 from interactrank_jax.examples.format import Examples, Metadata
-from interactrank_jax.io import files
+from interactrank_jax.io import files, outputs
 from interactrank_jax.io.errors import InputError, did_you_mean
 from interactrank_jax.labels import LabelRule
 from interactrank_jax.models.inputs import Inputs, zero_inputs
@@ -109,7 +109,7 @@ class Run:
         """
         with contextlib.ExitStack() as stack:
             if jax.process_index() == 0:
-                stack.enter_context(files.lock(self.workdir))
+                stack.enter_context(outputs.lock(self.workdir))
                 self.claim(examples)
             distributed.wait_for_all("claim")
             yield

@@ -6,7 +6,6 @@ RUN/checkpoints, RUN/best    see `checkpoint.py`
 RUN/profile                  a trace of `config.train.profile_steps` steps
 """
 
-import dataclasses
 import functools
 import logging
 import signal
@@ -35,6 +34,7 @@ from interactrank_jax.scorers import ModelScorer, prior_offsets
 from interactrank_jax.scoring.index import encode_items
 from interactrank_jax.steps import HARD_INDEX, health_checks, make_train_step
 from interactrank_jax.train_state import HEALTHY, TrainState, count_parameters, init_state
+from interactrank_jax.warm_start import warm_start, warm_start_source
 
 logger = logging.getLogger(__name__)
 
@@ -355,54 +355,3 @@ def summarise(sums: dict[str, Any], carried: dict[str, Any], seconds: float) -> 
     )
     scalars["train/steps_per_second"] = float(sums["steps"] - carried["steps"]) / seconds
     return scalars
-
-
-def warm_start_source(run: Run, examples: Examples) -> Run:
-    """Opens the run that this one starts from.
-
-    The examples must be that run's, or prepared with `--extend` of them, so that ids agree; then
-    features and their statistics agree too.
-
-    Raises:
-      InputError: no run there, other examples, or another model or other heads.
-    """
-    path = run.config.train.warm_start
-    other = Run.open(path)
-    if other.metadata.digest not in (examples.metadata.digest, examples.metadata.extends):
-        raise InputError(
-            f"the examples in {examples.path} do not extend those that {path} was trained on, so "
-            f"their ids would not agree. Prepare them with --extend=<those examples>."
-        )
-    difference = configuration.difference(
-        configuration.to_json(other.config)["model"],
-        configuration.to_json(run.config)["model"],
-        "config.model",
-    )
-    if difference or other.inputs != run.inputs:
-        raise InputError(
-            f"{path} holds another model: {difference or 'other heads or inputs'}. Use its "
-            f"config.model and config.label."
-        )
-    return other
-
-
-def warm_start(state: TrainState, source: Run, parallel: DataParallel) -> TrainState:
-    """Starts from another run's best model; its rows keep their place, new rows stay fresh.
-
-    Raises:
-      InputError: it has no model yet, or its tables are longer.
-    """
-    model, _ = source.restore_model(parallel)
-    tables = {}
-    for name, table in state.tables.items():
-        old = model["tables"][name]
-        if old.shape[0] > table.shape[0]:
-            raise InputError(
-                f"table '{name}' of {source.workdir} has {old.shape[0]:,} rows, here "
-                f"{table.shape[0]:,}: it may only grow. Prepare with --extend."
-            )
-        overwrite = jax.jit(
-            lambda table, old: table.at[: old.shape[0]].set(old), out_shardings=table.sharding
-        )
-        tables[name] = overwrite(table, old)
-    return dataclasses.replace(state, params=model["params"], tables=tables)

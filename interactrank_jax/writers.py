@@ -12,7 +12,7 @@ import numpy as np
 from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
-from interactrank_jax.io import files
+from interactrank_jax.io import files, outputs
 from interactrank_jax.io.errors import InputError
 
 
@@ -218,5 +218,5 @@ def _truncate(path: Path, last_step: int | None) -> None:
         if last_step is None or step <= last_step:
             kept.append(line)
     if torn or len(kept) < len(lines):
-        with files.new_file(path) as partial:
+        with outputs.new_file(path) as partial:
             partial.write_text("".join(line + "\n" for line in kept), encoding="utf-8")

@@ -13,7 +13,7 @@ from typing import NoReturn
 from interactrank_jax import configuration, cuda, fields
 from interactrank_jax.cli.command import PATHS, REQUIRED, Command
 from interactrank_jax.cli.commands import COMMANDS
-from interactrank_jax.io import files, interrupts
+from interactrank_jax.io import interrupts, outputs
 from interactrank_jax.io.errors import InputError, did_you_mean
 
 BROKEN_PIPE = 141  # 128 + SIGPIPE, as a shell reports it
@@ -55,7 +55,7 @@ def main(argv: Sequence[str]) -> int:
             number = interrupts.requested()
             if number is not None:  # libraries turn the interruption into errors of their own
                 return _interrupted("", 128 + number)
-            problem = files.write_problem(error)
+            problem = outputs.write_problem(error)
             if problem is None:
                 raise
             return _fail(f"could not write everything: {problem}.")
@@ -103,7 +103,7 @@ def parse(command: Command, name: str, argv: Sequence[str]) -> argparse.Namespac
     if missing:
         raise InputError(f"missing --{', --'.join(missing)}\n\n{command.usage(name)}")
     for flag in PATHS.intersection(command.flags):
-        setattr(values, flag, files.from_user(getattr(values, flag), f"--{flag}"))
+        setattr(values, flag, outputs.from_user(getattr(values, flag), f"--{flag}"))
     return values
 
 
@@ -186,7 +186,7 @@ def run() -> None:
     except BrokenPipeError:
         status = BROKEN_PIPE
     except OSError as error:  # what was printed found no room
-        status = _fail(f"could not write the output: {files.write_problem(error) or error}.")
+        status = _fail(f"could not write the output: {outputs.write_problem(error) or error}.")
     if status:
         # Python flushes once more at its end, and would report the same problem again.
         with contextlib.suppress(OSError):

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from interactrank_jax.cli.command import CONFIG, LOG, REQUIRED, Command, show
-from interactrank_jax.io import files
+from interactrank_jax.io import outputs
 from interactrank_jax.io.errors import InputError
 
 _COUNTS = (REQUIRED, "directory that `iqp build` wrote")
@@ -23,7 +23,7 @@ def _engine(args: Any) -> Iterator[Any]:
     from interactrank_jax.state import engines
 
     with (
-        files.scratch_directory() as scratch,
+        outputs.scratch_directory() as scratch,
         engines.connect(args.engine, scratch, args.memory, args.master) as backend,
     ):
         yield backend
@@ -108,7 +108,7 @@ def _positions(args: Any) -> None:
 def _report(args: Any) -> None:
     from interactrank_jax.state import report
 
-    files.output_directory(args.out, args.features, args.training)
+    outputs.output_directory(args.out, args.features, args.training)
     bounds = report.Bounds(args.max_psi, args.max_null_rate, args.max_staleness)
     with _engine(args) as backend:
         made = report.make(args.features, args.training, backend, bounds)

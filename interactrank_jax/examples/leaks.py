@@ -32,7 +32,7 @@ from interactrank_jax.examples import frames, splits
 from interactrank_jax.examples.differences import Leak, compare, compare_items, compare_sparse
 from interactrank_jax.examples.format import Examples
 from interactrank_jax.examples.prepare import prepare
-from interactrank_jax.io import files
+from interactrank_jax.io import files, outputs
 from interactrank_jax.io.errors import InputError
 from interactrank_jax.log import schema
 from interactrank_jax.log.values import as_values, index_in
@@ -106,7 +106,7 @@ def examine(
     plan = splits.make_plan(config, log)
     if plan.timeless:
         _check_packages()
-    with files.scratch_directory() as scratch:
+    with outputs.scratch_directory() as scratch:
         progress("prepare")
         before = Path(scratch) / "before"
         prepare(config, log_path, before)

@@ -38,8 +38,9 @@ from interactrank_jax.examples.format import (
     Split,
     write_metadata,
 )
-from interactrank_jax.io import files
+from interactrank_jax.io import files, outputs
 from interactrank_jax.log import schema
+from interactrank_jax.log.validate import validate
 from interactrank_jax.log.values import as_values
 
 MEMORY_LIMIT = "4GB"  # of DuckDB, which spills to disk beyond it
@@ -70,19 +71,19 @@ def prepare(
         ever engaged with in training.
     """
     log = schema.open_log(log_path)
-    files.output_directory(out, log.path, *([extend] if extend is not None else []))
+    outputs.output_directory(out, log.path, *([extend] if extend is not None else []))
     progress("validate")
     plan = splits.make_plan(config, log)
     config_json = configuration.to_json(config)
     old = Examples(extend) if extend is not None else None
     if old is not None:
         extension.check_extension(config_json, log, plan, old)
-    log_statistics = schema.validate(log)
+    log_statistics = validate(log)
     if old is not None:
         extension.check_columns(log, old)
     actions = log.schema.actions
 
-    with files.new_directory(out) as directory, files.scratch_directory() as scratch:
+    with outputs.new_directory(out) as directory, outputs.scratch_directory() as scratch:
         progress("read")
         raw_items = encode.item_table(frames.read_table(log, "items"), log.schema, old)
         item_ids = as_values(raw_items["item_id"])

@@ -27,12 +27,9 @@ from typing import Any
 import ibis
 import pyarrow as pa
 
-from interactrank_jax.io import files
+from interactrank_jax.io import files, outputs
 from interactrank_jax.io.errors import InputError, did_you_mean
 from interactrank_jax.log import columns, engine_paths
-from interactrank_jax.log.validate import validate
-
-__all__ = ["ENTITIES", "KINDS", "FeatureSpec", "Log", "Schema", "open_log", "validate"]
 
 FORMAT = "interactrank-log"
 FORMAT_VERSION = 1
@@ -316,7 +313,7 @@ class Log:
         # What does not fit into memory goes to a directory that lives as long as the log; DuckDB's
         # default is ./.tmp.
         stack = contextlib.ExitStack()
-        scratch = stack.enter_context(files.scratch_directory())
+        scratch = stack.enter_context(outputs.scratch_directory())
         weakref.finalize(self, stack.close)
         return ibis.duckdb.connect(
             disabled_optimizers="statistics_propagation", temp_directory=str(scratch)

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from interactrank_jax.checkpoint import fingerprint
 from interactrank_jax.examples.checks import INTEGERS, check_below
 from interactrank_jax.examples.format import Examples
-from interactrank_jax.io import artefacts, files, interrupts
+from interactrank_jax.io import artefacts, files, interrupts, outputs
 from interactrank_jax.io.errors import InputError
 from interactrank_jax.models.embeddings import embed_items, item_store
 from interactrank_jax.models.inputs import zero_inputs
@@ -67,7 +67,7 @@ def build_index(workdir: files.PathLike, examples_path: files.PathLike, out: fil
     Raises:
       InputError: no trained model, or examples it was not trained on.
     """
-    files.output_directory(out, workdir, examples_path)
+    outputs.output_directory(out, workdir, examples_path)
     run, examples = Run.open(workdir), Examples(examples_path)
     if not run.model.is_decoupled:
         raise InputError(
@@ -78,7 +78,7 @@ def build_index(workdir: files.PathLike, examples_path: files.PathLike, out: fil
     model, step = run.restore_model()
     with interrupts.deferred():
         representation = encode_items(run, model, item_store(examples.items))
-    with files.new_directory(out) as directory:
+    with outputs.new_directory(out) as directory:
         leaves = []
         for number, leaf in enumerate(jax.tree.leaves(representation)):
             name = f"representation-{number}.npy"

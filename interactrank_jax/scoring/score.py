@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 
 from interactrank_jax.examples.format import Examples
 from interactrank_jax.examples.input import evaluation_batches, request_batches
-from interactrank_jax.io import files, interrupts
+from interactrank_jax.io import files, interrupts, outputs
 from interactrank_jax.io.errors import InputError, did_you_mean
 from interactrank_jax.models.embeddings import embed_requests, item_store
 from interactrank_jax.runs import Run
@@ -152,7 +152,7 @@ def score(
         raise InputError(f"--candidates={candidates}." + did_you_mean(candidates, CANDIDATES))
     if k < 1:
         raise InputError(f"--k={k}. Expected at least 1 item per request.")
-    files.output_directory(out, workdir, examples_path, index_path)
+    outputs.output_directory(out, workdir, examples_path, index_path)
     run, examples = Run.open(workdir), Examples(examples_path)
     run.check_examples(examples)
     examples.split(split)
@@ -163,7 +163,7 @@ def score(
 
     parts = scorer.slate() if candidates == "slate" else scorer.corpus()
     requests = rows = 0
-    with interrupts.deferred(), files.new_directory(out) as directory:
+    with interrupts.deferred(), outputs.new_directory(out) as directory:
         writer = None
         for request, item, rank, value in parts:
             table = pa.table(

@@ -20,7 +20,7 @@ import ibis
 import ibis.expr.types as ir
 import numpy as np
 
-from interactrank_jax.io import files
+from interactrank_jax.io import files, outputs
 from interactrank_jax.io.errors import InputError
 from interactrank_jax.log.schema import IMPLICIT_ACTION, Log
 from interactrank_jax.state import engines, expressions, manifests
@@ -178,7 +178,7 @@ def write(
       InputError: the store ends before the last day that the features need, or there are rates and
         no last day for their mean.
     """
-    files.output_directory(out, log.path, store.path)
+    outputs.output_directory(out, log.path, store.path)
     means = training_means(store, backend, train_until)
     first, last, share = days_asked(log, backend, since, until)
     check_counted(store, last, log)
@@ -193,7 +193,7 @@ def write(
     }
     shown = backend.to_pyarrow(log.table("impressions", backend).count()).as_py()
     parts = max(math.ceil(shown * share / rows_at_once), 1)
-    with files.new_directory(out) as directory:
+    with outputs.new_directory(out) as directory:
         scratch = directory / "scratch"
         tables = _in_parts(log, store, backend, means, first, last, parts, scratch)
         for part, table in enumerate(tables):

@@ -19,7 +19,7 @@ import ibis
 import ibis.expr.types as ir
 import numpy as np
 
-from interactrank_jax.io import files
+from interactrank_jax.io import files, outputs
 from interactrank_jax.io.errors import InputError
 from interactrank_jax.log import validate
 from interactrank_jax.log.schema import Log
@@ -74,12 +74,12 @@ def build_store(
     """
     description = Description.from_config(config, log)
     out = Path(out)
-    files.refuse_inside(out, log.path)
+    outputs.refuse_inside(out, log.path)
     validate.check_columns(log, needs_features=False)
     _open(out, log, description)
     with engines.readable(backend, log):
         _check_times(log, description, backend)
-        with files.lock(out):
+        with outputs.lock(out):
             store = _open(out, log, description)
             if store is None:
                 manifests.write(out / RECORD, out, {"description": description.to_json()})

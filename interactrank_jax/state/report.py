@@ -19,7 +19,7 @@ from typing import Any
 import ibis
 import ibis.expr.types as ir
 
-from interactrank_jax.io import files
+from interactrank_jax.io import files, outputs
 from interactrank_jax.io.errors import InputError
 from interactrank_jax.state.as_of import open_features, read
 from interactrank_jax.state.days import date
@@ -314,7 +314,7 @@ def draw(report: Report, path: Path) -> None:
 
 def write(report: Report, out: files.PathLike) -> None:
     """Writes report.json, report.md and report.png into a new directory."""
-    with files.new_directory(out) as directory:
+    with outputs.new_directory(out) as directory:
         files.write_json(directory / "report.json", dataclasses.asdict(report))
         (directory / "report.md").write_text(table(report) + "\n", encoding="utf-8")
         draw(report, directory / "report.png")

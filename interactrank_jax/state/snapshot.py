@@ -18,7 +18,7 @@ from typing import Any
 import ibis
 import ibis.expr.types as ir
 
-from interactrank_jax.io import files
+from interactrank_jax.io import files, outputs
 from interactrank_jax.io.errors import InputError
 from interactrank_jax.log.schema import Log
 from interactrank_jax.state import engines, expressions, manifests
@@ -186,10 +186,10 @@ def write(
       InputError: the store ends before the last day that the snapshot needs, or there are rates
         and no last day for their mean, which a model must be served with as it was trained.
     """
-    files.output_directory(out, log.path, store.path)
+    outputs.output_directory(out, log.path, store.path)
     check_counted(store, number, log)
     means = training_means(store, backend, train_until)
-    with files.new_directory(out) as directory:
+    with outputs.new_directory(out) as directory:
         sizes = {}
         for keys, table in tables(log, store, backend, number, means).items():
             folder = _folder(keys)
@@ -260,7 +260,7 @@ def write_served(
     Raises:
       InputError: requests of days before the snapshot's, or none from it on.
     """
-    files.output_directory(out, log.path, snapshot.path)
+    outputs.output_directory(out, log.path, snapshot.path)
     since = snapshot.day if since is None else since
     if since < snapshot.day:
         raise InputError(
@@ -277,7 +277,7 @@ def write_served(
         "first_day": first,
         "last_day": last,
     }
-    with files.new_directory(out) as directory:
+    with outputs.new_directory(out) as directory:
         table = served(log, snapshot, backend, first, last)
         engines.write_parquet(backend, table, directory / FEATURES / "all")
         return add_record(directory, record)

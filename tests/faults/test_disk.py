@@ -14,7 +14,7 @@ import pytest
 
 from interactrank_jax import cli
 from interactrank_jax.checkpoint import fingerprint
-from interactrank_jax.io import files
+from interactrank_jax.io import files, outputs
 from interactrank_jax.io.errors import InputError
 from interactrank_jax.runs import Run
 from tests.conftest import REPOSITORY
@@ -179,7 +179,7 @@ def test_no_array_is_cut_short_in_silence(size, tmp_path):
 
 def test_errors_of_other_kinds_stay_what_they_are(tmp_path):
     for error in (ValueError("shape"), OSError(5, "Input/output error"), KeyError("x")):
-        with pytest.raises(type(error)), files.writing(tmp_path, "nothing"):
+        with pytest.raises(type(error)), outputs.writing(tmp_path, "nothing"):
             raise error
-    with pytest.raises(InputError, match="No space left"), files.writing(tmp_path, "nothing"):
+    with pytest.raises(InputError, match="No space left"), outputs.writing(tmp_path, "nothing"):
         raise RuntimeError("RESOURCE_EXHAUSTED: Failed to write 278 bytes: No space left on device")

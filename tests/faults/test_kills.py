@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from interactrank_jax.checkpoint import CHECKSUMS
-from interactrank_jax.io import files
+from interactrank_jax.io import outputs
 from interactrank_jax.io.errors import InputError
 from interactrank_jax.train import train
 from tests.faults.configs import long_config
@@ -161,17 +161,21 @@ class TestLock:
             kill(process)
         # What a killed process leaves locks nothing.
         assert (workdir / ".lock").exists()
-        with files.lock(workdir):
+        with outputs.lock(workdir):
             pass
 
     def test_a_lock_is_given_back_and_leaves_no_file(self, tmp_path):
         for _ in range(2):
-            with files.lock(tmp_path / "new"):
+            with outputs.lock(tmp_path / "new"):
                 assert [path.name for path in (tmp_path / "new").iterdir()] == [".lock"]
         assert not list((tmp_path / "new").iterdir())
 
     def test_it_is_given_back_after_an_error_too(self, tmp_path):
-        with pytest.raises(KeyboardInterrupt), files.lock(tmp_path):
+        with pytest.raises(KeyboardInterrupt), outputs.lock(tmp_path):
             raise KeyboardInterrupt
-        with files.lock(tmp_path), pytest.raises(InputError, match="in use"), files.lock(tmp_path):
+        with (
+            outputs.lock(tmp_path),
+            pytest.raises(InputError, match="in use"),
+            outputs.lock(tmp_path),
+        ):
             pass

@@ -10,7 +10,8 @@ import pytest
 
 from interactrank_jax.io.errors import InputError
 from interactrank_jax.log import engine_paths
-from interactrank_jax.log.schema import open_log, validate
+from interactrank_jax.log.schema import open_log
+from interactrank_jax.log.validate import validate
 from interactrank_jax.state import as_of, engines, snapshot
 from interactrank_jax.state.build import build_store
 from tests.log.handmade_log import make_tables, write_log

@@ -10,7 +10,8 @@ import pytest
 from interactrank_jax.examples import frames
 from interactrank_jax.io.errors import InputError
 from interactrank_jax.log import columns
-from interactrank_jax.log.schema import FeatureSpec, Schema, open_log, validate
+from interactrank_jax.log.schema import FeatureSpec, Schema, open_log
+from interactrank_jax.log.validate import validate
 from interactrank_jax.state import engines
 from interactrank_jax.state.build import build_store
 from tests.log.spark_engine import spark

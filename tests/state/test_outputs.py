@@ -5,7 +5,7 @@ import shutil
 import pytest
 
 from interactrank_jax import cli
-from interactrank_jax.io import files
+from interactrank_jax.io import outputs
 from interactrank_jax.io.errors import InputError
 from interactrank_jax.log.schema import open_log
 from interactrank_jax.state import as_of, engines, snapshot, store
@@ -136,8 +136,8 @@ def _snapshot(whole, backend, log):
 
 def test_beside_the_log_is_no_inside(tmp_path):
     (tmp_path / "log").mkdir()
-    files.refuse_inside(tmp_path / "log2", tmp_path / "log")
-    files.refuse_inside(tmp_path / "runs" / "log", tmp_path / "log")
+    outputs.refuse_inside(tmp_path / "log2", tmp_path / "log")
+    outputs.refuse_inside(tmp_path / "runs" / "log", tmp_path / "log")
 
 
 def test_into_the_log_is_refused_before_work(log, tmp_path, capsys):

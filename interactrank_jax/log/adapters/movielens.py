@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from interactrank_jax.io import files
+from interactrank_jax.io import files, outputs
 from interactrank_jax.io.errors import InputError
 from interactrank_jax.log.adapters.movielens_layouts import VARIANTS, Columns, detect, open_folder
 from interactrank_jax.log.adapters.rating_log import NEUTRAL, Ratings, write_log
@@ -61,7 +61,7 @@ def convert(
       InputError: none or several of the layouts in `source`, a malformed file, a rating of an
         unknown user or movie, or `out` holds something.
     """
-    files.output_directory(out)
+    outputs.output_directory(out)
     folder = open_folder(source)
     variant = detect(folder, variant)
     found, movies, people = VARIANTS[variant].read(folder)

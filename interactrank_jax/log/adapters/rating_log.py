@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from interactrank_jax.io import files
+from interactrank_jax.io import files, outputs
 from interactrank_jax.log.schema import FeatureSpec, Schema
 from interactrank_jax.log.values import group_ids
 
@@ -79,7 +79,7 @@ def write_log(
             spec.name for spec in features if (spec.entity, spec.kind) == ("user", "categorical")
         ]
         tables["events"] = _events(items, users, ratings, segments)
-    with files.new_directory(out) as path:
+    with outputs.new_directory(out) as path:
         Schema(tuple(features), actions, timeless).save(path)
         for name, table in tables.items():
             pq.write_table(table, path / f"{name}.parquet", store_schema=False)

@@ -30,7 +30,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from interactrank_jax.io import files
+from interactrank_jax.io import files, outputs
 from interactrank_jax.io.errors import InputError, did_you_mean
 from interactrank_jax.log.adapters import kinds
 from interactrank_jax.log.adapters.kind_choices import Choices
@@ -121,7 +121,7 @@ def convert(
     Raises:
       InputError: what is wrong, by file, column, number of rows and an example.
     """
-    files.output_directory(out)
+    outputs.output_directory(out)
     choices = _choices(out, options)
     folder = Folder(Path(source), EXPECTED)
     table = _read(folder, _find(folder, "ratings"), options, options.columns)

@@ -23,7 +23,7 @@ import numpy as np
 import pyarrow as pa
 from tqdm import tqdm
 
-from interactrank_jax.io import files
+from interactrank_jax.io import files, outputs
 from interactrank_jax.io.errors import InputError
 from interactrank_jax.log.simulator.presets import PRESETS, SimulatorConfig, resolve
 from interactrank_jax.log.simulator.tables import (
@@ -78,7 +78,7 @@ def simulate(preset: str, seed: int, out: files.PathLike, **overrides: Any) -> d
     config = resolve(preset, **overrides)
     if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
         raise InputError(f"seed is {seed!r}. Expected an integer, 0 or more.")
-    with files.new_directory(out) as path:
+    with outputs.new_directory(out) as path:
         SCHEMA.save(path)
         for folder in ("items", "requests", "impressions", "events", "truth/impressions"):
             (path / folder).mkdir(parents=True)

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from interactrank_jax.io import files
+from interactrank_jax.io import files, outputs
 from interactrank_jax.io.errors import InputError
 
 
 def fill(path):
-    with files.new_directory(path) as directory:
+    with outputs.new_directory(path) as directory:
         (directory / "a").write_text("a")
 
 
@@ -48,10 +48,10 @@ def test_what_cannot_be_written_is_refused_before_work(tmp_path, monkeypatch):
         ("loop", "cannot be written"),
         ("x" * 300, "cannot be written: File name too long"),
     ):
-        with pytest.raises(InputError, match=message), files.new_directory(path):
+        with pytest.raises(InputError, match=message), outputs.new_directory(path):
             pytest.fail("the block must not run")
     monkeypatch.chdir(tmp_path / "here")
-    with pytest.raises(InputError, match="is the current directory"), files.new_directory("."):
+    with pytest.raises(InputError, match="is the current directory"), outputs.new_directory("."):
         pytest.fail("the block must not run")
 
 
@@ -67,7 +67,7 @@ def test_what_a_killed_run_left_is_named_and_removed(tmp_path, caplog):
 
 
 def test_two_at_once_on_one_output_the_second_is_told(tmp_path):
-    with files.new_directory(tmp_path / "out") as first:
+    with outputs.new_directory(tmp_path / "out") as first:
         (first / "a").write_text("first")
         with pytest.raises(InputError, match=r"out\.partial is being written by another process"):
             fill(tmp_path / "out")
@@ -77,7 +77,7 @@ def test_two_at_once_on_one_output_the_second_is_told(tmp_path):
 
 def test_a_file_of_a_killed_run_is_removed_but_not_one_being_written(tmp_path):
     (tmp_path / ".x.json.partial-dead0000").write_text("half")
-    with files.new_file(tmp_path / "x.json") as first:
+    with outputs.new_file(tmp_path / "x.json") as first:
         assert not (tmp_path / ".x.json.partial-dead0000").exists()
         first.write_text("1")
         files.write_json(tmp_path / "x.json", 2)
@@ -87,12 +87,12 @@ def test_a_file_of_a_killed_run_is_removed_but_not_one_being_written(tmp_path):
 
 
 def test_scratch_of_a_killed_run_is_removed_but_not_one_in_use(tmp_path, monkeypatch):
-    monkeypatch.setattr(files.tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(outputs.tempfile, "tempdir", str(tmp_path))
     abandoned = tmp_path / f"interactrank-{os.getuid()}-dead"
     abandoned.mkdir()
     (abandoned / "spilled").write_text("x")
     (tmp_path / "interactrank-notes").mkdir()  # somebody's own
-    with files.scratch_directory() as first, files.scratch_directory() as second:
+    with outputs.scratch_directory() as first, outputs.scratch_directory() as second:
         assert first != second
         assert first.is_dir()
         assert not abandoned.exists()
@@ -102,12 +102,12 @@ def test_scratch_of_a_killed_run_is_removed_but_not_one_in_use(tmp_path, monkeyp
 @pytest.mark.parametrize("path", ["x" * 256, f"a/{'é' * 130}/b", "a\0b"])
 def test_a_name_that_no_file_can_have_is_refused_at_the_door(path):
     with pytest.raises(InputError, match="--out="):
-        files.from_user(path, "--out")
+        outputs.from_user(path, "--out")
 
 
 def test_a_home_is_expanded_and_a_colon_is_no_scheme(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert files.from_user("~/x", "--out") == str(tmp_path / "x")
-    assert files.from_user("a~b", "--out") == "a~b"
-    assert files.from_user("", "--out") == ""
-    assert Path(files.from_user("log:1", "--out")).is_absolute()
+    assert outputs.from_user("~/x", "--out") == str(tmp_path / "x")
+    assert outputs.from_user("a~b", "--out") == "a~b"
+    assert outputs.from_user("", "--out") == ""
+    assert Path(outputs.from_user("log:1", "--out")).is_absolute()

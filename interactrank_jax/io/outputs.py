@@ -1,0 +1,312 @@
+"""Outputs: directories and files that are whole or absent, locks, scratch space.
+
+What is written lies hidden beside its place until it is whole. Its writer holds a lock on it, which
+the system gives back however the writer dies: what nobody holds, the next run removes.
+"""
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import logging
+import os
+import shutil
+import tempfile
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+from interactrank_jax.io.errors import InputError
+
+logger = logging.getLogger(__name__)
+
+PathLike = str | os.PathLike
+
+_REMEDIES = {
+    errno.ENOSPC: "Free some space and run the same command again",
+    errno.EDQUOT: "Free some space and run the same command again",
+    errno.EFBIG: "Free some space and run the same command again",
+    errno.EROFS: "Choose another directory, or make it writable",
+}
+
+
+def write_problem(error: BaseException) -> str | None:
+    """Returns why a file could not be written and what to do, None for any other error.
+
+    Libraries raise this under many types, so their texts are looked at too, and the errors that an
+    error came from.
+    """
+    seen: BaseException | None = error
+    while seen is not None:
+        for number, remedy in _REMEDIES.items():
+            reason = os.strerror(number)
+            if (isinstance(seen, OSError) and seen.errno == number) or reason in str(seen):
+                return f"{reason}. {remedy}"
+        seen = seen.__cause__ or seen.__context__
+    return None
+
+
+@contextlib.contextmanager
+def writing(path: PathLike, left: str) -> Iterator[None]:
+    """Turns what keeps the block from writing `path` into an error that says what to do.
+
+    Where one such block is inside another, the error speaks of the outer one.
+
+    Args:
+      path: what the block writes.
+      left: what stands on disk afterwards, for the message.
+
+    Raises:
+      InputError: no space, a quota, or a place that is read-only.
+    """
+    try:
+        yield
+    except Exception as error:
+        problem = write_problem(error)
+        if problem is None:
+            raise
+        raise InputError(f"{path} was not written: {problem}; {left}.") from error
+
+
+def from_user(path: str, what: str) -> str:
+    """Returns a path as a user gave it, `~` expanded; '' stays ''.
+
+    One with a colon is made absolute: libraries take the relative `a:b` for a URI.
+
+    Args:
+      path: the path.
+      what: what it is, for the message.
+
+    Raises:
+      InputError: no path can be so.
+    """
+    if "\0" in path or max(map(len, os.fsencode(path).split(b"/"))) > 255:
+        name = repr(path if len(path) <= 80 else f"{path[:77]}...")
+        raise InputError(f"{what}={name} cannot be a path: a name in it is too long or malformed.")
+    path = os.path.expanduser(path)  # noqa: PTH111
+    return os.path.abspath(path) if ":" in path else path  # noqa: PTH100
+
+
+def output_directory(path: PathLike, *sources: PathLike) -> Path:
+    """Returns where a directory is to be written, links followed; to be called before any work.
+
+    Args:
+      path: the directory.
+      *sources: directories that are read, which it may not be part of.
+
+    Raises:
+      InputError: it exists and holds something, is a file or the current directory, inside or
+        around a source, or no such name can be.
+    """
+    with _nameable(path):
+        final = Path(path).resolve()
+        for source in sources:
+            refuse_inside(final, source)
+        if final.exists() and (not final.is_dir() or any(final.iterdir())):
+            raise InputError(
+                f"{path} exists already. Expected a new or empty directory: choose another one, or "
+                f"remove it first."
+            )
+    if final == Path.cwd():
+        raise InputError(f"{path} is the current directory. Name a new one, such as ./out.")
+    return final
+
+
+def refuse_inside(out: PathLike, source: PathLike) -> None:
+    """Refuses an output that is its own source, or inside it, or around it.
+
+    Args:
+      out: directory to write.
+      source: directory that is read, such as a log.
+
+    Raises:
+      InputError: one of the two is the other, or inside it.
+    """
+    written, read = Path(out).resolve(), Path(source).resolve()
+    if written == read or read in written.parents or written in read.parents:
+        where = (
+            "the same directory as"
+            if written == read
+            else ("inside" if read in written.parents else "around")
+        )
+        raise InputError(
+            f"--out={out} is {where} {source}, which is only read. Name a directory beside it."
+        )
+
+
+@contextlib.contextmanager
+def _nameable(path: PathLike) -> Iterator[None]:
+    """Turns what the system says of a path that cannot be into an error."""
+    try:
+        yield
+    except (OSError, RuntimeError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
+        reason = getattr(error, "strerror", None) or str(error)
+        name = str(path) if len(str(path)) <= 80 else f"{str(path)[:77]}..."
+        raise InputError(
+            f"{name} cannot be written: {reason}. Choose another directory, or make this one "
+            f"writable."
+        ) from error
+
+
+@contextlib.contextmanager
+def new_directory(path: PathLike) -> Iterator[Path]:
+    """Yields a directory beside `path` and renames it to `path` when the block ends well.
+
+    So a reader never sees half an artefact. If the block raises, what was written is removed; what
+    a killed run left, the next one removes.
+
+    Raises:
+      InputError: see `output_directory`; another process writes there; or it cannot be written.
+    """
+    final = output_directory(path)
+    with _nameable(path):
+        final.parent.mkdir(parents=True, exist_ok=True)
+    with _claimed(_partial(final), final) as partial, writing(final, "nothing was left behind"):
+        try:
+            yield partial
+            with _nameable(path):
+                partial.replace(final)  # an empty directory gives way
+        except BaseException:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
+
+
+def _partial(final: Path) -> Path:
+    """Returns the hidden directory beside `final` in which it is written."""
+    name = final.name
+    if len(os.fsencode(name)) > 200:  # a file name has 255 bytes at most
+        name = hashlib.sha256(os.fsencode(name)).hexdigest()
+    return final.parent / f".{name}.partial"
+
+
+@contextlib.contextmanager
+def _claimed(partial: Path, final: Path) -> Iterator[Path]:
+    """Yields `partial`, new and empty, which no other process has while the block runs.
+
+    The lock is on the directory itself: the system gives it back when its holder dies.
+    """
+    while True:
+        with _nameable(final):
+            partial.mkdir(exist_ok=True)
+            descriptor = os.open(partial, os.O_RDONLY)
+        try:
+            if _lock(descriptor, partial):
+                leftovers = list(partial.iterdir())
+                if leftovers:
+                    logger.info("%s is removed: a run that was killed left it.", partial)
+                for leftover in leftovers:
+                    shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+                yield partial
+                return
+        finally:
+            os.close(descriptor)
+
+
+def _lock(descriptor: int, path: Path) -> bool:
+    """Locks an opened file or directory; returns whether it is still the one at `path`.
+
+    Raises:
+      InputError: another process holds the lock.
+    """
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise InputError(
+            f"{path} is being written by another process. Wait until it ends, or choose another "
+            f"directory."
+        ) from error
+    return path.exists() and os.path.samestat(path.stat(), os.fstat(descriptor))
+
+
+@contextlib.contextmanager
+def new_file(path: PathLike) -> Iterator[Path]:
+    """Yields a path beside `path`; moves it to `path`, replacing it, when the block ends well.
+
+    What a killed run left beside `path` is removed.
+
+    Raises:
+      InputError: it cannot be written.
+    """
+    final = Path(path)
+    stem = f".{final.name}.partial-"
+    partial = final.parent / f"{stem}{uuid.uuid4().hex[:8]}"
+    with writing(final, "what was there before is unchanged"):
+        final.parent.mkdir(parents=True, exist_ok=True)
+        _remove_abandoned(final.parent, stem)
+        descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield partial
+            partial.replace(final)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                partial.unlink(missing_ok=True)
+            raise
+        finally:
+            os.close(descriptor)
+
+
+def _remove_abandoned(directory: Path, prefix: str) -> None:
+    """Removes files and directories of a prefix whose writer is dead: nobody holds their lock."""
+    for path in directory.iterdir():
+        if not path.name.startswith(prefix):
+            continue
+        with contextlib.suppress(OSError):
+            descriptor = os.open(path, os.O_RDONLY)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                logger.info("%s is removed: a run that was killed left it.", path)
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+            finally:
+                os.close(descriptor)
+
+
+@contextlib.contextmanager
+def scratch_directory() -> Iterator[Path]:
+    """Yields a directory for temporary files, removed when the block ends.
+
+    What killed runs of this user left in its place is removed first.
+    """
+    root = Path(tempfile.gettempdir())
+    prefix = f"interactrank-{os.getuid()}-"
+    _remove_abandoned(root, prefix)
+    scratch = Path(tempfile.mkdtemp(prefix=prefix, dir=root))
+    descriptor = os.open(scratch, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield scratch
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def lock(directory: PathLike) -> Iterator[None]:
+    """Keeps other processes out of `directory`, which is made where it is absent.
+
+    The system gives the lock back when the process dies, however it dies: what a killed one leaves
+    of `directory/.lock` locks nothing.
+
+    Raises:
+      InputError: another process holds it, or the directory cannot be written.
+    """
+    path = Path(directory) / ".lock"
+    with _nameable(directory):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open("a")
+    with file:
+        try:
+            is_current = _lock(file.fileno(), path)
+        except InputError:
+            is_current = False
+        if not is_current:  # held, or just removed by its last holder
+            raise InputError(
+                f"{path.parent} is in use by another process. Wait until it ends, or choose "
+                f"another directory."
+            )
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)

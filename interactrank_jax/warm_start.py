@@ -1,0 +1,63 @@
+"""Starting a run from the model of another: which one may be taken, and where its rows go."""
+
+import dataclasses
+
+import jax
+
+from interactrank_jax import configuration
+from interactrank_jax.examples.format import Examples
+from interactrank_jax.io.errors import InputError
+from interactrank_jax.parallel import DataParallel
+from interactrank_jax.runs import Run
+from interactrank_jax.train_state import TrainState
+
+
+def warm_start_source(run: Run, examples: Examples) -> Run:
+    """Opens the run that this one starts from.
+
+    The examples must be that run's, or prepared with `--extend` of them, so that ids agree; then
+    features and their statistics agree too.
+
+    Raises:
+      InputError: no run there, other examples, or another model or other heads.
+    """
+    path = run.config.train.warm_start
+    other = Run.open(path)
+    if other.metadata.digest not in (examples.metadata.digest, examples.metadata.extends):
+        raise InputError(
+            f"the examples in {examples.path} do not extend those that {path} was trained on, so "
+            f"their ids would not agree. Prepare them with --extend=<those examples>."
+        )
+    difference = configuration.difference(
+        configuration.to_json(other.config)["model"],
+        configuration.to_json(run.config)["model"],
+        "config.model",
+    )
+    if difference or other.inputs != run.inputs:
+        raise InputError(
+            f"{path} holds another model: {difference or 'other heads or inputs'}. Use its "
+            f"config.model and config.label."
+        )
+    return other
+
+
+def warm_start(state: TrainState, source: Run, parallel: DataParallel) -> TrainState:
+    """Starts from another run's best model; its rows keep their place, new rows stay fresh.
+
+    Raises:
+      InputError: it has no model yet, or its tables are longer.
+    """
+    model, _ = source.restore_model(parallel)
+    tables = {}
+    for name, table in state.tables.items():
+        old = model["tables"][name]
+        if old.shape[0] > table.shape[0]:
+            raise InputError(
+                f"table '{name}' of {source.workdir} has {old.shape[0]:,} rows, here "
+                f"{table.shape[0]:,}: it may only grow. Prepare with --extend."
+            )
+        overwrite = jax.jit(
+            lambda table, old: table.at[: old.shape[0]].set(old), out_shardings=table.sharding
+        )
+        tables[name] = overwrite(table, old)
+    return dataclasses.replace(state, params=model["params"], tables=tables)
