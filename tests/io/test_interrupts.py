@@ -15,7 +15,7 @@ from tests.conftest import REPOSITORY
 # Lines before the body: a short grace, a sign that the work has begun.
 _PROLOGUE = """
 import hashlib, signal, sys, time
-from interactrank_jax import interrupts
+from interactrank_jax.io import interrupts
 interrupts.GRACE = 1.0
 def begun(): print("begun", flush=True)
 def stuck(): hashlib.pbkdf2_hmac("sha256", b"", b"", 2 * 10**9)  # in C, with Python's lock released
