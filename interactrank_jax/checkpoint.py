@@ -159,6 +159,18 @@ class Checkpoints:
             )
         return restored["state"], progress
 
+    def check_best(self, progress: Progress) -> None:
+        """Refuses to go on where the best model that the progress speaks of is gone.
+
+        Raises:
+          InputError: it is.
+        """
+        if progress.best_step and self._best.latest_step() is None:
+            raise InputError(
+                f"{self._root / 'best'} lacks the model of step {progress.best_step}, the best so "
+                f"far: it was removed. Put it back, or train again in a new --workdir."
+            )
+
     def save_best(self, state: TrainState) -> None:
         """Saves the model alone as the best so far; the first one is read back, as a proof.
 

@@ -36,7 +36,7 @@ def load(spec: str) -> ConfigDict:
         config = get_config(argument) if argument else get_config()
     except InputError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise _failed(path, error) from error
     if not isinstance(config, ConfigDict):
         raise InputError(

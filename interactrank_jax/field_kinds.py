@@ -54,8 +54,8 @@ class Number:
 
     def fits(self, value: Any) -> bool:
         """Returns whether it is such a number; NaN never is."""
-        is_number = _is_whole(value) or isinstance(value, float | np.floating)
-        if not is_number or not math.isfinite(value):
+        is_real = isinstance(value, float | np.floating) and math.isfinite(value)
+        if not is_real and not _is_whole(value):
             return False
         above = value > self.least if self.above else value >= self.least
         return above and (value < self.most if self.below else value <= self.most)

@@ -139,7 +139,11 @@ LABEL = _fields(
         "one logit each",
     ),
     ("utility", Many(Number(-1e6, 1e6), 1), "weight of each head in the ranked score"),
-    ("positive", Many(Text("the name of an action"), 1), "a candidate with any of them is engaged"),
+    (
+        "positive",
+        Many(Text("the name of an action"), 1, distinct=True),
+        "a candidate with any of them is engaged",
+    ),
     ("negative", _ACTIONS, "unless it has any of these"),
     (
         "weights",

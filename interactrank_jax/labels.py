@@ -67,6 +67,12 @@ class LabelRule:
                 )
         if rule.impression_weight <= 0 or any(weight <= 0 for _, weight in rule.weights):
             raise InputError("config.label: every weight must be above 0, to leave out sample.")
+        weighed = [name for name, _ in rule.weights]
+        if len(set(weighed)) < len(weighed):
+            raise InputError(
+                f"config.label.weights names an action twice: {', '.join(weighed)}. Expected each "
+                f"once: the first alone would count."
+            )
         if len(rule.utility) != len(rule.heads):
             raise InputError(
                 f"config.label.utility has {len(rule.utility)} values for {len(rule.heads)} heads "

@@ -266,6 +266,10 @@ def total(
 
     def add(name: str, weight: float, term: losses.Total) -> None:
         nonlocal result
+        if not isinstance(term, losses.Total):
+            raise InputError(
+                f"loss '{name}' returned {type(term).__name__}. Expected losses.Total."
+            )
         sums[f"loss/{name}"] = share(term)
         result = result + weight * sums[f"loss/{name}"]
 

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from interactrank_jax import configuration, distributed
+from interactrank_jax import configuration, distributed, fields
 from interactrank_jax.checkpoint import restore_best
 from interactrank_jax.examples.checks import check_below
 from interactrank_jax.examples.format import Examples, Metadata
@@ -109,6 +109,11 @@ class Run:
         """
         with contextlib.ExitStack() as stack:
             if jax.process_index() == 0:
+                if self.workdir.resolve().is_relative_to(examples.path.resolve()):
+                    raise InputError(
+                        f"--workdir={self.workdir} is inside {examples.path}, which is only read. "
+                        f"Name a directory beside it."
+                    )
                 stack.enter_context(outputs.lock(self.workdir))
                 self.claim(examples)
             distributed.wait_for_all("claim")
@@ -140,9 +145,13 @@ class Run:
                     f"that file, pass it, or the config that imports it: "
                     f"--config={saved['model_file']} (it is run as Python)."
                 )
+            if config.model.name in MODELS:
+                fields.check(config)
             return cls(workdir, config, metadata)
         except (KeyError, TypeError, AttributeError) as error:
             raise InputError(f"{file} is incomplete ({error!r}): train again.") from error
+        except InputError as error:
+            raise InputError(f"{file}: {error}") from error
 
     @functools.cached_property
     def model_template(self) -> dict[str, Any]:

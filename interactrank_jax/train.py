@@ -8,6 +8,7 @@ RUN/profile                  a trace of `config.train.profile_steps` steps
 
 import functools
 import logging
+import os
 import signal
 import time
 from collections.abc import Mapping
@@ -87,6 +88,12 @@ def train(
         model,
         offset=prior_offsets(run, examples)[0],
     )
+    for name in ("optimizer", "tables"):
+        if int(config.train[name].warmup_steps) >= total_steps:
+            logger.warning(
+                "config.train.%s.warmup_steps is %d, of %d steps: the rate never reaches its peak",
+                *(name, config.train[name].warmup_steps, total_steps),
+            )
     schedule = learning_rate(config.train.optimizer, total_steps)
     optimizer = dense_optimizer(config.train.optimizer, schedule)
     row_optimizer = RowOptimizer(
@@ -105,6 +112,7 @@ def train(
     )
     source = warm_start_source(run, examples) if config.train.warm_start else None
     template = parallel.template(init)
+    check_memory(template, parallel.devices[0].platform)
     parameters = {
         "parameters": count_parameters(template.params),
         "table_parameters": count_parameters(template.tables),
@@ -153,6 +161,7 @@ def train(
                 state = warm_start(state, source, parallel)
         else:
             state, progress = checkpoints.restore(template, data)
+            checkpoints.check_best(progress)
             logger.info("resumed at step %d", int(state.step))
         first_step = int(state.step)
         carried = jax.device_get(state.sums)  # by steps before the run was interrupted
@@ -232,6 +241,24 @@ def hard_index(run: Run, examples: Examples, state: TrainState, parallel: DataPa
     """Returns every item's representation by the state's model, on the devices."""
     model = parallel.unreplicate({"params": state.params, "tables": state.tables})
     return parallel.replicate(encode_items(run, model, item_store(examples.items)))
+
+
+def check_memory(template: Any, platform: str) -> None:
+    """Refuses a state that this machine cannot hold, where its memory is that of the devices.
+
+    Raises:
+      InputError: parameters, tables and optimizer take more than there is.
+    """
+    if platform != "cpu":
+        return
+    needed = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(template))
+    available = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if needed > available:
+        raise InputError(
+            f"parameters, tables and optimizer take {needed / 2**30:,.1f} GiB, this machine has "
+            f"{available / 2**30:,.1f}. Lower config.model.embedding_dim, .tower.hidden or "
+            f"config.data.text.buckets."
+        )
 
 
 def with_data_of(

@@ -1,6 +1,7 @@
 """Starting a run from the model of another: which one may be taken, and where its rows go."""
 
 import dataclasses
+from pathlib import Path
 
 import jax
 
@@ -21,7 +22,7 @@ def warm_start_source(run: Run, examples: Examples) -> Run:
     Raises:
       InputError: no run there, other examples, or another model or other heads.
     """
-    path = run.config.train.warm_start
+    path = Path(run.config.train.warm_start).expanduser()
     other = Run.open(path)
     if other.metadata.digest not in (examples.metadata.digest, examples.metadata.extends):
         raise InputError(

@@ -2,6 +2,7 @@
 
 import json
 import math
+import operator
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -205,11 +206,11 @@ def _scalar(name: str, value: Any) -> float | int:
 def _truncate(path: Path, last_step: int | None) -> None:
     """Drops a line torn by a kill in mid-write, and lines of steps past `last_step`."""
     # A line is whole when its newline is there.
-    *lines, torn = path.read_text(encoding="utf-8").split("\n")
+    *lines, torn = path.read_text(encoding="utf-8", errors="replace").split("\n")
     kept = []
     for number, line in enumerate(lines, start=1):
         try:
-            step = json.loads(line)["step"]
+            step = operator.index(json.loads(line)["step"])
         except (ValueError, KeyError, TypeError) as error:
             raise InputError(
                 f"{path} line {number} is not a JSON object with a 'step': {line[:60]!r}. Expected "

@@ -1,10 +1,14 @@
 """Checkpoints: restored whatever the directory is called, and proven once to be restorable."""
 
+import copy
+import shutil
+
 import jax
 import pytest
 
 from interactrank_jax import checkpoint
 from interactrank_jax.checkpoint import fingerprint
+from interactrank_jax.io import files
 from interactrank_jax.io.errors import InputError
 from interactrank_jax.runs import Run
 from interactrank_jax.train import train
@@ -46,6 +50,41 @@ def test_the_first_model_that_is_saved_is_read_back(tmp_path, examples_path, con
     assert len(reads) == 1  # once a run, not at each best model
     with pytest.raises(InputError, match="gives back another model than was saved"):
         train(config, examples_path, tmp_path / "unsound")
+
+
+def test_a_run_whose_best_model_is_gone_does_not_pass_for_finished(tmp_path, examples_path, config):
+    train(config, examples_path, tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "best")
+    with pytest.raises(InputError, match=r"best lacks the model of step \d"):
+        train(config, examples_path, tmp_path / "run")
+
+
+def test_a_run_is_not_written_into_its_examples(examples_path, config):
+    with pytest.raises(InputError, match=r"is inside .*, which is only read"):
+        train(config, examples_path, examples_path / "run")
+    assert not (examples_path / "run").exists()
+
+
+def test_a_state_larger_than_memory_is_refused_before_it_is_made(tmp_path, examples_path, config):
+    large = copy.deepcopy(config)
+    large.model.tower.hidden = (65_536, 65_536)
+    large.model.embedding_dim = 4096
+    with pytest.raises(InputError, match=r"take [\d.,]+ GiB, this machine has"):
+        train(large, examples_path, tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("label.utility", [float("nan")]), ("model.embedding_dim", "x")]
+)
+def test_a_resealed_config_is_held_against_the_table(tmp_path, examples_path, config, field, value):
+    train(config, examples_path, tmp_path / "run")
+    file = tmp_path / "run" / "config.json"
+    saved = files.read_sealed(file)
+    part, _, name = field.partition(".")
+    saved["config"][part][name] = value
+    files.write_sealed(file, saved)
+    with pytest.raises(InputError, match=rf"config\.json: config\.{field} is .*Expected"):
+        Run.open(tmp_path / "run")
 
 
 def test_a_run_goes_on_under_the_numerics_that_it_began_with(tmp_path, examples_path, config):

@@ -34,6 +34,7 @@ def test_a_config_at_the_home_directory_loads(tmp_path, monkeypatch):
         ("import no_such_package\n", r"line 1: ModuleNotFoundError: .*no_such_package"),
         ("def get_config():\n    return 1 / 0\n", r"line 2: ZeroDivisionError"),
         ("raise SystemExit(0)\n", r"line 1: SystemExit"),
+        ("import sys\ndef get_config():\n    sys.exit(0)\n", r"line 3: SystemExit"),
         ("get_config = 3\n", "defines no function get_config"),
         ("", "defines no function get_config"),
         ("def get_config():\n    return {}\n", "returned dict.*ConfigDict"),

@@ -106,6 +106,8 @@ def test_a_wrong_value_is_refused_by_name_whatever_the_field(name):
         ("data.text.buckets", 3_000_000_000),
         ("data.vocabulary.out_of_vocabulary", 3_000_000_000),
         ("data.split.fractions", (0.8, 0.1, "x")),
+        ("train.loss.stage_weights", (1, 10**400, 1)),
+        ("label.positive", ("click", "click")),
     ],
 )
 def test_what_would_go_wrong_silently_or_late_is_refused(field, value):

@@ -95,7 +95,7 @@ class TestMetricWriter:
         assert [record["step"] for record in read(tmp_path)] == [1, 2]
         assert [path.name for path in tmp_path.glob(".*partial*")] == []
 
-    @pytest.mark.parametrize("content", ["not json\n", "[1]\n", '{"loss": 1}\n'])
+    @pytest.mark.parametrize("content", ["not json\n", "[1]\n", '{"loss": 1}\n', '{"step": "x"}\n'])
     def test_a_file_of_something_else_is_refused_and_left_alone(self, tmp_path, content):
         (tmp_path / "metrics.jsonl").write_text(content)
         with pytest.raises(InputError, match=r"metrics\.jsonl line 1 .* move it away"):

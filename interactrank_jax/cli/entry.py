@@ -8,6 +8,7 @@ import os
 import re
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NoReturn
 
 from interactrank_jax import configuration, cuda, fields
@@ -42,7 +43,8 @@ def main(argv: Sequence[str]) -> int:
         try:
             command.run(parse(command, name, rest))
         except InputError as error:
-            return _fail(str(error))
+            number = interrupts.requested()
+            return _fail(str(error)) if number is None else _interrupted("", 128 + number)
         except FloatingPointError as error:
             return _fail(str(error), status=3)
         except interrupts.Interrupted as error:
@@ -55,6 +57,12 @@ def main(argv: Sequence[str]) -> int:
             number = interrupts.requested()
             if number is not None:  # libraries turn the interruption into errors of their own
                 return _interrupted("", 128 + number)
+            if _is_out_of_memory(error):
+                return _fail(
+                    "out of memory. Lower the sizes that the config sets, such as "
+                    "config.model.embedding_dim, config.model.tower.hidden, "
+                    "config.data.text.buckets or config.train.batch_size."
+                )
             problem = outputs.write_problem(error)
             if problem is None:
                 raise
@@ -169,6 +177,12 @@ def _with_underscores(argument: str) -> str:
     return "--" + name[2:].replace("-", "_") + sign + value
 
 
+def _is_out_of_memory(error: Exception) -> bool:
+    """Returns whether the host or a device had no memory left; each library says so in its way."""
+    words = ("RESOURCE_EXHAUSTED", "Out of Memory Error", "Out of memory", "malloc of size")
+    return isinstance(error, MemoryError) or any(word in str(error) for word in words)
+
+
 def _interrupted(message: str, status: int) -> int:
     return _fail(message or "interrupted; nothing half-written was left.", status)
 
@@ -180,6 +194,9 @@ def _fail(message: str, status: int = 2) -> int:
 
 def run() -> None:
     """Entry point of the console script."""
+    for stream in ("stdout", "stderr"):  # either may have been closed by whoever called
+        if getattr(sys, stream) is None:
+            setattr(sys, stream, Path(os.devnull).open("w"))  # noqa: SIM115
     try:
         status = main(sys.argv[1:])
         sys.stdout.flush()

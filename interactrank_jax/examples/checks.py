@@ -20,6 +20,8 @@ FLAGS, INTEGERS, NUMBERS = "b", "iu", "f"
 LOOKED_UP = ("categorical", "text")
 _KINDS = {FLAGS: "flags", INTEGERS: "integers", NUMBERS: "numbers"}
 
+LARGEST = 2**31 - 1  # ids and counts are int32
+
 
 def check_metadata(metadata: "Metadata") -> None:
     """Holds the parts of a metadata against each other.
@@ -60,8 +62,10 @@ def check_metadata(metadata: "Metadata") -> None:
 
 
 def _check_count(name: str, value: Any, above_zero: bool = False) -> None:
-    if not isinstance(value, int) or value < above_zero:
-        raise InputError(f"{name} is {value!r}. Expected a whole number from {int(above_zero)}.")
+    if not isinstance(value, int) or not above_zero <= value <= LARGEST:
+        raise InputError(
+            f"{name} is {value!r}. Expected a whole number from {int(above_zero)} to {LARGEST:,}."
+        )
 
 
 class BlockCheck:

@@ -10,6 +10,7 @@ import fcntl
 import hashlib
 import logging
 import os
+import re
 import shutil
 import tempfile
 import uuid
@@ -21,6 +22,7 @@ from interactrank_jax.io.errors import InputError
 logger = logging.getLogger(__name__)
 
 PathLike = str | os.PathLike
+MARKER = ".interactrank"  # in a directory that a killed run may leave
 
 _REMEDIES = {
     errno.ENOSPC: "Free some space and run the same command again",
@@ -80,7 +82,8 @@ def from_user(path: str, what: str) -> str:
     Raises:
       InputError: no path can be so.
     """
-    if "\0" in path or max(map(len, os.fsencode(path).split(b"/"))) > 255:
+    is_text = path.isascii() or path.encode(errors="replace").decode() == path
+    if not is_text or "\0" in path or max(map(len, os.fsencode(path).split(b"/"))) > 255:
         name = repr(path if len(path) <= 80 else f"{path[:77]}...")
         raise InputError(f"{what}={name} cannot be a path: a name in it is too long or malformed.")
     path = os.path.expanduser(path)  # noqa: PTH111
@@ -163,45 +166,45 @@ def new_directory(path: PathLike) -> Iterator[Path]:
     final = output_directory(path)
     with _nameable(path):
         final.parent.mkdir(parents=True, exist_ok=True)
-    with _claimed(_partial(final), final) as partial, writing(final, "nothing was left behind"):
-        try:
+    prefix = _partial_prefix(final)
+    with _marked(final.parent, prefix, path) as partial:
+        if _remove_abandoned(final.parent, prefix, but=partial):
+            raise InputError(
+                f"{final} is being written by another process. Wait until it ends, or choose "
+                f"another directory."
+            )
+        with writing(final, "nothing was left behind"), _nameable(path):
             yield partial
-            with _nameable(path):
-                partial.replace(final)  # an empty directory gives way
-        except BaseException:
-            shutil.rmtree(partial, ignore_errors=True)
-            raise
+            (partial / MARKER).unlink()
+            partial.replace(final)  # an empty directory gives way
 
 
-def _partial(final: Path) -> Path:
-    """Returns the hidden directory beside `final` in which it is written."""
+def _partial_prefix(final: Path) -> str:
+    """Returns how hidden directories begin in which `final` is written, beside it."""
     name = final.name
     if len(os.fsencode(name)) > 200:  # a file name has 255 bytes at most
         name = hashlib.sha256(os.fsencode(name)).hexdigest()
-    return final.parent / f".{name}.partial"
+    return f".{name}.partial-"
 
 
 @contextlib.contextmanager
-def _claimed(partial: Path, final: Path) -> Iterator[Path]:
-    """Yields `partial`, new and empty, which no other process has while the block runs.
+def _marked(parent: Path, prefix: str, path: PathLike) -> Iterator[Path]:
+    """Yields a new directory with our marker, locked; removed at the end if it is still there.
 
     The lock is on the directory itself: the system gives it back when its holder dies.
     """
-    while True:
-        with _nameable(final):
-            partial.mkdir(exist_ok=True)
-            descriptor = os.open(partial, os.O_RDONLY)
-        try:
-            if _lock(descriptor, partial):
-                leftovers = list(partial.iterdir())
-                if leftovers:
-                    logger.info("%s is removed: a run that was killed left it.", partial)
-                for leftover in leftovers:
-                    shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
-                yield partial
-                return
-        finally:
-            os.close(descriptor)
+    with _nameable(path):
+        partial = parent / f"{prefix}{uuid.uuid4().hex[:8]}"
+        partial.mkdir()
+        descriptor = os.open(partial, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        with _nameable(path):
+            (partial / MARKER).touch()
+        yield partial
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+        os.close(descriptor)
 
 
 def _lock(descriptor: int, path: Path) -> bool:
@@ -248,19 +251,36 @@ def new_file(path: PathLike) -> Iterator[Path]:
             os.close(descriptor)
 
 
-def _remove_abandoned(directory: Path, prefix: str) -> None:
-    """Removes files and directories of a prefix whose writer is dead: nobody holds their lock."""
-    for path in directory.iterdir():
-        if not path.name.startswith(prefix):
+def _remove_abandoned(parent: Path, prefix: str, but: Path | None = None) -> bool:
+    """Removes what a killed run left, and returns whether another one is at work, `but` aside.
+
+    Ours are files and directories of a prefix and eight hexadecimal digits, directories with our
+    marker in them; nobody holds the lock of what a dead process left.
+    """
+    is_busy = False
+    for path in parent.iterdir():
+        if path == but or not path.name.startswith(prefix):
             continue
-        with contextlib.suppress(OSError):
-            descriptor = os.open(path, os.O_RDONLY)
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                logger.info("%s is removed: a run that was killed left it.", path)
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
-            finally:
-                os.close(descriptor)
+        if not re.fullmatch("[0-9a-f]{8}", path.name.removeprefix(prefix)):
+            continue
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError, PermissionError):
+            is_busy |= _is_locked_or_removed(path)
+    return is_busy
+
+
+def _is_locked_or_removed(path: Path) -> bool:
+    if path.is_symlink() or (path.is_dir() and not (path / MARKER).exists()):
+        return False
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        logger.info("%s is removed: a run that was killed left it.", path)
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
 
 
 @contextlib.contextmanager
@@ -272,14 +292,8 @@ def scratch_directory() -> Iterator[Path]:
     root = Path(tempfile.gettempdir())
     prefix = f"interactrank-{os.getuid()}-"
     _remove_abandoned(root, prefix)
-    scratch = Path(tempfile.mkdtemp(prefix=prefix, dir=root))
-    descriptor = os.open(scratch, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+    with _marked(root, prefix, root) as scratch:
         yield scratch
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
-        os.close(descriptor)
 
 
 @contextlib.contextmanager

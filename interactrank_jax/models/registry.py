@@ -10,6 +10,7 @@ Importing `interactrank_jax.models` registers ours.
 """
 
 import dataclasses
+import inspect
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
@@ -76,6 +77,8 @@ def register(
     file = calling_file()
 
     def decorate(model: Model) -> Model:
+        if not (inspect.isclass(model) and issubclass(model, PreRanker)):
+            raise InputError(f"@register('{name}'): expected a subclass of PreRanker.")
         before = MODELS.get(name)
         if before is not None:
             check_same("model", name, (before.file, before.model), (file, model))

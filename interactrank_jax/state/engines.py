@@ -43,8 +43,8 @@ def connect(
         raise InputError(f"--engine={engine}." + did_you_mean(engine, ENGINES))
     if master and engine != "spark":
         raise InputError(f"--master={master} is for --engine=spark: leave it out.")
-    if not re.fullmatch(r"[0-9]{1,6}[KMGT]B", memory):
-        raise InputError(f"--memory={memory}. Expected a number with KB, MB, GB or TB, as 8GB.")
+    if not re.fullmatch(r"[1-9][0-9]{0,5}[MGT]B", memory):
+        raise InputError(f"--memory={memory}. Expected a number with MB, GB or TB, as 8GB.")
     scratch = Path(scratch)
     scratch.mkdir(parents=True, exist_ok=True)
     try:

@@ -5,11 +5,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
+from interactrank_jax.examples import prepare as prepare_module
 from interactrank_jax.examples.format import Examples
 from interactrank_jax.examples.prepare import prepare
 from interactrank_jax.examples.vocabulary import Vocabulary
 from interactrank_jax.io.errors import InputError
-from interactrank_jax.log import schema
 from interactrank_jax.log.schema import FeatureSpec
 from tests.log import handmade_log
 from tests.log.handmade_log import data_config, replace, write_log
@@ -65,7 +65,7 @@ def test_extending_keeps_rows_and_statistics_and_appends(examples, tables, tmp_p
 
 def _refused(config, log, examples, tmp_path, monkeypatch) -> str:
     """Returns the message of an extension that is refused before any row is looked at."""
-    monkeypatch.setattr(schema, "validate", lambda log: pytest.fail("the work had begun"))
+    monkeypatch.setattr(prepare_module, "validate", lambda log: pytest.fail("the work had begun"))
     with pytest.raises(InputError) as error:
         prepare(config, log, tmp_path / "out", extend=examples.path)
     assert not (tmp_path / "out").exists()

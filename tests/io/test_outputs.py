@@ -56,20 +56,41 @@ def test_what_cannot_be_written_is_refused_before_work(tmp_path, monkeypatch):
 
 
 def test_what_a_killed_run_left_is_named_and_removed(tmp_path, caplog):
-    abandoned = tmp_path / ".out.partial"
+    abandoned = tmp_path / ".out.partial-0123abcd"
     (abandoned / "deep").mkdir(parents=True)
     (abandoned / "deep" / "half").write_text("half")
+    (abandoned / outputs.MARKER).touch()
     with caplog.at_level("INFO"):
         fill(tmp_path / "out")
-    assert ".out.partial is removed: a run that was killed left it" in caplog.text
+    assert ".out.partial-0123abcd is removed: a run that was killed left it" in caplog.text
     assert [entry.name for entry in (tmp_path / "out").iterdir()] == ["a"]
     assert hidden(tmp_path) == []
+
+
+def test_what_is_not_ours_is_left_alone_whatever_it_is_called(tmp_path, monkeypatch):
+    monkeypatch.setattr(outputs.tempfile, "tempdir", str(tmp_path))
+    scratch = f"interactrank-{os.getuid()}-"
+    (tmp_path / "target").mkdir()
+    for name in (".out.partial", ".out.partial-0123abcd", ".out.partial-notes", f"{scratch}notes"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "thesis").write_text("precious")
+    for name in (".out.partial-89abcdef", f"{scratch}89abcdef"):
+        (tmp_path / name).symlink_to("target")
+    (tmp_path / "target" / outputs.MARKER).touch()
+    (tmp_path / "target" / "thesis").write_text("precious")
+    before = sorted(tmp_path.rglob("*"))
+    fill(tmp_path / "out")
+    with outputs.scratch_directory():
+        pass
+    after = sorted(tmp_path.rglob("*"))
+    assert [path for path in after if path not in before] == [tmp_path / "out", tmp_path / "out/a"]
+    assert [path for path in before if path not in after] == []
 
 
 def test_two_at_once_on_one_output_the_second_is_told(tmp_path):
     with outputs.new_directory(tmp_path / "out") as first:
         (first / "a").write_text("first")
-        with pytest.raises(InputError, match=r"out\.partial is being written by another process"):
+        with pytest.raises(InputError, match=r"out is being written by another process"):
             fill(tmp_path / "out")
         fill(tmp_path / "other")
     assert (tmp_path / "out" / "a").read_text() == "first"
@@ -88,8 +109,9 @@ def test_a_file_of_a_killed_run_is_removed_but_not_one_being_written(tmp_path):
 
 def test_scratch_of_a_killed_run_is_removed_but_not_one_in_use(tmp_path, monkeypatch):
     monkeypatch.setattr(outputs.tempfile, "tempdir", str(tmp_path))
-    abandoned = tmp_path / f"interactrank-{os.getuid()}-dead"
+    abandoned = tmp_path / f"interactrank-{os.getuid()}-0123abcd"
     abandoned.mkdir()
+    (abandoned / outputs.MARKER).touch()
     (abandoned / "spilled").write_text("x")
     (tmp_path / "interactrank-notes").mkdir()  # somebody's own
     with outputs.scratch_directory() as first, outputs.scratch_directory() as second:
@@ -99,7 +121,7 @@ def test_scratch_of_a_killed_run_is_removed_but_not_one_in_use(tmp_path, monkeyp
     assert [entry.name for entry in tmp_path.iterdir()] == ["interactrank-notes"]
 
 
-@pytest.mark.parametrize("path", ["x" * 256, f"a/{'é' * 130}/b", "a\0b"])
+@pytest.mark.parametrize("path", ["x" * 256, f"a/{'é' * 130}/b", "a\0b", "bad\udcff"])
 def test_a_name_that_no_file_can_have_is_refused_at_the_door(path):
     with pytest.raises(InputError, match="--out="):
         outputs.from_user(path, "--out")

@@ -68,3 +68,11 @@ def test_two_models_of_one_name_are_refused(tmp_path, registries):
     with pytest.raises(InputError, match="'two_tower' is that of TwoTower"):
         register("two_tower")(TwoTower)
     assert MODELS["two_tower"].is_ours
+
+
+def test_what_is_no_model_is_not_registered():
+    with pytest.raises(InputError, match="expected a subclass of PreRanker"):
+
+        @register("no_model")
+        class NoModel:
+            pass
