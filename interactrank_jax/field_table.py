@@ -190,7 +190,11 @@ MODEL = _fields(
     ),
     ("tower.masknet.dropout", _DROPOUT, "in each block"),
     ("dot_weight_init", Number(0, 100, above=True), "weight of the dot product at the start"),
-    ("positive_dot_weight", Switch(), "whether it stays positive, as a serving index needs"),
+    (
+        "positive_dot_weight",
+        Switch(),
+        "whether that weight stays positive, as an index needs",
+    ),
 )
 _FIT = ("fit", "interactfit")
 _CROSS = ("interactrank", "interactfit", "cold", "lr", "wide_deep", "deepfm", "dcn_v2", "autoint")
@@ -252,15 +256,19 @@ TRAIN = _fields(
     ("parallel", Choice(("pmap", "shard_map")), "how a step is mapped over devices"),
     ("table_shards", Whole(1, 128), "devices that the rows of long tables are split over"),
     ("microbatches", Whole(1, 65_536), "parts of a device's batch, encoded one after the other"),
-    ("optimizer.learning_rate", Number(0, 100), "peak of AdamW's, for all but tables; 0: fixed"),
-    ("optimizer.warmup_steps", Whole(0, COUNT), "steps in which it rises from 0"),
-    ("optimizer.decay", _DECAYS, "how it goes on"),
+    (
+        "optimizer.learning_rate",
+        Number(0, 100),
+        "peak rate of AdamW for all but tables; 0: none",
+    ),
+    ("optimizer.warmup_steps", Whole(0, COUNT), "steps in which the rate rises from 0"),
+    ("optimizer.decay", _DECAYS, "how the rate falls after that"),
     ("optimizer.weight_decay", Number(0, 100), "of AdamW"),
     ("optimizer.clip_norm", Number(0, 1e9), "bound of the gradient's global norm; 0: none"),
     ("tables.name", Choice(("adagrad", "adam")), "optimizer of table rows, those touched alone"),
-    ("tables.learning_rate", Number(0, 100), "its peak; 0: fixed"),
-    ("tables.warmup_steps", Whole(0, COUNT), "steps in which it rises from 0"),
-    ("tables.decay", _DECAYS, "how it goes on"),
+    ("tables.learning_rate", Number(0, 100), "peak rate of table rows; 0: none"),
+    ("tables.warmup_steps", Whole(0, COUNT), "steps in which the rate rises from 0"),
+    ("tables.decay", _DECAYS, "how the rate falls after that"),
     ("tables.initial_accumulator", Number(0, 1e9), "of Adagrad"),
     ("loss.name", Text("the name of a pointwise loss"), "the pointwise loss of each head"),
     (
@@ -309,7 +317,7 @@ EVALUATE = _fields(
         "resamples of an interval",
     ),
     ("corpus_requests", Whole(0, COUNT), "requests that corpus recall is taken over; 0: all"),
-    ("corpus_batch_size", Whole(1, 65_536), "of them at a time"),
+    ("corpus_batch_size", Whole(1, 65_536), "requests at a time in corpus recall"),
 )
 
 FIELDS = (*DATA, *CROSS_OPTIONS, *LABEL, *MODEL, *SOME_MODELS, *TRAIN, *EVALUATE)

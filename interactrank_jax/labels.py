@@ -66,7 +66,7 @@ class LabelRule:
                     + did_you_mean(name, actions)
                 )
         if rule.impression_weight <= 0 or any(weight <= 0 for _, weight in rule.weights):
-            raise InputError("config.label: every weight must be above 0, to leave out sample.")
+            raise InputError("config.label: every weight must be above 0; to drop rows, sample.")
         weighed = [name for name, _ in rule.weights]
         if len(set(weighed)) < len(weighed):
             raise InputError(

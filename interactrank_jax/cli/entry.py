@@ -202,8 +202,11 @@ def run() -> None:
         sys.stdout.flush()
     except BrokenPipeError:
         status = BROKEN_PIPE
-    except OSError as error:  # what was printed found no room
-        status = _fail(f"could not write the output: {outputs.write_problem(error) or error}.")
+    except OSError as error:
+        problem = outputs.write_problem(error)
+        if problem is None:
+            raise
+        status = _fail(f"could not write the output: {problem}.")  # what was printed
     if status:
         # Python flushes once more at its end, and would report the same problem again.
         with contextlib.suppress(OSError):

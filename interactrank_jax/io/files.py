@@ -28,8 +28,8 @@ def read_json(path: PathLike) -> Any:
       InputError: the file is absent or not JSON.
     """
     file = Path(path)
-    if not file.exists():
-        raise InputError(f"{file} does not exist.")
+    if not file.is_file():
+        raise InputError(f"{file} {'is no file' if file.exists() else 'does not exist'}.")
     try:
         return json.loads(file.read_text(encoding="utf-8"), object_pairs_hook=_unique)
     except (ValueError, RecursionError) as error:

@@ -91,6 +91,9 @@ class RawTable:
             ) from error
         empty = pc.equal(written, "").to_numpy(zero_copy_only=False)
         self.refuse(empty, name, ids, "is empty", "fill it in")
+        broken = pc.match_substring_regex(written, "[\r\n]").to_numpy(zero_copy_only=False)
+        remedy = "a stray quote before it may have swallowed the rows in between"
+        self.refuse(broken, name, ids, "holds a line break", remedy)
         return ids
 
     def numbers(self, name: str) -> np.ndarray:

@@ -81,6 +81,17 @@ def test_row_numbers_that_pandas_wrote_as_parquet_are_no_features(tmp_path):
     assert "left out: row numbers of pandas in " in said
 
 
+def test_a_stray_quote_that_swallows_rows_is_refused(tmp_path):
+    source(tmp_path)
+    rows = [f"u{row % 5},i{row},{row % 2}" for row in range(40)]
+    rows[10] = rows[10].replace(",i10", ',"i10')
+    rows[15] = rows[15].replace(",i15", ',i15"')
+    text = "\n".join(["user_id,item_id,rating", *rows, ""])
+    (tmp_path / "source" / "ratings.csv").write_text(text)
+    with pytest.raises(InputError, match=r"holds a line break in 1 of .* a stray quote before it"):
+        items(tmp_path)
+
+
 def test_row_numbers_are_read_where_a_flag_names_them(tmp_path):
     data = {"__index_level_0__": ["i1", "i2"], "Unnamed: 0": [1, 2], "price": [1.0, 2.0]}
     ratings = {"user_id": ["u", "u"], "__index_level_0__": ["i1", "i2"], "rating": [0, 1]}
