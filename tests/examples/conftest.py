@@ -4,14 +4,7 @@ import pytest
 
 from interactrank_jax.examples.format import Examples
 from interactrank_jax.examples.prepare import prepare
-from interactrank_jax.state import engines
 from tests.log.handmade_log import data_config, make_tables, write_log
-
-
-@pytest.fixture
-def backend(tmp_path_factory):
-    with engines.connect("duckdb", tmp_path_factory.mktemp("duckdb") / "scratch") as backend:
-        yield backend
 
 
 @pytest.fixture(scope="module")
