@@ -6,6 +6,9 @@ no handler runs at all. So inside `deferred` a signal only sets a flag, which ev
 at (`check`, `requested`); elsewhere it raises `Interrupted` at once. A thread of its own sees each
 signal when it comes: where nobody has looked at the flag within `GRACE` seconds, or SIGINT comes a
 second time, it ends the process.
+
+What is raised in a callback of the garbage collector, such as jax's, Python prints and drops: the
+signal is then sent again.
 """
 
 import contextlib
@@ -20,6 +23,7 @@ from collections.abc import Iterator
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 GRACE = 20.0  # seconds
 TWICE = 0.5  # seconds after which a signal is another one
+AGAIN = 0.05  # seconds until a signal that was dropped comes again
 
 
 class Interrupted(KeyboardInterrupt):
@@ -38,12 +42,20 @@ class _Requests:
         self.noted = threading.Event()
         self.deferred = 0  # depth of `deferred` blocks
         self.raising = True  # whether `check` raises
+        self.repeats = 0  # signals yet to come that are the last one again
 
     def note(self) -> int | None:
         """Returns the signal that came; the watcher then leaves the rest to the caller."""
         if self.number is not None:
             self.noted.set()
         return self.number
+
+    def repeat(self) -> None:
+        """Lets the signal come again in a moment, because Python dropped what it raised."""
+        self.noted.clear()
+        self.repeats += 1
+        main = threading.main_thread().ident
+        threading.Timer(AGAIN, signal.pthread_kill, (main, self.number)).start()
 
 
 _installed: _Requests | None = None
@@ -117,7 +129,8 @@ def handled() -> Iterator[None]:
     watcher.start()
     _installed = requests
     try:
-        yield
+        with _drops_repeated(requests):
+            yield
     finally:
         _installed = None
         signal.set_wakeup_fd(descriptor)
@@ -126,6 +139,24 @@ def handled() -> Iterator[None]:
         sender.close()
         watcher.join()
         receiver.close()
+
+
+@contextlib.contextmanager
+def _drops_repeated(requests: _Requests) -> Iterator[None]:
+    """Repeats a signal whose exception came where Python can only print and drop it."""
+    before = sys.unraisablehook
+
+    def hook(dropped, /):
+        if isinstance(dropped.exc_value, Interrupted):
+            requests.repeat()
+        else:
+            before(dropped)
+
+    sys.unraisablehook = hook
+    try:
+        yield
+    finally:
+        sys.unraisablehook = before
 
 
 def _watch(receiver: socket.socket, requests: _Requests, taken: list[signal.Signals]) -> None:
@@ -144,6 +175,9 @@ def _watch(receiver: socket.socket, requests: _Requests, taken: list[signal.Sign
             return
         for number in numbers:
             if number not in taken:
+                continue
+            if requests.repeats:
+                requests.repeats -= 1
                 continue
             now = time.monotonic()
             if first is None:

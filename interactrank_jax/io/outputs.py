@@ -173,10 +173,11 @@ def new_directory(path: PathLike) -> Iterator[Path]:
                 f"{final} is being written by another process. Wait until it ends, or choose "
                 f"another directory."
             )
-        with writing(final, "nothing was left behind"), _nameable(path):
+        with writing(final, "nothing was left behind"):
             yield partial
-            (partial / MARKER).unlink()
-            partial.replace(final)  # an empty directory gives way
+            with _nameable(path):
+                (partial / MARKER).unlink()
+                partial.replace(final)  # an empty directory gives way
 
 
 def _partial_prefix(final: Path) -> str:
@@ -203,8 +204,20 @@ def _marked(parent: Path, prefix: str, path: PathLike) -> Iterator[Path]:
             (partial / MARKER).touch()
         yield partial
     finally:
+        with contextlib.suppress(OSError):  # it was renamed, or something cannot be removed
+            _remove_marked(partial)
         shutil.rmtree(partial, ignore_errors=True)
         os.close(descriptor)
+
+
+def _remove_marked(directory: Path) -> None:
+    """Removes a directory, its marker last: if killed on the way, the next run removes the rest."""
+    for path in directory.iterdir():
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        elif path.name != MARKER:
+            path.unlink()
+    shutil.rmtree(directory)
 
 
 def _lock(descriptor: int, path: Path) -> bool:
@@ -275,7 +288,7 @@ def _is_locked_or_removed(path: Path) -> bool:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         logger.info("%s is removed: a run that was killed left it.", path)
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
+        _remove_marked(path) if path.is_dir() else path.unlink()
     except BlockingIOError:
         return True
     finally:
@@ -324,3 +337,22 @@ def lock(directory: PathLike) -> Iterator[None]:
             yield
         finally:
             path.unlink(missing_ok=True)
+
+
+def refuse_locked(directory: PathLike) -> None:
+    """Refuses a directory that another process holds the `lock` of.
+
+    Raises:
+      InputError: one does.
+    """
+    path = Path(directory) / ".lock"
+    if not path.exists():
+        return
+    with path.open() as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise InputError(
+                f"{directory} is being written by another process. Wait until it ends, or read a "
+                f"copy that is complete."
+            ) from error

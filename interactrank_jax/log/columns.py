@@ -6,20 +6,18 @@ import itertools
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from interactrank_jax.io.errors import InputError, did_you_mean
-
-if TYPE_CHECKING:
-    from interactrank_jax.log.schema import Log, Schema
+from interactrank_jax.log.schema import Schema
 
 _Predicate = Callable[[pa.DataType], bool]
 
 
-def _is_string(kind: pa.DataType) -> bool:
+def is_string(kind: pa.DataType) -> bool:
+    """Returns whether values of a type are text."""
     return pa.types.is_string(kind) or pa.types.is_large_string(kind)
 
 
@@ -28,18 +26,18 @@ def _is_list(kind: pa.DataType) -> bool:
     return any(test(kind) for test in nested) and pa.types.is_floating(kind.value_type)
 
 
-_TYPES: dict[str, tuple[str, _Predicate]] = {
-    "id": ("a string or an integer", lambda t: _is_string(t) or pa.types.is_integer(t)),
+TYPES: dict[str, tuple[str, _Predicate]] = {
+    "id": ("a string or an integer", lambda t: is_string(t) or pa.types.is_integer(t)),
     "integer": ("an integer", pa.types.is_integer),
     "number": ("a number", lambda t: pa.types.is_integer(t) or pa.types.is_floating(t)),
-    "string": ("a string", _is_string),
+    "string": ("a string", is_string),
     "binary": ("a boolean, or an integer 0 or 1", lambda t: _is_flag(t)),
     "categorical": (
         "a string, an integer or a boolean",
-        lambda t: _is_string(t) or _is_flag(t),
+        lambda t: is_string(t) or _is_flag(t),
     ),
     "numeric": ("a number", lambda t: pa.types.is_integer(t) or pa.types.is_floating(t)),
-    "text": ("a string", _is_string),
+    "text": ("a string", is_string),
     "embedding": ("a list of floats", _is_list),
 }
 
@@ -109,7 +107,7 @@ def _read_part(table: str, path: Path, identity: tuple[int, ...]) -> Part:
 
 
 @functools.lru_cache(maxsize=64)
-def unite(schema: "Schema", table: str, parts: tuple[Part, ...]) -> Mapping[str, pa.DataType]:
+def unite(schema: Schema, table: str, parts: tuple[Part, ...]) -> Mapping[str, pa.DataType]:
     """Returns the columns of a table and the type that holds the values of all of its parts.
 
     Integers of several widths become int64, floats float64, integers and floats float64 where a
@@ -124,7 +122,7 @@ def unite(schema: "Schema", table: str, parts: tuple[Part, ...]) -> Mapping[str,
     Raises:
       InputError: a declared column is missing in some parts, or of types that do not go together.
     """
-    kinds = _kinds(schema, table, {name for part in parts for name in part.types})
+    kinds = column_kinds(schema, table, {name for part in parts for name in part.types})
     united = {}
     for name in dict.fromkeys(name for part in parts for name in part.types):
         kind = kinds.get(name)
@@ -144,7 +142,7 @@ def unite(schema: "Schema", table: str, parts: tuple[Part, ...]) -> Mapping[str,
             one, other = next(p for p in pairs if _unite_types(p, kind, may_be_null) is None)
             raise InputError(
                 f"{table} ({first[other].path}): column '{name}' has type {other}, in "
-                f"{first[one].path} it has type {one}. Expected {_TYPES[kind][0]}, of one kind in "
+                f"{first[one].path} it has type {one}. Expected {TYPES[kind][0]}, of one kind in "
                 f"all parts: write one of them again with the type of the other."
             )
     return MappingProxyType(united)
@@ -173,7 +171,7 @@ def _unite_types(
         types = [one for one in types if not pa.types.is_null(one)] or types
     if len(types) == 1:
         return types[0]
-    if all(_is_string(one) for one in types):
+    if all(is_string(one) for one in types):
         return pa.large_string()
     if all(pa.types.is_integer(one) for one in types):
         if pa.uint64() not in types:
@@ -189,16 +187,8 @@ def _unite_types(
     return None
 
 
-def of_table(log: "Log", name: str) -> dict[str, str]:
-    """Returns the columns that a table must have, and those checked if it has them.
-
-    Returns:
-      By name the kind: 'id', 'integer', 'number', 'string', 'binary', or that of a feature.
-    """
-    return _kinds(log.schema, name, log.columns(name))
-
-
-def _kinds(schema: "Schema", name: str, present: Iterable[str]) -> dict[str, str]:
+def column_kinds(schema: Schema, name: str, present: Iterable[str]) -> dict[str, str]:
+    """Returns the kind of each column that a table has or must have, see `Log.kinds`."""
     present = set(present)
     if name == "items":
         kinds = {"item_id": "id"}
@@ -223,45 +213,3 @@ def _kinds(schema: "Schema", name: str, present: Iterable[str]) -> dict[str, str
             if feature.name in present
         }
     return kinds
-
-
-def check_columns(log: "Log", name: str, expected: dict[str, str]) -> None:
-    """Refuses a table without its columns, or with columns of other types.
-
-    Args:
-      log: the log.
-      name: of the table.
-      expected: of `of_table`.
-
-    Raises:
-      InputError: names file and column.
-    """
-    present, path = log.columns(name), log.parts(name)[0].path
-    for column, kind in expected.items():
-        if column not in present:
-            raise InputError(
-                f"{name} ({path}): column '{column}' is missing." + did_you_mean(column, present)
-            )
-        words, fits = _TYPES[kind]
-        nulls = pa.types.is_null(present[column]) and (name, column) == ("events", "query_id")
-        if not fits(present[column]) and not nulls:
-            raise InputError(
-                f"{name} ({path}): column '{column}' has type {present[column]}. Expected "
-                f"{words}: convert it."
-            )
-
-
-def check_id_types(log: "Log", tables: list[str]) -> None:
-    """An id is a string everywhere or an integer everywhere: '7' never meets 7."""
-    for column in ("item_id", "request_id", "user_id", "query_id"):
-        kinds = {
-            name: kind
-            for name in tables
-            if not pa.types.is_null(kind := log.columns(name).get(column, pa.null()))
-        }
-        if len({_is_string(kind) for kind in kinds.values()}) > 1:
-            listed = ", ".join(f"{kind} in {name}" for name, kind in kinds.items())
-            raise InputError(
-                f"column '{column}' is {listed}. Expected strings everywhere or integers "
-                f"everywhere: convert one of them."
-            )

@@ -15,21 +15,13 @@ their names. Times are UTC seconds. A timeless log has neither timestamps nor ev
 exist, histories and cross features come from them, else from the impressions' actions.
 """
 
-import contextlib
 import dataclasses
-import functools
 import re
-import weakref
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import ibis
-import pyarrow as pa
-
-from interactrank_jax.io import files, outputs
+from interactrank_jax.io import files
 from interactrank_jax.io.errors import InputError, did_you_mean
-from interactrank_jax.log import columns, engine_paths
 
 FORMAT = "interactrank-log"
 FORMAT_VERSION = 1
@@ -211,127 +203,3 @@ class Schema:
             return cls.from_json(files.read_json(file))
         except InputError as error:
             raise InputError(f"{file}: {error}") from error
-
-
-def _read(
-    backend: ibis.BaseBackend,
-    paths: list[Path],
-    given: Mapping[str, pa.DataType],
-    wanted: Mapping[str, pa.DataType],
-) -> ibis.Table:
-    """Returns the columns of files of the types `given`, as the types `wanted`."""
-    read = {name: kind for name, kind in given.items() if not pa.types.is_null(kind)}
-    table = engine_paths.read_parquet(backend, paths, read)
-    values = {}
-    for name, kind in wanted.items():
-        # Spark reads unsigned integers of 64 bits as decimals.
-        target = pa.int64() if kind == pa.uint64() and backend.name == engine_paths.SPARK else kind
-        dtype = ibis.dtype(target)
-        if name not in read:
-            values[name] = ibis.null(dtype)
-        elif table[name].type() != dtype:
-            values[name] = table[name].cast(dtype)
-        else:
-            values[name] = table[name]
-    return table.select(**values)
-
-
-@dataclasses.dataclass(frozen=True)
-class Log:
-    """A log on disk, opened: nothing is read but file names and Parquet footers."""
-
-    path: Path
-    schema: Schema
-
-    def files(self, table: str) -> list[Path]:
-        """Returns the Parquet files of a table, sorted by name; none if the table is absent."""
-        if table not in TABLES:
-            raise InputError(f"a log has no table '{table}'." + did_you_mean(table, TABLES))
-        single, parts = self.path / f"{table}.parquet", self.path / table
-        if single.is_file() and parts.is_dir():
-            raise InputError(f"{self.path} holds both {single.name} and {table}/: remove one.")
-        if single.is_file():
-            return [single]
-        return sorted(path for path in parts.glob("*.parquet") if path.is_file())
-
-    def parts(self, table: str) -> tuple[columns.Part, ...]:
-        """Returns the files of a table that have rows; all of them where none has.
-
-        Raises:
-          InputError: a file is not Parquet, or two of its columns have one name.
-        """
-        parts = tuple(columns.read_part(table, path) for path in self.files(table))
-        return tuple(part for part in parts if part.rows) or parts
-
-    @functools.cached_property
-    def has_events(self) -> bool:
-        """Whether histories and cross features come from an events table."""
-        return bool(self.files("events"))
-
-    def columns(self, table: str) -> Mapping[str, pa.DataType]:
-        """Returns name and Arrow type of each column of a table, see `columns.unite`.
-
-        Raises:
-          InputError: see `parts` and `columns.unite`.
-        """
-        return columns.unite(self.schema, table, self.parts(table))
-
-    def table(self, name: str, backend: ibis.BaseBackend | None = None) -> ibis.Table:
-        """Returns the declared columns of a table as an Ibis expression.
-
-        Tables of one log share one connection, so they can be joined.
-
-        Args:
-          name: of the table.
-          backend: that reads it; an embedded DuckDB unless given.
-
-        Raises:
-          InputError: see `columns`; or the table is absent.
-        """
-        parts = self.parts(name)
-        if not parts:
-            raise InputError(f"{self.path} holds no table '{name}'.")
-        backend = self._duckdb if backend is None else backend
-        types = self.columns(name)
-        types = {
-            column: types[column] for column in columns.of_table(self, name) if column in types
-        }
-        # An engine reads files of one schema at a time: each has other rules for several.
-        alike: dict[tuple[pa.DataType, ...], list[Path]] = {}
-        for part in parts:
-            alike.setdefault(tuple(part.types[column] for column in types), []).append(part.path)
-        tables = [
-            _read(backend, paths, dict(zip(types, kinds, strict=True)), types)
-            for kinds, paths in alike.items()
-        ]
-        return ibis.union(*tables) if len(tables) > 1 else tables[0]
-
-    @functools.cached_property
-    def _duckdb(self) -> ibis.BaseBackend:
-        # Parquet's minimum and maximum leave NaN out, yet DuckDB concludes from them that a column
-        # has none and folds isnan(x) to false. Without that optimizer, it looks at the values.
-        # What does not fit into memory goes to a directory that lives as long as the log; DuckDB's
-        # default is ./.tmp.
-        stack = contextlib.ExitStack()
-        scratch = stack.enter_context(outputs.scratch_directory())
-        weakref.finalize(self, stack.close)
-        return ibis.duckdb.connect(
-            disabled_optimizers="statistics_propagation", temp_directory=str(scratch)
-        )
-
-
-def open_log(path: files.PathLike) -> Log:
-    """Opens a log directory; `validate(log)` then checks what is in it.
-
-    Raises:
-      InputError: no log there, its schema does not hold, or a required table is absent.
-    """
-    # Absolute: what reads Parquet takes a colon in a relative path for the end of a URL's scheme.
-    log = Log(Path(path).absolute(), Schema.load(path))
-    for table in REQUIRED_TABLES:
-        if not log.files(table):
-            raise InputError(
-                f"{log.path} holds no table '{table}'. Expected {table}.parquet or "
-                f"{table}/*.parquet."
-            )
-    return log

@@ -8,7 +8,7 @@ offending row in the order of the table's ids.
 import contextlib
 import dataclasses
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import duckdb
 import ibis
@@ -18,11 +18,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from interactrank_jax.io.errors import InputError
-from interactrank_jax.log import columns
+from interactrank_jax.log import column_checks
 from interactrank_jax.log.contract import STAGES
-
-if TYPE_CHECKING:
-    from interactrank_jax.log.schema import Log
+from interactrank_jax.log.read import Log
 
 # 1990-01-01 and 2100-01-01 in UTC seconds: older or later logs are far likelier to be a wrong unit.
 EARLIEST, LATEST = 631_152_000, 4_102_444_800
@@ -52,7 +50,7 @@ class _Check:
     remark: Callable[[Any], str] = lambda value: ""
 
 
-def validate(log: "Log") -> dict[str, Any]:
+def validate(log: Log) -> dict[str, Any]:
     """Checks a log against its schema and against itself.
 
     Returns:
@@ -85,7 +83,7 @@ def validate(log: "Log") -> dict[str, Any]:
         return _summary(log, totals)
 
 
-def check_columns(log: "Log", needs_features: bool = True) -> dict[str, dict[str, str]]:
+def check_columns(log: Log, needs_features: bool = True) -> dict[str, dict[str, str]]:
     """Checks columns and types of all tables by the footers of their files: no row is read.
 
     Args:
@@ -93,7 +91,7 @@ def check_columns(log: "Log", needs_features: bool = True) -> dict[str, dict[str
       needs_features: whether a declared feature that no file has is an error.
 
     Returns:
-      `columns.of_table` of each table, without such features.
+      `Log.kinds` of each table, without such features.
 
     Raises:
       InputError: the first thing found wrong.
@@ -103,15 +101,15 @@ def check_columns(log: "Log", needs_features: bool = True) -> dict[str, dict[str
     expected = {}
     for name in tables:
         absent = features - set(log.columns(name))
-        kinds = columns.of_table(log, name)
+        kinds = log.kinds(name)
         expected[name] = {column: kinds[column] for column in kinds if column not in absent}
-        columns.check_columns(log, name, expected[name])
-    columns.check_id_types(log, tables)
+        column_checks.check_columns(log, name, expected[name])
+    column_checks.check_id_types(log, tables)
     return expected
 
 
 @contextlib.contextmanager
-def readable(log: "Log", errors: tuple[type[Exception], ...] = (duckdb.Error,)) -> Iterator[None]:
+def readable(log: Log, errors: tuple[type[Exception], ...] = (duckdb.Error,)) -> Iterator[None]:
     """Names the file and column whose bytes the block could not read, if that is what failed.
 
     Args:
@@ -129,8 +127,8 @@ def readable(log: "Log", errors: tuple[type[Exception], ...] = (duckdb.Error,)) 
         raise
 
 
-def _refuse_damaged(log: "Log", name: str, error: Exception) -> None:
-    expected = columns.of_table(log, name)
+def _refuse_damaged(log: Log, name: str, error: Exception) -> None:
+    expected = log.kinds(name)
     for part in log.parts(name):
         for column in sorted(set(expected) & set(part.types)):
             try:
@@ -156,7 +154,7 @@ _IN_RANGE = f"numbers of size up to {LARGEST:.3g}, the largest float32: rescale 
 
 
 def _row_checks(
-    table: ibis.Table, name: str, expected: dict[str, str], log: "Log"
+    table: ibis.Table, name: str, expected: dict[str, str], log: Log
 ) -> Iterator[_Check]:
     types = log.columns(name)
     for column, kind in expected.items():
@@ -213,18 +211,24 @@ def _row_checks(
         )
 
 
-def _wrong_unit(value: int) -> str:
+def likely_unit(value: int) -> str:
+    """Returns what a number too large for UTC seconds may be, and the remedy; '' if no time is."""
     for name, per_second in (
         ("milliseconds", 10**3),
         ("microseconds", 10**6),
         ("nanoseconds", 10**9),
     ):
         if EARLIEST <= value // per_second <= LATEST:
-            return f" These look like {name}: divide by {per_second}."
+            return f"{name}: divide by {per_second}"
     return ""
 
 
-def _check_rows(log: "Log", name: str, expected: dict[str, str]) -> dict[str, Any]:
+def _wrong_unit(value: int) -> str:
+    unit = likely_unit(value)
+    return f" These look like {unit}." if unit else ""
+
+
+def _check_rows(log: Log, name: str, expected: dict[str, str]) -> dict[str, Any]:
     """Runs a table's row-wise checks in one pass; returns `rows` and what `_summary` needs."""
     table = log.table(name)
     checks = list(_row_checks(table, name, expected, log))
@@ -264,7 +268,7 @@ def _check_rows(log: "Log", name: str, expected: dict[str, str]) -> dict[str, An
     return totals
 
 
-def check_times(log: "Log", name: str, column: str, backend: ibis.BaseBackend) -> None:
+def check_times(log: Log, name: str, column: str, backend: ibis.BaseBackend) -> None:
     """Refuses rows of a table without a time that they must have, or outside all likely years.
 
     Raises:
@@ -277,14 +281,14 @@ def check_times(log: "Log", name: str, column: str, backend: ibis.BaseBackend) -
         validate_rows(log, name, outside)
 
 
-def validate_rows(log: "Log", name: str, rows: ibis.Table) -> None:
+def validate_rows(log: Log, name: str, rows: ibis.Table) -> None:
     """Checks some rows of a table of a log, such as those of one day, each for itself.
 
     Raises:
       InputError: the first thing found wrong.
     """
-    expected = columns.of_table(log, name)
-    columns.check_columns(log, name, expected)
+    expected = log.kinds(name)
+    column_checks.check_columns(log, name, expected)
     checks = list(_row_checks(rows, name, expected, log))
     counts = {f"bad_{i}": check.bad.cast("int64").sum() for i, check in enumerate(checks)}
     totals = rows.aggregate(rows=rows.count(), **counts).to_pyarrow().to_pylist()[0]
@@ -353,7 +357,7 @@ def check_unique(name: str, table: ibis.Table, rows: int | None = None) -> None:
     )
 
 
-def _check_known(log: "Log", name: str, column: str, target: str) -> None:
+def _check_known(log: Log, name: str, column: str, target: str) -> None:
     table, known = log.table(name), log.table(target)
     unknown = table.anti_join(known, column)
     count = unknown.count().to_pyarrow().as_py()
@@ -367,7 +371,7 @@ def _check_known(log: "Log", name: str, column: str, target: str) -> None:
         )
 
 
-def _summary(log: "Log", totals: dict[str, dict[str, Any]]) -> dict[str, Any]:
+def _summary(log: Log, totals: dict[str, dict[str, Any]]) -> dict[str, Any]:
     summary: dict[str, Any] = {name: total["rows"] for name, total in totals.items()}
     events = totals.get("events", {"rows": 0, "ids": 0})
     summary["events"] = events["rows"]

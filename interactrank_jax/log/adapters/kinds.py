@@ -14,14 +14,20 @@ import pyarrow.csv as pa_csv
 
 from interactrank_jax.io.errors import InputError
 from interactrank_jax.log.adapters.raw_tables import RawTable
-from interactrank_jax.log.adapters.raw_values import has_decimal_commas, is_text, parsed, shown
+from interactrank_jax.log.adapters.raw_values import (
+    grouped,
+    has_decimal_commas,
+    is_text,
+    parsed,
+    shown,
+)
 
 IGNORE = "ignore"
 # What stands for a missing number in text, such as NA; a category may well be called so.
 _MISSING = pa.array(sorted({*pa_csv.ConvertOptions().null_values, "None"}), pa.large_string())
 _CODES = frozenset(
     (
-        *("id", "code", "zip", "zipcode", "postcode", "postal"),
+        *("id", "code", "zip", "zipcode", "postcode", "postal", "ean", "gtin", "upc", "isbn"),
         *("category", "cat", "class", "type", "group", "genre", "brand", "sku"),
     )
 )
@@ -38,6 +44,7 @@ _DATE = (
     r"([T ].*)?$"
 )
 _FEW = 20  # distinct values
+_CODE_DIGITS = 8  # a date such as 20240531 has as many, an EAN 13
 _LONG = 20  # characters
 
 
@@ -170,23 +177,41 @@ def _guess_text(
             return "categorical", (
                 "all its strings are numbers: if they count something, make it numeric by --schema",
             )
-        commas = (
-            (f"decimal commas as in {_first(candidates)}; if these are lists, --text={name}",)
-            if has_decimal_commas(candidates)
-            else ()
-        )
-        return "numeric", (*commas, *_code_warnings(name, figures, rows))
+        return "numeric", (*_mark_warnings(name, candidates), *_code_warnings(name, figures, rows))
     return "categorical", _text_warnings(name, written, share, rows)
+
+
+def _mark_warnings(name: str, written: pa.Array) -> tuple[str, ...]:
+    """Warns of numbers as text whose commas or points may not be what they are read as."""
+    if has_decimal_commas(written):
+        return (f"decimal commas as in {_first(written)}; if these are lists, --text={name}",)
+    marked = grouped(written)
+    rest = written.filter(pc.invert(marked))
+    is_below_thousand = pc.all(pc.match_substring_regex(rest, r"^\s*[+-]?\d{1,3}\s*$")).as_py()
+    if pc.any(marked).as_py() and is_below_thousand is not False:
+        return (
+            f"three digits after every decimal point, as in {_first(written.filter(marked))}: if "
+            f"the points stand between thousands, write the numbers without them",
+        )
+    return ()
 
 
 def _code_warnings(name: str, figures: pa.Array, rows: int) -> tuple[str, ...]:
     """Warns of integers that are more likely names of things than amounts of them."""
     count = len(figures)
-    if not pc.all(pc.equal(figures, pc.floor(figures))).as_py():
+    is_whole = pc.and_(pc.is_finite(figures), pc.equal(figures, pc.floor(figures)))
+    if not pc.all(is_whole).as_py():
         return ()
     words = {word.lower() for word in _WORDS.findall(name)}
     if words & _CODES or name.lower().endswith(("id", "code")):
         return (f"integers named like codes: if so, --categorical={name}",)
+    digits = {len(str(int(pc.abs(edge).as_py()))) for edge in pc.min_max(figures).values()}
+    if count >= 2 and len(digits) == 1 and min(digits) >= _CODE_DIGITS:
+        return (
+            f"integers of {min(digits)} digits each: if they are codes, --categorical={name}; if "
+            f"they are times or dates, --ignore={name}, or write the part that matters, such as "
+            f"the year",
+        )
     is_flag = pc.all(pc.is_in(figures, value_set=pa.array([0.0, 1.0]))).as_py()
     if 2 <= count <= _FEW and 2 * count <= rows and not is_flag:
         return (
@@ -201,6 +226,13 @@ def _text_warnings(name: str, stated: pa.Array, number_share: float, rows: int) 
         return (
             f"dates as text ({_first(stated, _DATE)}), each a category of its own: "
             f"--ignore={name}, or write the part that matters, such as the year",
+        )
+    marked = grouped(stated)
+    if pc.any(marked).as_py() and pc.mean(marked.cast(pa.int8())).as_py() + number_share >= 0.9:
+        return (
+            f"numbers with marks between thousands ({_first(stated.filter(marked))}), each a "
+            f"category of its own: write them without these marks and with a decimal point; if "
+            f"they are lists, --text={name} takes them apart",
         )
     for what, pattern in _LISTS.items():
         if _share(stated, pattern) >= 0.2:

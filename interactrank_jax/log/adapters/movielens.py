@@ -47,7 +47,7 @@ def convert(
     Args:
       source: a directory with one of the layouts, its files plain, `.xz`, `.gz`, `.bz2` or
         `.zip`; or the zip archive as downloaded.
-      out: a new or empty directory.
+      out: a new or empty directory, not inside `source`.
       variant: layout, found by the files there when None: 'atomic' (NAME.inter, NAME.item,
         NAME.user, tab-separated with a header), '100k' (u.data, u.item, u.user), '1m'
         (ratings.dat, movies.dat, users.dat) or '1m-timeless' (ratings.notime.dat, or ratings.dat
@@ -61,7 +61,7 @@ def convert(
       InputError: none or several of the layouts in `source`, a malformed file, a rating of an
         unknown user or movie, or `out` holds something.
     """
-    outputs.output_directory(out)
+    outputs.output_directory(out, source)
     folder = open_folder(source)
     variant = detect(folder, variant)
     found, movies, people = VARIANTS[variant].read(folder)

@@ -36,10 +36,10 @@ from interactrank_jax.log.adapters import kinds
 from interactrank_jax.log.adapters.kind_choices import Choices
 from interactrank_jax.log.adapters.rating_log import DISLIKE, LIKE, NEUTRAL, Ratings, write_log
 from interactrank_jax.log.adapters.raw_files import Folder, refuse_repeats
-from interactrank_jax.log.adapters.raw_tables import RawTable, read_table
+from interactrank_jax.log.adapters.raw_tables import WRITE_TIMES, RawTable, read_table
 from interactrank_jax.log.adapters.raw_values import joined, positions, repeats
 from interactrank_jax.log.schema import FeatureSpec, Schema
-from interactrank_jax.log.validate import EARLIEST, LATEST
+from interactrank_jax.log.validate import EARLIEST, LATEST, likely_unit
 
 EXPECTED = (
     "Expected a table of ratings, or a directory or zip archive with one named ratings.csv, .tsv "
@@ -110,7 +110,7 @@ def convert(
 
     Args:
       source: the table, or the directory or archive of tables.
-      out: a new or empty directory.
+      out: a new or empty directory, not inside `source`.
       options: what the columns are.
       report: takes what was guessed of them, for people, before anything is written.
 
@@ -121,8 +121,8 @@ def convert(
     Raises:
       InputError: what is wrong, by file, column, number of rows and an example.
     """
-    outputs.output_directory(out)
-    choices = _choices(out, options)
+    outputs.output_directory(out, source)
+    choices = _choices(out, source, options)
     folder = Folder(Path(source), EXPECTED)
     table = _read(folder, _find(folder, "ratings"), options, options.columns)
     users, items = (
@@ -162,11 +162,17 @@ def convert(
     }
 
 
-def _choices(out: files.PathLike, options: Options) -> Choices:
-    if options.schema and Path(out).resolve() in Path(options.schema).resolve().parents:
+def _choices(out: files.PathLike, source: files.PathLike, options: Options) -> Choices:
+    schema = Path(options.schema).resolve()
+    if options.schema and Path(out).resolve() in schema.parents:
         raise InputError(
             f"--schema={options.schema} lies in --out={out}, which has to be new or empty. "
             f"Expected a file elsewhere."
+        )
+    if options.schema and not schema.exists() and Path(source).resolve() in schema.parents:
+        raise InputError(
+            f"--schema={options.schema} would be written into --source={source}, which is only "
+            f"read: the next run would take it for data. Expected a file elsewhere."
         )
     return Choices.read(options.schema, options.text, options.categorical, options.ignore)
 
@@ -326,6 +332,9 @@ def _seconds(table: RawTable, options: Options) -> np.ndarray:
     """Returns UTC seconds `[N]`; a time without a zone is taken for UTC."""
     seconds = table.seconds(options.time)
     wrong = (seconds < EARLIEST) | (seconds > LATEST)
-    what = "is no time between 1990 and 2100 in UTC seconds"
-    table.refuse(wrong, options.time, seconds, what, "divide milliseconds by 1,000")
+    if wrong.any():
+        unit = likely_unit(int(seconds[np.argmax(wrong)]))
+        remedy = f"these look like {unit}" if unit else WRITE_TIMES
+        what = "is no time between 1990 and 2100 in UTC seconds"
+        table.refuse(wrong, options.time, seconds, what, remedy)
     return seconds.astype(np.int64)

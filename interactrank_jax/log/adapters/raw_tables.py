@@ -33,6 +33,7 @@ _BLOCKS = (1 << 20, 1 << 23, 1 << 26)
 # How pandas writes down the numbers of its rows: in Parquet; as the first columns of text; and what
 # it calls those when it reads and writes them again.
 _ROW_NUMBERS = re.compile(r"__index_level_\d+__|Unnamed: \d+(\.\d+)*|")
+WRITE_TIMES = "write UTC seconds, or dates and times as in ISO 8601"
 _ISO_8601 = r"^\d{4}-\d\d-\d\d([T ]\d\d:\d\d(:\d\d(\.\d+)?)?(Z|[+-]\d\d(:?\d\d)?)?)?$"
 
 
@@ -118,11 +119,10 @@ class RawTable:
         return seconds.to_numpy().astype(np.float64)
 
     def _timestamps(self, name: str, text: pa.Array) -> pa.Array:
-        remedy = "write UTC seconds, or dates and times as in ISO 8601"
         iso = pc.match_substring_regex(text, _ISO_8601).to_numpy(zero_copy_only=False)
         if not iso.all():  # then at least one of the rows without a number is at fault
             wrong = parsed(text).is_null().to_numpy(False) & ~iso
-            self.refuse(wrong if wrong.any() else ~iso, name, text, "is no time", remedy)
+            self.refuse(wrong if wrong.any() else ~iso, name, text, "is no time", WRITE_TIMES)
         for zone in (None, "UTC"):
             try:
                 return text.cast(pa.timestamp("us", zone))
@@ -130,7 +130,7 @@ class RawTable:
                 problem = error
         raise InputError(
             f"{self.where}: column '{name}' holds times that cannot be read together ({problem}). "
-            f"Expected a zone in all rows or in none: {remedy}."
+            f"Expected a zone in all rows or in none: {WRITE_TIMES}."
         )
 
     def refuse(self, wrong: np.ndarray, name: str, values: Any, what: str, remedy: str) -> None:

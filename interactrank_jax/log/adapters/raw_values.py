@@ -11,6 +11,12 @@ _NUMBER = r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$"
 _DECIMAL_COMMA = r"^([+-]?\d+),(\d+)$"
 # 1,234 may be a thousand or little more than one.
 _THOUSANDS = r"^[+-]?\d{1,3}(,\d{3})+$"
+# 1,234.5 and 1.234,5 and 1 234,5: groups of three digits with one mark between them.
+_GROUPS = "|".join(
+    f"({mark}[0-9]{{3}})+({point}[0-9]+)?"
+    for mark, point in ((",", r"\."), (r"\.", ","), ("[ \u00a0\u202f'\u2019_]", "[.,]"))
+)
+_GROUPED = rf"^\s*[+-]?[1-9]\d{{0,2}}({_GROUPS})\s*$"
 _LONGEST_SHOWN = 60
 
 
@@ -61,6 +67,14 @@ def has_decimal_commas(text: pa.Array) -> bool:
     return bool(pc.any(pc.and_not(commas, thousands)).as_py())
 
 
+def grouped(text: pa.Array) -> pa.Array:
+    """Returns where strings hold numbers with a mark between thousands; bool `[N]`.
+
+    `1.234` is among them: only its column tells whether it is rather a decimal fraction.
+    """
+    return pc.match_substring_regex(text, _GROUPED)
+
+
 def numbers(
     values: pa.Array, where: str, what: str, *, whole: bool = False, first_row: int = 1
 ) -> np.ndarray:
@@ -84,8 +98,8 @@ def numbers(
         row = int(np.argmax(wrong))
         value = values[row].as_py()
         remedy = "Fill it in: or was the file truncated?"
-        if isinstance(value, str) and "," in value:
-            remedy = "Write it with a decimal point, and without commas between thousands."
+        if isinstance(value, str) and ("," in value or grouped(pa.array([value]))[0].as_py()):
+            remedy = "Write it with a decimal point, and without marks between thousands."
         raise InputError(
             f"{where}: {what} is not a {'whole' if whole else 'finite'} number in "
             f"{wrong.sum():,} of {len(counts):,} rows, for example {shown(value)} in row "

@@ -1,12 +1,10 @@
-"""Files of an artefact that are opened on its metadata's word: names, arrays and tables.
+"""Arrays and tables of an artifact, whose shapes its metadata tells.
 
 A checksum says that a file is what was written, not who wrote it: the whole may have been edited
-and sealed again. So a name must lie inside, and a shape is held against what it has to be.
+and sealed again. So a shape is held against what it has to be.
 """
 
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -16,21 +14,6 @@ from interactrank_jax.io import files
 from interactrank_jax.io.errors import InputError
 
 _KINDS = {"i": "integers", "u": "unsigned integers", "f": "numbers", "b": "flags"}
-
-
-def inside(directory: files.PathLike, name: Any) -> Path:
-    """Returns the path of a file that an artefact's metadata names, in or below `directory`.
-
-    Raises:
-      InputError: the name leads out of the directory, or is no name.
-    """
-    parts = name.split("/") if isinstance(name, str) else []
-    if not parts or "\0" in name or {"", ".", ".."} & set(parts):
-        raise InputError(
-            f"{directory}: its metadata names the file {name!r}. Expected a plain name inside that "
-            f"directory: it was edited, write it again by the command that made it."
-        )
-    return Path(directory, *parts)
 
 
 def load_array(path: files.PathLike, shape: Sequence[int | None], kind: str) -> np.ndarray:
