@@ -11,7 +11,7 @@ REQUIRED = object()
 PATHS = frozenset(
     (
         *("log", "out", "examples", "workdir", "source", "extend", "index", "schema"),
-        *("counts", "snapshot", "features", "training"),
+        *("state", "encoder", "snapshot", "features", "training"),
     )
 )
 
@@ -27,6 +27,7 @@ class Command:
       flags: name -> (default, help); the default's type is the flag's, REQUIRED a string's.
       config: None, or whether `--config` must be given.
       config_help: when it is given, where it need not be.
+      on_devices: whether it runs on jax's devices, which are then looked for before any work.
       registers: whether `--config` beside `--workdir` is for the run's model alone: the file is
         run, which registers it, and nothing else is taken from it.
     """
@@ -37,6 +38,7 @@ class Command:
     flags: dict[str, tuple[Any, str]]
     config: bool | None = None
     config_help: str = ""
+    on_devices: bool = False
     registers: bool = False
 
     def usage(self, name: str) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 
 from interactrank_jax.cli import state as state_commands
 from interactrank_jax.cli.command import CONFIG, LOG, REGISTERS, REQUIRED, Command, show
+from interactrank_jax.io import interrupts
 from interactrank_jax.io.errors import InputError, did_you_mean
 
 
@@ -65,7 +66,15 @@ def _prepare(args: Any) -> None:
     from interactrank_jax.examples.prepare import prepare
 
     metadata = prepare(
-        args.config.data, args.log, args.out, extend=args.extend or None, progress=logging.info
+        args.config.data,
+        args.log,
+        args.out,
+        extend=args.extend or None,
+        progress=logging.info,
+        state=args.state or None,
+        engine=args.engine,
+        memory=args.memory,
+        master=args.master,
     )
     sizes = {
         name: f"{split.requests:,} requests, {split.candidates:,} candidates"
@@ -180,7 +189,9 @@ def _explain(args: Any) -> None:
     from interactrank_jax.scoring import explain
 
     _check_registers_only(args)
-    print(explain.table(explain.explain(args.workdir, args.examples, args.request, args.split)))
+    with interrupts.deferred():
+        explanation = explain.explain(args.workdir, args.examples, args.request, args.split)
+    print(explain.table(explanation))
 
 
 def _check_registers_only(args: Any) -> None:
@@ -240,6 +251,9 @@ COMMANDS: dict[str, Command] = {
             "log": LOG,
             "out": (REQUIRED, "new directory for the examples"),
             "extend": ("", "examples whose vocabularies and statistics to keep"),
+            "state": ("", "STATE of the log, which `state build` wrote; built if not given"),
+            **state_commands.ENGINE_FLAGS,
+            "memory": ("4GB", state_commands.ENGINE_FLAGS["memory"][1]),
         },
         config=True,
     ),
@@ -285,6 +299,7 @@ COMMANDS: dict[str, Command] = {
         config=False,
         config_help=f"with --baseline: its label; with --workdir: {REGISTERS}; --config.evaluate."
         "FIELD=... with either",
+        on_devices=True,
         registers=True,
     ),
     "index": Command(
@@ -294,6 +309,7 @@ COMMANDS: dict[str, Command] = {
         {"workdir": _WORKDIR, "examples": _EXAMPLES, "out": (REQUIRED, "new directory")},
         config=False,
         config_help=REGISTERS,
+        on_devices=True,
         registers=True,
     ),
     "score": Command(
@@ -312,6 +328,7 @@ COMMANDS: dict[str, Command] = {
         },
         config=False,
         config_help=REGISTERS,
+        on_devices=True,
         registers=True,
     ),
     "explain": Command(
@@ -326,6 +343,7 @@ COMMANDS: dict[str, Command] = {
         },
         config=False,
         config_help=REGISTERS,
+        on_devices=True,
         registers=True,
     ),
 }

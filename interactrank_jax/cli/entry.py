@@ -41,7 +41,13 @@ def main(argv: Sequence[str]) -> int:
     cuda.avoid_slow_scatter(os.environ)  # before anything, a config file included, starts jax
     with interrupts.handled():
         try:
-            command.run(parse(command, name, rest))
+            values = parse(command, name, rest)
+            if command.on_devices:
+                with interrupts.deferred():  # jax, interrupted while it starts, crashes at the end
+                    from interactrank_jax.parallel import all_devices
+
+                    all_devices()
+            command.run(values)
         except InputError as error:
             number = interrupts.requested()
             return _fail(str(error)) if number is None else _interrupted("", 128 + number)
@@ -102,7 +108,8 @@ def parse(command: Command, name: str, argv: Sequence[str]) -> argparse.Namespac
             fields.check(values.config, parts=())  # the station asks for those that it needs
     elif config_arguments:
         raise InputError(f"{name} takes no {config_arguments[0]}.\n\n{command.usage(name)}")
-    missing = ["config"] if command.config and not values.config else []
+    sets_fields = config_arguments and not command.registers
+    missing = ["config"] if (command.config or sets_fields) and not values.config else []
     missing += [
         flag
         for flag, (default, _) in command.flags.items()

@@ -1,25 +1,41 @@
 """Where expressions run: the embedded DuckDB, or Spark on this machine or a cluster."""
 
+import concurrent.futures
 import contextlib
+import functools
 import os
 import re
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import ibis
 import ibis.expr.types as ir
+import pyarrow as pa
+import pyarrow.parquet as pq
 
-from interactrank_jax.io import files
+from interactrank_jax.io import artifact, files
+from interactrank_jax.io.artifact import Artifact
 from interactrank_jax.io.errors import InputError, did_you_mean
 from interactrank_jax.log import engine_paths, validate
-from interactrank_jax.log.schema import Log
+from interactrank_jax.log.read import Log
 from interactrank_jax.state.spec import PART
 
 ENGINES = ("duckdb", "spark")
 MEMORY = "8GB"
+
+
+def check_flags(engine: str, memory: str, master: str) -> None:
+    """Raises InputError where `connect` would not take what a user named."""
+    if engine not in ENGINES:
+        raise InputError(f"--engine={engine}." + did_you_mean(engine, ENGINES))
+    if master and engine != "spark":
+        raise InputError(f"--master={master} is for --engine=spark: leave it out.")
+    if not re.fullmatch(r"[1-9][0-9]{0,5}[MGT]B", memory):
+        raise InputError(f"--memory={memory}. Expected a number with MB, GB or TB, as 8GB.")
 
 
 @contextlib.contextmanager
@@ -39,17 +55,12 @@ def connect(
     Raises:
       InputError: an unknown engine, or Spark or Java is not installed.
     """
-    if engine not in ENGINES:
-        raise InputError(f"--engine={engine}." + did_you_mean(engine, ENGINES))
-    if master and engine != "spark":
-        raise InputError(f"--master={master} is for --engine=spark: leave it out.")
-    if not re.fullmatch(r"[1-9][0-9]{0,5}[MGT]B", memory):
-        raise InputError(f"--memory={memory}. Expected a number with MB, GB or TB, as 8GB.")
+    check_flags(engine, memory, master)
     scratch = Path(scratch)
     scratch.mkdir(parents=True, exist_ok=True)
     try:
         if engine == "duckdb":
-            # Without the optimizer: see `schema.Log`. Order kept would be rows held in memory.
+            # Without the optimizer: see `read.Log`. Order kept would be rows held in memory.
             backend = ibis.duckdb.connect(
                 memory_limit=memory,
                 temp_directory=str(scratch),
@@ -149,6 +160,53 @@ def read_parquet(backend: ibis.BaseBackend, directories: Sequence[Path]) -> ir.T
     return engine_paths.read_parquet(backend, paths)
 
 
+def read_artifact(backend: ibis.BaseBackend, folders: Sequence[tuple[Artifact, str]]) -> ir.Table:
+    """Returns the rows of the Parquet files of some folders, which must be as they were written.
+
+    Args:
+      backend: that reads them.
+      folders: pairs of an artifact and the path of a folder below its root.
+
+    Raises:
+      InputError: a file is missing, damaged, one too many, or has other columns than the others.
+    """
+    pairs = [(opened, name) for opened, folder in folders for name in opened.names(folder)]
+    with concurrent.futures.ThreadPoolExecutor() as pool:  # hashing leaves Python's lock
+        list(pool.map(lambda pair: pair[0].check(pair[1]), pairs))
+    paths = [opened.root / name for opened, name in pairs if name.endswith(".parquet")]
+    if not paths:
+        opened, folder = folders[0]
+        raise InputError(
+            f"{opened.file} names no Parquet file of {folder}: it was made from another kind of "
+            f"log. Make it again, by `interactrank {opened.kind.command}` with a new --out."
+        )
+    columns = [_columns(artifact.file_identity(path.absolute())) for path in paths]
+    for path, others in zip(paths, columns, strict=True):
+        if others != columns[0]:
+            # An engine would read all files as it reads the first.
+            root, command = folders[0][0].root, folders[0][0].kind.command
+            raise InputError(
+                f"{path} has the columns {dict(others)}, {paths[0]} has {dict(columns[0])}: ids or "
+                f"segments of the log became of another kind. Make {root} again, by `interactrank "
+                f"{command}` with a new --out."
+            )
+    return engine_paths.read_parquet(backend, paths)
+
+
+@functools.lru_cache(maxsize=2**16)
+def _columns(state: tuple[Any, ...]) -> tuple[tuple[str, str], ...]:
+    """Returns the columns of a Parquet file, by its state, and their types."""
+    schema = pq.read_schema(state[0])
+    return tuple(sorted((field.name, str(field.type)) for field in schema))
+
+
+def count_rows(directory: Path) -> int:
+    """Returns the rows of all Parquet files below a directory, as their footers say."""
+    # Absolute: Arrow takes a colon in a relative path for the end of a URL's scheme.
+    paths = directory.absolute().rglob("*.parquet")
+    return sum(pq.read_metadata(path).num_rows for path in paths)
+
+
 def write_parquet(backend: ibis.BaseBackend, rows: ir.Table, directory: Path) -> None:
     """Writes rows as Parquet files into a directory, which must be new."""
     if backend.name == engine_paths.SPARK:
@@ -156,6 +214,25 @@ def write_parquet(backend: ibis.BaseBackend, rows: ir.Table, directory: Path) ->
     else:
         directory.mkdir(parents=True)
         backend.to_parquet(rows, engine_paths.to_write(backend, directory / "part.parquet"))
+
+
+def write_arrow(backend: ibis.BaseBackend, table: pa.Table, directory: Path) -> ir.Table:
+    """Hands a table to an engine by a new directory: a cluster sees no memory of this process."""
+    directory.mkdir(parents=True, exist_ok=True)
+    pq.write_table(table, directory / "part.parquet")
+    return read_parquet(backend, [directory])
+
+
+def write_partitioned(
+    backend: ibis.BaseBackend, rows: ir.Table, column: str, directory: Path
+) -> None:
+    """Writes rows into a new directory, those of each value of a column below COLUMN=VALUE/."""
+    target = engine_paths.to_write(backend, directory)
+    if backend.name == engine_paths.SPARK:
+        backend.to_parquet(rows, target, partitionBy=column)
+    else:
+        directory.parent.mkdir(parents=True, exist_ok=True)
+        backend.to_parquet(rows, target, partition_by=column)
 
 
 def split(
@@ -182,12 +259,7 @@ def split(
     # A hash may be negative.
     number = (rows[column].hash() % parts + parts) % parts
     numbered = rows.mutate(**{PART: number.cast("int32")})
-    target = engine_paths.to_write(backend, directory)
-    if backend.name == engine_paths.SPARK:
-        backend.to_parquet(numbered, target, partitionBy=PART)
-    else:
-        directory.parent.mkdir(parents=True, exist_ok=True)
-        backend.to_parquet(numbered, target, partition_by=PART)
+    write_partitioned(backend, numbered, PART, directory)
     places = [directory / f"{PART}={part}" for part in range(parts)]
     found = [read_parquet(backend, [place]) if place.is_dir() else None for place in places]
     sizes = (backend.to_pyarrow(part.count()).as_py() for part in found if part is not None)
@@ -197,4 +269,6 @@ def split(
             f"{directory} has {held:,} of the {written:,} rows that were written there. Name an "
             f"--out on a file system that this machine and the engine's share, and run it again."
         )
-    return [rows.limit(0) if part is None else part for part in found]
+    # As it was written: what an engine writes may be wider than the expression says.
+    empty = next((part for part in found if part is not None), rows).limit(0)
+    return [empty if part is None else part for part in found]

@@ -197,44 +197,24 @@ def union(tables: Sequence[ir.Table]) -> ir.Table:
 
 
 def sums_of(rows: ir.Table, counts: ir.Table, keys: tuple[str, ...], recipe: Recipe) -> ir.Table:
-    """Returns the counts by some keys that rows have as of their day: `windowed`, without probes.
+    """Returns the counts by some keys that rows may use: `windowed`, or `out_of_fold`.
 
     Args:
-      rows: columns keys and `period` (the day of the request).
+      rows: columns keys and `period`.
       counts: from `period_counts`, by these keys.
       keys: among `recipe.windows`.
       recipe: the features.
     """
-    assert recipe.lag_days is not None
     probes = rows.select([*keys, "period"]).distinct().mutate(probe=ibis.literal(0, "int64"))
-    return windowed(counts, probes, keys, recipe.windows[keys], recipe.lag_days).drop("probe")
-
-
-def as_of(
-    rows: ir.Table,
-    found: Mapping[tuple[str, ...], ir.Table],
-    recipe: Recipe,
-    mean_rates: Mapping[str, float],
-) -> ir.Table:
-    """Adds the features of each row as of its day.
-
-    Args:
-      rows: columns `query`, `item`, `period` (the day of the request) and `recipe.key_columns`.
-      found: `sums_of` those rows, and perhaps of others, by the keys of `recipe.windows`.
-      recipe: the features.
-      mean_rates: see `Recipe.value`, by action.
-
-    Returns:
-      The rows, in no order, with a float32 column per feature, by its name.
-    """
-    rows, place = with_counts(rows, found, recipe, also=("period",))
-    levels = [recipe.levels(spec) for spec in recipe.specs]
-    return rows.mutate(**values(rows, place, recipe, levels, mean_rates)).drop(*place.values())
+    windows = recipe.windows[keys]
+    if recipe.lag_days is None:
+        return out_of_fold(counts, probes, keys, windows).drop("probe")
+    return windowed(counts, probes, keys, windows, recipe.lag_days).drop("probe")
 
 
 def with_counts(
     rows: ir.Table,
-    found: Mapping[tuple[str, ...], ir.Table],
+    sums: Mapping[tuple[str, ...], ir.Table],
     recipe: Recipe,
     also: Sequence[str] = (),
 ) -> tuple[ir.Table, dict[tuple[tuple[str, ...], str, int], str]]:
@@ -242,20 +222,20 @@ def with_counts(
 
     Args:
       rows: with all keys, and `also`.
-      found: by their keys, counts `<action>:<days>` with those keys and `also`.
+      sums: by their keys, counts `<action>:<days>` with those keys and `also`.
       recipe: what is counted by which keys.
       also: further columns to match.
 
     Returns:
       (the rows, from keys, action and days to the column of that count).
     """
-    place = {}
+    places = {}
     joined = rows
-    for number, (keys, counts) in enumerate(found.items()):
+    for number, (keys, counts) in enumerate(sums.items()):
         names = {}
         for action, days in recipe.windows[keys]:
             name = f"{action}:{days}:{number}"
-            place[keys, action, days] = name
+            places[keys, action, days] = name
             names[name] = f"{action}:{days}"
         counts = counts.rename(names)
         by = [*keys, *also]
@@ -263,35 +243,47 @@ def with_counts(
             joined = joined.left_join(counts, by, rname=f"{{name}}_right_{number}")
         else:
             joined = joined.cross_join(counts)
-    zeros = {name: joined[name].fill_null(0) for name in place.values()}
-    return joined.select(*rows.columns, **zeros), place
+    zeros = {name: joined[name].fill_null(0) for name in places.values()}
+    return joined.select(*rows.columns, **zeros), places
 
 
 def values(
     rows: ir.Table,
-    place: Mapping[tuple[tuple[str, ...], str, int], str],
+    places: Mapping[tuple[tuple[str, ...], str, int], str],
     recipe: Recipe,
     levels: Sequence[Sequence[CrossSpec]],
     mean_rates: Mapping[str, float],
 ) -> dict[str, ir.Value]:
-    """Returns features made of the counts in a table's columns, float32, by name.
+    """Returns the `raw_values` of a table, float32, by name."""
+    result = raw_values(rows, places, recipe, levels, mean_rates)
+    return {name: value.cast("float32") for name, value in result.items()}
+
+
+def raw_values(
+    counts: Any,
+    places: Mapping[tuple[tuple[str, ...], str, int], str],
+    recipe: Recipe,
+    levels: Sequence[Sequence[CrossSpec]],
+    mean_rates: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Returns features made of counts, by name.
 
     Args:
-      rows: the table.
-      place: from keys, action and days to the column of their count.
+      counts: by column, arrays or columns of a table.
+      places: from keys, action and days to the column of their count.
       recipe: how counts become values.
       levels: of each feature, from fine to coarse.
       mean_rates: see `Recipe.value`, by action.
     """
     result = {}
-    for own, *coarser in levels:
-        counts = [
+    for finest, *coarser in levels:
+        pairs = [
             (
-                rows[place[level.count_keys, level.action, level.window]],
-                rows[place[level.total_keys, level.total_action, level.window]],
+                counts[places[level.count_keys, level.action, level.window]],
+                counts[places[level.total_keys, level.total_action, level.window]],
             )
-            for level in (own, *coarser)
+            for level in (finest, *coarser)
         ]
-        mean = mean_rates[own.action] if own.is_rate else 0.0
-        result[own.name] = recipe.value(own, counts, mean).cast("float32")
+        mean = mean_rates[finest.action] if finest.is_rate else 0.0
+        result[finest.name] = recipe.value(finest, pairs, mean)
     return result

@@ -12,7 +12,7 @@ import ibis
 import numpy as np
 
 from interactrank_jax.io.errors import InputError, did_you_mean
-from interactrank_jax.log.schema import Log
+from interactrank_jax.log.read import Log
 from interactrank_jax.state.recipe import WEIGHT_STEPS, Recipe
 from interactrank_jax.state.source import Source
 from interactrank_jax.state.spec import refuse_taken
@@ -49,16 +49,16 @@ def position_weights(
     rows = shown.group_by("position").aggregate(
         count=shown.count(), done=shown.count(where=shown[action].cast("boolean"))
     )
-    found = backend.to_pyarrow(rows.order_by("position")).to_pydict()
-    counts, done = (np.array(found[name], float) for name in ("count", "done"))
-    position = np.array(found["position"])
+    columns = backend.to_pyarrow(rows.order_by("position")).to_pydict()
+    counts, done = (np.array(columns[name], float) for name in ("count", "done"))
+    position = np.array(columns["position"])
     enough = counts >= min(FEWEST, counts.max(initial=0))
     if not done[enough].any():
         raise InputError(f"--action={action}: nobody did it, so that no position has a rate.")
     last = int(position[enough].max())
     rates = np.full(last + 1, np.nan)
     rates[position[enough]] = done[enough] / counts[enough]
-    known = np.flatnonzero(~np.isnan(rates))
-    rates = np.interp(np.arange(last + 1), known, rates[known])
+    measured = np.flatnonzero(~np.isnan(rates))
+    rates = np.interp(np.arange(last + 1), measured, rates[measured])
     weights = np.maximum(rates / rates.max(), 1 / WEIGHT_STEPS)
     return tuple(math.ceil(float(weight) * 1e4) / 1e4 for weight in weights)

@@ -20,7 +20,8 @@ import numpy as np
 
 from interactrank_jax import fields
 from interactrank_jax.io.errors import InputError, did_you_mean
-from interactrank_jax.log.schema import IMPLICIT_ACTION, Log
+from interactrank_jax.log.read import Log
+from interactrank_jax.log.schema import IMPLICIT_ACTION
 from interactrank_jax.state.spec import FRESH, CrossSpec, parse_specs
 
 QUERY_ID = "query_id"
@@ -117,7 +118,7 @@ class Recipe:
         if self.debias == "position" and not self.position_weights:
             raise InputError(
                 f"{where}debias.position_weights is empty. Expected a weight per position, the "
-                f"first position's first: `interactrank iqp positions` estimates them."
+                f"first position's first: `interactrank state positions` estimates them."
             )
         smallest = min(self.position_weights, default=1.0)
         if self.debias != "none" and min(smallest, self.smallest_propensity) < 1 / WEIGHT_STEPS:

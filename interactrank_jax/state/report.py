@@ -1,6 +1,6 @@
 """How features fare: what they cover, how old they are, and how far they drifted since training.
 
-Reads what `iqp features` wrote, of the days to look at and of those that a model was trained on.
+Reads what `state features` wrote, of the days to look at and of those that a model was trained on.
 
     coverage    share of requests (with a value for any of their candidates), of candidates and of
                 engagements (candidates with any action) that have a value other than 0
@@ -20,10 +20,10 @@ import ibis
 import ibis.expr.types as ir
 
 from interactrank_jax.io import files, outputs
+from interactrank_jax.io.artifact import Artifact
 from interactrank_jax.io.errors import InputError
 from interactrank_jax.state.as_of import open_features, read
 from interactrank_jax.state.days import date
-from interactrank_jax.state.manifests import Manifest
 
 BINS = 10
 QUANTILES = (0.1, 0.5, 0.9, 0.99)
@@ -104,7 +104,7 @@ def make(
     """Compares features with those of training.
 
     Args:
-      current, training: directories that `iqp features` wrote.
+      current, training: directories that `state features` wrote.
       backend: where they are read.
       bounds: see `Bounds`.
 
@@ -124,7 +124,7 @@ def make(
         if before["mean_rates"][action] != mean:
             raise InputError(
                 f"{current} and {training} differ in the mean rate of {action}: {mean:.6g}, in "
-                f"training {before['mean_rates'][action]:.6g}. Make both with one --train_until."
+                f"training {before['mean_rates'][action]:.6g}. Make both with one --encoder."
             )
     names, actions = record["description"]["specs"], record["description"]["actions"]
     now, then = (read(features, backend) for features in opened)
@@ -143,19 +143,19 @@ def make(
         )
         for name in names
     )
-    last, known = record["last_day"], record["known"]
+    last_day, known_day = record["last_day"], record["known"]
     return Report(
         features=features,
         rows=record["rows"],
-        days=(date(record["first_day"]), date(last)),
-        known=date(known),
-        staleness=last - known,
+        days=(date(record["first_day"]), date(last_day)),
+        known=date(known_day),
+        staleness=last_day - known_day,
         counts=record["counts"],
-        problems=_problems(features, last - known, bounds),
+        problems=_problems(features, last_day - known_day, bounds),
     )
 
 
-def _open(directory: files.PathLike) -> Manifest:
+def _open(directory: files.PathLike) -> Artifact:
     features = open_features(directory)
     if not features.record["rows"]:
         raise InputError(f"{directory} holds no rows: write features of other days.")
@@ -172,9 +172,9 @@ def _edges(
         for k, name in enumerate(names)
         for i in range(1, BINS)
     }
-    found = backend.to_pyarrow(table.aggregate(**quantiles)).to_pylist()[0]
+    totals = backend.to_pyarrow(table.aggregate(**quantiles)).to_pylist()[0]
     return {
-        name: tuple(sorted({v for i in range(1, BINS) if (v := found[f"q{k}_{i}"]) is not None}))
+        name: tuple(sorted({v for i in range(1, BINS) if (v := totals[f"q{k}_{i}"]) is not None}))
         for k, name in enumerate(names)
     }
 
@@ -194,10 +194,10 @@ def _shares(
             if high is not None:
                 inside &= value <= ibis.literal(high, "float64")
             counts[f"n{k}_{i}"] = value.count(where=inside)
-    found = backend.to_pyarrow(table.aggregate(**counts)).to_pylist()[0]
+    totals = backend.to_pyarrow(table.aggregate(**counts)).to_pylist()[0]
     return {
         name: tuple(
-            found[key] / found["rows"]
+            totals[key] / totals["rows"]
             for key in (f"n{k}", *(f"n{k}_{i}" for i in range(len(edges[name]) + 1)))
         )
         for k, name in enumerate(names)
@@ -230,15 +230,15 @@ def _figures(
         for i, q in enumerate(QUANTILES):
             sums[f"q{k}_{i}"] = value.cast("float64").quantile(q, where=has)
         requests[f"any{k}"] = per_request.count(where=per_request[f"any{k}"])
-    found = backend.to_pyarrow(table.aggregate(**sums)).to_pylist()[0]
-    found |= backend.to_pyarrow(per_request.aggregate(**requests)).to_pylist()[0]
+    totals = backend.to_pyarrow(table.aggregate(**sums)).to_pylist()[0]
+    totals |= backend.to_pyarrow(per_request.aggregate(**requests)).to_pylist()[0]
     return {
         name: {
-            "requests": found[f"any{k}"] / found["requests"],
-            "candidates": found[f"has{k}"] / found["rows"],
-            "engagements": found[f"engaged{k}"] / max(found["engaged"], 1),
-            "mean": found[f"mean{k}"],
-            "quantiles": tuple(found[f"q{k}_{i}"] for i in range(len(QUANTILES))),
+            "requests": totals[f"any{k}"] / totals["requests"],
+            "candidates": totals[f"has{k}"] / totals["rows"],
+            "engagements": totals[f"engaged{k}"] / max(totals["engaged"], 1),
+            "mean": totals[f"mean{k}"],
+            "quantiles": tuple(totals[f"q{k}_{i}"] for i in range(len(QUANTILES))),
         }
         for k, name in enumerate(names)
     }

@@ -19,23 +19,27 @@ import ibis
 import ibis.expr.types as ir
 
 from interactrank_jax.io import files, outputs
+from interactrank_jax.io.artifact import Artifact, Kind, open_artifact
+from interactrank_jax.io.artifact import write as write_artifact
 from interactrank_jax.io.errors import InputError
-from interactrank_jax.log.schema import Log
-from interactrank_jax.state import engines, expressions, manifests
+from interactrank_jax.log.read import Log
+from interactrank_jax.state import engines, expressions
 from interactrank_jax.state.as_of import (
     FEATURES,
     add_record,
     check_counted,
+    check_has_days,
+    check_means,
     days_asked,
-    training_means,
 )
 from interactrank_jax.state.days import date, day_number
 from interactrank_jax.state.recipe import Recipe
-from interactrank_jax.state.source import Source, is_fresh
+from interactrank_jax.state.rules import is_fresh
+from interactrank_jax.state.source import Source
 from interactrank_jax.state.spec import FRESH, CrossSpec
 from interactrank_jax.state.store import Description, Store
 
-RECORD, COMMAND = "snapshot.json", "iqp snapshot"
+KIND = Kind("snapshot", "state snapshot", "snapshot.json", version=5)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,17 +49,17 @@ class Snapshot:
     Attributes:
       day: number of the day it is for.
       description: what the features are.
-      manifest: `snapshot.json` and the files that it names.
+      artifact: `snapshot.json` and the files that it names.
     """
 
     day: int
     description: Description
-    manifest: manifests.Manifest
+    artifact: Artifact
 
     @property
     def path(self) -> Path:
         """Its directory."""
-        return self.manifest.root
+        return self.artifact.root
 
     @property
     def recipe(self) -> Recipe:
@@ -64,7 +68,7 @@ class Snapshot:
 
     def table(self, keys: Sequence[str], backend: ibis.BaseBackend) -> ir.Table:
         """Returns the table of some keys, see `tables`."""
-        return manifests.read_parquet(backend, [(self.manifest, _folder(keys))])
+        return engines.read_artifact(backend, [(self.artifact, _folder(keys))])
 
 
 def open_snapshot(path: files.PathLike, log: Log) -> Snapshot:
@@ -73,11 +77,10 @@ def open_snapshot(path: files.PathLike, log: Log) -> Snapshot:
     Raises:
       InputError: none there, damaged, of another release, or of features that the log cannot have.
     """
-    path = Path(path)
     fields = ("as_of", "description", "mean_rates", "rows", "counts")
-    manifest = manifests.read(path / RECORD, path, COMMAND, fields)
-    description = Description.from_json(manifest.record["description"], log)
-    return Snapshot(day_number(manifest.record["as_of"]), description, manifest)
+    opened = open_artifact(KIND, path, fields)
+    description = Description.from_json(opened.record["description"], log)
+    return Snapshot(day_number(opened.record["as_of"]), description, opened)
 
 
 def _folder(keys: Sequence[str]) -> str:
@@ -178,31 +181,42 @@ def write(
     backend: ibis.BaseBackend,
     out: files.PathLike,
     number: int,
-    train_until: int | None = None,
+    means: Mapping[str, float] | None = None,
 ) -> dict[str, Any]:
     """Writes the serving table of a day, by its number; returns what `snapshot.json` says.
 
+    Args:
+      log: the log.
+      store: its STATE.
+      backend: where both are read.
+      out: new.
+      number: of the day.
+      means: mean rates in training, by action: a model is served with those that it was trained
+        with. Needed where a feature is a rate.
+
     Raises:
-      InputError: the store ends before the last day that the snapshot needs, or there are rates
-        and no last day for their mean, which a model must be served with as it was trained.
+      InputError: STATE ends before the last day that the snapshot needs, or there are rates and no
+        mean of theirs.
     """
     outputs.output_directory(out, log.path, store.path)
+    check_has_days(store)
     check_counted(store, number, log)
-    means = training_means(store, backend, train_until)
+    means = means or {}
+    check_means(store, means)
     with outputs.new_directory(out) as directory:
         sizes = {}
         for keys, table in tables(log, store, backend, number, means).items():
             folder = _folder(keys)
             engines.write_parquet(backend, table, directory / folder)
-            sizes[folder] = manifests.count_rows(directory / folder)
+            sizes[folder] = engines.count_rows(directory / folder)
         record = {
             "as_of": date(number),
             "description": store.description.to_json(),
-            "mean_rates": means,
+            "mean_rates": dict(means),
             "rows": sizes,
             "counts": store.figures(),
         }
-        manifests.write(directory / RECORD, directory, record, sizes)
+        write_artifact(KIND, directory, record, sizes)
     return record
 
 
@@ -213,7 +227,7 @@ def served(
     since: int | None = None,
     until: int | None = None,
 ) -> ir.Table:
-    """Returns what the log's impressions of some days get from a snapshot; as `features.as_of`."""
+    """Returns what impressions of some days get from a snapshot; as `as_of.features_as_of`."""
     recipe = snapshot.recipe
     rows = Source(log, recipe, backend).candidates(since, until, fresh_on=snapshot.day)
     asked = ("request_id", "item_id", *log.schema.actions, *recipe.key_columns)
@@ -255,7 +269,7 @@ def write_served(
     since: int | None = None,
     until: int | None = None,
 ) -> dict[str, Any]:
-    """Writes what a snapshot serves, by default from its day on; otherwise as `features.write`.
+    """Writes what a snapshot serves, by default from its day on; otherwise as `as_of.write`.
 
     Raises:
       InputError: requests of days before the snapshot's, or none from it on.
@@ -271,7 +285,7 @@ def write_served(
     assert snapshot.recipe.lag_days is not None
     record = {
         **{
-            name: snapshot.manifest.record[name] for name in ("description", "mean_rates", "counts")
+            name: snapshot.artifact.record[name] for name in ("description", "mean_rates", "counts")
         },
         "known": snapshot.day - snapshot.recipe.lag_days,
         "first_day": first,

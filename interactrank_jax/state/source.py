@@ -5,16 +5,20 @@ from collections.abc import Sequence
 
 import ibis
 import ibis.expr.types as ir
-import numpy as np
 
 from interactrank_jax.io.errors import InputError, did_you_mean
 from interactrank_jax.log.contract import OPTIONAL_COLUMNS, STAGES
-from interactrank_jax.log.schema import IMPLICIT_ACTION, Log
-from interactrank_jax.state.days import SECONDS_PER_DAY, day
+from interactrank_jax.log.read import Log
+from interactrank_jax.log.schema import IMPLICIT_ACTION
+from interactrank_jax.state.days import day
 from interactrank_jax.state.expressions import union
+from interactrank_jax.state.log_days import between
 from interactrank_jax.state.normalized_query import query_form
 from interactrank_jax.state.recipe import Recipe
+from interactrank_jax.state.rules import capped, is_fresh
 from interactrank_jax.state.spec import FRESH
+
+_CATALOGUE_TYPES = {"numeric": "float64", "embedding": "array<float64>"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,11 +27,17 @@ class Source:
 
     Bounds of days, `since` and `until`, are both included; None is no bound.
 
+    Where impressions are split at random there are no days: a period is a fold, and a time the
+    place of an impression in an order that was shuffled before labels were looked at.
+
     Attributes:
-      log: the log, with time.
+      log: the log.
       recipe: what is counted.
       backend: where the tables are read.
-      forms: the form of each query, see `query_forms`; None: of those that the log's requests have.
+      forms: the normalized form of each query, see `query_forms`; None: of those that the log's
+        requests have.
+      rows: the impressions to read, by columns `request_id` and, optionally, `item_id`; further
+        columns are handed on. Out of fold it has `period` (the fold) and `time`. None: all of them.
 
     Raises:
       InputError: the requests lack a column that the recipe counts by.
@@ -37,6 +47,7 @@ class Source:
     recipe: Recipe
     backend: ibis.BaseBackend
     forms: ir.Table | None = None
+    rows: ir.Table | None = None
 
     def __post_init__(self):
         present = self.log.columns("requests")
@@ -49,7 +60,7 @@ class Source:
 
     def requests(self, since: int | None = None, until: int | None = None) -> ir.Table:
         """Returns the rows of the log's requests of some days."""
-        return _between(self.log.table("requests", self.backend), "timestamp", since, until)
+        return between(self.log.table("requests", self.backend), "timestamp", since, until)
 
     def impressions(self, since: int | None = None, until: int | None = None) -> ir.Table:
         """Returns the rows of the log's impressions whose request is of some days."""
@@ -61,6 +72,23 @@ class Source:
         items = self.log.table("items", self.backend)
         return items.select(item=_wide(items.item_id))
 
+    def catalogue(self) -> ir.Table:
+        """Returns the log's items: `item_id`, features and, where it is there, `created_at`.
+
+        Each kind of feature has one type, whatever its width is in the log on a night.
+        """
+        items = self.log.table("items", self.backend)
+        types = {
+            feature.name: _CATALOGUE_TYPES[feature.kind]
+            for feature in self.log.schema.select(("item",))
+            if feature.kind in _CATALOGUE_TYPES
+        }
+        columns = {
+            name: items[name].cast(types[name]) if name in types else _wide(items[name])
+            for name in items.columns
+        }
+        return items.select(**columns)
+
     def query_forms(self, since: int | None = None, until: int | None = None) -> ir.Table:
         """Returns the queries of the requests of some days with the form that each is counted as.
 
@@ -71,7 +99,7 @@ class Source:
         table = self.requests(since, until)
         text = table[self.recipe.query_form].cast("string").fill_null("")
         asked = table.select(
-            query=_wide(table.query_id), text=text, period=day(table.timestamp)
+            query=_wide(table.query_id), text=text, period=self._day(table)
         ).distinct()
         firsts = asked.group_by("query").aggregate(period=asked.period.min())
         asked = asked.inner_join(firsts, ["query", "period"])
@@ -91,26 +119,45 @@ class Source:
           Columns query, item, user, time, period (day of the request), `recipe.key_columns`, and
           those of the impressions.
         """
+        present = self.log.columns("impressions")
+        optional = [name for name in OPTIONAL_COLUMNS if name in present]
+        impressions = self.log.table("impressions", self.backend).select(
+            "request_id", "item_id", "position", *self.log.schema.actions, *optional
+        )
+        if self.rows is not None:
+            keys = [name for name in ("request_id", "item_id") if name in self.rows.columns]
+            impressions = impressions.inner_join(self.rows, keys)
+        rows = impressions.inner_join(self.asked(since, until), "request_id")
+        return self.with_fresh(rows.mutate(item=_wide(rows.item_id)), fresh_on)
+
+    def asked(self, since: int | None = None, until: int | None = None) -> ir.Table:
+        """Returns what features need of the requests of some days.
+
+        Returns:
+          Columns request_id, query, user, those of `recipe.key_columns` that are of the request
+          and, in a log whose time is looked at, time and period (the day).
+        """
         requests = self.requests(since, until)
-        impressions = self.log.table("impressions", self.backend)
+        times = {}
+        if self.recipe.lag_days is not None:
+            times = {"time": _wide(requests.timestamp), "period": day(requests.timestamp)}
         requests = requests.select(
             "request_id",
             **self._segments(requests),
             query=_wide(requests.query_id),
             user=_wide(requests.user_id),
-            time=_wide(requests.timestamp),
-            period=lambda table: day(table.timestamp),
+            **times,
         )
         if self.recipe.query_form:
             forms = self.query_forms() if self.forms is None else self.forms
             requests = requests.inner_join(forms.select("query", "query_form"), "query")
-        held = self.log.columns("impressions")
-        optional = [name for name in OPTIONAL_COLUMNS if name in held]
-        impressions = impressions.select(
-            "request_id", "item_id", "position", *self.log.schema.actions, *optional
-        )
-        rows = impressions.inner_join(requests, "request_id")
-        return self._with_fresh(rows.mutate(item=_wide(rows.item_id)), fresh_on)
+        return requests
+
+    def _day(self, requests: ir.Table) -> ir.IntegerValue:
+        """Returns the day of requests; one and the same where their time is not looked at."""
+        if self.recipe.lag_days is None:
+            return ibis.literal(0, "int32")
+        return day(requests.timestamp)
 
     def shown(self, since: int | None = None, until: int | None = None) -> ir.Table:
         """Returns the `candidates` that users saw."""
@@ -123,7 +170,7 @@ class Source:
 
     def raw_events(self, since: int | None = None, until: int | None = None) -> ir.Table:
         """Returns the rows of the log's events that arrived on some days."""
-        return _between(self.log.table("events", self.backend), "arrival_time", since, until)
+        return between(self.log.table("events", self.backend), "arrival_time", since, until)
 
     def events(self, since: int | None = None, until: int | None = None) -> ir.Table:
         """Returns the events that arrived on some days, as they came.
@@ -141,8 +188,9 @@ class Source:
         # Where no event has a query, the column may be of any type.
         query = _wide(self.log.table("requests", self.backend).query_id)
         table = table.select(
-            *("event_time", "action"),
+            "action",
             **self._segments(table),
+            event_time=_wide(table.event_time),
             event_id=_wide(table.event_id),
             query=table.query_id.cast(query.type()),
             item=_wide(table.item_id),
@@ -158,12 +206,18 @@ class Source:
             # A query that nobody had asked by then has no form yet.
             form = ibis.ifelse(table.known <= table.period, table.query_form, ibis.null("string"))
             table = table.mutate(query_form=form).drop("known")
-        return self._with_fresh(table)
+        return self.with_fresh(table)
 
     def _segments(self, table: ir.Table) -> dict[str, ir.Column]:
         return {name: _wide(table[name]) for name in self.recipe.segments}
 
-    def _with_fresh(self, rows: ir.Table, on: int | None = None) -> ir.Table:
+    def with_fresh(self, rows: ir.Table, on: int | None = None) -> ir.Table:
+        """Adds column `fresh` to rows with columns item and period, where features ask for it.
+
+        Args:
+          rows: the rows.
+          on: the day of which it tells; None: `period`.
+        """
         if not self.recipe.has_fresh:
             return rows
         created = self.created()
@@ -177,21 +231,78 @@ class Source:
         items = self.log.table("items", self.backend)
         return items.select(item=_wide(items.item_id), created=day(items.created_at))
 
-    def counted(
+    @property
+    def has_events(self) -> bool:
+        """Whether engagements are the log's events."""
+        return self.log.has_events and self.recipe.lag_days is not None
+
+    def engagements(
         self,
         since: int | None = None,
         until: int | None = None,
         arrived: ir.Table | None = None,
     ) -> ir.Table:
-        """Returns a row for everything that counts: engagements, and impressions where needed.
+        """Returns a row for everything that users did.
 
         Engagements are the events, on the day of their arrival; a log without events has them from
-        the actions of its impressions, on the day of the request. Impressions that users saw are
-        the action 'impression'.
+        the actions of its impressions, on the day of the request.
 
         Args:
           since, until: days.
-          arrived: the events to count, of `events`; None for all of those days, copies too.
+          arrived: the events to read, of `events`; None for all of those days, copies too.
+
+        Returns:
+          Columns query, item, user, action, time, period, event_time, `recipe.key_columns`, and
+          what puts those of one user and time in order, `tie_columns`.
+        """
+        columns = ["query", "item", "user", "action", "time", "period", "event_time"]
+        columns += [*self.recipe.key_columns, *self.tie_columns]
+        if self.has_events:
+            arrived = self.events(since, until) if arrived is None else arrived
+            return arrived.select(columns)
+        candidates = self._at_their_request(self.candidates(since, until))
+        parts = []
+        for action in self.log.schema.actions:
+            rows = candidates.filter(candidates[action].cast("boolean"))
+            parts.append(rows.mutate(action=ibis.literal(action)).select(columns))
+        return union(parts)
+
+    def impressions_seen(self, since: int | None = None, until: int | None = None) -> ir.Table:
+        """Returns the `shown` candidates as rows of action 'impression', like `engagements`."""
+        shown = self._at_their_request(self.shown(since, until))
+        return shown.mutate(action=ibis.literal(IMPLICIT_ACTION))
+
+    def _at_their_request(self, candidates: ir.Table) -> ir.Table:
+        time = candidates.time
+        if self.recipe.lag_days is None:
+            time = candidates.time * 0  # DuckDB would make a literal 0 narrower
+        return candidates.mutate(
+            event_time=time,
+            request_id=_wide(candidates.request_id),
+            position=_wide(candidates.position),
+        )
+
+    @property
+    def tie_columns(self) -> tuple[str, ...]:
+        """What puts engagements of one user and time in order, beside the item."""
+        if self.has_events:
+            return ("event_id",)
+        # Out of fold each impression has a time of its own.
+        return () if self.recipe.lag_days is None else ("request_id", "position")
+
+    def counted(
+        self,
+        since: int | None = None,
+        until: int | None = None,
+        engagements: ir.Table | None = None,
+    ) -> ir.Table:
+        """Returns a row for everything that counts: engagements, and impressions where needed.
+
+        Impressions that users saw are the action 'impression'.
+
+        Args:
+          since, until: days.
+          engagements: those to count, of `engagements`; None for all of those days, copies too.
 
         Returns:
           Columns query, item, user, action, time, period, `recipe.key_columns`, and weight where
@@ -203,87 +314,21 @@ class Source:
         if recipe.is_weighted:
             columns.append("weight")
             one["weight"] = ibis.literal(1) / 1  # not 1.0, which is a decimal
-        shown = self.candidates(since, until)
-        parts = []
-        if self.log.has_events:
-            arrived = self.events(since, until) if arrived is None else arrived
-            parts.append(arrived.mutate(**one).select(columns))
-        else:
-            for action in self.log.schema.actions:
-                rows = shown.filter(shown[action].cast("boolean"))
-                parts.append(rows.mutate(action=ibis.literal(action), **one).select(columns))
+        engagements = self.engagements(since, until) if engagements is None else engagements
+        parts = [engagements.mutate(**one).select(columns)]
         if recipe.counts_impressions:
-            shown = self._seen(shown)
+            shown = self.impressions_seen(since, until)
             if recipe.is_weighted:
                 shown = shown.mutate(weight=recipe.impression_weight_column(shown))
-            parts.append(shown.mutate(action=ibis.literal(IMPLICIT_ACTION)).select(columns))
+            parts.append(shown.select(columns))
         rows = union(parts)
-        return _capped(rows, recipe.user_day_cap) if recipe.user_day_cap else rows
-
-
-def requests_per_day(log: Log, backend: ibis.BaseBackend) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the days with requests, ascending, and how many each has."""
-    requests = log.table("requests", backend)
-    asked = requests.select(day=day(requests.timestamp))
-    found = asked.group_by("day").aggregate(requests=asked.count()).order_by("day")
-    table = backend.to_pyarrow(found)
-    return table["day"].to_numpy(), table["requests"].to_numpy()
-
-
-def first_copies(events: ir.Table) -> ir.Table:
-    """Returns the events, each event_id once: of several copies the one that arrived first.
-
-    Of copies that arrived and happened at one time the first by item, action, query, user and
-    segments, so that what is counted does not depend on the order of rows.
-    """
-    copies = events.group_by("event_id").aggregate(copies=events.count())
-    repeated = copies.filter(copies.copies > 1).select("event_id")
-    # Few ids repeat, so that ranking copies is left to those.
-    some = events.semi_join(repeated, "event_id")
-    own = ("event_id", "item", "action", "query", "user", "time", "event_time", "period", "is_late")
-    segments = sorted(name for name in events.columns if name not in (*own, "query_form", FRESH))
-    order = ["time", "event_time", "item", "action"]
-    for name in ("query", "user", *segments):
-        order += [events[name].notnull(), name]
-    rank = ibis.row_number().over(group_by="event_id", order_by=order)
-    some = some.mutate(copy=rank).filter(ibis._.copy == 0).drop("copy")
-    return ibis.union(events.anti_join(repeated, "event_id"), some)
-
-
-def _capped(rows: ir.Table, cap: int) -> ir.Table:
-    """Returns the rows; of a user's rows of one action on one day the first `cap`.
-
-    Of rows at one time those of the first items go first, then queries, then small weights; what is
-    still alike counts alike, but for a user who was in two segments in one second.
-    """
-    by = ["user", "action", "period"]
-    sizes = rows.group_by(by).aggregate(copies=rows.count())
-    many = sizes.filter(sizes.copies > cap).select(by)
-    order = ["time", "item", rows.query.notnull(), "query"]
-    order += ["weight"] if "weight" in rows.columns else []
-    rank = ibis.row_number().over(group_by=by, order_by=order)
-    # Few users reach it, so that ranking is left to those.
-    some = rows.semi_join(many, by).mutate(rank=rank)
-    return ibis.union(rows.anti_join(many, by), some.filter(some["rank"] < cap).drop("rank"))
-
-
-def is_fresh(period: ir.Value, created: ir.Value, fresh_days: int) -> ir.Value:
-    """Returns 1 for an item that is fresh on a day, else 0; one of unknown age is not."""
-    return (period - created < fresh_days).fill_null(False).cast("int32")
+        return capped(rows, recipe.user_day_cap) if recipe.user_day_cap else rows
 
 
 def _wide(values: ir.Column) -> ir.Column:
-    """Returns integers as int64, others as is: tables, and nights, of several widths are one."""
-    return values.cast("int64") if values.type().is_integer() else values
-
-
-def _between(table: ir.Table, column: str, since: int | None, until: int | None) -> ir.Table:
-    """Returns the rows of some days; bounds in seconds, which Parquet's statistics know."""
-    if since is not None:
-        table = table.filter(table[column] >= since * SECONDS_PER_DAY)
-    if until is not None:
-        table = table.filter(table[column] < (until + 1) * SECONDS_PER_DAY)
-    return table
+    """Returns integers and flags as int64, others as is: nights, and tables, differ in width."""
+    kind = values.type()
+    return values.cast("int64") if kind.is_integer() or kind.is_boolean() else values
 
 
 def check_event_columns(log: Log, segments: Sequence[str]) -> None:

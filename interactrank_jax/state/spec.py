@@ -18,11 +18,14 @@ from interactrank_jax.io.errors import InputError, did_you_mean
 from interactrank_jax.log.schema import IMPLICIT_ACTION, Schema
 
 FRESH = "fresh"  # the segment that is of the item
-PART = "__part"  # of a table that is split, see `engines.split`
-# Columns in the tables of `expressions.py` and `rows.py` beside segments and actions.
+# Columns of ours beside those of a log, whose names have no colon.
+REQUEST_ROW, ITEM_ROW, FIRST_DAY = "request:row", "item:row", "first:day"
+# Columns that a table is partitioned by on disk.
+PART, BUCKET = "__part", "__bucket"
+# Columns in the tables of `expressions.py` and `source.py` beside segments and actions.
 TAKEN = (
     *("period", "probe", "first", "group", "copies", "copy", "is_late", "is_early", "created"),
-    *("time", "weight", "rank", "query_form", "known", PART),
+    *("time", "weight", "rank", "query_form", "known", PART, BUCKET),
     *("query", "item", "user", "action", "event_id", "event_time"),
 )
 _TAKEN = frozenset(name.lower() for name in TAKEN)

@@ -1,16 +1,21 @@
-"""Daily counts on disk, opened: read by everything that needs the past of a log.
+"""STATE on disk, opened: what history knows, read by everything that needs the past of a log.
 
-    STORE/store.json                      what is counted (`Description`)
-    STORE/chunks/FIRST-LAST.json          one per run of days that is complete, with what was met
+    STATE/state.json                      what is kept (`Description`)
+    STATE/chunks/FIRST-LAST.json          one per run of days that is complete, with what was met
                                           and the digests of its files
-    STORE/counts/KEYS/FIRST-LAST/         Parquet: keys, period (day number), one count per action
-    STORE/seen/FIRST-LAST/                Parquet: event_id, those of these days
-    STORE/forms/FIRST-LAST/               Parquet: query, query_form, period, of new queries
-    STORE/.partial-FIRST-LAST/            what a build is at work on, or was when it was killed
+    STATE/counts/KEYS/FIRST-LAST/         Parquet: keys, period (day number), one count per action
+    STATE/query_items/FIRST-LAST/         Parquet: query, item, period, engagements
+    STATE/timelines/FIRST-LAST/           Parquet: what each user did, by user and time of arrival
+    STATE/catalogue/FIRST-LAST/           Parquet: items new or changed since the last chunk
+    STATE/seen/FIRST-LAST/                Parquet: event_id, those of these days
+    STATE/forms/FIRST-LAST/               Parquet: query, query_form, period, of new queries
+    STATE/.partial-FIRST-LAST/            what a build is at work on, or was when it was killed
 
 Days are days of arrival, so a late event belongs to the day when it came and no day ever changes. A
 chunk exists once its JSON does, which is written last. `build.py` writes all of it; other files in
-the directory are nobody's business.
+the directory are ignored.
+
+Where impressions are split at random a period is a fold, and there is one chunk.
 """
 
 import dataclasses
@@ -23,50 +28,81 @@ import ibis
 import ibis.expr.types as ir
 
 from interactrank_jax.io import files
+from interactrank_jax.io.artifact import Artifact, Kind, open_artifact
 from interactrank_jax.io.errors import InputError
-from interactrank_jax.log.schema import IMPLICIT_ACTION, Log
-from interactrank_jax.state import manifests
+from interactrank_jax.log.read import Log
+from interactrank_jax.state import engines
 from interactrank_jax.state.days import date
+from interactrank_jax.state.expressions import union
 from interactrank_jax.state.recipe import Recipe
-from interactrank_jax.state.spec import parse_specs, refuse_taken
+from interactrank_jax.state.rules import first_copies
+from interactrank_jax.state.source import Source
+from interactrank_jax.state.spec import FIRST_DAY, parse_specs, refuse_taken
 
-RECORD, COMMAND = "store.json", "iqp build"
-SEEN, FORMS = "seen", "forms"  # folders
+KIND = Kind("STATE", "state build", "state.json", version=5)
+# Folders, beside those of counts.
+SEEN, FORMS, TIMELINES, QUERY_ITEMS = "seen", "forms", "timelines", "query_items"
+CATALOGUE = "catalogue"
+CLEAN_TIME = "clean_time"  # the protocol whose periods are days
+OUT_OF_FOLD = (
+    "the split decides what it counts, so `interactrank prepare` makes it, in its examples"
+)
 
 
 @dataclasses.dataclass(frozen=True)
 class Description:
-    """What a store counts; two stores with one description hold the same numbers.
+    """What STATE holds; two of one description, made of one log, hold the same numbers.
 
     Attributes:
-      recipe: the features and how they are counted.
+      recipe: the cross features and how they are counted.
       actions: of the log.
+      query_actions: those that query histories count.
+      user_impressions: whether timelines have impressions, which rates of users need.
     """
 
     recipe: Recipe
     actions: tuple[str, ...]
+    query_actions: tuple[str, ...]
+    user_impressions: bool
 
     @classmethod
-    def from_config(cls, config: Any, log: Log) -> "Description":
-        """Reads `config.data.cross` for a log.
+    def from_config(cls, config: Any, log: Log, timeless: bool = False) -> "Description":
+        """Reads `config.data` for a log.
+
+        Args:
+          config: `config.data`.
+          log: the log.
+          timeless: whether periods are folds.
 
         Raises:
-          InputError: a timeless log, no features, one that the log cannot have, or an action of
-            the name of a column.
+          InputError: a timeless log whose days are asked for, a feature that the log cannot have,
+            or an action of the name of a column.
         """
-        _check_timed(log)
+        if log.schema.timeless and not timeless:
+            raise InputError(
+                f"{log.path} is timeless, so its STATE has folds for days: {OUT_OF_FOLD}."
+            )
         for action in log.schema.actions:
             refuse_taken("action", action, str(log.path))
-        if not len(config.cross.features):
-            raise InputError("config.data.cross.features is empty: name what to count.")
-        recipe = Recipe.from_config(config.cross, log, timeless=False)
-        return cls(recipe, tuple(log.schema.actions))
+        recipe = Recipe.from_config(config.cross, log, timeless)
+        return cls(
+            recipe,
+            tuple(log.schema.actions),
+            tuple(sorted(config.query_history.actions)),
+            bool(len(config.history.rates)),
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Returns its fields, the features by their names."""
         fields = dataclasses.asdict(self.recipe)
         features = [spec.name for spec in self.recipe.specs]
-        return {**fields, "specs": features, "actions": list(self.actions)}
+        return {
+            **fields,
+            "specs": features,
+            "actions": list(self.actions),
+            "query_actions": list(self.query_actions),
+            "user_impressions": self.user_impressions,
+        }
 
     @classmethod
     def from_json(cls, fields: dict[str, Any], log: Log) -> "Description":
@@ -75,29 +111,34 @@ class Description:
         Raises:
           InputError: of another log, which lacks what it needs.
         """
-        _check_timed(log)
-        held: dict[str, Any] = {
+        values: dict[str, Any] = {
             name: tuple(value) if isinstance(value, list) else value
             for name, value in fields.items()
         }
-        actions = held.pop("actions")
+        actions = values.pop("actions")
         if actions != log.schema.actions:
             raise InputError(
                 f"{log.path} has the actions {log.schema.actions}, what was counted had {actions}: "
                 f"this is another log."
             )
-        specs = parse_specs(held.pop("specs"), log.schema, with_fresh=held["fresh_days"] > 0)
-        recipe = Recipe(specs, **held)
+        history = (values.pop("query_actions"), values.pop("user_impressions"))
+        specs = parse_specs(values.pop("specs"), log.schema, with_fresh=values["fresh_days"] > 0)
+        recipe = Recipe(specs, **values)
+        if log.schema.timeless and recipe.lag_days is not None:
+            raise InputError(
+                f"{log.path} is timeless, what was counted has days: this is another log."
+            )
         recipe.check(log)
-        return cls(recipe, actions)
+        return cls(recipe, actions, *history)
 
-
-def _check_timed(log: Log) -> None:
-    if log.schema.timeless:
-        raise InputError(
-            f"{log.path} is timeless: there are no days to count by. `interactrank prepare` counts "
-            f"it out of fold."
-        )
+    def difference(self, other: "Description") -> str | None:
+        """Returns the first field in which two differ, None where they agree."""
+        ours, theirs = self.to_json(), other.to_json()
+        for field, value in ours.items():
+            if value != theirs[field]:
+                name = "features" if field == "specs" else field
+                return f"{name} {value}, asked for is {theirs[field]}"
+        return None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,7 +152,9 @@ class Chunk:
       late: events that arrived on a later day than they happened.
       early: events that happened before the day when their item came to be; counted all the same.
       unknown: counted rows whose item the items table does not have.
-      requests: on the last day, by which the log is known again.
+      days: day, requests and events (copies too) of each day that has any, by which the log is
+        known again.
+      event_files: rows of each file of events when the chunk was counted, by the file's name.
     """
 
     first: int
@@ -121,7 +164,8 @@ class Chunk:
     late: int
     early: int
     unknown: int
-    requests: int
+    days: tuple[tuple[int, int, int], ...]
+    event_files: dict[str, int]
 
     @property
     def name(self) -> str:
@@ -140,17 +184,19 @@ class Chunk:
 
 
 class Store:
-    """A store on disk, opened: what it describes and which of its days are complete.
+    """STATE on disk, opened: what it describes and which of its days are complete.
 
     Attributes:
       path: its directory.
-      description: what it counts.
+      description: what it holds.
       recipe: the features and how they are counted.
+      has_events: whether the log that it was built from has events.
       chunks: complete, in the order of time.
     """
 
-    def __init__(self, path: Path, description: Description):
+    def __init__(self, path: Path, description: Description, has_events: bool):
         self.path, self.description, self.recipe = path, description, description.recipe
+        self.has_events = has_events
         names = sorted(
             file.name for file in self.chunks_place.glob("*.json") if Chunk.is_name(file.stem)
         )
@@ -166,9 +212,9 @@ class Store:
                 )
             before = chunk.name
 
-    def _open(self, name: str) -> manifests.Manifest:
+    def _open(self, name: str) -> Artifact:
         file = self.chunks_place / name
-        manifest = manifests.read(file, self.path, COMMAND, ("chunk", "follows"))
+        manifest = open_artifact(KIND, self.path, ("chunk", "follows"), file)
         fields = {field.name for field in dataclasses.fields(Chunk)}
         record = manifest.record["chunk"]
         if not isinstance(record, dict) or set(record) != fields:
@@ -177,31 +223,58 @@ class Store:
 
     @property
     def next_day(self) -> int | None:
-        """The first day that is not counted yet; None for a store without any."""
-        return self.chunks[-1].last + 1 if self.chunks else None
+        """The first day that is not counted yet; None without any, and where there are no days."""
+        has_days = self.chunks and self.recipe.lag_days is not None
+        return self.chunks[-1].last + 1 if has_days else None
 
     def counts(self, keys: Sequence[str], backend: ibis.BaseBackend) -> ir.Table:
         """Returns the daily counts by some keys, see `expressions.period_counts`."""
-        if not self.chunks:
-            raise InputError(f"{self.path} holds no day yet: run `interactrank iqp build` again.")
         return self._read(counts_folder(keys), backend)
 
+    def query_items(self, backend: ibis.BaseBackend) -> ir.Table:
+        """Returns the daily engagements by query and item, see `query_history.query_items`."""
+        return self._read(QUERY_ITEMS, backend)
+
+    def timelines(self, backend: ibis.BaseBackend) -> ir.Table:
+        """Returns what users did, see `timelines.timeline_rows`."""
+        return self._read(TIMELINES, backend)
+
+    def catalogue(self, backend: ibis.BaseBackend) -> ir.Table:
+        """Returns the items as the log last had them: `item_id`, `created_at` and item features."""
+        rows = self._read(CATALOGUE, backend)
+        newest = rows.group_by("item_id").aggregate(**{FIRST_DAY: rows[FIRST_DAY].max()})
+        return rows.inner_join(newest, ["item_id", FIRST_DAY]).drop(FIRST_DAY)
+
     def forms(self, backend: ibis.BaseBackend) -> ir.Table:
-        """Returns the form of each query that was asked, see `rows.Source.query_forms`."""
+        """Returns the form of each query that was asked, see `Source.query_forms`."""
         return self._read(FORMS, backend)
 
-    def seen(self, backend: ibis.BaseBackend) -> ir.Table:
-        """Returns the event ids that were counted: one column event_id."""
-        return self._read(SEEN, backend)
+    def all_forms(self, source: Source) -> ir.Table:
+        """Returns `forms`, and those of queries that were first asked after the last day."""
+        if self.next_day is None:
+            return self.forms(source.backend) if self.chunks else source.query_forms()
+        earlier = self.forms(source.backend)
+        recent = source.query_forms(since=self.next_day).anti_join(earlier, "query")
+        return union([earlier, recent.select(earlier.columns).cast(earlier.schema())])
+
+    def first_copies(self, events: ir.Table, backend: ibis.BaseBackend) -> ir.Table:
+        """Returns the events that were not counted, each once, see `rules.first_copies`."""
+        events = first_copies(events, backend)
+        return events.anti_join(self._read(SEEN, backend), "event_id") if self.chunks else events
 
     def _read(self, folder: str, backend: ibis.BaseBackend) -> ir.Table:
+        if not self.chunks:
+            raise InputError(
+                f"{self.path} holds no day yet: run `interactrank {KIND.command}` again."
+            )
         folders = [f"{folder}/{chunk.name}" for chunk in self.chunks]
-        return manifests.read_parquet(backend, list(zip(self._manifests, folders, strict=True)))
+        return engines.read_artifact(backend, list(zip(self._manifests, folders, strict=True)))
 
-    def folders(self, name: str, has_events: bool) -> list[str]:
-        """Returns the folders of a chunk by its name, in a log with events or without."""
+    def folders(self, name: str) -> list[str]:
+        """Returns the folders of a chunk by its name."""
         folders = [counts_folder(keys) for keys in self.counted_keys]
-        folders += [SEEN] if has_events else []
+        folders += [QUERY_ITEMS, TIMELINES, CATALOGUE]
+        folders += [SEEN] if self.has_events else []
         folders += [FORMS] if self.recipe.query_form else []
         return [f"{folder}/{name}" for folder in folders]
 
@@ -221,18 +294,11 @@ class Store:
 
     @property
     def counted_keys(self) -> dict[tuple[str, ...], list[str]]:
-        """By the columns that counts are taken by, the actions counted.
-
-        Beside those of the features: each rate's action and impressions over everything, for its
-        mean.
-        """
-        result = {
+        """By the columns that counts are taken by, the actions counted."""
+        return {
             keys: sorted({action for action, _ in windows})
             for keys, windows in self.recipe.windows.items()
         }
-        if self.recipe.rates:
-            result[()] = sorted({*result.get((), ()), *self.recipe.rates, IMPLICIT_ACTION})
-        return result
 
 
 def counts_folder(keys: Sequence[str]) -> str:
@@ -241,11 +307,19 @@ def counts_folder(keys: Sequence[str]) -> str:
 
 
 def open_store(path: files.PathLike, log: Log) -> Store:
-    """Opens a store.
+    """Opens STATE.
 
     Raises:
       InputError: none there, damaged, or of another release.
     """
     path = Path(path)
-    manifest = manifests.read(path / RECORD, path, COMMAND, ("description",))
-    return Store(path, Description.from_json(manifest.record["description"], log))
+    record = open_artifact(KIND, path, ("description", "has_events")).record
+    description = Description.from_json(record["description"], log)
+    has_events = log.has_events and description.recipe.lag_days is not None
+    if record["has_events"] != has_events:
+        raise InputError(
+            f"{log.path} has {'' if log.has_events else 'no '}events, the log that {path} was "
+            f"built from had {'some' if record['has_events'] else 'none'}: this is another log. "
+            f"Build again into a new --out."
+        )
+    return Store(path, description, has_events)
