@@ -34,6 +34,7 @@ def cross_features(*features: str) -> ConfigDict:
         debias=_config(name="none", smallest_propensity=0.1, position_weights=()),
         fresh_days=0,
         corpus=True,
+        corpus_requests=5_000,
     )
 
 

@@ -1,9 +1,14 @@
 """Whether predicted probabilities are what happens: prior correction and calibration errors."""
 
+from collections import defaultdict
+from typing import Any
+
 import numpy as np
 from numpy.typing import ArrayLike
 
+from interactrank_jax.examples.format import Examples
 from interactrank_jax.io.errors import InputError
+from interactrank_jax.labels import LabelRule
 from interactrank_jax.metrics import Statistic, group_edges, ratio, scored
 
 
@@ -29,6 +34,45 @@ def prior_correction(positive_weight: float, negative_weight: float) -> float:
             f"{positive_weight} on positives and {negative_weight} on negatives."
         )
     return float(np.log(positive_weight / negative_weight))
+
+
+def prior_offsets(rule: LabelRule, loss: Any, examples: Examples) -> tuple[float, ...]:
+    """Returns per head what weighting and sampling add to the logits in training.
+
+    Args:
+      rule: the labels and their weights.
+      loss: `config.train.loss`.
+      examples: those trained on.
+    """
+    weights = rule.class_weights(
+        examples.split("train"),
+        float(loss.impression_sampling),
+        stage_multipliers(rule, examples, tuple(loss.stage_weights)),
+    )
+    return tuple(prior_correction(*pair) for pair in weights)
+
+
+def stage_multipliers(
+    rule: LabelRule, examples: Examples, stage_weights: tuple[float, ...]
+) -> dict[str, float]:
+    """Returns the mean stage weight of the training rows of each action pattern; {} if all are 1.
+
+    A pattern is written as in `Split.actions`.
+    """
+    if set(stage_weights) == {1.0}:
+        return {}
+    weight: dict[str, float] = defaultdict(float)
+    rows: dict[str, int] = defaultdict(int)
+    for block in examples.blocks("train", ("actions", "mask", "stage")):
+        actions, stage = (block[name][block["mask"]] for name in ("actions", "stage"))
+        by_stage = np.array((0.0, *stage_weights))[stage]
+        multiplier = np.where(rule.engaged(actions), 1.0, by_stage)
+        patterns, group = np.unique(actions, axis=0, return_inverse=True)
+        for number, pattern in enumerate(patterns.tolist()):
+            name, chosen = "".join(map(str, pattern)), group.reshape(-1) == number
+            weight[name] += float(multiplier[chosen].sum())
+            rows[name] += int(chosen.sum())
+    return {name: weight[name] / rows[name] for name in rows}
 
 
 def expected_calibration_error(

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from interactrank_jax import calibration, fields, metrics, uncertainty
-from interactrank_jax.examples.format import PADDING, Examples
+from interactrank_jax.examples.format import NO_GROUP, PADDING, Examples
 from interactrank_jax.examples.input import (
     EVALUATION_COLUMNS,
     evaluation_batches,
@@ -111,7 +111,8 @@ def evaluate_scorer(
     if examples.has_corpus(split):
         request, ranks = corpus_ranks(scorer, rows, engaged, examples, split, config)
         corpus_requests = len(np.unique(request))
-        for k in RECALL_AT:
+        # Of the requests whose cross features were prepared none may have an engaged item.
+        for k in RECALL_AT if corpus_requests else ():
             recall = metrics.corpus_recall_by_request(ranks, request, k)
             values[f"recall_at_{k}"] = float(recall.mean())
             bounds[f"recall_at_{k}"] = uncertainty.mean_interval(
@@ -194,10 +195,12 @@ def corpus_ranks(
 
     Returns:
       request `[n]` and rank `[n]` from 1, ties against the model. With `config.corpus_requests`
-      only that many requests, the same for every scorer.
+      only that many requests, the same for every scorer, of those with cross features beyond their
+      slate.
     """
     relevant_request, relevant_item = rows.request[engaged], rows.item[engaged]
     wanted = np.unique(relevant_request)
+    wanted = wanted[examples.sparse_cross(split).group[wanted] != NO_GROUP]
     limit = int(config.corpus_requests)
     if limit and len(wanted) > limit:
         wanted = np.sort(np.random.default_rng(0).choice(wanted, limit, replace=False))
@@ -206,7 +209,7 @@ def corpus_ranks(
     order = np.argsort(relevant_request, kind="stable")
     relevant_request, relevant_item = relevant_request[order], relevant_item[order]
 
-    requests, ranks = [], []
+    requests, ranks = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
     for batch in request_batches(examples, split, int(config.corpus_batch_size)):
         interrupts.check()
         if not is_wanted[batch["request_index"]].any():
@@ -231,29 +234,29 @@ def evaluate(
 ) -> dict[str, Any]:
     """Evaluates a run's best model; writes RUN/eval/SPLIT.json and the scores, RUN/eval/SPLIT.npz.
 
-    The scores (request_index, item, score, engaged; a row per candidate) are what paired
-    comparisons of models need.
+    The scores (request_index, item, score, engaged; a row per candidate; and the hash of the
+    examples) are what paired comparisons of models need.
 
     Args:
       workdir: the run.
-      examples_path: examples it was trained on.
+      examples_path: examples it was trained on, or later ones that extend them.
       split: which of their splits.
       config: the `evaluate` part of a config; the run's by default.
 
     Raises:
-      InputError: no run, no such split, examples it was not trained on.
+      InputError: no run, no such split, examples of another encoder.
     """
     run, examples = Run.open(workdir), Examples(examples_path)
     config = run.config.evaluate if config is None else config
     fields.check(config, "evaluate")
-    run.check_examples(examples)
+    examples = run.check_examples(examples)
     examples.split(split)
     model, step = run.restore_model()
     parallel = DataParallel(run.config.train.parallel)
     scorer = ModelScorer(run, examples, split, parallel).use(parallel.replicate(model))
     with interrupts.deferred():
         result, rows = evaluate_scorer(scorer, run.rule, examples, split, config)
-    result["step"] = step
+    result |= {"step": step, "examples_digest": examples.metadata.digest}
     directory = Path(workdir) / "eval"
     with outputs.new_file(directory / f"{split}.npz") as partial, partial.open("wb") as file:
         np.savez(
@@ -262,6 +265,7 @@ def evaluate(
             item=rows.item,
             score=rows.score,
             engaged=run.rule.engaged(rows.actions),
+            examples=np.array(examples.metadata.digest),
         )
     write_result(directory / f"{split}.json", result)
     return result

@@ -128,6 +128,11 @@ CROSS_OPTIONS = _fields(
     ),
     ("cross.fresh_days", Whole(0, 36_500), "days for which an item is fresh; 0: none is"),
     ("cross.corpus", Switch(), "whether evaluation requests get cross features beyond their slate"),
+    (
+        "cross.corpus_requests",
+        Whole(0, COUNT),
+        "requests of each evaluation split that get them, drawn at random; 0: all",
+    ),
     optional=True,
 )
 

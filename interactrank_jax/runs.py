@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,26 +12,30 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from interactrank_jax import configuration, distributed, fields
+from interactrank_jax import calibration, configuration, distributed, fields
 from interactrank_jax.checkpoint import restore_best
 from interactrank_jax.examples.checks import check_below
+from interactrank_jax.examples.encoder import DIRECTORY as ENCODER
+from interactrank_jax.examples.encoder import Encoder
 from interactrank_jax.examples.format import Examples, Metadata
+from interactrank_jax.examples.view import ExamplesView
 from interactrank_jax.io import files, outputs
-from interactrank_jax.io.errors import InputError, did_you_mean
+from interactrank_jax.io.errors import InputError
 from interactrank_jax.labels import LabelRule
 from interactrank_jax.models.inputs import Inputs, zero_inputs
 from interactrank_jax.models.registry import MODELS, build_model
 from interactrank_jax.parallel import DataParallel
 from interactrank_jax.table_sharding import table_rows
 
-# What a model and a row of its tables mean; one hash cannot stand for two of them.
-MEANING = ("actions", "features", "cross", "tables", "history_length", "query_history_length")
+# What a training that was killed before it wrote RUN/config.json may have left.
+_CLAIMED = re.compile(r"\.lock|encoder|\.(encoder|config\.json)\.partial-[0-9a-f]{8}")
 
 
 class Run:
-    """An opened run: config, metadata of its examples, model, label rule.
+    """An opened run: config, metadata and encoder of its examples, model, label rule.
 
-    RUN/config.json has the config, the metadata and, where the model is none of this package, the
+    RUN/encoder is a copy of the encoder. RUN/config.json, written last, has the config, the
+    metadata, what weighting added to the logits and, where the model is none of this package, the
     file that registered it (`model_file`).
 
     Attributes:
@@ -46,14 +51,26 @@ class Run:
         self.rule = LabelRule.from_config(config.label, metadata.actions)
         self.inputs = Inputs.from_metadata(metadata, self.rule.heads, config.model)
         self.model = build_model(config.model, self.inputs)
+        self._prior_offsets: tuple[float, ...] | None = None
 
     @property
-    def examples_digest(self) -> str:
-        """Hash of the examples this run was trained on."""
-        return self.metadata.digest
+    def encoder(self) -> Encoder:
+        """What turned raw rows into the arrays that it was trained on."""
+        return self.metadata.encoder
+
+    def prior_offsets(self, examples: Examples) -> tuple[float, ...]:
+        """Returns per head what weighting and sampling added to the logits in training.
+
+        Args:
+          examples: those trained on; of a run that was opened they are not looked at.
+        """
+        if self._prior_offsets is None:
+            loss = self.config.train.loss
+            self._prior_offsets = calibration.prior_offsets(self.rule, loss, examples)
+        return self._prior_offsets
 
     def claim(self, examples: Examples) -> None:
-        """Makes `workdir` this run's: writes its config, or checks that it holds the same run.
+        """Makes `workdir` this run's: writes what it is, or checks that it holds the same run.
 
         Raises:
           InputError: the directory holds a run of another config or of other examples.
@@ -63,20 +80,7 @@ class Run:
         if self.workdir.exists() and not self.workdir.is_dir():
             raise InputError(f"--workdir={self.workdir} is a file. Expected a directory.")
         if not file.exists():
-            if self.workdir.is_dir() and any(p.name != ".lock" for p in self.workdir.iterdir()):
-                raise InputError(
-                    f"--workdir={self.workdir} holds something that is no run. Expected a run, or "
-                    f"a new or empty directory."
-                )
-            content: dict[str, Any] = {
-                "config": resolved,
-                "metadata": self.metadata.to_json(),
-                "numerics": numerics(),
-            }
-            registration = MODELS[self.config.model.name]
-            if not registration.is_ours:
-                content["model_file"] = registration.file
-            files.write_sealed(file, content)
+            self._write(resolved, examples)
             return
         saved = files.read_sealed(file)
         numeric_difference = configuration.difference(saved.get("numerics", {}), numerics(), "jax")
@@ -97,6 +101,46 @@ class Run:
                 f"{saved['metadata']['digest']}; {examples.path} has {self.metadata.digest}). Use "
                 f"those, or another --workdir."
             )
+        other = Encoder.open(self.workdir / ENCODER).difference(self.encoder)
+        if other:
+            raise InputError(
+                f"{self.workdir / ENCODER} is not the encoder of {examples.path}, though both are "
+                f"of the hash {self.metadata.digest}: {other}. One of them was edited: prepare and "
+                f"train again."
+            )
+
+    def _write(self, config: dict[str, Any], examples: Examples) -> None:
+        """Writes the encoder and `config.json` into a directory that holds no run yet.
+
+        Raises:
+          InputError: it holds something else.
+        """
+        copy = self.workdir / ENCODER
+        names = [path.name for path in self.workdir.iterdir()] if self.workdir.is_dir() else []
+        is_ours = not copy.exists() or self._is_copied_to(copy)
+        if not is_ours or not all(map(_CLAIMED.fullmatch, names)):
+            raise InputError(
+                f"--workdir={self.workdir} holds something that is no run. Expected a run, or "
+                f"a new or empty directory."
+            )
+        if not copy.exists():
+            with outputs.new_directory(copy) as directory:
+                self.encoder.save(directory)
+        content: dict[str, Any] = {
+            "config": config,
+            "metadata": self.metadata.to_json(),
+            "prior_offsets": list(self.prior_offsets(examples)),
+            "numerics": numerics(),
+        }
+        registration = MODELS[self.config.model.name]
+        if not registration.is_ours:
+            content["model_file"] = registration.file
+        files.write_sealed(self.workdir / "config.json", content)
+
+    def _is_copied_to(self, directory: Path) -> bool:
+        with contextlib.suppress(InputError):
+            return Encoder.open(directory).difference(self.encoder) is None
+        return False
 
     @contextlib.contextmanager
     def claimed(self, examples: Examples) -> Iterator[None]:
@@ -135,7 +179,8 @@ class Run:
                 f"`interactrank train`."
             )
         saved = files.read_sealed(file)
-        metadata = Metadata.read(saved.get("metadata"), file)
+        encoder = Encoder.open(Path(workdir) / ENCODER)
+        metadata = Metadata.read(saved.get("metadata"), encoder, file)
         try:
             config = ConfigDict(saved["config"])
             if "model_file" in saved and config.model.name not in MODELS:
@@ -147,11 +192,18 @@ class Run:
                 )
             if config.model.name in MODELS:
                 fields.check(config)
-            return cls(workdir, config, metadata)
-        except (KeyError, TypeError, AttributeError) as error:
-            raise InputError(f"{file} is incomplete ({error!r}): train again.") from error
+            run = cls(workdir, config, metadata)
+            run._prior_offsets = tuple(map(float, saved["prior_offsets"]))
+            if len(run._prior_offsets) != len(run.rule.heads):
+                raise InputError(
+                    f"prior_offsets has {len(run._prior_offsets)} values for the heads "
+                    f"{run.rule.heads}."
+                )
+            return run
         except InputError as error:
             raise InputError(f"{file}: {error}") from error
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            raise InputError(f"{file} is incomplete ({error!r}): train again.") from error
 
     @functools.cached_property
     def model_template(self) -> dict[str, Any]:
@@ -184,47 +236,50 @@ class Run:
             )
         return restore_best(self.workdir, template)
 
-    def check_examples(self, examples: Examples) -> None:
-        """Refuses examples whose ids do not mean what they meant in training.
+    def check_examples(self, examples: Examples) -> Examples:
+        """Returns examples as this run's model reads them.
+
+        Its encoder must be theirs, or theirs must extend it; ids that it does not know are then
+        those of its hashed rows.
 
         Raises:
-          InputError: other examples than those trained on.
+          InputError: examples of another encoder; the message has the first difference.
         """
-        if examples.metadata.digest != self.examples_digest:
+        difference = self.encoder.difference(examples.encoder, may_grow=True)
+        if difference:
             raise InputError(
-                f"{examples.path} (hash {examples.metadata.digest}) is not what {self.workdir} was "
-                f"trained on (hash {self.examples_digest}): its ids may mean other things."
+                f"{examples.path} does not fit {self.workdir}: {difference}. The model would "
+                f"misread it: use the examples that it was trained on (hash "
+                f"{self.metadata.digest}), or prepare the log with --extend=<those examples>."
             )
-        for name in MEANING:
-            ours, theirs = getattr(self.metadata, name), getattr(examples.metadata, name)
-            if ours != theirs:
-                raise InputError(
-                    f"{examples.path} has {name} {theirs}, {self.workdir} was trained with {ours}, "
-                    f"and both give the hash {self.examples_digest}: one of them was edited. "
-                    f"Prepare and train again."
-                )
+        if self.encoder == examples.encoder:
+            return examples
+        return ExamplesView(examples, self.encoder)
 
-    def saved_scores(self, split: str) -> dict[str, np.ndarray]:
+    def saved_scores(self, examples: Examples, split: str) -> dict[str, np.ndarray]:
         """Returns what `interactrank evaluate` saved: request_index, item, score, engaged `[n]`.
 
         Raises:
-          InputError: this split was not evaluated, or the file is damaged.
+          InputError: this split of these examples was not evaluated, or the file is damaged.
         """
         file = self.workdir / "eval" / f"{split}.npz"
+        again = f"`interactrank evaluate --workdir={self.workdir} --examples={examples.path} "
+        again += f"--split={split}`"
         if not file.is_file():
-            raise InputError(
-                f"{file} does not exist. Run `interactrank evaluate --workdir={self.workdir} "
-                f"--split={split}` first."
-            )
+            raise InputError(f"{file} does not exist. Run {again} first.")
         kinds = {"request_index": "iu", "item": "iu", "score": "f", "engaged": "b"}
         try:
             with np.load(file, allow_pickle=False) as arrays:  # zip holds a checksum of each
                 scores = {name: arrays[name] for name in kinds}
+                digest = str(arrays["examples"])
         except Exception as error:  # zipfile raises whatever the damaged byte leads it to
             raise InputError(f"{file} is damaged ({error}): evaluate again.") from error
-        if split not in self.metadata.splits:
-            raise InputError(f"no split '{split}'." + did_you_mean(split, self.metadata.splits))
-        sizes = self.metadata.splits[split]
+        if digest != examples.metadata.digest:
+            raise InputError(
+                f"{file} has scores of other examples (hash {digest}, {examples.path} has "
+                f"{examples.metadata.digest}). Run {again}."
+            )
+        sizes = examples.split(split)
         for name, array in scores.items():
             if array.shape != (sizes.candidates,) or array.dtype.kind not in kinds[name]:
                 raise InputError(

@@ -5,13 +5,12 @@ same code (`evaluate.py`), so figures of a model and of BM25 can stand in one ta
 """
 
 import math
-from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any, Protocol
 
 import numpy as np
 
-from interactrank_jax import baselines, calibration
+from interactrank_jax import baselines
 from interactrank_jax.examples.format import Examples
 from interactrank_jax.examples.input import Batch, pad_batch
 from interactrank_jax.io.errors import InputError, did_you_mean
@@ -54,7 +53,7 @@ class ModelScorer:
         self.name = run.config.model.name
         self.heads = run.rule.heads
         self.utility = run.rule.utility
-        self.offsets = prior_offsets(run, examples)
+        self.offsets = run.prior_offsets(examples)
         self.rule, self.examples, self.split = run.rule, examples, split
         self.batch_size = int(run.config.evaluate.batch_size)
         self._run, self._parallel = run, parallel
@@ -176,37 +175,3 @@ def _text_fields(examples: Examples, entities: tuple[str, ...]) -> list[str]:
 def _join_texts(table, fields: list[str]) -> list[str]:
     columns = [table[field].to_pylist() for field in fields]
     return [" ".join(text or "" for text in texts) for texts in zip(*columns, strict=True)]
-
-
-def prior_offsets(run: Run, examples: Examples) -> tuple[float, ...]:
-    """Returns per head what weighting and sampling added to the logits in training."""
-    loss = run.config.train.loss
-    weights = run.rule.class_weights(
-        examples.split("train"),
-        float(loss.impression_sampling),
-        stage_multipliers(run, examples, tuple(loss.stage_weights)),
-    )
-    return tuple(calibration.prior_correction(*pair) for pair in weights)
-
-
-def stage_multipliers(
-    run: Run, examples: Examples, stage_weights: tuple[float, ...]
-) -> dict[str, float]:
-    """Returns the mean stage weight of the training rows of each action pattern; {} if all are 1.
-
-    A pattern is written as in `Split.actions`.
-    """
-    if set(stage_weights) == {1.0}:
-        return {}
-    weight: dict[str, float] = defaultdict(float)
-    rows: dict[str, int] = defaultdict(int)
-    for block in examples.blocks("train", ("actions", "mask", "stage")):
-        actions, stage = (block[name][block["mask"]] for name in ("actions", "stage"))
-        by_stage = np.array((0.0, *stage_weights))[stage]
-        multiplier = np.where(run.rule.engaged(actions), 1.0, by_stage)
-        patterns, group = np.unique(actions, axis=0, return_inverse=True)
-        for number, pattern in enumerate(patterns.tolist()):
-            name, chosen = "".join(map(str, pattern)), group.reshape(-1) == number
-            weight[name] += float(multiplier[chosen].sum())
-            rows[name] += int(chosen.sum())
-    return {name: weight[name] / rows[name] for name in rows}

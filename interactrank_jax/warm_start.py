@@ -16,18 +16,19 @@ from interactrank_jax.train_state import TrainState
 def warm_start_source(run: Run, examples: Examples) -> Run:
     """Opens the run that this one starts from.
 
-    The examples must be that run's, or prepared with `--extend` of them, so that ids agree; then
-    features and their statistics agree too.
+    The encoder of the examples must be that run's or extend it: ids keep their rows, features and
+    their statistics are the same.
 
     Raises:
       InputError: no run there, other examples, or another model or other heads.
     """
     path = Path(run.config.train.warm_start).expanduser()
     other = Run.open(path)
-    if other.metadata.digest not in (examples.metadata.digest, examples.metadata.extends):
+    another = other.encoder.difference(examples.encoder, may_grow=True)
+    if another:
         raise InputError(
             f"the examples in {examples.path} do not extend those that {path} was trained on, so "
-            f"their ids would not agree. Prepare them with --extend=<those examples>."
+            f"their ids would not agree: {another}. Prepare them with --extend=<those examples>."
         )
     difference = configuration.difference(
         configuration.to_json(other.config)["model"],

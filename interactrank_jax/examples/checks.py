@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from interactrank_jax.io import artefacts
+from interactrank_jax.io import artifact, contents
 from interactrank_jax.io.errors import InputError
 
 if TYPE_CHECKING:
+    from interactrank_jax.examples.encoder import Encoder
     from interactrank_jax.examples.format import Examples, Metadata
 
 FLAGS, INTEGERS, NUMBERS = "b", "iu", "f"
@@ -23,30 +24,57 @@ _KINDS = {FLAGS: "flags", INTEGERS: "integers", NUMBERS: "numbers"}
 LARGEST = 2**31 - 1  # ids and counts are int32
 
 
-def check_metadata(metadata: "Metadata") -> None:
-    """Holds the parts of a metadata against each other.
+def check_encoder(encoder: "Encoder") -> None:
+    """Holds the parts of an encoder against each other.
 
     Raises:
       InputError: a length or a size is none, or something is named that is not there.
     """
-    for name in ("slate", "history_length", "query_history_length"):
-        _check_count(name, getattr(metadata, name), name == "slate")
-    _check_count("config.block_size", metadata.config["block_size"], True)
-    for table in {"user", "query", "item"} - metadata.tables.keys():
+    for name in ("history_length", "query_history_length"):
+        _check_count(name, getattr(encoder, name))
+    _check_count("out_of_vocabulary", encoder.out_of_vocabulary, True)
+    for table in {"user", "query", "item"} - encoder.tables.keys():
         raise InputError(f"there is no table '{table}'.")
-    for table, rows in metadata.tables.items():
+    for table, rows in encoder.tables.items():
         _check_count(f"tables.{table}", rows, True)
-    for feature in metadata.features:
+    for table, fingerprint in encoder.fingerprints.items():
+        artifact.inside("vocabulary", table)
+        rows = 1 + encoder.out_of_vocabulary + fingerprint.length
+        if encoder.tables.get(table) != rows:
+            raise InputError(
+                f"table '{table}' has {encoder.tables.get(table)} rows, its {fingerprint.length} "
+                f"values and the hashed rows make {rows}."
+            )
+    for feature in encoder.features:
         _check_count(f"the width of feature '{feature.name}'", feature.width, True)
         if feature.kind not in (*LOOKED_UP, "numeric", "embedding"):
             raise InputError(f"feature '{feature.name}' is of kind '{feature.kind}'.")
-        if feature.kind in LOOKED_UP and feature.table not in metadata.tables:
+        if feature.kind in LOOKED_UP and feature.table not in encoder.tables:
             raise InputError(f"feature '{feature.name}' points into no table '{feature.table}'.")
-        if feature.kind == "numeric" and feature.name not in metadata.numeric_statistics:
+        if feature.kind == "numeric" and feature.name not in encoder.numeric_statistics:
             raise InputError(f"feature '{feature.name}' has no statistics.")
-    for name in metadata.cross:
-        if name not in metadata.cross_statistics:
+    for table in id_tables(encoder):
+        if table not in encoder.fingerprints:
+            raise InputError(f"table '{table}' has no vocabulary.")
+    for name in encoder.cross:
+        if name not in encoder.cross_statistics:
             raise InputError(f"cross feature '{name}' has no statistics.")
+
+
+def id_tables(encoder: "Encoder") -> list[str]:
+    """Returns the tables whose rows are those of a vocabulary."""
+    features = encoder.select(("user", "request", "item"), "categorical")
+    return ["user", "query", "item", *(feature.table for feature in features)]
+
+
+def check_metadata(metadata: "Metadata") -> None:
+    """Holds the parts of a metadata against each other and against its encoder.
+
+    Raises:
+      InputError: a length or a size is none, or something is named that is not there.
+    """
+    _check_count("slate", metadata.slate, True)
+    _check_count("config.block_size", metadata.config["block_size"], True)
     for name, split in metadata.splits.items():
         for field in ("examples", "requests", "candidates"):
             _check_count(f"splits.{name}.{field}", getattr(split, field))
@@ -57,7 +85,7 @@ def check_metadata(metadata: "Metadata") -> None:
         if sum(split.actions.values()) != split.candidates:
             raise InputError(f"splits.{name}.actions do not sum to its candidates.")
         for file, blocks in split.files:
-            artefacts.inside(name, file)
+            artifact.inside(name, file)
             _check_count(f"the number of blocks of {file}", blocks)
 
 
@@ -150,7 +178,7 @@ def load_items(examples: "Examples") -> dict[str, np.ndarray]:
 
     def load(name: str, shape: tuple[int | None, ...], kind: str, limit: int | None) -> np.ndarray:
         path = examples.file(f"items/{name}.npy")
-        array = artefacts.load_array(path, shape, kind)
+        array = contents.load_array(path, shape, kind)
         if limit is not None:
             check_below(str(path), array, limit)
         return array
@@ -184,13 +212,13 @@ def load_sparse_cross(examples: "Examples", split: str) -> dict[str, np.ndarray]
         for name in ("group", "indptr", "item", "value")
     }
     requests, features = examples.split(split).requests, len(examples.metadata.cross)
-    group = artefacts.load_array(files_of["group"], (requests,), INTEGERS)
-    indptr = artefacts.load_array(files_of["indptr"], (None,), INTEGERS)
-    item = artefacts.load_array(files_of["item"], (None,), INTEGERS)
-    value = artefacts.load_array(files_of["value"], (len(item), features), NUMBERS)
+    group = contents.load_array(files_of["group"], (requests,), INTEGERS)
+    indptr = contents.load_array(files_of["indptr"], (None,), INTEGERS)
+    item = contents.load_array(files_of["item"], (None,), INTEGERS)
+    value = contents.load_array(files_of["value"], (len(item), features), NUMBERS)
     ends = np.asarray(indptr)
     if not len(ends) or ends[0] != 0 or ends[-1] != len(item) or (np.diff(ends) < 0).any():
         raise InputError(f"{files_of['indptr']} does not rise from 0 to {len(item)}.")
-    check_below(str(files_of["group"]), group, len(ends) - 1)
+    check_below(str(files_of["group"]), group[np.asarray(group) != -1], len(ends) - 1)
     check_below(str(files_of["item"]), item, examples.num_items)
     return {"group": group, "indptr": indptr, "item": item, "value": value}

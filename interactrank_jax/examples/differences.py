@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from interactrank_jax.examples import splits
 from interactrank_jax.examples.format import REQUEST_ENTITIES, Examples
+from interactrank_jax.examples.plan import SPLITS
 
 _LABELS = ("actions",)
 
@@ -52,7 +52,7 @@ def compare(
         "request_numeric": numeric,
     }
     found: dict[tuple[str, str], list[Any]] = {}
-    for split in splits.SPLITS:
+    for split in SPLITS:
         first = 0
         ids = before.raw_requests(split)["request_id"]
         for was, now in zip(before.blocks(split), after.blocks(split), strict=True):

@@ -1,29 +1,23 @@
-"""Vocabularies, encoded features and their training statistics, and the item store."""
+"""Vocabularies, fitted on what training saw, and features encoded by them."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from interactrank_jax.examples.format import (
-    REQUEST_ENTITIES,
-    CrossStatistics,
-    Examples,
-    Feature,
-    NumericStatistics,
-)
+from interactrank_jax.examples.encoder import Encoder, Feature
+from interactrank_jax.examples.format import REQUEST_ENTITIES
 from interactrank_jax.examples.text import tokenize
 from interactrank_jax.examples.vocabulary import Vocabulary
-from interactrank_jax.io import files
 from interactrank_jax.io.errors import InputError
-from interactrank_jax.log.schema import FeatureSpec, Schema
-from interactrank_jax.log.values import as_values, concat_tables, index_in
+from interactrank_jax.log.schema import FeatureSpec
+from interactrank_jax.log.values import as_values
 
 TEXT_TABLE = "text"
+_NUMERIC = ":numeric"  # no feature has a colon in its name
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,52 +34,62 @@ class Encoded:
     numeric: np.ndarray
 
 
-class Encoder:
+class Fitter:
     """Builds vocabularies from what training saw, and turns columns into arrays by them.
 
     Args:
       config: `config.data`.
-      old: examples whose vocabularies are kept and extended, if any.
+      old: an encoder whose vocabularies are kept and extended, if any.
     """
 
-    def __init__(self, config: Any, old: Examples | None):
+    def __init__(self, config: Any, old: Encoder | None):
         self._text = config.text
         self._min_count = int(config.vocabulary.min_count)
         self._out_of_vocabulary = int(config.vocabulary.out_of_vocabulary)
         self._old = old
         self.vocabularies: dict[str, Vocabulary] = {}
-        self.has_text = False
 
-    def tables(self) -> dict[str, int]:
-        """Returns the number of rows of every embedding table."""
-        tables = {name: vocabulary.size for name, vocabulary in self.vocabularies.items()}
-        return tables | ({TEXT_TABLE: 1 + int(self._text.buckets)} if self.has_text else {})
-
-    def ids(self, name: str, values: pa.Array, counts: np.ndarray) -> np.ndarray:
-        """Builds table `name` and returns the row of each value, int32 `[V]`.
+    def fit(self, name: str, values: pa.Array, counts: np.ndarray) -> None:
+        """Builds the vocabulary of table `name`.
 
         Args:
           name: of the table.
           values: `[V]` distinct.
           counts: `[V]` how often training saw each.
         """
-        old = None
-        if self._old is not None:
-            path = self._old.file(f"vocabulary/{name}.parquet")
-            old = Vocabulary.load(path, self._out_of_vocabulary)
-        vocabulary = Vocabulary.build(values, counts, self._min_count, self._out_of_vocabulary, old)
-        self.vocabularies[name] = vocabulary
-        return vocabulary.rows(values)
+        old = self._old.vocabularies[name] if self._old is not None else None
+        self.vocabularies[name] = Vocabulary.build(
+            values, counts, self._min_count, self._out_of_vocabulary, old
+        )
 
-    def encode(
-        self, features: Sequence[FeatureSpec], table: pa.Table, counts: np.ndarray
-    ) -> Encoded:
-        """Encodes the columns of N entities.
+    def fit_features(
+        self, features: Sequence[FeatureSpec], tables: Iterable[tuple[pa.Table, np.ndarray]]
+    ) -> None:
+        """Builds the vocabularies of categorical features.
+
+        Args:
+          features: which columns; others than categorical ones have no vocabulary.
+          tables: parts of a table, with `[N]` how often training saw each row.
+        """
+        names = [feature.name for feature in features if feature.kind == "categorical"]
+        totals = {name: ValueCounts() for name in names}
+        for table, counts in tables if names else ():
+            for name, total in totals.items():
+                total.add(as_values(table[name]), counts)
+        for name, total in totals.items():
+            self.fit(name, *total.result())
+
+    @property
+    def text_rows(self) -> int:
+        """Rows of the table of texts."""
+        return 1 + int(self._text.buckets)
+
+    def encode(self, features: Sequence[FeatureSpec], table: pa.Table) -> Encoded:
+        """Encodes the columns of N entities, by vocabularies that were fitted.
 
         Args:
           features: which columns.
           table: N rows.
-          counts: `[N]` how often training saw each row; vocabularies are made from those.
 
         Raises:
           InputError: a number is not finite.
@@ -98,7 +102,6 @@ class Encoder:
             elif feature.kind == "embedding":
                 columns[feature.name] = _finite(feature.name, embedding_matrix(column))
             elif feature.kind == "text":
-                self.has_text = True
                 columns[feature.name] = tokenize(
                     as_values(column),
                     buckets=int(self._text.buckets),
@@ -106,12 +109,63 @@ class Encoder:
                     ngram=int(self._text.ngram),
                 )
             else:
-                distinct = as_values(column).dictionary_encode()
-                codes = distinct.indices.to_numpy(zero_copy_only=False)
-                seen = np.bincount(codes, counts, len(distinct.dictionary)).astype(np.int64)
-                columns[feature.name] = self.ids(feature.name, distinct.dictionary, seen)[codes]
+                columns[feature.name] = self.vocabularies[feature.name].rows(as_values(column))
         stacked = np.stack(numeric, axis=1) if numeric else np.zeros((len(table), 0), np.float32)
         return Encoded(columns, stacked)
+
+
+class ValueCounts:
+    """How often training saw each value of a column, summed over parts of a table."""
+
+    def __init__(self) -> None:
+        self._parts: list[pa.Table] = []
+
+    def add(self, values: pa.Array, counts: np.ndarray) -> None:
+        """Adds `[N]` values that were seen so often each."""
+        encoded = values.dictionary_encode()
+        codes = encoded.indices.to_numpy(zero_copy_only=False)
+        sums = np.bincount(codes, counts, len(encoded.dictionary)).astype(np.int64)
+        self._parts.append(pa.table({"value": encoded.dictionary, "count": sums}))
+
+    def result(self) -> tuple[pa.Array, np.ndarray]:
+        """Returns the distinct values `[V]` and their counts, in the order of values."""
+        parts = pa.concat_tables(self._parts).group_by("value").aggregate([("count", "sum")])
+        parts = parts.sort_by("value")
+        return as_values(parts["value"]), parts["count_sum"].to_numpy()
+
+
+class RequestArrays:
+    """The encoded features of all requests, `[R, ...]`, on disk and mapped into memory.
+
+    Args:
+      directory: new.
+      requests: R.
+    """
+
+    def __init__(self, directory: Path, requests: int):
+        self._directory, self._requests = directory, requests
+        self._arrays: dict[str, np.ndarray] = {}
+        directory.mkdir(parents=True)
+
+    def write(self, first: int, encoded: Encoded) -> None:
+        """Writes the features of some requests, from row `first` on."""
+        for name, values in {**encoded.columns, _NUMERIC: encoded.numeric}.items():
+            if name not in self._arrays:
+                self._arrays[name] = self._new(values)
+            self._arrays[name][first : first + len(values)] = values
+
+    def _new(self, values: np.ndarray) -> np.ndarray:
+        shape = (self._requests, *values.shape[1:])
+        if not np.prod(shape):  # an empty file cannot be mapped
+            return np.zeros(shape, values.dtype)
+        path = self._directory / f"{len(self._arrays)}.npy"
+        return np.lib.format.open_memmap(path, "w+", values.dtype, shape)
+
+    @property
+    def encoded(self) -> Encoded:
+        """All of them."""
+        columns = {name: values for name, values in self._arrays.items() if name != _NUMERIC}
+        return Encoded(columns, self._arrays[_NUMERIC])
 
 
 def _finite(name: str, values: np.ndarray) -> np.ndarray:
@@ -147,108 +201,3 @@ def describe(specs: Sequence[FeatureSpec], encoded: Mapping[str, Encoded]) -> tu
             width = encoded[entity].columns[spec.name].shape[1]
         result.append(Feature(spec.name, spec.entity, spec.kind, table, width))
     return tuple(result)
-
-
-def numeric_statistics(name: str, values: np.ndarray, weights: np.ndarray) -> NumericStatistics:
-    """Returns the statistics of one numeric feature.
-
-    Args:
-      name: of the feature.
-      values: `[N]`.
-      weights: `[N]` how often training saw each value; at least one is positive.
-
-    Raises:
-      InputError: a statistic is not finite.
-    """
-    values, weights = values[weights > 0].astype(np.float64), weights[weights > 0]
-    logs = np.log1p(values - values.min())
-
-    def mean_std(x: np.ndarray) -> tuple[float, float]:
-        mean = np.average(x, weights=weights)
-        return float(mean), float(np.sqrt(np.average((x - mean) ** 2, weights=weights)))
-
-    result = NumericStatistics(
-        float(values.min()), float(values.max()), *mean_std(values), *mean_std(logs)
-    )
-    if not np.isfinite(dataclasses.astuple(result)).all():
-        raise InputError(
-            f"feature '{name}' has statistics that are not finite: {result}. Expected finite "
-            f"values in training: correct the log."
-        )
-    return result
-
-
-def all_numeric_statistics(
-    described: Sequence[Feature],
-    request_numeric: np.ndarray,
-    item_numeric: np.ndarray,
-    item_counts: np.ndarray,
-) -> dict[str, NumericStatistics]:
-    """Returns the statistics of every numeric feature, as training sees it.
-
-    Args:
-      described: all features.
-      request_numeric: `[E, Fn]` of the training examples.
-      item_numeric: `[I, Fn]` of the items.
-      item_counts: `[I]` training impressions of each.
-    """
-    result = {}
-    once = np.ones(len(request_numeric))
-    for entities, values, weights in (
-        (REQUEST_ENTITIES, request_numeric, once),
-        (("item",), item_numeric, item_counts),
-    ):
-        names = [f.name for f in described if f.entity in entities and f.kind == "numeric"]
-        for column, name in enumerate(names):
-            result[name] = numeric_statistics(name, values[:, column], weights)
-    return result
-
-
-def cross_statistics(values: np.ndarray) -> CrossStatistics:
-    """Returns the statistics of one cross feature over the training candidates `[M]`."""
-    known = values[values != 0].astype(np.float64)
-    rms = float(np.sqrt(np.mean(known**2))) if len(known) else 1.0
-    return CrossStatistics(len(known) / max(len(values), 1), rms)
-
-
-def item_table(items: pa.Table, schema: Schema, old: Examples | None) -> pa.Table:
-    """Returns the raw item of each store row; row 0 is null.
-
-    Rows of `old` come first, in their places, with what the log now says of them; items that the
-    log no longer has keep what `old` knew. New items follow in the log's order.
-    """
-    columns = ["item_id", *(feature.name for feature in schema.select(("item",)))]
-    items = items.select(columns)
-    if old is None:
-        return items.take(pa.array([None, *range(len(items))], pa.int64()))
-    before = old.raw_items().select(columns).slice(1)
-    ids, old_ids = as_values(items["item_id"]), as_values(before["item_id"])
-    found = index_in(old_ids, ids)
-    kept = np.where(found >= 0, found, len(ids) + np.arange(len(old_ids)))
-    new = np.flatnonzero(index_in(ids, old_ids) < 0)
-    both = concat_tables([items, before])
-    return both.take(pa.array([None, *kept.tolist(), *new.tolist()], pa.int64()))
-
-
-def write_items(
-    directory: Path, raw: pa.Table, ids: np.ndarray, counts: np.ndarray, encoded: Encoded
-) -> None:
-    """Writes the item store.
-
-    Args:
-      directory: of the examples.
-      raw: I rows, the first null.
-      ids: `[I]` embedding row of each item.
-      counts: `[I]` training impressions.
-      encoded: features of the items, I - 1 rows: the padding row is added here.
-    """
-    folder = directory / "items"
-    folder.mkdir(parents=True)
-    (directory / "raw").mkdir(exist_ok=True)
-    arrays = {"id": ids.astype(np.int32), "count": counts.astype(np.int32)}
-    for name, value in {**encoded.columns, "numeric": encoded.numeric}.items():
-        arrays[name] = np.concatenate([np.zeros((1, *value.shape[1:]), value.dtype), value])
-    for name, value in arrays.items():
-        files.save_array(folder / f"{name}.npy", value)
-    pq.write_table(raw.select(["item_id"]), folder / "ids.parquet")
-    pq.write_table(raw, directory / "raw" / "items.parquet")

@@ -5,25 +5,20 @@ feature its meaning: whatever either is made with has to be as it was. How the l
 splits, slates and blocks may change.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from interactrank_jax.examples import history
-from interactrank_jax.examples.format import Examples, Feature
+from interactrank_jax.examples.encoder import Feature, config_differences, meaning
+from interactrank_jax.examples.format import Examples
+from interactrank_jax.examples.plan import Plan
 from interactrank_jax.examples.protocols import PUBLISHED
-from interactrank_jax.examples.splits import Plan
-from interactrank_jax.examples.vocabulary import Vocabulary
+from interactrank_jax.examples.rates import rate_names
 from interactrank_jax.io.errors import InputError
-from interactrank_jax.log.schema import Log
+from interactrank_jax.log.read import Log
 from interactrank_jax.log.values import as_values
-
-# Parts of `config.data` that decide what an id, a token or a feature means.
-MEANING = ("text", "vocabulary.out_of_vocabulary", "cross", "history", "query_history")
-MEANINGLESS = ("cross.corpus", "cross.debias.smallest_propensity")  # the latter by itself
-OFF: tuple[Any, ...] = (0, "", "none", [], ())
 
 
 def check_extension(config: Mapping[str, Any], log: Log, plan: Plan, old: Examples) -> None:
@@ -51,22 +46,16 @@ def check_extension(config: Mapping[str, Any], log: Log, plan: Plan, old: Exampl
             f"{list(actions)}. Expected the same in the same order: declare them so in "
             f"schema.json, or prepare without --extend."
         )
-    was, now = (dict(_meaning(value)) for value in (before.config, config))
-    # A field that there was not is off: what is off now means the same.
-    either = sorted(name for name in was | now if (was | now)[name] not in OFF or name in was)
-    differ = [name for name in either if was.get(name) != now.get(name)]
+    differ = config_differences(old.encoder.meaning, meaning(config))
     if differ:
-        changes = "; ".join(
-            f"config.data.{name} was {was.get(name)}, is {now.get(name)}" for name in differ
-        )
+        changes = "; ".join(differ)
         raise InputError(
             f"--extend={old.path}: {changes}. A model trained on those examples would misread "
             f"these: set {'it' if len(differ) == 1 else 'them'} back, or prepare without --extend."
         )
     declared = [(spec.name, spec.entity, spec.kind) for spec in log.schema.features]
     generated = [
-        (feature.name, feature.entity, feature.kind)
-        for feature in history.rate_names(actions, plan.rates)
+        (feature.name, feature.entity, feature.kind) for feature in rate_names(actions, plan.rates)
     ]
     features = [(feature.name, feature.entity, feature.kind) for feature in before.features]
     if features != declared + generated:
@@ -90,8 +79,7 @@ def check_columns(log: Log, old: Examples) -> None:
         if feature.kind == "categorical":
             ids.append((feature.name, feature.name, _table(feature)))
     for name, column, table in ids:
-        path = old.path / "vocabulary" / f"{name}.parquet"
-        was = Vocabulary.load(path, old.metadata.out_of_vocabulary).values.type
+        was = old.encoder.vocabularies[name].values.type
         now = as_values(pa.array([], log.columns(table)[column])).type
         if was != now:
             raise InputError(
@@ -117,18 +105,6 @@ def check_columns(log: Log, old: Examples) -> None:
 
 def _table(feature: Feature) -> str:
     return "items" if feature.entity == "item" else "requests"
-
-
-def _meaning(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yields dotted name and value of each field of the parts in `MEANING`."""
-    for name, value in config.items():
-        path = prefix + name
-        if isinstance(value, Mapping):
-            yield from _meaning(value, f"{path}.")
-            continue
-        is_meant = any(f"{path}.".startswith(f"{part}.") for part in MEANING)
-        if is_meant and path not in MEANINGLESS:
-            yield path, value
 
 
 def _names(features: Sequence[tuple[str, str, str]]) -> str:

@@ -5,7 +5,7 @@
       train|validation|test/        blocks of examples (`blocks.py`)
       items/*.npy                   the item store: one row per item, row 0 is padding
       items/ids.parquet             original item id of each row
-      vocabulary/*.parquet          original value and row, per embedding table
+      encoder/                      what turned raw rows into arrays (`encoder.py`)
       cross/SPLIT/*.npy             ragged cross features of the evaluation splits (`SparseCross`)
       raw/SPLIT.parquet             the requests as they came, one row per `request_index`
       raw/items.parquet             the items as they came, one row per store row (row 0 is null)
@@ -27,11 +27,21 @@ import numpy as np
 import pyarrow as pa
 
 from interactrank_jax.examples import blocks, checks
-from interactrank_jax.io import artefacts, files
+from interactrank_jax.examples import encoder as encoder_module
+from interactrank_jax.examples.encoder import (
+    CrossStatistics,
+    Encoder,
+    Feature,
+    NumericStatistics,
+)
+from interactrank_jax.io import artifact, contents, files
 from interactrank_jax.io.errors import InputError, did_you_mean
 
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 METADATA_FILE = "metadata.json"
+KIND = artifact.Kind("examples", "prepare", METADATA_FILE, FORMAT_VERSION)
+STATE = "state"  # the directory of STATE in it, which has manifests of its own
+NO_GROUP = -1  # of a request without cross features beyond its slate
 PADDING = 0  # in every id column: row 0 of a table or of the item store
 
 REQUEST_ENTITIES = ("user", "request")
@@ -41,50 +51,6 @@ PUBLISHED = "published"  # the protocol that leaks the label, see `protocols.py`
 def describe_protocol(name: str) -> str:
     """Returns a protocol's name, and what must be said wherever it is named."""
     return f"{name}, which leaks the label" if name == PUBLISHED else name
-
-
-@dataclasses.dataclass(frozen=True)
-class Feature:
-    """One input feature as a model sees it.
-
-    Attributes:
-      name: its name in the log.
-      entity: 'user', 'request' or 'item'.
-      kind: 'categorical' (ids), 'text' (padded token ids), 'numeric' or 'embedding' (floats).
-      table: embedding table its ids point into ('' for floats).
-      width: number of values per entity: 1, tokens of a text, dimensions of an embedding.
-    """
-
-    name: str
-    entity: str
-    kind: str
-    table: str = ""
-    width: int = 1
-
-
-@dataclasses.dataclass(frozen=True)
-class NumericStatistics:
-    """Training-split statistics of one numeric feature, for the normaliser."""
-
-    minimum: float
-    maximum: float
-    mean: float
-    std: float
-    log_mean: float  # of log1p(x - minimum)
-    log_std: float
-
-
-@dataclasses.dataclass(frozen=True)
-class CrossStatistics:
-    """Training-split statistics of one cross feature.
-
-    Attributes:
-      coverage: share of candidates whose value is not zero.
-      rms: root mean square over those; 1 where there are none.
-    """
-
-    coverage: float
-    rms: float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,32 +78,18 @@ class Metadata:
     """Everything about the examples that is not an array.
 
     Attributes:
-      actions: names, in the order of the `actions` column.
-      features: inputs besides ids; 'numeric' ones of requests are stacked in `request_numeric`,
-        those of items in the store's `numeric`, in this order.
-      cross: names of the cross features, in the order of the `cross` column.
-      tables: rows of each embedding table, padding (row 0) and out-of-vocabulary rows included.
-      out_of_vocabulary: number of hashed out-of-vocabulary rows, rows 1.. of each id table.
-      slate, history_length, query_history_length: padded lengths C, L, Lq.
-      timeless: no feature is as of anything; values from labels are out of fold.
+      encoder: what turned raw rows into arrays; saved beside it. Its attributes are read through
+        this class too.
+      slate: padded length C of a slate.
       candidate_columns: which optional columns exist: 'propensity', 'stage', 'teacher_score'.
+      config: `config.data` as it was prepared with.
       digest: hash of the log and of the preparation's config.
       extends: digest of the examples whose vocabularies these continue, or ''.
     """
 
-    format_version: int
-    actions: tuple[str, ...]
-    features: tuple[Feature, ...]
-    cross: tuple[str, ...]
-    tables: dict[str, int]
-    out_of_vocabulary: int
+    encoder: Encoder
     slate: int
-    history_length: int
-    query_history_length: int
-    timeless: bool
     candidate_columns: tuple[str, ...]
-    numeric_statistics: dict[str, NumericStatistics]
-    cross_statistics: dict[str, CrossStatistics]
     splits: dict[str, Split]
     log_statistics: dict[str, Any]
     config: dict[str, Any]
@@ -145,8 +97,64 @@ class Metadata:
     extends: str = ""
 
     def to_json(self) -> dict[str, Any]:
-        """Returns plain dictionaries and lists."""
-        return dataclasses.asdict(self)
+        """Returns plain dictionaries and lists, the encoder by its digest alone."""
+        value = {
+            field.name: getattr(self, field.name)
+            for field in dataclasses.fields(self)
+            if field.name not in ("encoder", "splits")
+        }
+        splits = {name: dataclasses.asdict(split) for name, split in self.splits.items()}
+        return {**value, "splits": splits, "encoder": self.encoder.digest}
+
+    @property
+    def actions(self) -> tuple[str, ...]:
+        """See `Encoder`."""
+        return self.encoder.actions
+
+    @property
+    def features(self) -> tuple[Feature, ...]:
+        """See `Encoder`."""
+        return self.encoder.features
+
+    @property
+    def cross(self) -> tuple[str, ...]:
+        """See `Encoder`."""
+        return self.encoder.cross
+
+    @property
+    def tables(self) -> dict[str, int]:
+        """See `Encoder`."""
+        return self.encoder.tables
+
+    @property
+    def out_of_vocabulary(self) -> int:
+        """See `Encoder`."""
+        return self.encoder.out_of_vocabulary
+
+    @property
+    def history_length(self) -> int:
+        """See `Encoder`."""
+        return self.encoder.history_length
+
+    @property
+    def query_history_length(self) -> int:
+        """See `Encoder`."""
+        return self.encoder.query_history_length
+
+    @property
+    def timeless(self) -> bool:
+        """See `Encoder`."""
+        return self.encoder.timeless
+
+    @property
+    def numeric_statistics(self) -> dict[str, NumericStatistics]:
+        """See `Encoder`."""
+        return self.encoder.numeric_statistics
+
+    @property
+    def cross_statistics(self) -> dict[str, CrossStatistics]:
+        """See `Encoder`."""
+        return self.encoder.cross_statistics
 
     @property
     def protocol(self) -> str:
@@ -154,29 +162,27 @@ class Metadata:
         return str(self.config["protocol"])
 
     @classmethod
-    def from_json(cls, value: dict[str, Any]) -> "Metadata":
-        """Builds it back from `to_json`."""
-        kwargs = dict(value)
-        kwargs["features"] = tuple(Feature(**feature) for feature in value["features"])
-        for name in ("actions", "cross", "candidate_columns"):
-            kwargs[name] = tuple(value[name])
-        for name, kind in (
-            ("numeric_statistics", NumericStatistics),
-            ("cross_statistics", CrossStatistics),
-            ("splits", Split),
-        ):
-            kwargs[name] = {key: kind(**item) for key, item in value[name].items()}
-        return cls(**kwargs)
-
-    @classmethod
-    def read(cls, value: Any, file: files.PathLike) -> "Metadata":
+    def read(cls, value: Any, encoder: Encoder, file: files.PathLike) -> "Metadata":
         """Builds it from what `file` holds, and checks that its parts fit each other.
+
+        Args:
+          value: what `to_json` gave.
+          encoder: the one that was saved with it.
+          file: for messages.
 
         Raises:
           InputError: they do not, or parts are absent; the message names the file.
         """
         try:
-            metadata = cls.from_json(value)
+            if value["encoder"] != encoder.digest:
+                raise InputError(
+                    f"it was written with another encoder (hash {value['encoder']}) than lies "
+                    f"beside it (hash {encoder.digest})."
+                )
+            splits = {name: Split(**split) for name, split in value["splits"].items()}
+            columns = tuple(value["candidate_columns"])
+            parts = {"encoder": encoder, "splits": splits, "candidate_columns": columns}
+            metadata = cls(**{**value, **parts})
             checks.check_metadata(metadata)
         except InputError as error:
             raise InputError(f"{file}: {error} It was edited: prepare again.") from error
@@ -186,11 +192,7 @@ class Metadata:
 
     def select(self, entities: Sequence[str], kind: str | None = None) -> tuple[Feature, ...]:
         """Returns the features of some entities, in order, optionally of one kind."""
-        return tuple(
-            feature
-            for feature in self.features
-            if feature.entity in entities and kind in (None, feature.kind)
-        )
+        return self.encoder.select(entities, kind)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -200,7 +202,7 @@ class SparseCross:
     Requests with the same query, day and segments share one group.
 
     Attributes:
-      group: `[requests]` group of each request_index.
+      group: `[requests]` group of each request_index; `NO_GROUP` where none was prepared.
       indptr: `[groups + 1]`; entries of group g are `indptr[g]:indptr[g + 1]`.
       item: `[entries]` store row, ascending within a group.
       value: `[entries, K]` float32; an item that is absent has zeros.
@@ -214,10 +216,12 @@ class SparseCross:
     def padded(self, request_index: np.ndarray, num_items: int) -> tuple[np.ndarray, np.ndarray]:
         """Returns items `[R, M]` and values `[R, M, K]`, padded with item `num_items`.
 
-        M is the power of two that holds the longest list, so that few shapes are compiled.
+        M is the power of two that holds the longest list, so that few shapes are compiled. A
+        request without a group has no items.
         """
         groups = self.group[request_index]
         lengths = self.indptr[groups + 1] - self.indptr[groups]
+        lengths = np.where(groups == NO_GROUP, 0, lengths)
         width = 1 << int(max(lengths.max(initial=1), 1) - 1).bit_length()
         column = np.arange(width)
         inside = column < lengths[:, None]
@@ -241,27 +245,16 @@ class Examples:
 
     def __init__(self, path: files.PathLike):
         self.path = Path(path)
-        file = self.path / METADATA_FILE
-        if not file.exists():
-            raise InputError(
-                f"{self.path} holds no examples (no metadata.json). Expected the --out of "
-                f"`interactrank prepare`."
-            )
-        value = files.read_json(file)
-        found = value.get("format_version") if isinstance(value, dict) else None
-        if found != FORMAT_VERSION:
-            raise InputError(
-                f"{file}: format_version is {found}, this release reads {FORMAT_VERSION}. "
-                f"Prepare the examples again."
-            )
         self._sparse_cross: dict[str, SparseCross] = {}
-        self._whole: set[str] = set()
-        value = files.read_sealed(file)
-        digests = value.pop("files", None)
-        if not isinstance(digests, dict):
-            raise InputError(f"{file} is incomplete (no checksums): prepare again.")
-        self._digests: dict[str, str] = digests
-        self.metadata = Metadata.read(value, file)
+        self._artifact = artifact.open_artifact(KIND, self.path)
+        folder = self.file(f"{encoder_module.DIRECTORY}/{encoder_module.FILE}").parent
+        encoder = Encoder.open(folder)
+        self.metadata = Metadata.read(self._artifact.record, encoder, self._artifact.file)
+
+    @property
+    def encoder(self) -> Encoder:
+        """What turned raw rows into these arrays."""
+        return self.metadata.encoder
 
     def file(self, name: str) -> Path:
         """Returns the path of a file by its name in the directory, once its checksum is right.
@@ -269,17 +262,7 @@ class Examples:
         Raises:
           InputError: it is absent or damaged, or the name leads out of the directory.
         """
-        path = artefacts.inside(self.path, name)
-        if name not in self._whole:
-            if not path.is_file():
-                raise InputError(f"{path} does not exist: prepare the examples again.")
-            if files.file_digest(path) != self._digests.get(name):
-                raise InputError(
-                    f"{path} is damaged: its checksum is not the one in {METADATA_FILE}. Prepare "
-                    f"the examples again."
-                )
-            self._whole.add(name)
-        return path
+        return self._artifact.path(name)
 
     def split(self, name: str) -> Split:
         """Returns a split's sizes.
@@ -363,7 +346,7 @@ class Examples:
 
     def has_corpus(self, split: str) -> bool:
         """Whether requests of a split can be scored with the corpus."""
-        return any(name.startswith(f"cross/{split}/") for name in self._digests)
+        return any(name.startswith(f"cross/{split}/") for name in self._artifact.digests)
 
     def raw_requests(self, split: str) -> pa.Table:
         """Returns the requests as they came (pyarrow table), one row per request_index."""
@@ -376,11 +359,9 @@ class Examples:
 
     def _table(self, name: str, rows: int, column: str) -> pa.Table:
         path = self.file(name)
-        return artefacts.read_table(path, rows, column)
+        return contents.read_table(path, rows, column)
 
 
 def write_metadata(directory: files.PathLike, metadata: Metadata) -> None:
     """Writes `metadata.json` beside the finished files of a directory of examples."""
-    digests = files.file_digests(directory)
-    digests.pop(METADATA_FILE, None)
-    files.write_sealed(Path(directory) / METADATA_FILE, {**metadata.to_json(), "files": digests})
+    artifact.write(KIND, Path(directory), metadata.to_json(), skip=STATE)

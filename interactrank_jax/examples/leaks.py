@@ -20,7 +20,7 @@ and yet reveal it.
 
 import dataclasses
 import importlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,14 +28,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from interactrank_jax.examples import frames, splits
 from interactrank_jax.examples.differences import Leak, compare, compare_items, compare_sparse
 from interactrank_jax.examples.format import Examples
+from interactrank_jax.examples.plan import SPLITS, Plan, make_plan
 from interactrank_jax.examples.prepare import prepare
 from interactrank_jax.io import files, outputs
 from interactrank_jax.io.errors import InputError
-from interactrank_jax.log import schema
-from interactrank_jax.log.values import as_values, index_in
+from interactrank_jax.log import read, schema
+from interactrank_jax.log.values import as_values, index_in, ranks
+from interactrank_jax.state.days import SECONDS_PER_DAY
 
 # A tree on out-of-fold features of shuffled labels was seen to reach .507 on the other half of the
 # rows, on leave-one-out features .98 (MovieLens-100K, 58 thousand rows): far from both.
@@ -102,8 +103,8 @@ def examine(
     Raises:
       InputError: as `prepare` raises it, or a package is missing that a random split's checks need.
     """
-    log = schema.open_log(log_path)
-    plan = splits.make_plan(config, log)
+    log = read.open_log(log_path)
+    plan = make_plan(config, log)
     if plan.timeless:
         _check_packages()
     with outputs.scratch_directory() as scratch:
@@ -112,11 +113,11 @@ def examine(
         prepare(config, log_path, before)
         work = _Work(config, log, plan, Examples(before), Path(scratch), progress)
         checks = _timeless_checks(work) if plan.timeless else _timed_checks(work)
-        found = [(name, leaks) for name, leaks in checks]
+        results = list(checks)
     return Report(
         plan.protocol,
-        tuple(name for name, _ in found),
-        tuple(leak for _, leaks in found for leak in leaks),
+        tuple(name for name, _ in results),
+        tuple(leak for _, leaks in results for leak in leaks),
     )
 
 
@@ -137,8 +138,8 @@ class _Work:
     """One run of the detector: the log, what was prepared from it, and where to write."""
 
     config: Any
-    log: schema.Log
-    plan: splits.Plan
+    log: read.Log
+    plan: Plan
     before: Examples
     scratch: Path
     progress: Progress
@@ -165,19 +166,19 @@ class _Work:
 
 
 def _timed_checks(work: _Work) -> Iterator[tuple[str, list[Leak]]]:
-    for split in splits.SPLITS:
+    for split in SPLITS:
         times = np.sort(work.before.raw_requests(split)["timestamp"].to_numpy())
         # In the middle of the busiest day: that puts the most requests at risk.
-        _, first, counts = np.unique(frames.day(times), return_index=True, return_counts=True)
+        _, first, counts = np.unique(
+            times // SECONDS_PER_DAY, return_index=True, return_counts=True
+        )
         busiest = np.argmax(counts)
         moment = int(times[first[busiest] + counts[busiest] // 2])
         name = f"labels and events changed from t = {moment} on (in {split})"
         in_training = split == "train"
         tables = _changed_from(work.log, moment, change_items=not in_training)
         after = work.prepare_again(name, **tables)
-        seconds = {
-            part: work.before.raw_requests(part)["timestamp"].to_numpy() for part in splits.SPLITS
-        }
+        seconds = {part: work.before.raw_requests(part)["timestamp"].to_numpy() for part in SPLITS}
 
         def visible(part: str, block: dict[str, np.ndarray], _: int) -> np.ndarray:
             return seconds[part][block["request_index"]] <= moment  # noqa: B023, used at once
@@ -185,7 +186,7 @@ def _timed_checks(work: _Work) -> Iterator[tuple[str, list[Leak]]]:
         skip = _made_with_training_means(work) if in_training else ()
         leaks = compare(name, work.before, after, visible, skip)
         leaks += compare_items(name, work.before, after)
-        for part in splits.SPLITS[1:]:
+        for part in SPLITS[1:]:
             requests = np.flatnonzero(seconds[part] <= moment)
             leaks += compare_sparse(name, work.before, after, part, requests)
         yield name, leaks
@@ -197,15 +198,15 @@ def _made_with_training_means(work: _Work) -> tuple[str, ...]:
     return (*rates, *(f"user_rate_{actions[action]}" for action in work.plan.rates))
 
 
-def _changed_from(log: schema.Log, moment: int, change_items: bool) -> dict[str, pa.Table]:
+def _changed_from(log: read.Log, moment: int, change_items: bool) -> dict[str, pa.Table]:
     """Returns impressions and events with everything known from `moment` on changed.
 
     Labels of requests at or after it are flipped. If `change_items`, requests after it show other
     items. Events that arrive at or after it get another action, item, user and query.
     """
-    requests = frames.read_table(log, "requests", ["request_id", "timestamp"])
-    item_ids = as_values(frames.read_table(log, "items", ["item_id"])["item_id"])
-    impressions = frames.read_table(log, "impressions")
+    requests = _read(log, "requests", ["request_id", "timestamp"])
+    item_ids = as_values(_read(log, "items", ["item_id"])["item_id"])
+    impressions = _read(log, "impressions")
     request = index_in(as_values(impressions["request_id"]), as_values(requests["request_id"]))
     time = requests["timestamp"].to_numpy()[request]
     for action in log.schema.actions:
@@ -214,7 +215,7 @@ def _changed_from(log: schema.Log, moment: int, change_items: bool) -> dict[str,
         impressions = _next_item(impressions, item_ids, time > moment)
     if not log.has_events:
         return {"impressions": impressions}
-    events = frames.read_table(log, "events")
+    events = _read(log, "events")
     changed = events["arrival_time"].to_numpy() >= moment
     events = _next_item(events, item_ids, changed)
     actions = as_values(pa.array(log.schema.actions))
@@ -249,28 +250,17 @@ def _next_item(table: pa.Table, item_ids: pa.Array, rows: np.ndarray) -> pa.Tabl
 
 def _timeless_checks(work: _Work) -> Iterator[tuple[str, list[Leak]]]:
     log, seed = work.log, work.config.seed
-    items = frames.read_table(log, "items", ["item_id"])
-    requests = frames.read_requests(log, (), timeless=True)
-    impressions = frames.read_impressions(log, requests, as_values(items["item_id"]))
-    split = splits.assign_splits(work.plan, requests, impressions, seed)
-    fold = splits.assign_folds(work.plan, split, seed)
-    train = np.flatnonzero(split == 0)
-    slates = splits.make_slates(impressions, train, fold, work.plan.slate)
-    order = splits.training_order(len(slates.start), seed)
-    written_fold = fold[slates.rows[slates.start]][order]
-    table = frames.read_table(log, "impressions")
+    table = _read(log, "impressions")
+    split, fold = _split_and_fold(work.before, table)
 
-    def flipped(rows: np.ndarray) -> pa.Table:
-        changed = np.zeros(len(table), bool)
-        changed[impressions.row[rows]] = True
+    def flipped(changed: np.ndarray) -> pa.Table:
         result = table
         for action in log.schema.actions:
             result = _flip(result, action, changed)
         return result
 
     def in_fold(part: str, block: dict[str, np.ndarray], first: int) -> np.ndarray:
-        size = len(block["item"])
-        return written_fold[first : first + size] == 0 if part == "train" else np.zeros(size, bool)
+        return block["fold"] == 0
 
     def everywhere(part: str, block: dict[str, np.ndarray], first: int) -> np.ndarray:
         return np.ones(len(block["item"]), bool)
@@ -283,7 +273,7 @@ def _timeless_checks(work: _Work) -> Iterator[tuple[str, list[Leak]]]:
     after = work.prepare_again(name, impressions=flipped(split != 0))
     leaks = compare(name, work.before, after, everywhere)
     leaks += compare_items(name, work.before, after)
-    for part in splits.SPLITS[1:] if work.plan.has_corpus else ():
+    for part in SPLITS[1:] if work.plan.corpus_requests else ():
         everyone = np.arange(work.before.metadata.splits[part].requests)
         leaks += compare_sparse(name, work.before, after, part, everyone)
     yield name, leaks
@@ -293,6 +283,38 @@ def _timeless_checks(work: _Work) -> Iterator[tuple[str, list[Leak]]]:
     for action in log.schema.actions:
         noise = _replace(noise, action, table[action].take(pa.array(shuffled)))
     yield name, _find_noise(name, work.prepare_again(name, impressions=noise), seed)
+
+
+def _split_and_fold(examples: Examples, impressions: pa.Table) -> tuple[np.ndarray, np.ndarray]:
+    """Returns index of the split and fold of each impression, `[M]`."""
+    requests, items, splits, folds = [], [], [], []
+    ids = pa.array(examples.item_ids)
+    for index, name in enumerate(SPLITS):
+        request_ids = as_values(examples.raw_requests(name)["request_id"])
+        for block in examples.blocks(name, ("request_index", "item", "mask", "fold")):
+            example, _ = np.nonzero(block["mask"])
+            requests.append(request_ids.take(pa.array(block["request_index"][example])))
+            items.append(ids.take(pa.array(block["item"][block["mask"]])))
+            splits.append(np.full(len(example), index))
+            folds.append(block["fold"][example])
+    keys = [
+        (as_values(pa.concat_arrays(parts)), as_values(impressions[name]))
+        for name, parts in (("request_id", requests), ("item_id", items))
+    ]
+    # Both sides in the order of their ids are the same rows.
+    examples_order, impressions_order = (
+        np.lexsort([ranks(pair[side]) for pair in keys]) for side in (0, 1)
+    )
+    split, fold = np.empty(len(impressions), np.int64), np.empty(len(impressions), np.int64)
+    split[impressions_order] = np.concatenate(splits)[examples_order]
+    fold[impressions_order] = np.concatenate(folds)[examples_order]
+    return split, fold
+
+
+def _read(log: read.Log, name: str, columns: Sequence[str] | None = None) -> pa.Table:
+    """Returns the declared columns of a table, or some of them."""
+    table = log.table(name)
+    return (table if columns is None else table.select(columns)).to_pyarrow()
 
 
 def _find_noise(name: str, examples: Examples, seed: int) -> list[Leak]:

@@ -24,90 +24,91 @@ import numpy as np
 import pyarrow as pa
 
 from interactrank_jax.examples.format import PUBLISHED
-from interactrank_jax.examples.frames import Impressions, Requests
-from interactrank_jax.log.schema import FeatureSpec, Log
+from interactrank_jax.log.schema import FeatureSpec, Schema
+from interactrank_jax.state.store import CLEAN_TIME
 
 logger = logging.getLogger(__name__)
 
-CLEAN_TIME, CLEAN_RANDOM = "clean_time", "clean_random"
+CLEAN_RANDOM = "clean_random"
 PROTOCOLS = (CLEAN_TIME, CLEAN_RANDOM, PUBLISHED)
-TEST = 2  # index of the test split
+TEST_SPLIT = "test"
 
 
-def publish(
-    means: Sequence[int],
-    split: np.ndarray,
-    log: Log,
-    items: pa.Table,
-    requests: Requests,
-    impressions: Impressions,
-) -> tuple[Log, pa.Table, Requests, Impressions]:
-    """Adds the leaking means of `published` as if the log had declared them.
+class LeakingMeans:
+    """The means of `published`, as if the log had declared them as features.
 
-    Every item and every request comes twice, once as training and validation see it and once as the
-    test does; the impressions of the test refer to the second copy. Copies share an id and with it
-    an embedding row: only the mean in them differs.
+    Every item comes twice, once as training and validation see it and once as the test does, and so
+    does whatever is known of a request. Copies share an id and with it an embedding row: only the
+    mean in them differs. A mean over no row at all is 0.
 
     Args:
-      means: indices of the actions whose means become features, `user_mean_ACTION` and
-        `item_mean_ACTION`.
-      split: `[M]` of each impression.
-      log: the log.
-      items: `[I]` raw rows of the item store, the first null.
-      requests: `[R]`.
-      impressions: `[M]`.
-
-    Returns:
-      log (its schema has the new features), items `[2 I - 1]`, requests `[2 R]` and impressions
-      `[M]`. A mean over no row at all is 0.
+      names: the actions whose means become features, `user_mean_ACTION` and `item_mean_ACTION`.
+      users, items: how many there are, the padding item left out.
     """
-    names = [log.schema.actions[action] for action in means]
-    logger.warning(
-        "protocol 'published': the mean of '%s' over training and over test, each row's own label "
-        "included, is a feature. IT LEAKS THE LABEL: compare with published figures only.",
-        "' and '".join(names),
-    )
-    is_test = split == TEST
-    real, users = len(items) - 1, len(requests.users)
-    item = impressions.item + real * is_test
-    user = requests.user[impressions.request] + users * is_test
-    labels = impressions.actions[:, list(means)]
-    of_item = _means(item, labels, 2 * real + 1)
-    of_user = _means(user, labels, 2 * users)[
-        np.concatenate([requests.user, requests.user + users])
-    ]
-    items = pa.concat_tables([items, items.slice(1)])
-    table = pa.concat_tables([requests.table, requests.table])
-    features = log.schema.features
-    for column, name in enumerate(names):
-        user_mean, item_mean = f"user_mean_{name}", f"item_mean_{name}"
-        items = items.append_column(item_mean, pa.array(of_item[:, column]))
-        table = table.append_column(user_mean, pa.array(of_user[:, column]))
-        features += (
-            FeatureSpec(user_mean, "user", "numeric"),
-            FeatureSpec(item_mean, "item", "numeric"),
+
+    def __init__(self, names: Sequence[str], users: int, items: int):
+        self.names, self.items = tuple(names), items
+        logger.warning(
+            "protocol 'published': the mean of '%s' over training and over test, each row's own "
+            "label included, is a feature. IT LEAKS THE LABEL: compare with published figures "
+            "only.",
+            "' and '".join(self.names),
         )
-    doubled = dataclasses.replace(
-        requests,
-        table=table,
-        user=np.tile(requests.user, 2),
-        query=np.tile(requests.query, 2),
-        timestamp=np.tile(requests.timestamp, 2),
-    )
-    return (
-        dataclasses.replace(log, schema=dataclasses.replace(log.schema, features=features)),
-        items,
-        doubled,
-        dataclasses.replace(
-            impressions,
-            item=item.astype(impressions.item.dtype),
-            request=impressions.request + len(requests.user) * is_test,
-        ),
-    )
+        self._users = _Means(users, len(self.names))
+        self._items = _Means(items + 1, len(self.names))
+
+    def add(self, user: np.ndarray, item: np.ndarray, labels: np.ndarray, split: str) -> None:
+        """Adds rows of a split: `[M]` codes of users, rows of items, and labels `[M, A]`."""
+        self._users.add(user, labels, int(split == TEST_SPLIT))
+        self._items.add(item, labels, int(split == TEST_SPLIT))
+
+    def of_users(self, split: str) -> np.ndarray:
+        """Returns the means of all users, float64 `[U, A]`, as a split sees them."""
+        return self._users.result(int(split == TEST_SPLIT))
+
+    @property
+    def user_features(self) -> tuple[str, ...]:
+        """Names of the features of users."""
+        return tuple(f"user_mean_{name}" for name in self.names)
+
+    def schema(self, schema: Schema) -> Schema:
+        """Returns a schema that declares the means."""
+        features = schema.features
+        for name in self.names:
+            features += (
+                FeatureSpec(f"user_mean_{name}", "user", "numeric"),
+                FeatureSpec(f"item_mean_{name}", "item", "numeric"),
+            )
+        return dataclasses.replace(schema, features=features)
+
+    def both_items(self, items: pa.Table) -> pa.Table:
+        """Returns raw items `[I + 1]`, the first null, as both see them: `[2 I + 1]` with means."""
+        both = pa.concat_tables([items, items.slice(1)])
+        means = np.concatenate([self._items.result(0), self._items.result(1)[1:]])
+        for column, name in enumerate(self.names):
+            both = both.append_column(f"item_mean_{name}", pa.array(means[:, column]))
+        return both
+
+    def with_users(self, requests: pa.Table, user: np.ndarray, split: str) -> pa.Table:
+        """Returns raw requests of a split, by `[N]` codes of their users, with the means."""
+        means = self.of_users(split)[user]
+        for column, name in enumerate(self.names):
+            requests = requests.append_column(f"user_mean_{name}", pa.array(means[:, column]))
+        return requests
 
 
-def _means(group: np.ndarray, labels: np.ndarray, groups: int) -> np.ndarray:
-    """Returns the mean of labels `[M, A]` over each group, `[groups, A]`; 0 where it is empty."""
-    rows = np.maximum(np.bincount(group, minlength=groups), 1)
-    sums = [np.bincount(group, column, groups) for column in labels.T]
-    return np.stack(sums, axis=1) / rows[:, None]
+class _Means:
+    """Mean labels by group, over training and validation, and over the test."""
+
+    def __init__(self, groups: int, labels: int):
+        self._rows = np.zeros((2, groups))
+        self._sums = np.zeros((2, groups, labels))
+
+    def add(self, group: np.ndarray, labels: np.ndarray, part: int) -> None:
+        groups = self._rows.shape[1]
+        self._rows[part] += np.bincount(group, minlength=groups)
+        for index, column in enumerate(labels.T):
+            self._sums[part, :, index] += np.bincount(group, column, groups)
+
+    def result(self, part: int) -> np.ndarray:
+        return self._sums[part] / np.maximum(self._rows[part], 1)[:, None]

@@ -1,244 +1,212 @@
-"""The preparation's plan: its config checked against the log, splits, folds and slates."""
+"""Which impression is in which split, fold and bucket.
+
+A bucket is some of a split's requests whose candidates fit into memory together, about
+`BUCKET_CANDIDATES`. Evaluation splits are in the order of requests. The requests of training are
+permuted, then cut into buckets, and the examples of a bucket are permuted: so what a training batch
+holds does not depend on the order of the log, nor on the memory of a machine.
+"""
 
 import dataclasses
-from collections.abc import Sequence
-from typing import Any
+from pathlib import Path
 
+import ibis
+import ibis.expr.types as ir
 import numpy as np
+import pyarrow as pa
 
-from interactrank_jax import fields
-from interactrank_jax.examples import history, protocols
-from interactrank_jax.examples.frames import Impressions, Requests
-from interactrank_jax.io.errors import InputError, did_you_mean
-from interactrank_jax.log.schema import Log
-from interactrank_jax.state.recipe import Recipe
+from interactrank_jax.examples.plan import SPLITS, Plan
+from interactrank_jax.examples.requests import Requests, read_column
+from interactrank_jax.io.errors import InputError
+from interactrank_jax.log.read import Log
+from interactrank_jax.state import engines
+from interactrank_jax.state.spec import BUCKET, REQUEST_ROW
+from interactrank_jax.state.timelines import NO_FOLD
 
-SPLITS = ("train", "validation", "test")
-LARGEST_BLOCK = 2**22  # candidates: a few hundred megabytes
+BUCKET_CANDIDATES = 1_000_000
+# Streams of random numbers, beside `config.data.seed`; `corpus.py` has another.
+_COUNTED_ORDER, _SPLIT, _FOLD, _TRAINING_ORDER = 1, 2, 3, 4
 
 
 @dataclasses.dataclass(frozen=True)
-class Plan:
-    """What `config.data` asks for, checked.
+class Bucket:
+    """Some requests of a split.
 
     Attributes:
-      protocol: one of `protocols.PROTOCOLS`.
-      fractions: of the splits.
-      folds: number of folds where timeless, else 0.
-      slate: candidates of an example, at most.
-      delay_s: None where timeless.
-      history_actions, query_history_actions: indices of actions.
-      rates: indices of the actions whose counts and rates are features of the user, as of the
-        request or out of fold.
-      leaking_means: those whose means are features under `published`, instead.
-      cross: the cross features and how they are counted.
-      has_corpus: whether requests of the evaluation splits can be scored with all items, for which
-        each item must be one, and the values of all its cross features be listed.
+      number: among all buckets.
+      split: name.
     """
 
-    protocol: str
-    fractions: tuple[float, ...]
-    folds: int
-    slate: int
-    delay_s: int | None
-    history_actions: tuple[int, ...]
-    query_history_actions: tuple[int, ...]
-    rates: tuple[int, ...]
-    leaking_means: tuple[int, ...]
-    cross: Recipe
-    has_corpus: bool
-
-    @property
-    def timeless(self) -> bool:
-        """Whether nothing is as of anything, for impressions are split at random."""
-        return self.protocol != protocols.CLEAN_TIME
-
-    @property
-    def lag_days(self) -> int | None:
-        """Days between the last day counted and the request's; None where timeless."""
-        return self.cross.lag_days
-
-    @property
-    def segments(self) -> tuple[str, ...]:
-        """Categorical features that cross features are segmented by."""
-        return self.cross.segments
-
-    @property
-    def counts_impressions(self) -> bool:
-        """Whether a cross feature or a rate counts impressions."""
-        return bool(self.rates) or self.cross.counts_impressions
+    number: int
+    split: str
 
 
-def make_plan(config: Any, log: Log) -> Plan:
-    """Checks `config.data` against the schema of a log.
+@dataclasses.dataclass(frozen=True)
+class Rows:
+    """The impressions that examples are made of.
+
+    Attributes:
+      table: columns request_id, `REQUEST_ROW` and `BUCKET`; where impressions are split at random
+        also item_id, period (the fold, `NO_FOLD` in evaluation) and time (place in a shuffled order
+        of those that count).
+      buckets: in order.
+      requests: by split, the rows of its requests, ascending.
+      examples: `[R]` training examples of each request.
+      impressions: how many there are.
+    """
+
+    table: ir.Table
+    buckets: tuple[Bucket, ...]
+    requests: dict[str, np.ndarray]
+    examples: np.ndarray
+    impressions: int
+
+    def __len__(self) -> int:
+        return self.impressions
+
+
+def split(
+    plan: Plan, log: Log, requests: Requests, backend: ibis.BaseBackend, scratch: Path
+) -> Rows:
+    """Splits the impressions of a log as its protocol says.
 
     Raises:
-      InputError: a value out of range, an unknown protocol, action or segment, a time split of a
-        log without time, or histories or cross features where the protocol has none.
+      InputError: a split is empty.
     """
-    fields.check(config, "data")
-    actions = log.schema.actions
-    protocol = config.protocol
-    timeless, is_published = protocol != protocols.CLEAN_TIME, protocol == protocols.PUBLISHED
-    if not timeless and log.schema.timeless:
-        raise InputError(
-            f"config.data.protocol is '{protocol}', but {log.path} is timeless: its requests have "
-            f"no timestamp. Set config.data.protocol='{protocols.CLEAN_RANDOM}'."
-        )
-    if is_published and not len(config.history.rates):
-        raise InputError(
-            f"config.data.history.rates is empty. Expected the actions whose means protocol "
-            f"'{protocol}' makes features of, such as ('like',)."
-        )
-    for name, value in (
-        ("history.actions", config.history.actions),
-        ("query_history.actions", config.query_history.actions),
-        ("cross.features", config.cross.features),
-    ):
-        if is_published and len(value):
-            raise InputError(
-                f"config.data.{name} is {tuple(value)}, but protocol '{protocol}' has no histories "
-                f"and no cross features. Set it to ()."
-            )
-    fractions = tuple(float(value) for value in config.split.fractions)
-    if abs(sum(fractions) - 1) > 1e-6:
-        raise InputError(
-            f"config.data.split.fractions is {fractions}. Expected three positive numbers that "
-            f"sum to 1, such as (0.8, 0.1, 0.1)."
-        )
-    if timeless and config.folds < 2:
-        raise InputError(
-            f"config.data.folds is {config.folds}. Expected at least 2 under protocol '{protocol}'."
-        )
-    if config.slate * config.block_size > LARGEST_BLOCK:
-        raise InputError(
-            f"config.data.slate is {config.slate} and config.data.block_size {config.block_size}: "
-            f"a block would hold more than {LARGEST_BLOCK:,} candidates. Lower one of them."
-        )
+    if plan.timeless:
+        return split_at_random(plan, log, requests, backend, scratch)
+    return split_by_time(plan, requests, backend, scratch)
 
-    def indices(field: str, names: Sequence[str]) -> tuple[int, ...]:
-        for name in names:
-            if name not in actions:
-                raise InputError(
-                    f"config.data.{field} names action '{name}'." + did_you_mean(name, actions)
-                )
-        return tuple(actions.index(name) for name in names)
 
-    rates = indices("history.rates", config.history.rates)
-    return Plan(
-        protocol=protocol,
-        fractions=fractions,
-        folds=int(config.folds) if timeless else 0,
-        slate=int(config.slate),
-        delay_s=None if timeless else int(config.history.delay_s),
-        history_actions=indices("history.actions", config.history.actions),
-        query_history_actions=indices("query_history.actions", config.query_history.actions),
-        rates=() if is_published else rates,
-        leaking_means=rates if is_published else (),
-        cross=Recipe.from_config(config.cross, log, timeless),
-        has_corpus=not is_published and bool(config.cross.get("corpus", True)),
+def split_by_time(plan: Plan, requests: Requests, backend: ibis.BaseBackend, scratch: Path) -> Rows:
+    """Splits in order of the requests' time, fractions being of impressions.
+
+    Requests of one second stay together.
+
+    Raises:
+      InputError: a split is empty.
+    """
+    sizes, total = requests.impressions, int(requests.impressions.sum())
+    bounds = np.cumsum(plan.fractions)[:2]
+    first = np.minimum(np.round(bounds * total).astype(int), total - 1)
+    # The time of the impression at each bound, in the order of time.
+    times = requests.timestamp[np.searchsorted(np.cumsum(sizes), first, side="right")]
+    split = np.searchsorted(times, requests.timestamp, side="right")
+    _check_sizes(plan, np.bincount(split, sizes, 3), int((sizes > 0).sum()))
+    split_sizes = np.where(split == np.arange(3)[:, None], sizes, 0)
+    buckets, bucket = _cut(split_sizes, plan.seed)
+    table = {
+        "request_id": requests.column("request_id"),
+        REQUEST_ROW: np.arange(len(requests), dtype=np.int32),
+        BUCKET: bucket.max(axis=0),
+    }
+    asked = sizes > 0
+    return Rows(
+        engines.write_arrow(backend, pa.table(table).filter(pa.array(asked)), scratch),
+        buckets,
+        {name: np.flatnonzero(split_sizes[index]) for index, name in enumerate(SPLITS)},
+        np.where(split == 0, -(-sizes // plan.slate), 0),
+        total,
     )
 
 
-def assign_splits(
-    plan: Plan, requests: Requests, impressions: Impressions, seed: int
-) -> np.ndarray:
-    """Returns the split of each impression, int8 `[M]`, an index into `SPLITS`.
+def split_at_random(
+    plan: Plan, log: Log, requests: Requests, backend: ibis.BaseBackend, scratch: Path
+) -> Rows:
+    """Splits impressions at random, seeded, and training into folds of equal size.
 
-    Both ways the fractions are of impressions. By time: in order of their requests' time; requests
-    of one second stay together. At random: seeded.
+    What counts are the training rows, in an order that is shuffled before labels are looked at:
+    made from engagements alone, the order itself would tell of labels.
 
     Raises:
-      InputError: a split is empty, or no action at all happened in training, so that whatever
-        `config.label` makes a label of, there is none.
+      InputError: a split is empty.
     """
-    bounds = np.cumsum(plan.fractions)[:2]
-    if plan.timeless:
-        total = len(impressions.item)
-        rank = np.random.default_rng([seed, 2]).permutation(total)
-        split = np.searchsorted(np.round(bounds * total), rank, side="right")
-    else:
-        time = requests.timestamp[impressions.request]
-        first = np.minimum(np.round(bounds * len(time)).astype(int), len(time) - 1)
-        split = np.searchsorted(np.sort(time)[first], time, side="right")
-    sizes = np.bincount(split, minlength=3)
+    numbers = pa.table(
+        {
+            "request_id": requests.column("request_id"),
+            REQUEST_ROW: np.arange(len(requests), dtype=np.int32),
+        }
+    )
+    impressions = log.table("impressions", backend).select("request_id", "item_id", "position")
+    rows = impressions.inner_join(
+        engines.write_arrow(backend, numbers, scratch / "numbers"), "request_id"
+    )
+    rows = rows.order_by([REQUEST_ROW, "position", "item_id"]).drop("position")
+    engines.write_parquet(backend, rows, scratch / "impressions")
+    request = read_column(scratch / "impressions", REQUEST_ROW).to_numpy()
+    total, seed = len(request), plan.seed
+    rank = np.random.default_rng([seed, _SPLIT]).permutation(total)
+    bounds = np.round(np.cumsum(plan.fractions)[:2] * total)
+    split = np.searchsorted(bounds, rank, side="right").astype(np.int8)
+    _check_sizes(plan, np.bincount(split, minlength=3), len(np.unique(request)))
+    train = np.flatnonzero(split == 0)
+    fold = np.full(total, NO_FOLD, np.int32)
+    shuffled = np.random.default_rng([seed, _FOLD]).permutation(len(train))
+    fold[train] = shuffled % plan.folds
+    time = np.full(total, -1, np.int64)
+    time[np.random.default_rng([seed, _COUNTED_ORDER]).permutation(train)] = np.arange(len(train))
+
+    sizes = np.stack(
+        [np.bincount(request[split == index], minlength=len(requests)) for index in range(3)]
+    )
+    buckets, bucket = _cut(sizes, seed)
+    table = pa.table(
+        {
+            "request_id": read_column(scratch / "impressions", "request_id"),
+            "item_id": read_column(scratch / "impressions", "item_id"),
+            REQUEST_ROW: request,
+            BUCKET: bucket[split, request],
+            "period": fold,
+            "time": time,
+        }
+    )
+    by_fold = np.bincount(
+        request[train] * plan.folds + fold[train], minlength=len(requests) * plan.folds
+    )
+    return Rows(
+        engines.write_arrow(backend, table, scratch / "rows"),
+        buckets,
+        {name: np.flatnonzero(sizes[index]) for index, name in enumerate(SPLITS)},
+        (-(-by_fold // plan.slate)).reshape(len(requests), plan.folds).sum(axis=1),
+        total,
+    )
+
+
+def _check_sizes(plan: Plan, sizes: np.ndarray, requests: int) -> None:
     if not sizes.all():
         raise InputError(
-            f"the {SPLITS[int(np.argmin(sizes))]} split is empty: {len(split):,} impressions of "
-            f"{len(np.unique(impressions.request)):,} requests were split by "
-            f"{'chance' if plan.timeless else 'time'} at fractions {plan.fractions}. Use a larger "
-            f"log or other config.data.split.fractions."
+            f"the {SPLITS[int(np.argmin(sizes))]} split is empty: {int(sizes.sum()):,} impressions "
+            f"of {requests:,} requests were split by {'chance' if plan.timeless else 'time'} at "
+            f"fractions {plan.fractions}. Use a larger log or other config.data.split.fractions."
         )
-    if not impressions.actions[split == 0].any():
-        raise InputError(
-            f"nobody did anything in training: none of its {sizes[0]:,} impressions has an "
-            f"action, so no label can come of them. Are the action columns of the impressions "
-            f"filled in?"
-        )
-    return split.astype(np.int8)
 
 
-def assign_folds(plan: Plan, split: np.ndarray, seed: int) -> np.ndarray:
-    """Returns the fold of each impression, int8 `[M]`: of equal size, seeded.
-
-    `history.NO_FOLD` for evaluation rows, and for all rows where there is time.
-    """
-    fold = np.full(len(split), history.NO_FOLD, np.int8)
-    if plan.timeless:
-        train = np.flatnonzero(split == 0)
-        shuffled = np.random.default_rng([seed, 3]).permutation(len(train))
-        fold[train] = shuffled % plan.folds
-    return fold
-
-
-def training_order(examples: int, seed: int) -> np.ndarray:
-    """Returns the order in which training examples are written, `[E]`: permuted once, seeded."""
-    return np.random.default_rng([seed, 4]).permutation(examples)
-
-
-@dataclasses.dataclass(frozen=True)
-class Slates:
-    """The examples of one split: runs of impressions of one request.
-
-    Attributes:
-      rows: `[M]` the split's impressions.
-      start, length: `[E]` example e holds `rows[start[e]:start[e] + length[e]]`.
-      request: `[E]` row of `Requests`.
-      distinct: `[R]` the requests, ascending.
-    """
-
-    rows: np.ndarray
-    start: np.ndarray
-    length: np.ndarray
-    request: np.ndarray
-    distinct: np.ndarray
-
-    @property
-    def request_index(self) -> np.ndarray:
-        """`[E]` position of each example's request in `distinct`."""
-        return np.searchsorted(self.distinct, self.request)
-
-
-def make_slates(impressions: Impressions, rows: np.ndarray, fold: np.ndarray, slate: int) -> Slates:
-    """Cuts each request's impressions, best position first, into slates of up to `slate`.
-
-    The candidates of a slate are of one fold: they may use the same rows, so that whatever is made
-    of a request is made once for all of them.
+def _cut(sizes: np.ndarray, seed: int) -> tuple[tuple[Bucket, ...], np.ndarray]:
+    """Cuts the requests of each split into buckets.
 
     Args:
-      impressions: the impressions, by request.
-      rows: positions of those in the split, ascending.
-      fold: `[M]` of every impression, of `assign_folds`.
-      slate: C.
+      sizes: `[splits, R]` impressions of each request in each split.
+      seed: of the order of training.
+
+    Returns:
+      (the buckets, `[splits, R]` the bucket of each request, -1 for none).
     """
-    rows = rows[np.lexsort((rows, fold[rows], impressions.request[rows]))]
-    request = impressions.request[rows]
-    other_request = np.diff(request, prepend=-1) != 0
-    first = np.flatnonzero(other_request | (np.diff(fold[rows], prepend=np.int8(0)) != 0))
-    sizes = np.diff(first, append=len(rows))
-    parts = -(-sizes // slate)
-    owner = np.repeat(np.arange(len(first)), parts)
-    number = np.arange(len(owner)) - np.repeat(np.cumsum(parts) - parts, parts)
-    start = first[owner] + number * slate
-    length = np.minimum(slate, sizes[owner] - number * slate)
-    return Slates(rows, start, length, request[start], np.unique(request))
+    buckets: list[Bucket] = []
+    bucket = np.full(sizes.shape, -1, np.int32)
+    for index, name in enumerate(SPLITS):
+        requests = np.flatnonzero(sizes[index])
+        if name == "train":
+            order = np.random.default_rng([seed, _TRAINING_ORDER]).permutation(len(requests))
+            requests = requests[order]
+        before = np.cumsum(sizes[index, requests]) - sizes[index, requests]
+        cut = before // BUCKET_CANDIDATES
+        _, number = np.unique(cut, return_inverse=True)  # a large request may skip a cut
+        bucket[index, requests] = len(buckets) + number
+        buckets += [Bucket(len(buckets) + k, name) for k in range(number.max(initial=-1) + 1)]
+    return tuple(buckets), bucket
+
+
+def example_order(bucket: Bucket, examples: int, seed: int) -> np.ndarray:
+    """Returns the order in which the examples of a bucket are written, `[E]`."""
+    if bucket.split != "train":
+        return np.arange(examples)
+    return np.random.default_rng([seed, _TRAINING_ORDER, bucket.number]).permutation(examples)

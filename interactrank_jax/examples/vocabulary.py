@@ -4,6 +4,8 @@ Needs numpy and pyarrow only, so that serving maps ids by the same code.
 """
 
 import dataclasses
+import hashlib
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +14,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from interactrank_jax.io.errors import InputError
-from interactrank_jax.io.files import PathLike
+from interactrank_jax.io.files import PathLike, file_digest
 from interactrank_jax.log.values import as_values, index_in
 
 # 64-bit FNV-1a (Fowler, Noll, Vo), then the 64-bit finaliser of MurmurHash3: FNV alone leaves the
@@ -142,18 +144,89 @@ class Vocabulary:
         """
         try:
             table = pq.read_table(path)
-        except (OSError, pa.ArrowInvalid) as error:
+            rows = table["row"].to_numpy()
+            values = as_values(table["value"])
+        except (OSError, KeyError, ValueError, pa.ArrowException) as error:
             raise InputError(f"{path} is absent or damaged ({error}): prepare again.") from error
-        rows = table["row"].to_numpy()
         if len(rows) and rows[0] != 1 + out_of_vocabulary:
             raise InputError(
                 f"{path} starts at row {rows[0]}. Expected {1 + out_of_vocabulary}, after "
                 f"{out_of_vocabulary} hashed rows: it belongs to other examples."
             )
-        return cls(as_values(table["value"]), out_of_vocabulary)
+        return cls(values, out_of_vocabulary)
 
 
-def count_values(column: pa.Array) -> tuple[pa.Array, np.ndarray]:
-    """Returns the distinct values of a column `[V]` and how often each occurs, int64 `[V]`."""
-    counted = pc.value_counts(column.drop_null())
-    return counted.field("values"), counted.field("counts").to_numpy(zero_copy_only=False)
+@dataclasses.dataclass(frozen=True)
+class Fingerprint:
+    """What tells one vocabulary from another without reading it.
+
+    Attributes:
+      length: number of its values.
+      sha256: of their type and their bytes in row order, in hexadecimal.
+    """
+
+    length: int
+    sha256: str
+
+    @classmethod
+    def of(cls, values: pa.Array) -> "Fingerprint":
+        """Returns the fingerprint of values (`int64` or `large_string`, no nulls).
+
+        It does not depend on how Arrow holds them: not on slices, chunks or file versions.
+        """
+        checksum = hashlib.sha256(str(values.type).encode())
+        if pa.types.is_int64(values.type):
+            checksum.update(values.to_numpy(zero_copy_only=False).astype("<i8").tobytes())
+        elif len(values):
+            lengths = pc.binary_length(values).to_numpy(zero_copy_only=False)
+            checksum.update(lengths.astype("<i8").tobytes())
+            _, offsets, text = values.buffers()
+            ends = np.frombuffer(offsets, np.int64)[values.offset : values.offset + len(values) + 1]
+            if text is not None:
+                checksum.update(memoryview(text)[ends[0] : ends[-1]])
+        return cls(len(values), checksum.hexdigest())
+
+
+class StoredVocabularies(Mapping[str, Vocabulary]):
+    """Vocabularies on disk, each read when it is asked for and held against its fingerprint."""
+
+    def __init__(
+        self,
+        directory: Path,
+        fingerprints: Mapping[str, Fingerprint],
+        digests: Mapping[str, str],
+        out_of_vocabulary: int,
+    ):
+        """Reads nothing yet.
+
+        Args:
+          directory: where `TABLE.parquet` lies.
+          fingerprints: of the values, by table.
+          digests: SHA-256 of each file, by its name there.
+          out_of_vocabulary: number of hashed rows.
+        """
+        self._directory, self._fingerprints, self._digests = directory, fingerprints, digests
+        self._out_of_vocabulary = out_of_vocabulary
+
+    def __getitem__(self, name: str) -> Vocabulary:
+        """Reads one.
+
+        Raises:
+          InputError: it is absent, damaged, or another than the encoder was saved with.
+        """
+        fingerprint = self._fingerprints[name]
+        path = self._directory / f"{name}.parquet"
+        if path.is_file() and file_digest(path) == self._digests.get(path.name):
+            vocabulary = Vocabulary.load(path, self._out_of_vocabulary)
+            if Fingerprint.of(vocabulary.values) == fingerprint:
+                return vocabulary
+        raise InputError(
+            f"{path} is absent or damaged, or was edited: it is not what the encoder was saved "
+            f"with. Write it again by the command that made it."
+        )
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._fingerprints)
+
+    def __len__(self) -> int:
+        return len(self._fingerprints)

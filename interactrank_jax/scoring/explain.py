@@ -68,11 +68,11 @@ def explain(
       split: where it is.
 
     Raises:
-      InputError: other examples, an unknown split or request, or a model whose cross features are
-        not addends of its score.
+      InputError: examples of another encoder, an unknown split or request, or a model whose cross
+        features are not addends of its score.
     """
     run, examples = Run.open(workdir), Examples(examples_path)
-    run.check_examples(examples)
+    examples = run.check_examples(examples)
     examples.split(split)
     raw = examples.raw_requests(split)
     index = _index_of(raw["request_id"].to_pylist(), request, split)

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from interactrank_jax.checkpoint import fingerprint
 from interactrank_jax.examples.checks import INTEGERS, check_below
 from interactrank_jax.examples.format import Examples
-from interactrank_jax.io import artefacts, files, interrupts, outputs
+from interactrank_jax.io import artifact, contents, files, interrupts, outputs
 from interactrank_jax.io.errors import InputError
 from interactrank_jax.models.embeddings import embed_items, item_store
 from interactrank_jax.models.inputs import zero_inputs
@@ -65,7 +65,7 @@ def build_index(workdir: files.PathLike, examples_path: files.PathLike, out: fil
       Its metadata.
 
     Raises:
-      InputError: no trained model, or examples it was not trained on.
+      InputError: no trained model, or examples of another encoder.
     """
     outputs.output_directory(out, workdir, examples_path)
     run, examples = Run.open(workdir), Examples(examples_path)
@@ -74,7 +74,7 @@ def build_index(workdir: files.PathLike, examples_path: files.PathLike, out: fil
             f"{workdir} holds a '{run.config.model.name}' model, a network over each pair: "
             f"there is nothing to compute ahead. Evaluate it, or index a model of two towers."
         )
-    run.check_examples(examples)
+    examples = run.check_examples(examples)
     model, step = run.restore_model()
     with interrupts.deferred():
         representation = encode_items(run, model, item_store(examples.items))
@@ -131,13 +131,20 @@ class Index:
                 f"{self.metadata.get('model_checksum')}, {run.workdir} has {expected}). Its "
                 f"vectors mean nothing to this one: run `interactrank index` again."
             )
+        if self.metadata.get("examples_digest") != examples.metadata.digest:
+            raise InputError(
+                f"{self.path} was built from other examples (hash "
+                f"{self.metadata.get('examples_digest')}, {examples.path} has "
+                f"{examples.metadata.digest}), where a row may be another item: run `interactrank "
+                f"index` with these."
+            )
         rows = examples.num_items
         try:
             self.items = self._load_items(run, rows)
             ids = self._whole(IDS, self.metadata["ids_sha256"])
         except (KeyError, TypeError, AttributeError) as error:
             raise InputError(f"{file} is incomplete ({error!r}): build the index again.") from error
-        self.ids = artefacts.read_table(ids, rows, "item_id")["item_id"]
+        self.ids = contents.read_table(ids, rows, "item_id")["item_id"]
 
     def _load_items(self, run: Run, rows: int) -> Any:
         """Returns the representation, held against what the model makes of so many items.
@@ -155,7 +162,7 @@ class Index:
         leaves, limit = [], run.model.number_limit()
         for entry, shape in zip(entries, shapes, strict=True):
             file = self._whole(entry["file"], entry["sha256"])
-            leaf = artefacts.load_array(file, (rows, *shape.shape[2:]), shape.dtype.kind)
+            leaf = contents.load_array(file, (rows, *shape.shape[2:]), shape.dtype.kind)
             if leaf.dtype != shape.dtype:
                 raise InputError(f"{file} holds {leaf.dtype}, the model makes {shape.dtype}.")
             if limit is not None and leaf.dtype.kind in INTEGERS:
@@ -164,7 +171,7 @@ class Index:
         return jax.tree.unflatten(structure, leaves)
 
     def _whole(self, name: str, checksum: str) -> Path:
-        file = artefacts.inside(self.path, name)
+        file = artifact.inside(self.path, name)
         if not file.is_file() or files.file_digest(file) != checksum:
             raise InputError(f"{file} is absent or damaged: build the index again.")
         return file

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from interactrank_jax.examples.format import Examples
+from interactrank_jax.examples.format import NO_GROUP, Examples
 from interactrank_jax.examples.input import evaluation_batches, request_batches
 from interactrank_jax.io import files, interrupts, outputs
 from interactrank_jax.io.errors import InputError, did_you_mean
@@ -105,6 +105,12 @@ class BatchScorer:
         run = self._run
         scorer = CorpusScorer(run.model, self._model["params"], self._index.items, run.rule.utility)
         cross = self._examples.sparse_cross(self._split)
+        if missing := int((cross.group == NO_GROUP).sum()):
+            raise InputError(
+                f"{self._examples.path}: {missing:,} of {len(cross.group):,} requests of split "
+                f"'{self._split}' have no cross features beyond their slate, so that they cannot "
+                f"be scored with the corpus. Prepare with --config.data.cross.corpus_requests=0."
+            )
         for batch in request_batches(self._examples, self._split, self.batch_size):
             interrupts.check()
             request = batch["request_index"]
@@ -146,7 +152,8 @@ def score(
       How many requests and rows were written.
 
     Raises:
-      InputError: an index of another model, other examples, an unknown split or candidates.
+      InputError: an index of another model or of other examples, examples of another encoder, an
+        unknown split or candidates.
     """
     if candidates not in CANDIDATES:
         raise InputError(f"--candidates={candidates}." + did_you_mean(candidates, CANDIDATES))
@@ -154,7 +161,7 @@ def score(
         raise InputError(f"--k={k}. Expected at least 1 item per request.")
     outputs.output_directory(out, workdir, examples_path, index_path)
     run, examples = Run.open(workdir), Examples(examples_path)
-    run.check_examples(examples)
+    examples = run.check_examples(examples)
     examples.split(split)
     model, _ = run.restore_model()
     index = Index(index_path, run, model, examples)

@@ -1,0 +1,66 @@
+"""A log in order: its requests, impressions and items numbered, as everything is joined."""
+
+import dataclasses
+from pathlib import Path
+
+import ibis
+import ibis.expr.types as ir
+import numpy as np
+
+from interactrank_jax.examples import splits
+from interactrank_jax.examples.format import Examples
+from interactrank_jax.examples.items import Items
+from interactrank_jax.examples.plan import Plan
+from interactrank_jax.examples.requests import Requests, read_requests
+from interactrank_jax.examples.splits import Rows
+from interactrank_jax.log.read import Log
+
+
+@dataclasses.dataclass(frozen=True)
+class OrderedLog:
+    """A validated log whose requests, impressions and items have numbers.
+
+    Attributes:
+      log: the log.
+      requests: in order.
+      rows: the impressions, by split and bucket.
+      items: by their rows in the store.
+      item_rows: columns `item_id` and `ITEM_ROW`, for an engine to join by.
+      backend: the engine.
+      scratch: a directory for what does not fit into memory.
+    """
+
+    log: Log
+    requests: Requests
+    rows: Rows
+    items: Items
+    item_rows: ir.Table
+    backend: ibis.BaseBackend
+    scratch: Path
+
+    @property
+    def rank(self) -> np.ndarray:
+        """`[I]` place of each item of the store in the order of ids."""
+        return self.items.rank
+
+
+def order_log(
+    plan: Plan, log: Log, old: Examples | None, backend: ibis.BaseBackend, scratch: Path
+) -> OrderedLog:
+    """Numbers a validated log.
+
+    Args:
+      plan: what is asked for.
+      log: the log.
+      old: examples whose items keep their rows, if any.
+      backend: that reads it.
+      scratch: a directory for what does not fit into memory.
+
+    Raises:
+      InputError: a split is empty.
+    """
+    requests = read_requests(log, plan.timeless, backend, scratch / "requests")
+    rows = splits.split(plan, log, requests, backend, scratch / "rows")
+    items = Items.read(log, backend, old)
+    item_rows = items.table(backend, scratch / "items")
+    return OrderedLog(log, requests, rows, items, item_rows, backend, scratch)
