@@ -24,7 +24,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from interactrank_jax.io import artefacts, files, outputs
+from interactrank_jax.io import artifact, files, interrupts, outputs
 from interactrank_jax.io.errors import InputError
 from interactrank_jax.io.files import PathLike
 from interactrank_jax.train_state import TrainState
@@ -235,6 +235,7 @@ def restore_best(workdir: PathLike, template: dict[str, Any]) -> tuple[dict[str,
         raise InputError(f"{directory} holds no model yet. Train first: `interactrank train`.")
     path = directory / str(max(steps))
     with (
+        interrupts.deferred(),  # Orbax, interrupted, prints the errors of its threads
         _reading(path),
         literal_path(path) as literal,
         ocp.StandardCheckpointer() as checkpointer,
@@ -296,7 +297,7 @@ def verify(path: Path) -> None:
     found = files.file_digests(path)
     for name, checksum in expected.items():
         if found.get(name) != checksum:
-            raise InputError(f"{artefacts.inside(path, name)} is absent or damaged: {remedy}.")
+            raise InputError(f"{artifact.inside(path, name)} is absent or damaged: {remedy}.")
 
 
 @contextlib.contextmanager

@@ -47,12 +47,21 @@ def load(spec: str) -> ConfigDict:
 
 
 def run(spec: str) -> None:
-    """Runs the file of `FILE[:argument]`: what it registers is known then. Gives no config.
+    """Runs the file that `--config` names beside a run: what it registers is known then.
+
+    Gives no config, so an argument would choose nothing.
 
     Raises:
-      InputError: no such file, or one that fails.
+      InputError: no such file, one with an argument, or one that fails.
     """
-    _run(_split(spec)[0])
+    path, argument = _split(spec)
+    if argument:
+        raise InputError(
+            f"--config={spec} beside a run, which keeps the config that it was trained with: "
+            f"leave ':{argument}' out. Expected --config={path}, the file that registers the run's "
+            f"model."
+        )
+    _run(path)
 
 
 def _split(spec: str) -> tuple[Path, str]:

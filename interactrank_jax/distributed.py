@@ -12,6 +12,7 @@ from jax.experimental import multihost_utils
 
 from interactrank_jax.io import interrupts
 from interactrank_jax.io.errors import InputError
+from interactrank_jax.parallel import all_devices
 
 # Seconds without a sign of life after which a process counts as gone.
 HEARTBEAT_TIMEOUT = 20
@@ -64,14 +65,16 @@ def joined(coordinator: str, processes: int, process: int) -> Iterator[None]:
             f"--coordinator={coordinator}: the other processes were not found ({error}). Start all "
             f"of them with the same --coordinator and --processes."
         ) from error
+    name = "this process"  # until jax's platform runs and knows its number
     try:
+        all_devices()
+        name = f"process {jax.process_index()} of {jax.process_count()}"
         yield
     except TrainingInterrupted:
         raise  # all stopped at the same step
     except BaseException as error:
         if not isinstance(error, InputError | FloatingPointError | jax.errors.JaxRuntimeError):
             traceback.print_exc()
-        name = f"process {jax.process_index()} of {jax.process_count()}"
         lost = isinstance(error, jax.errors.JaxRuntimeError)
         hint = " Another process ended or cannot be reached: look at its output." if lost else ""
         print(f"interactrank: {name} stopped: {error}{hint}", file=sys.stderr, flush=True)

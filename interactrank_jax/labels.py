@@ -65,8 +65,6 @@ class LabelRule:
                     f"config.label names the action '{name}', which the examples do not have."
                     + did_you_mean(name, actions)
                 )
-        if rule.impression_weight <= 0 or any(weight <= 0 for _, weight in rule.weights):
-            raise InputError("config.label: every weight must be above 0; to drop rows, sample.")
         weighed = [name for name, _ in rule.weights]
         if len(set(weighed)) < len(weighed):
             raise InputError(

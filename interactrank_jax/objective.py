@@ -102,8 +102,8 @@ class Objective:
         """Reads `config.train.loss`; `model` adds terms of its own. The rest is as the attributes.
 
         Raises:
-          InputError: an unknown name, a number out of range, another number of weights than there
-            are heads or stages, or a column that the examples lack.
+          InputError: an unknown loss, another number of weights than there are heads, fields that
+            contradict each other, or a column that the examples lack.
         """
         loss = config.train.loss
         loss_config.check(loss, rule)

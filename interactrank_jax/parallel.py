@@ -12,6 +12,7 @@ A batch is the requests of this process, one array a column.
 
 import functools
 import itertools
+import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -22,10 +23,27 @@ from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from interactrank_jax.io.errors import InputError, did_you_mean
+from interactrank_jax.io.errors import InputError
 from interactrank_jax.table_sharding import DATA, MODEL, ROW_MULTIPLE, SHARDED_FROM, Layout
 
-KINDS = ("pmap", "shard_map")
+
+def all_devices() -> list[jax.Device]:
+    """Returns the devices of all processes; starts jax's platform if nothing did yet.
+
+    Raises:
+      InputError: the platform that JAX_PLATFORMS asks for cannot be started.
+    """
+    try:
+        return jax.devices()
+    except (RuntimeError, AssertionError) as error:  # the latter for 'cuda' where no plugin is
+        platforms = os.environ.get("JAX_PLATFORMS")
+        if not platforms:
+            raise
+        reason = str(error).partition(" (set JAX_PLATFORMS")[0] or "there is no such device"
+        raise InputError(
+            f"JAX_PLATFORMS={platforms}: {reason.rstrip('.')}. Set it to a platform that jax can "
+            f"start here, such as cpu, or unset it and jax takes what there is."
+        ) from error
 
 
 class DataParallel:
@@ -48,18 +66,16 @@ class DataParallel:
         """Lays out the devices.
 
         Args:
-          kind: one of KINDS.
+          kind: 'pmap' or 'shard_map'.
           devices: all of all processes by default.
           shards: devices that the rows of long tables are split over.
           tables: rows by table, to tell which are long.
 
         Raises:
-          InputError: an unknown kind, or shards that this kind or these devices cannot have.
+          InputError: shards that this kind or these devices cannot have.
         """
-        if kind not in KINDS:
-            raise InputError(f"config.train.parallel is '{kind}'." + did_you_mean(kind, KINDS))
         self.kind = kind
-        self.devices = list(devices if devices is not None else jax.devices())
+        self.devices = list(devices if devices is not None else all_devices())
         self._local = [d for d in self.devices if d.process_index == jax.process_index()]
         if shards < 1 or len(self.devices) % shards or ROW_MULTIPLE % shards:
             raise InputError(

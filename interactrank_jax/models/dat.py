@@ -15,11 +15,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from interactrank_jax.examples.format import Feature
-from interactrank_jax.io.errors import InputError, did_you_mean
+from interactrank_jax.examples.encoder import Feature
+from interactrank_jax.io.errors import InputError
 from interactrank_jax.losses import Total
 from interactrank_jax.models import flops
-from interactrank_jax.models.inputs import ITEM, QUERY, USER, ItemInput, RequestInput, SequenceInput
+from interactrank_jax.models.inputs import ITEM, ItemInput, RequestInput, SequenceInput
 from interactrank_jax.models.preranker import Training
 from interactrank_jax.models.registry import register
 from interactrank_jax.models.two_tower import TwoTower
@@ -52,16 +52,10 @@ class DAT(TwoTower):
     def setup(self):
         """Checks that there is an id to keep a vector for."""
         super().setup()
-        request = self.config.augment.request
-        if request not in (USER, QUERY):
-            raise InputError(
-                f"config.model.augment.request is '{request}'."
-                + did_you_mean(str(request), (USER, QUERY))
-            )
         if not self._augmented_tables():
             raise InputError(
-                f"DAT keeps a vector for each '{request}' and each '{ITEM}', and "
-                f"config.model.exclude names both: take one of them out, or train 'two_tower'."
+                f"DAT keeps a vector for each '{self.config.augment.request}' and each '{ITEM}', "
+                f"and config.model.exclude names both: take one of them out, or train 'two_tower'."
             )
 
     def _augmented_tables(self) -> set[str]:

@@ -15,7 +15,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from interactrank_jax.examples.format import PADDING, Feature
+from interactrank_jax.examples.encoder import Feature
+from interactrank_jax.examples.format import PADDING
 from interactrank_jax.models.inputs import (
     ITEM,
     QUERY,

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from interactrank_jax.examples.format import Feature, NumericStatistics
+from interactrank_jax.examples.encoder import Feature, NumericStatistics
 from interactrank_jax.io.errors import InputError
 from interactrank_jax.losses import Total
 from interactrank_jax.models.cross import scale_cross

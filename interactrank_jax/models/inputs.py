@@ -11,7 +11,8 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from interactrank_jax.examples.format import Feature, Metadata, NumericStatistics
+from interactrank_jax.examples.encoder import Feature, NumericStatistics
+from interactrank_jax.examples.format import Metadata
 from interactrank_jax.io.errors import InputError, did_you_mean
 
 Array = jax.Array

@@ -8,8 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from interactrank_jax.examples.format import NumericStatistics
-from interactrank_jax.io.errors import InputError, did_you_mean
+from interactrank_jax.examples.encoder import NumericStatistics
 
 Array = jax.Array
 
@@ -70,21 +69,16 @@ class NumericNormalizer(nn.Module):
 
         minimum, maximum = column("minimum"), column("maximum")
         x = jnp.clip(x, minimum, maximum)
-        known = {
+        normalized = {
             "range": (x - minimum) / spread(maximum - minimum),
             "log": (jnp.log1p(x - minimum) - column("log_mean")) / spread(column("log_std")),
             "gaussian": (x - column("mean")) / spread(column("std")),
         }
-        for view in self.views:
-            if view not in known:
-                raise InputError(
-                    f"config.model.tower.numeric_views: '{view}'." + did_you_mean(view, known)
-                )
         if len(self.views) == 1:
-            return known[self.views[0]]
+            return normalized[self.views[0]]
         shape = (len(self.statistics), len(self.views))
         mixture = jax.nn.softmax(self.param("mixture", nn.initializers.zeros, shape), -1)
-        stacked = jnp.stack([known[view] for view in self.views], -1)
+        stacked = jnp.stack([normalized[view] for view in self.views], -1)
         return jnp.einsum("...fv,fv->...f", stacked, mixture)
 
 

@@ -25,7 +25,6 @@ from interactrank_jax.models.inputs import Inputs
 from interactrank_jax.models.preranker import PreRanker
 from interactrank_jax.registration import calling_file, check_same
 
-DTYPES = ("float32", "bfloat16")
 Model = TypeVar("Model", bound=type[PreRanker])
 _PACKAGE = Path(__file__).resolve().parents[1]
 
@@ -92,12 +91,8 @@ def build_model(config: ConfigDict, inputs: Inputs) -> PreRanker:
     """Returns the model that `config.name` (the `model` part of a config) names.
 
     Raises:
-      InputError: no such model, or a type that it cannot compute in.
+      InputError: no such model.
     """
     if config.name not in MODELS:
         raise InputError(f"no model '{config.name}'." + did_you_mean(config.name, MODELS))
-    if config.dtype not in DTYPES:
-        raise InputError(
-            f"config.model.dtype is '{config.dtype}'." + did_you_mean(str(config.dtype), DTYPES)
-        )
     return MODELS[config.name].model(FrozenConfigDict(config), inputs)

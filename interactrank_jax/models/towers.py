@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from ml_collections import FrozenConfigDict
 
-from interactrank_jax.examples.format import NumericStatistics
+from interactrank_jax.examples.encoder import NumericStatistics
 from interactrank_jax.io.errors import InputError
 from interactrank_jax.models.inputs import QUERY, Inputs, ItemInput, RequestInput
 from interactrank_jax.models.layers import (
