@@ -10,16 +10,21 @@ from ml_collections import ConfigDict
 
 from configs import interactrank
 from interactrank_jax import configuration
+from interactrank_jax.examples import encoder as encoder_module
 from interactrank_jax.examples.blocks import BlockWriter
-from interactrank_jax.examples.format import (
-    FORMAT_VERSION,
+from interactrank_jax.examples.encoder import (
     CrossStatistics,
+    Encoder,
     Feature,
-    Metadata,
+    Fingerprint,
     NumericStatistics,
+)
+from interactrank_jax.examples.format import (
+    Metadata,
     Split,
     write_metadata,
 )
+from interactrank_jax.examples.vocabulary import Vocabulary
 
 ACTIONS = ("click", "save")
 CROSS = ("share:click:30", "share:click:365")
@@ -33,6 +38,7 @@ FEATURES = (
     Feature("title", "item", "text", "text", 6),
 )
 TABLES = {"user": 60, "query": 40, "item": 90, "country": 6, "category": 8, "text": 50}
+HASHED = 2  # out-of-vocabulary rows of each table of ids
 BLOCK_SIZE = 16
 ITEMS, SLATE, HISTORY, QUERY_HISTORY = 81, 5, 7, 3
 
@@ -109,21 +115,12 @@ def write_examples(
             files=writer.files,
         )
     _write_items(rng, path)
-    numeric = NumericStatistics(0.0, 9.0, 4.5, 2.6, 1.5, 0.6)
+    encoder = make_encoder(prefix=f"{seed}-" if seed else "")
+    encoder.save(path / encoder_module.DIRECTORY)
     metadata = Metadata(
-        format_version=FORMAT_VERSION,
-        actions=ACTIONS,
-        features=FEATURES,
-        cross=CROSS,
-        tables=TABLES,
-        out_of_vocabulary=2,
+        encoder=encoder,
         slate=SLATE,
-        history_length=HISTORY,
-        query_history_length=QUERY_HISTORY,
-        timeless=False,
         candidate_columns=(),
-        numeric_statistics={"age": numeric, "price": numeric},
-        cross_statistics={name: CrossStatistics(0.5, 0.3) for name in CROSS},
         splits=splits,
         log_statistics={},
         config=configuration.to_json(interactrank.get_config().data) | {"block_size": block_size},
@@ -131,6 +128,36 @@ def write_examples(
     )
     write_metadata(path, metadata)
     return path
+
+
+def make_encoder(tables: dict[str, int] = TABLES, prefix: str = "") -> Encoder:
+    """Returns the encoder of these examples; its ids are 'user-1', ..., with `prefix` before it."""
+    vocabularies = {
+        name: Vocabulary(
+            pa.array(
+                [f"{prefix}{name}-{row}" for row in range(1, rows - HASHED)], pa.large_string()
+            ),
+            HASHED,
+        )
+        for name, rows in tables.items()
+        if name != "text"
+    }
+    numeric = NumericStatistics(0.0, 9.0, 4.5, 2.6, 1.5, 0.6)
+    return Encoder(
+        actions=ACTIONS,
+        features=FEATURES,
+        cross=CROSS,
+        tables=dict(tables),
+        out_of_vocabulary=HASHED,
+        history_length=HISTORY,
+        query_history_length=QUERY_HISTORY,
+        timeless=False,
+        numeric_statistics={"age": numeric, "price": numeric},
+        cross_statistics={name: CrossStatistics(0.5, 0.3) for name in CROSS},
+        meaning=encoder_module.meaning(configuration.to_json(interactrank.get_config().data)),
+        fingerprints={name: Fingerprint.of(v.values) for name, v in vocabularies.items()},
+        vocabularies=vocabularies,
+    )
 
 
 def _split_columns(rng, count, taste, appeal, first):

@@ -8,10 +8,10 @@ import pytest
 
 from interactrank_jax import checkpoint
 from interactrank_jax.checkpoint import fingerprint
-from interactrank_jax.io import files
 from interactrank_jax.io.errors import InputError
 from interactrank_jax.runs import Run
 from interactrank_jax.train import train
+from tests.faults.forging import at, reseal
 from tests.synthetic import tiny_config
 
 
@@ -78,11 +78,7 @@ def test_a_state_larger_than_memory_is_refused_before_it_is_made(tmp_path, examp
 )
 def test_a_resealed_config_is_held_against_the_table(tmp_path, examples_path, config, field, value):
     train(config, examples_path, tmp_path / "run")
-    file = tmp_path / "run" / "config.json"
-    saved = files.read_sealed(file)
-    part, _, name = field.partition(".")
-    saved["config"][part][name] = value
-    files.write_sealed(file, saved)
+    reseal(tmp_path / "run" / "config.json", at("config", *field.split("."), value))
     with pytest.raises(InputError, match=rf"config\.json: config\.{field} is .*Expected"):
         Run.open(tmp_path / "run")
 

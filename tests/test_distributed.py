@@ -1,5 +1,6 @@
 """Two processes of two fake devices each train as one run, and end as one."""
 
+import dataclasses
 import json
 import os
 import re
@@ -28,6 +29,7 @@ from tests import distributed_worker
 from tests.conftest import REPOSITORY
 from tests.device_worker import LONG_ROWS, LONG_TABLE, SPREAD, make_parts, one_batch
 from tests.distributed_config import get_config
+from tests.synthetic import TABLES, make_encoder
 
 pytestmark = pytest.mark.thorough  # processes that start, compile and wait for each other
 
@@ -202,8 +204,10 @@ class TestTwoProcesses:
 def test_a_run_with_split_tables_trains_resumes_and_is_evaluated(examples_path, tmp_path):
     """Four devices of one process; the item table is long enough to be split over all of them."""
     copy = shutil.copytree(examples_path, tmp_path / "examples")
-    metadata = Examples(copy).metadata
-    metadata.tables[LONG_TABLE] = LONG_ROWS
+    encoder = make_encoder({**TABLES, LONG_TABLE: LONG_ROWS})
+    metadata = dataclasses.replace(Examples(copy).metadata, encoder=encoder)
+    shutil.rmtree(copy / "encoder")
+    encoder.save(copy / "encoder")
     ids = np.load(copy / "items" / "id.npy")
     np.save(copy / "items" / "id.npy", ids * SPREAD)
     write_metadata(copy, metadata)

@@ -4,7 +4,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from interactrank_jax import cli, evaluate, metrics, scorers
+from interactrank_jax import calibration, cli, evaluate, metrics, scorers
 from interactrank_jax.examples.format import PADDING, Examples
 from interactrank_jax.examples.input import evaluation_batches, request_batches
 from interactrank_jax.io.errors import InputError
@@ -189,7 +189,9 @@ def test_prior_correction_takes_out_weights_and_sampling(trained_run, examples, 
         positive.append(weight[engaged & mask])
         negative.append(weight[~engaged & mask])
     expected = np.log(np.concatenate(positive).mean() / np.concatenate(negative).mean())
-    assert scorers.prior_offsets(run, examples)[0] == pytest.approx(expected, rel=1e-6)
+    assert run.prior_offsets(examples)[0] == pytest.approx(expected, rel=1e-6)
+    computed = calibration.prior_offsets(run.rule, run.config.train.loss, examples)
+    assert run.prior_offsets(examples) == computed
 
 
 def test_the_training_split_is_evaluated_without_a_corpus(trained_run, examples_path, examples):
@@ -259,15 +261,14 @@ class TestStages:
         rows.stage[:] = 1
         assert evaluate.stage_figures(rows, engaged, replicates=20) == {}
 
-    def test_the_prior_correction_knows_the_weights_of_stages(self, rule, trained_run):
+    def test_the_prior_correction_knows_the_weights_of_stages(self, rule):
         actions = np.array([[[1, 0], [0, 0], [0, 0], [0, 0], [0, 0]]], np.uint8)
         stage = np.array([[1, 1, 3, 3, 0]])
         block = {"actions": actions, "stage": stage, "mask": stage > 0}
         examples = SimpleNamespace(blocks=lambda split, names: [block])
-        run = Run.open(trained_run)
-        found = scorers.stage_multipliers(run, examples, (1.0, 0.5, 0.1))
+        found = calibration.stage_multipliers(rule, examples, (1.0, 0.5, 0.1))
         assert found == {"10": 1.0, "00": pytest.approx((1 + 0.1 + 0.1) / 3)}
-        assert scorers.stage_multipliers(run, examples, (1.0, 1.0, 1.0)) == {}
+        assert calibration.stage_multipliers(rule, examples, (1.0, 1.0, 1.0)) == {}
         split = SimpleNamespace(actions={"10": 1, "00": 3})
         plain, staged = (rule.class_weights(split, 1.0, m) for m in (None, found))
         assert staged[0][0] == plain[0][0]

@@ -5,10 +5,15 @@ import math
 import pytest
 
 from configs import common
-from interactrank_jax import cli, configuration, fields
+from interactrank_jax import cli, configuration, evaluate, fields
+from interactrank_jax.examples.encoder import DIRECTORY as ENCODER
+from interactrank_jax.examples.format import Examples
 from interactrank_jax.field_kinds import Choice, Many, Number, Record, Switch, Text, Whole
+from interactrank_jax.io import files
 from interactrank_jax.io.errors import InputError
 from interactrank_jax.models.registry import MODELS
+from interactrank_jax.runs import Run
+from interactrank_jax.train import train
 from tests.conftest import REPOSITORY
 
 NAMES = [field.name for field in fields.FIELDS]
@@ -116,6 +121,56 @@ def test_what_would_go_wrong_silently_or_late_is_refused(field, value):
         wrong.update_from_flattened_dict({field: value})
     with pytest.raises(InputError, match=rf"config\.{field} is .*Expected"):
         fields.check(wrong)
+
+
+# Of fields that code trusts: the table alone stands between them and the user.
+WRONG_CHOICES = [
+    ("interactrank", "train.loss.log_q", "count", "Did you mean 'counts'"),
+    ("interactrank", "train.loss.correction", "standart", "Did you mean 'standard'"),
+    ("interactrank", "train.optimizer.decay", "cosin", "Did you mean 'cosine'"),
+    ("interactrank", "train.tables.decay", "constnt", "Did you mean 'constant'"),
+    ("interactrank", "train.tables.name", "adagard", "Did you mean 'adagrad'"),
+    ("interactrank", "train.parallel", "pmpa", "Did you mean 'pmap'"),
+    ("interactrank", "model.dtype", "bflaot16", "Did you mean 'bfloat16'"),
+    ("interactrank", "model.tower.numeric_views", ("range", "lg"), "Did you mean 'log'"),
+    ("dat", "model.augment.request", "querry_id", "Did you mean 'query_id'"),
+    ("interactrank", "train.loss.stage_weights", (1.0, 1.0), "exactly 3 values"),
+    ("interactrank", "train.loss.stage_weights", (1.0, -1.0, 0.0), "shown, retrieved, random"),
+    ("interactrank", "train.loss.hard_negatives", -1, "from 0"),
+    ("interactrank", "train.loss.uniform_negatives", -4, "from 0"),
+    ("interactrank", "train.loss.distill_temperature", 0.0, "above 0"),
+    ("interactrank", "train.loss.head_weights", (1.0, -1.0, 1.0), "from 0"),
+    ("interactrank", "label.weights", (("save", 0.0),), "above 0"),
+    ("interactrank", "label.impression_weight", 0.0, "above 0"),
+]
+
+
+def start_training(config, examples_path, workdir):
+    train(config, examples_path, workdir)
+
+
+def evaluate_bm25(config, examples_path, workdir):
+    evaluate.evaluate_baseline("bm25", config, examples_path)
+
+
+def open_a_run(config, examples_path, workdir):
+    metadata = Examples(examples_path).metadata
+    metadata.encoder.save(workdir / ENCODER)
+    content = {"config": configuration.to_json(config), "metadata": metadata.to_json()}
+    files.write_sealed(workdir / "config.json", content)
+    Run.open(workdir)
+
+
+@pytest.mark.parametrize(("model", "field", "value", "hint"), WRONG_CHOICES)
+@pytest.mark.parametrize("entry", [start_training, evaluate_bm25, open_a_run])
+def test_every_entry_refuses_what_the_code_behind_it_trusts(
+    entry, model, field, value, hint, tmp_path, examples_path
+):
+    wrong = config(model)
+    with wrong.unlocked(), wrong.ignore_type():
+        wrong.update_from_flattened_dict({field: value})
+    with pytest.raises(InputError, match=rf"config\.{field} is .*{hint}"):
+        entry(wrong, examples_path, tmp_path)
 
 
 def test_too_many_meta_queries_are_refused():

@@ -143,6 +143,10 @@ class TestErrors:
         with pytest.raises(InputError, match=r"utility has 2 values for 3 heads.*one weight per"):
             rule(utility=(1.0, 0.0))
 
+    def test_an_action_has_one_weight(self):
+        with pytest.raises(InputError, match=r"weights names an action twice: save, click, save"):
+            rule(weights=(("save", 7.0), ("click", 1.0), ("save", 2.0)))
+
     def test_examples_without_an_action_of_the_config_are_refused(self):
         with pytest.raises(InputError, match="'short_click', which the examples do not have"):
             rule(actions=("click", "long_click", "save"))

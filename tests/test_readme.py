@@ -10,6 +10,7 @@ from interactrank_jax import cli
 from tests.conftest import REPOSITORY
 
 README = (REPOSITORY / "README.md").read_text()
+RESULTS = (REPOSITORY / "docs/results.md").read_text()
 SMALL = (
     "--config.train.batch_size=32",
     "--config.train.max_steps=4",
@@ -37,11 +38,11 @@ def test_the_commands_work_as_written(tmp_path, monkeypatch, capsys):
     (tmp_path / "configs").symlink_to(REPOSITORY / "configs")
     found = commands("Station by station")
     assert [line[1] for line in found][:4] == ["simulate", "prepare", "leaks", "train"]
-    for _, *argv in (*found, *commands("ItemQueryPerf beyond one machine's memory")):
+    for _, *argv in (*found, *commands("STATE: what history knows")):
         argv = [AT_TINY_SIZE.get(argument, argument) for argument in argv]
         if argv[0] == "train":
             argv += SMALL
-        if argv[:2] == ["iqp", "report"]:
+        if argv[:2] == ["state", "report"]:
             argv += ["--max_psi=9", "--max_null_rate=1"]  # two thousand requests drift at random
         assert cli.main(argv) == 0, argv
     assert (tmp_path / "runs/scores/scores.parquet").is_file()
@@ -52,7 +53,7 @@ def test_the_commands_work_as_written(tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize(
-    "section", ["Station by station", "MovieLens", "ItemQueryPerf beyond one machine's memory"]
+    "section", ["Station by station", "MovieLens", "STATE: what history knows"]
 )
 def test_every_command_and_config_field_in_the_readme_exists(section, monkeypatch):
     monkeypatch.chdir(REPOSITORY)
@@ -66,10 +67,10 @@ def test_tables_are_those_of_the_committed_results():
     rows.sort(key=lambda row: contenders.MODELS.index(row["model"]))
     for key in {(row["dataset"], row["protocol"]) for row in rows}:
         of_key = [row for row in rows if (row["dataset"], row["protocol"]) == key]
-        assert f"### {', '.join(key)}" in README
-        assert comparison.table(of_key) in README
+        assert f"### {', '.join(key)}" in RESULTS
+        assert comparison.table(of_key) in RESULTS
         for line in comparison.versus(of_key):
-            assert line in README
+            assert line in RESULTS
 
 
 def test_config_fields_named_in_the_table_exist():

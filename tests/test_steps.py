@@ -13,7 +13,7 @@ from interactrank_jax import optim, steps
 from interactrank_jax.examples.format import PADDING, Examples
 from interactrank_jax.examples.input import train_iterator
 from interactrank_jax.models import embeddings
-from interactrank_jax.train import check_health
+from interactrank_jax.train_loop import check_health
 from interactrank_jax.train_state import HEALTHY
 from tests.step_trainer import BATCH, Trainer
 from tests.synthetic import HISTORY, TABLES

@@ -5,16 +5,16 @@ import jax
 import numpy as np
 import pytest
 
-from interactrank_jax import train as train_module
-from interactrank_jax.checkpoint import fingerprint
+from interactrank_jax.checkpoint import Progress, fingerprint
 from interactrank_jax.evaluate import evaluate
 from interactrank_jax.examples.format import Examples
 from interactrank_jax.io.errors import InputError
 from interactrank_jax.runs import Run
 from interactrank_jax.train import train
+from interactrank_jax.train_loop import Timetable, record_validation
 from tests.faults.configs import long_config
 from tests.faults.processes import assert_same_run, metric_lines
-from tests.synthetic import tiny_config, write_examples
+from tests.synthetic import make_encoder, tiny_config, write_examples
 
 
 @pytest.fixture(scope="module")
@@ -89,26 +89,51 @@ class TestRun:
     def test_early_stopping_ends_the_run_after_patience_worse_validations(self):
         config = tiny_config("interactrank").train
         config.patience = 2
-        progress = train_module.Progress()
+        progress = Progress()
         for step, metric in enumerate((0.6, 0.7, 0.69, 0.7)):
-            train_module.record_validation(progress, {"roc_auc": metric}, step, config)
+            record_validation(progress, {"roc_auc": metric}, step, config)
         assert progress.stopped
         assert (progress.best_step, progress.best_metric) == (1, 0.7)
 
     def test_of_log_losses_the_lowest_is_the_best(self):
         config = tiny_config("interactrank").train
         config.select_by = "logloss"
-        progress = train_module.Progress()
+        progress = Progress()
         for step, metric in enumerate((0.5, 0.4, 0.45)):
-            train_module.record_validation(progress, {"logloss": metric}, step, config)
+            record_validation(progress, {"logloss": metric}, step, config)
         assert (progress.best_step, progress.best_metric) == (1, 0.4)
 
     def test_a_metric_that_is_undefined_selects_nothing(self):
         config = tiny_config("interactrank").train
         with pytest.raises(InputError, match="roc_auc is not defined on the validation split"):
-            train_module.record_validation(
-                train_module.Progress(), {"roc_auc": float("nan")}, 1, config
-            )
+            record_validation(Progress(), {"roc_auc": float("nan")}, 1, config)
+
+
+class TestTimetable:
+    def test_the_last_step_is_logged_validated_and_saved_whatever_its_number(self):
+        timetable = Timetable(total=7, log_every=2, validate_every=4, save_every=3)
+        due = {done: timetable.due(done) for done in range(1, 8)}
+        assert [done for done in due if due[done].log] == [2, 4, 6, 7]
+        assert [done for done in due if due[done].validation] == [4, 7]
+        assert [done for done in due if due[done].checkpoint] == [3, 4, 6, 7]
+
+    @pytest.mark.parametrize(
+        ("fields", "total", "validate_every"),
+        [
+            ({"max_steps": 5}, 5, 7),
+            ({"max_steps": 0, "epochs": 2.5}, 17, 7),
+            ({"max_steps": 0, "epochs": 0.01}, 1, 7),
+            ({"max_steps": 0, "epochs": 1, "eval_every": 3}, 7, 3),
+        ],
+    )
+    def test_zero_stands_for_what_the_epochs_have(
+        self, examples_path, fields, total, validate_every
+    ):
+        examples, config = Examples(examples_path), tiny_config("two_tower").train
+        config.batch_size = examples.split("train").examples // 7
+        config.update({"eval_every": 0} | fields)
+        timetable = Timetable.from_config(config, examples)
+        assert (timetable.total, timetable.validate_every) == (total, validate_every)
 
 
 class TestDataOfTheExamples:
@@ -158,6 +183,34 @@ class TestRefusals:
         with pytest.raises(InputError, match="holds something that is no run"):
             train(tiny_config("interactrank"), examples_path, tmp_path)
         assert [path.name for path in tmp_path.iterdir()] == ["letter"]
+
+    @pytest.mark.parametrize("name", [".encoder.partial-0123abcd", ".config.json.partial-0123abcd"])
+    def test_what_a_killed_training_left_before_its_config_is_gone_on_from(
+        self, tmp_path, examples_path, name
+    ):
+        examples = Examples(examples_path)
+        run = Run(tmp_path / "run", tiny_config("interactrank"), examples.metadata)
+        examples.encoder.save(run.workdir / "encoder")
+        (run.workdir / name).touch()
+        run.claim(examples)
+        assert Run.open(run.workdir).encoder == examples.encoder
+        run.claim(examples)
+
+    @pytest.mark.parametrize("kind", ["another", "none", "a file"])
+    def test_a_workdir_with_another_encoder_is_left_alone(self, tmp_path, examples_path, kind):
+        examples, copy = Examples(examples_path), tmp_path / "run" / "encoder"
+        run = Run(tmp_path / "run", tiny_config("interactrank"), examples.metadata)
+        if kind == "a file":
+            copy.parent.mkdir()
+            copy.write_text("mine")
+        else:
+            copy.mkdir(parents=True)
+        if kind == "another":
+            make_encoder(prefix="x").save(copy)
+        before = sorted(run.workdir.rglob("*"))
+        with pytest.raises(InputError, match="holds something that is no run"):
+            run.claim(examples)
+        assert sorted(run.workdir.rglob("*")) == before
 
     def test_a_truncated_run_config_says_so(self, tmp_path, trained_run):
         whole = (trained_run / "config.json").read_text()

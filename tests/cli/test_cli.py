@@ -6,7 +6,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from interactrank_jax import cli
-from interactrank_jax.log.schema import open_log
+from interactrank_jax.log.read import open_log
 from tests.conftest import REPOSITORY, SHARED_DATA
 
 CONFIG = REPOSITORY / "configs" / "interactrank.py"
@@ -52,8 +52,8 @@ class TestHelp:
 
 
 def test_flags_may_have_hyphens():
-    flags = ["--log=a-b", "--counts=c", "--as-of=2024-05-31", "--out=d"]
-    values = cli.parse(cli.COMMANDS["iqp snapshot"], "iqp snapshot", flags)
+    flags = ["--log=a-b", "--state=c", "--as-of=2024-05-31", "--out=d"]
+    values = cli.parse(cli.COMMANDS["state snapshot"], "state snapshot", flags)
     assert (values.log, values.as_of) == ("a-b", "2024-05-31")
 
 
@@ -87,6 +87,7 @@ def test_flags_may_have_hyphens():
             "batch_size",
         ),
         (["train", f"--config={CONFIG}", "--examples=nowhere", "--workdir=r"], "nowhere"),
+        (["config", "--config.train.seed=3"], "missing --config"),
         (["evaluate", "--examples=x"], "--workdir"),
         (["evaluate", "--examples=x", "--baseline=bm25"], "--config"),
         (["evaluate", "--examples=x", "--workdir=nowhere"], "holds no run"),
@@ -96,6 +97,38 @@ def test_flags_may_have_hyphens():
 def test_a_wrong_command_line_fails_with_help(argv, message, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert run(*argv) == 2
+    printed = capsys.readouterr().err
+    assert message in printed
+    assert "Traceback" not in printed
+    assert list(tmp_path.iterdir()) == []
+
+
+# Stations read parts of a config; what they do not read must hold all the same.
+READERS = {
+    "prepare": ["prepare", "--log=nowhere", "--out=y"],
+    "leaks": ["leaks", "--log=nowhere"],
+    "state build": ["state", "build", "--log=nowhere", "--out=y"],
+}
+
+
+@pytest.mark.parametrize("station", READERS)
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("train.btch_size=3", "Did you mean config.train.batch_size?"),
+        ("evaluate.bootstrp=0", "Did you mean config.evaluate.bootstrap?"),
+        ("label.utilty=(1.0,)", "Did you mean config.label.utility?"),
+        ("model.twoer.dropout=.5", "Did you mean config.model.tower.dropout?"),
+        ("nonsense.x=1", "no field config.nonsense.x"),
+        ("train.batch_size=0", "config.train.batch_size is 0. Expected"),
+        ("train.batch_size=3", "nowhere"),  # accepted: the log is what is missing
+    ],
+)
+def test_fields_of_parts_that_a_station_does_not_read_are_checked(
+    station, override, message, capsys, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    assert run(*READERS[station], f"--config={CONFIG}", f"--config.{override}") == 2
     printed = capsys.readouterr().err
     assert message in printed
     assert "Traceback" not in printed

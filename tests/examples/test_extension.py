@@ -8,7 +8,6 @@ import pytest
 from interactrank_jax.examples import prepare as prepare_module
 from interactrank_jax.examples.format import Examples
 from interactrank_jax.examples.prepare import prepare
-from interactrank_jax.examples.vocabulary import Vocabulary
 from interactrank_jax.io.errors import InputError
 from interactrank_jax.log.schema import FeatureSpec
 from tests.log import handmade_log
@@ -51,14 +50,10 @@ def test_extending_keeps_rows_and_statistics_and_appends(examples, tables, tmp_p
 
     for table in ("user", "query", "country", "item"):
         old, new = (
-            Vocabulary.load(path / "vocabulary" / f"{table}.parquet", 4).values.to_pylist()
-            for path in (examples.path, extended.path)
+            part.encoder.vocabularies[table].values.to_pylist() for part in (examples, extended)
         )
         assert new[: len(old)] == old
-    assert (
-        "newcomer"
-        in Vocabulary.load(extended.path / "vocabulary" / "user.parquet", 4).values.to_pylist()
-    )
+    assert "newcomer" in extended.encoder.vocabularies["user"].values.to_pylist()
     assert extended.metadata.numeric_statistics == examples.metadata.numeric_statistics
     assert extended.metadata.cross_statistics == examples.metadata.cross_statistics
 

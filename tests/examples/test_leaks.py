@@ -4,9 +4,12 @@ import ibis
 import numpy as np
 import pytest
 
-from interactrank_jax.examples import history, leaks
+from interactrank_jax.examples import leaks
+from interactrank_jax.examples.rates import MeanRates
 from interactrank_jax.io.errors import InputError
-from interactrank_jax.state import expressions
+from interactrank_jax.state import expressions, timelines
+from interactrank_jax.state.query_history import QueryHistory
+from interactrank_jax.state.timelines import NO_FOLD, Timelines
 from tests.log.handmade_log import data_config, make_tables, random_config, write_log
 
 CROSS = ("share:click:7", "item_share:click:30:country", "rate:save:30", "share:impression:7")
@@ -68,31 +71,33 @@ def test_counts_of_the_same_day_are_caught(log, monkeypatch):
     assert "such as request 'r" in str(report)
 
 
+@pytest.mark.thorough
 def test_histories_without_a_cut_are_caught(log_without_events, monkeypatch):
-    monkeypatch.setattr(history, "known_until", lambda timestamp, delay_s: timestamp + 7 * 86_400)
+    monkeypatch.setattr(timelines, "known_until", lambda timestamp, delay_s: timestamp + 7 * 86_400)
     config = _config(**{"cross.features": ("share:click:7",)})
     found = _features(leaks.examine(config, log_without_events))
     assert {"history_item", "history_action", "history_age", "user_count_click"} <= found
     assert not any("share" in feature for feature in found)
 
 
+@pytest.mark.thorough
 def test_query_histories_without_a_lag_are_caught(log, monkeypatch):
-    as_of = history.QueryHistory._as_of
-
-    def without_lag(self, items, local, days, counts, when, result):
-        as_of(self, items, local, days, counts, when + self._lag_days, result)
-
-    monkeypatch.setattr(history.QueryHistory, "_as_of", without_lag)
+    sweep = QueryHistory._sweep
+    monkeypatch.setattr(
+        QueryHistory, "_sweep", lambda self, rows, when: sweep(self, rows, when + self._lag_days)
+    )
     config = _config(**{"cross.features": ()})
     assert _features(leaks.examine(config, log)) == {"query_history_item"}
 
 
+@pytest.mark.thorough
 def test_counts_that_include_the_own_fold_are_caught(log, monkeypatch):
     def of_all_folds(counts, probes, keys, windows):
         # Moved to one day, the counts of every fold fall into the window of every probe.
         once = counts.mutate(period=ibis.literal(0, "int32"))
         later = probes.mutate(period=(probes.period + 100).cast("int32"))
-        return expressions.windowed(once, later, keys, windows, 1)
+        sums = expressions.windowed(once, later, keys, windows, 1)
+        return sums.mutate(period=(sums.period - 100).cast("int32"))
 
     monkeypatch.setattr(expressions, "out_of_fold", of_all_folds)
     config = _config(random_config, **{"cross.features": ("share:click:500", "rate:save:500")})
@@ -101,13 +106,34 @@ def test_counts_that_include_the_own_fold_are_caught(log, monkeypatch):
     assert {"share:click:500", "rate:save:500", "count of rate:save:500"} <= found
 
 
+@pytest.mark.thorough
 def test_histories_that_include_the_own_fold_are_caught(log, monkeypatch):
-    monkeypatch.setattr(history, "visible_to", lambda fold, key: np.ones(len(fold), bool))
+    monkeypatch.setattr(Timelines, "visible_to", lambda self, fold: self)
+    sweep = QueryHistory._sweep
+    monkeypatch.setattr(
+        QueryHistory,
+        "_sweep",
+        lambda self, rows, when: sweep(self, rows, np.full(len(when), NO_FOLD)),
+    )
     report = leaks.examine(_config(random_config, **{"cross.features": ()}), log)
     found = {leak.feature for leak in report.leaks if leak.check.startswith("labels of fold")}
     assert {"history_item", "query_history_item", "user_count_click", "user_rate_click"} <= found
 
 
+@pytest.mark.thorough
+def test_mean_rates_that_include_the_own_fold_are_caught(log, monkeypatch):
+    by_action = MeanRates._by_action
+    monkeypatch.setattr(
+        MeanRates,
+        "_by_action",
+        lambda self, means, fold: by_action(self, means, np.full(len(fold), NO_FOLD)),
+    )
+    report = leaks.examine(_config(random_config, **{"cross.features": ("rate:save:30",)}), log)
+    found = {leak.feature for leak in report.leaks if leak.check.startswith("labels of fold")}
+    assert found == {"rate:save:30", "user_rate_click"}
+
+
+@pytest.mark.thorough
 def test_leave_one_out_is_caught(log):
     # With so many folds nearly every count leaves out one row. No feature depends on the labels of
     # its own fold: only the tree finds it.
@@ -120,7 +146,7 @@ def test_leave_one_out_is_caught(log):
 def test_the_command_fails_on_a_leak_and_names_it(log, monkeypatch):
     monkeypatch.setattr(expressions, "frame", lambda window, lag_days: (window - 1, 0))
     config = _config(**{"cross.features": ("share:click:7",)})
-    with pytest.raises(InputError, match=r"LEAK share:click:7 \(test\), labels and events changed"):
+    with pytest.raises(InputError, match=r"LEAK share:click:7 \(validation\), labels and"):
         leaks.check(config, log)
 
 

@@ -1,12 +1,14 @@
 """The three protocols: two do not leak, and the one that does is what was published."""
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from configs import common
 from interactrank_jax.examples import leaks
 from interactrank_jax.examples.format import Examples, describe_protocol
 from interactrank_jax.examples.prepare import prepare
+from interactrank_jax.examples.protocols import LeakingMeans
 from interactrank_jax.io.errors import InputError
 from interactrank_jax.log.adapters.movielens import convert
 from tests.log.adapters.raw_movielens import T0, write
@@ -115,10 +117,37 @@ def test_published_means_hold_the_own_label_of_training_with_validation_and_of_t
     assert checked == 2 * len(rows) > 1000
 
 
+def test_leaking_means_are_those_of_both_parts_whatever_the_order():
+    rng = np.random.default_rng(0)
+    user, item = rng.integers(0, 5, 90), rng.integers(1, 4, 90)
+    labels, split = rng.integers(0, 2, (90, 2)), rng.choice(SPLITS, 90)
+    user[user == 4], item[item == 3] = 3, 2  # a user and an item without rows
+    leaking = LeakingMeans(("save", "click"), users=5, items=3)
+    for rows in np.array_split(rng.permutation(90), 7):
+        for name in SPLITS:
+            part = rows[split[rows] == name]
+            leaking.add(user[part], item[part], labels[part], name)
+    raw = pa.table({"item_id": [None, "a", "b", "c"]})
+    items = leaking.both_items(raw)
+    assert items["item_id"].to_pylist() == [None, "a", "b", "c", "a", "b", "c"]
+    for copy, part in enumerate((split != "test", split == "test")):
+        of_users = leaking.of_users("test" if copy else "train")
+        for number in range(5):
+            own = labels[part & (user == number)]
+            expected = own.mean(axis=0) if len(own) else [0, 0]
+            np.testing.assert_allclose(of_users[number], expected, rtol=1e-12)
+        for row in range(1, 4):
+            own = labels[part & (item == row)]
+            expected = own.mean(axis=0) if len(own) else [0, 0]
+            means = [items[f"item_mean_{name}"][row + 3 * copy].as_py() for name in leaking.names]
+            np.testing.assert_allclose(means, expected, rtol=1e-12)
+    assert leaking.of_users("validation").tolist() == leaking.of_users("train").tolist()
+
+
 def test_the_two_copies_of_an_item_share_everything_but_the_means(published):
     examples, tables = published
     count = len(tables["items"])
-    assert examples.item_ids.tolist() == [None, *tables["items"]["item_id"].to_pylist() * 2]
+    assert examples.item_ids.tolist() == [None, *sorted(tables["items"]["item_id"].to_pylist()) * 2]
     first, second = slice(1, count + 1), slice(count + 1, None)
     for name, values in examples.items.items():
         if name == "numeric":

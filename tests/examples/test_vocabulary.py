@@ -1,9 +1,10 @@
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 
 from interactrank_jax.examples import vocabulary
-from interactrank_jax.examples.vocabulary import Vocabulary, count_values, stable_hash
+from interactrank_jax.examples.vocabulary import Vocabulary, stable_hash
 from interactrank_jax.io.errors import InputError
 from interactrank_jax.log.values import as_values, concat_tables
 
@@ -72,7 +73,9 @@ def test_an_integer_beyond_int64_is_refused():
 
 def test_frequent_values_get_rows_rare_and_unseen_ones_share_hashed_rows():
     column = _values("b", "a", "b", "rare", "a", "b", None)
-    built = Vocabulary.build(*count_values(column), min_count=2, out_of_vocabulary=3)
+    counted = pc.value_counts(column.drop_null())
+    values, counts = counted.field("values"), counted.field("counts").to_numpy()
+    built = Vocabulary.build(values, counts, min_count=2, out_of_vocabulary=3)
     rows = built.rows(_values("b", "a", "rare", "unseen", None))
     assert rows[:2].tolist() == [4, 5]  # most frequent first, after 0 and three hashed rows
     assert all(1 <= row <= 3 for row in rows[2:4])

@@ -14,6 +14,7 @@ import pytest
 
 from interactrank_jax import cli
 from interactrank_jax.checkpoint import fingerprint
+from interactrank_jax.examples.format import Examples
 from interactrank_jax.io import files, outputs
 from interactrank_jax.io.errors import InputError
 from interactrank_jax.runs import Run
@@ -92,7 +93,7 @@ def test_a_full_disk_in_training(arguments, trained_run, tmp_path, mounts, capfd
     assert steps(disk / "run")[-1] == steps(trained_run)[-1]
 
 
-def test_a_full_disk_in_evaluation(arguments, trained_run, tmp_path, mounts, capsys):
+def test_a_full_disk_in_evaluation(arguments, trained_run, examples_path, tmp_path, mounts, capsys):
     disk = mounts.disk(tmp_path / "disk", "64m")
     workdir = Path(shutil.copytree(trained_run, disk / "run"))
     for path in ("checkpoints", "eval"):
@@ -109,7 +110,7 @@ def test_a_full_disk_in_evaluation(arguments, trained_run, tmp_path, mounts, cap
     assert not list((workdir / "eval").glob("*"))
     mounts.resize(disk, "64m")
     assert run("evaluate", arguments, workdir) == 0
-    assert len(Run.open(workdir).saved_scores("test")["score"])
+    assert len(Run.open(workdir).saved_scores(Examples(examples_path), "test")["score"])
 
 
 @contextlib.contextmanager

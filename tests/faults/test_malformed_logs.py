@@ -30,7 +30,7 @@ def arrays(path) -> Arrays:
             for name in ("group", "indptr", "item", "value"):
                 found[f"cross/{split}/{name}"] = np.asarray(getattr(cross, name))
         requests += examples.raw_requests(split)["request_id"].to_pylist()
-    metadata = examples.metadata.to_json()
+    metadata = examples.encoder.to_json()
     found["tables"] = np.array([json.dumps(metadata["tables"])])
     names = ("numeric_statistics", "cross_statistics")
     found["statistics"] = np.array([json.dumps([metadata[name] for name in names])])

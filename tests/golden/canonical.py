@@ -1,15 +1,15 @@
 """Examples in a form that does not depend on how they lie on disk.
 
 Rows of embedding tables and of the item store become the values of the log again, examples are
-sorted by request and candidates. So two preparations of one log are equal exactly if a model would
-see the same.
+sorted by request and candidates, statistics are rounded to float32. So two preparations of one log
+are equal exactly if a model would see the same.
 """
 
 import hashlib
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
-import pyarrow.parquet as pq
 
 from interactrank_jax.examples.format import Examples
 
@@ -25,9 +25,9 @@ def columns(examples: Examples) -> Iterator[tuple[str, np.ndarray]]:
             yield f"{split}/corpus", _corpus(examples, split)
     yield from _items(examples)
     for name, statistics in sorted(examples.metadata.numeric_statistics.items()):
-        yield f"statistics/{name}", np.array(list(vars(statistics).values()))
+        yield f"statistics/{name}", np.array(list(vars(statistics).values()), np.float32)
     for name, statistics in sorted(examples.metadata.cross_statistics.items()):
-        yield f"statistics/{name}", np.array(list(vars(statistics).values()))
+        yield f"statistics/{name}", np.array(list(vars(statistics).values()), np.float32)
     sizes = sorted(examples.metadata.tables.items())
     yield "tables", np.array([f"{name}={rows}" for name, rows in sizes])
 
@@ -35,6 +35,7 @@ def columns(examples: Examples) -> Iterator[tuple[str, np.ndarray]]:
 def _split(examples: Examples, split: str) -> Iterator[tuple[str, np.ndarray]]:
     blocks = list(examples.blocks(split))
     arrays = {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
+    arrays.pop("fold", None)
     ids = _item_ids(examples)
     for name in ITEM_COLUMNS:
         arrays[name] = ids[arrays[name]]
@@ -84,9 +85,9 @@ def _tables(examples: Examples, entities: tuple[str, ...]) -> list[tuple[str, st
 
 def _decode(examples: Examples, table: str, rows: np.ndarray) -> np.ndarray:
     """Returns the values of rows of an embedding table; '#n' of padding and hashed rows."""
-    held = pq.read_table(examples.file(f"vocabulary/{table}.parquet"))
     values = np.array([f"#{row}" for row in range(examples.metadata.tables[table])], object)
-    values[held["row"].to_numpy()] = held["value"].to_pylist()
+    vocabulary = examples.encoder.vocabularies[table]
+    values[1 + vocabulary.out_of_vocabulary :] = vocabulary.values.to_pylist()
     return values.astype(str)[rows]
 
 
@@ -96,6 +97,16 @@ def _item_ids(examples: Examples) -> np.ndarray:
 
 def _text(values: list) -> np.ndarray:
     return np.array([str(value) for value in values])
+
+
+def assert_equal(path: Path, expected: Path) -> None:
+    """Fails unless the columns of two directories of examples are equal, types included."""
+    found = dict(columns(Examples(path)))
+    others = dict(columns(Examples(expected)))
+    assert found.keys() == others.keys()
+    for name, values in others.items():
+        assert found[name].dtype == values.dtype, name
+        np.testing.assert_array_equal(found[name], values, err_msg=name)
 
 
 def digest(values: np.ndarray) -> str:

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from configs import interactrank
 from interactrank_jax.log.adapters.movielens import convert
@@ -44,9 +45,16 @@ OUT_OF_FOLD = {
 }
 
 
-def _handmade(path: Path, events: bool = True, timeless: bool = False) -> Path:
-    """Writes the handmade log with item ids whose order is that of the rows."""
+def _handmade(
+    path: Path, events: bool = True, timeless: bool = False, in_order: bool = False
+) -> Path:
+    """Writes the handmade log with item ids whose order is that of the rows.
+
+    With `in_order` requests lie in the order of their ids: by rows a random split went before.
+    """
     tables = handmade_log.make_tables(events=events, timeless=timeless)
+    if in_order:
+        tables["requests"] = tables["requests"].sort_by("request_id")
     for name, table in tables.items():
         if "item_id" in table.column_names:
             padded = pa.array([f"i{int(item[1:]):03d}" for item in table["item_id"].to_pylist()])
@@ -59,8 +67,11 @@ def _simulated(preset: str, path: Path) -> Path:
     return path
 
 
-def _movielens(path: Path) -> Path:
+def _movielens(path: Path, in_order: bool = False) -> Path:
     convert(MOVIELENS, path)
+    if in_order:
+        requests = pq.read_table(path / "requests.parquet").sort_by("request_id")
+        pq.write_table(requests, path / "requests.parquet")
     return path
 
 
@@ -86,15 +97,15 @@ CASES: dict[str, Case] = {
         lambda: _timed(EVERYTHING, BY_POSITION),
     ),
     "timeless": (
-        lambda path: _handmade(path, timeless=True),
+        lambda path: _handmade(path, timeless=True, in_order=True),
         lambda: handmade_log.random_config(**OUT_OF_FOLD),
     ),
     "with time, split at random": (
-        lambda path: _handmade(path, events=False),
+        lambda path: _handmade(path, events=False, in_order=True),
         lambda: handmade_log.random_config(**OUT_OF_FOLD),
     ),
     "published": (
-        lambda path: _handmade(path, events=False),
+        lambda path: _handmade(path, events=False, in_order=True),
         lambda: handmade_log.published_config(),
     ),
 }
@@ -102,7 +113,7 @@ if MOVIELENS.is_dir():
     CASES |= {
         "movielens_100k": (_movielens, lambda: interactrank.get_config("movielens_100k").data),
         "movielens_100k_random": (
-            _movielens,
+            lambda path: _movielens(path, in_order=True),
             lambda: interactrank.get_config("movielens_100k_random").data,
         ),
     }

@@ -1,6 +1,7 @@
 """Signals: work ends where it can end well, or else is ended; never swallowed, never a crash."""
 
 import os
+import pkgutil
 import signal
 import subprocess
 import sys
@@ -87,6 +88,46 @@ def test_a_second_ctrl_c_ends_at_once():
     assert seconds < 20
 
 
+@pytest.mark.parametrize("number", interrupts.SIGNALS)
+@pytest.mark.parametrize("where", ["callback", "destructor"])
+@pytest.mark.parametrize("work", ["time.sleep(60)", "slow()"])
+def test_a_signal_during_garbage_collection_is_neither_dropped_nor_printed(number, where, work):
+    """Nor is it taken for a second one where it waits for a library's code to end."""
+    body = f"""
+import gc
+interrupts.GRACE = 30.0
+def slow(): hashlib.pbkdf2_hmac("sha256", b"", b"", 3 * 10**6)  # longer than a second
+def callback(phase, info):
+    if phase == "stop": return
+    begun()
+    {work}
+class Cycle:
+    def __init__(self): self.itself = self
+    def __del__(self): callback("start", None)
+if "{where}" == "callback": gc.callbacks.append(callback)
+else: Cycle()
+gc.collect()
+gc.callbacks.clear()
+time.sleep(60)
+""".strip()
+    status, errors, seconds = run(body, number, pause=0)
+    assert (status, errors) == (128 + number, "")
+    assert seconds < 30
+
+
+def test_what_else_is_dropped_is_printed_as_ever():
+    body = """
+class Broken:
+    def __del__(self): raise ValueError("broken")
+begun()
+Broken()
+""".strip()
+    status, errors, _ = run(body)
+    assert status == 0
+    assert "Exception ignored in" in errors
+    assert "ValueError: broken" in errors
+
+
 def test_a_loop_that_asks_itself_is_left_to_finish():
     body = """
 with interrupts.deferred(raising=False):
@@ -119,21 +160,24 @@ def stations(trained_run, examples_path, tmp_path_factory):
         "index": ["index", *of_run, "--out=OUT"],
         "score": ["score", *of_run, f"--index={index}", "--candidates=corpus", "--out=OUT"],
         "score slates": ["score", *of_run, f"--index={index}", "--out=OUT"],
+        "explain": ["explain", *of_run, "--request=test-3"],
     }
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("station", ["evaluate", "index", "score", "score slates"])
+@pytest.mark.parametrize("station", ["evaluate", "index", "score", "score slates", "explain"])
 def test_a_station_stops_with_nothing_half_written(
     stations, station, number, tmp_path, monkeypatch, capsys
 ):
     look, rounds = interrupts.check, []
 
     def check():
+        if sys._getframe(1).f_code.co_name == "deferred":  # at the end of a block, not in a loop
+            return look()
         rounds.append(station)
         if len(rounds) == 1:
             os.kill(os.getpid(), number)
-        look()
+        return look()
 
     monkeypatch.setattr(interrupts, "check", check)
     out = tmp_path / "out"
@@ -142,6 +186,29 @@ def test_a_station_stops_with_nothing_half_written(
     assert len(rounds) == 1
     assert "nothing half-written was left" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "place",
+    ["jax.devices", "orbax.checkpoint.StandardCheckpointer.restore", "flax.linen.Module.apply"],
+)
+def test_no_signal_raises_while_jax_or_orbax_work(stations, place, monkeypatch, capsys):
+    """Interrupted in the middle, both print errors of their own, or crash when Python ends."""
+    module, _, name = place.rpartition(".")
+    owner = pkgutil.resolve_name(module)
+    work, ends = getattr(owner, name), []
+
+    def interrupted(*args, **kwargs):
+        if not ends:
+            os.kill(os.getpid(), signal.SIGINT)
+        result = work(*args, **kwargs)
+        ends.append(place)
+        return result
+
+    monkeypatch.setattr(owner, name, interrupted)
+    assert cli.main(stations["explain"]) == 130
+    assert ends
+    assert "interrupted; nothing half-written was left" in capsys.readouterr().err
 
 
 def test_an_interruption_that_a_library_turns_into_its_own_error_is_one(monkeypatch, capsys):

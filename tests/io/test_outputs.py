@@ -55,6 +55,33 @@ def test_what_cannot_be_written_is_refused_before_work(tmp_path, monkeypatch):
         pytest.fail("the block must not run")
 
 
+def test_what_was_left_by_one_killed_while_it_removed_is_removed(tmp_path, monkeypatch):
+    abandoned = tmp_path / ".out.partial-0123abcd"
+    (abandoned / "deep").mkdir(parents=True)
+    (abandoned / "deep" / "half").write_text("half")
+    (abandoned / "half").write_text("half")
+    (abandoned / outputs.MARKER).touch()
+
+    remove = outputs.shutil.rmtree
+
+    def dying(path, **options):
+        if abandoned not in (path, path.parent):
+            remove(path, **options)
+            return
+        for file in path.rglob("*"):
+            if file.is_file():
+                file.unlink()
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(outputs.shutil, "rmtree", dying)
+        with pytest.raises(KeyboardInterrupt):
+            fill(tmp_path / "out")
+    assert not (abandoned / "deep" / "half").exists()
+    fill(tmp_path / "out")
+    assert hidden(tmp_path) == []
+
+
 def test_what_a_killed_run_left_is_named_and_removed(tmp_path, caplog):
     abandoned = tmp_path / ".out.partial-0123abcd"
     (abandoned / "deep").mkdir(parents=True)

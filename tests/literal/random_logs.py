@@ -243,8 +243,6 @@ def _impressions(world: _World, requests: list[Row]) -> list[Row]:
     has = {name: rng.random() < 0.5 for name in ("propensity", "stage", "teacher_score")}
     shown_items = world.items[:-1]  # one stays cold
     chance = {action: rng.uniform(0.1, 0.5) for action in world.actions}
-    # Which of two candidates at one position comes first, is seen in the folds of a random split.
-    has_ties = world.kind in (EVENTS, TIMED)
     for request in requests:
         size = rng.choice((0, 1, 3, 4, 5, 6, 8, 9, rng.randint(10, 20)))
         position = 0
@@ -259,7 +257,7 @@ def _impressions(world: _World, requests: list[Row]) -> list[Row]:
             if has["teacher_score"]:
                 row["teacher_score"] = rng.gauss(0, 3)
             rows.append(row)
-            position += rng.choice((1, 1, 1, 2, 0 if has_ties else 1))
+            position += rng.choice((1, 1, 1, 2, 0))
     return rows
 
 

@@ -206,12 +206,11 @@ class Rows:
     def folds(self) -> dict[tuple[str, str], int]:
         """The fold of each training impression: of equal size, by a seeded permutation.
 
-        The permutation is numpy's; rows are numbered by request in the order of the table, then by
-        position. The examples show which rows of a request share a fold, but not its number.
+        The permutation is numpy's; rows are numbered by request, position and item. The examples
+        show which rows of a request share a fold, but not its number.
         """
-        order = {key: number for number, key in enumerate(self.requests)}
         rows = self.usable_impressions()
-        rows.sort(key=lambda row: (order[row["request_id"]], row["position"]))
+        rows.sort(key=lambda row: (row["request_id"], row["position"], row["item_id"]))
         shuffled = np.random.default_rng([self.options.seed, 3]).permutation(len(rows)).tolist()
         return {
             ids(row): number % self.options.folds

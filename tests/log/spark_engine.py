@@ -8,9 +8,8 @@ import pytest
 from interactrank_jax.state import engines
 
 
-@contextlib.contextmanager
-def spark(scratch, monkeypatch):
-    """Connects to a small Spark for the block; skips the test where there is none."""
+def require(monkeypatch):
+    """Makes Spark start small in this process; skips the test where there is none."""
     pytest.importorskip("pyspark")
     if not shutil.which("java"):
         pytest.skip("no Java: Debian has openjdk-17-jre-headless")
@@ -19,5 +18,11 @@ def spark(scratch, monkeypatch):
     flags = " ".join(f"--conf spark.sql.codegen.{setting}" for setting in off)
     monkeypatch.setenv("PYSPARK_SUBMIT_ARGS", f"{flags} pyspark-shell")
     monkeypatch.setenv("JAVA_TOOL_OPTIONS", "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC")
+
+
+@contextlib.contextmanager
+def spark(scratch, monkeypatch):
+    """Connects to a small Spark for the block; skips the test where there is none."""
+    require(monkeypatch)
     with engines.connect("spark", scratch, memory="1GB") as backend:
         yield backend

@@ -10,13 +10,13 @@ import pytest
 
 from interactrank_jax.io.errors import InputError
 from interactrank_jax.log import engine_paths
-from interactrank_jax.log.schema import open_log
+from interactrank_jax.log.read import open_log
 from interactrank_jax.log.validate import validate
 from interactrank_jax.state import as_of, engines, snapshot
 from interactrank_jax.state.build import build_store
 from tests.log.handmade_log import make_tables, write_log
 from tests.log.spark_engine import spark
-from tests.state.conftest import everything, iqp_config
+from tests.state.conftest import MEANS, everything, state_config
 
 NAMES = (
     *("log[12]", "log1", "log2", "a*b", "a?b", "axb", "**", "[!a]", "[a-z]", "[", "]", "a]b"),
@@ -86,17 +86,17 @@ def test_a_log_is_read_wherever_it_lies(backend, tmp_path, monkeypatch):
     plain = open_log(write_log(tmp_path / "plain", make_tables(120)))
     expected = (
         validate(plain),
-        everything(build_store(iqp_config(), plain, tmp_path / "counts", backend), backend),
+        everything(build_store(state_config(), plain, tmp_path / "state", backend), backend),
     )
     assert validate(neighbour) != expected[0]
     monkeypatch.chdir(tmp_path)
     for name in ("log[12]", "log:1", "country=de", "a*b"):
         shutil.copytree("plain", name)
         log = open_log(name)
-        counts = build_store(iqp_config(), log, f"counts of {name}", backend)
-        assert (validate(log), everything(counts, backend)) == expected
-        day = counts.next_day
-        record = snapshot.write(log, counts, backend, f"snapshot {name}", day, day - 1)
+        state = build_store(state_config(), log, f"state of {name}", backend)
+        assert (validate(log), everything(state, backend)) == expected
+        day = state.next_day
+        record = snapshot.write(log, state, backend, f"snapshot {name}", day, MEANS)
         assert sum(record["rows"].values()) > 0
-        record = as_of.write(log, counts, backend, name + " features", train_until=day - 1)
+        record = as_of.write(log, state, backend, name + " features", means=MEANS)
         assert record["rows"] == expected[0]["impressions"]

@@ -9,7 +9,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from interactrank_jax.io.errors import InputError
-from interactrank_jax.log.schema import FeatureSpec, Schema, open_log
+from interactrank_jax.log.read import open_log
+from interactrank_jax.log.schema import FeatureSpec, Schema
 from interactrank_jax.log.validate import validate
 
 SCHEMA = Schema(

@@ -195,17 +195,8 @@ class TestExcludedIds:
         expected = TestMimic().by_hand(case, engaged, sides=(left,))
         np.testing.assert_allclose(mimic.loss, expected, rtol=1e-4)
 
-    @pytest.mark.parametrize(
-        ("fields", "message"),
-        [
-            (
-                {"exclude": ("query_id", "item_id"), "sequence": {"features": ("category",)}},
-                "exclude names both.*two_tower",
-            ),
-            ({"augment": {"request": "querry_id"}}, "Did you mean 'query_id'"),
-        ],
-    )
-    def test_a_config_without_an_id_to_augment_is_refused(self, examples, fields, message):
+    def test_a_config_without_an_id_to_augment_is_refused(self, examples):
+        fields = {"exclude": ("query_id", "item_id"), "sequence": {"features": ("category",)}}
         run = Run("unused", tiny_config("dat", **fields), examples.metadata)
-        with pytest.raises(InputError, match=message):
+        with pytest.raises(InputError, match=r"exclude names both.*two_tower"):
             _ = run.model_template

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from interactrank_jax.examples.format import NumericStatistics
+from interactrank_jax.examples.encoder import NumericStatistics
 from interactrank_jax.models import layers, sequence
 from interactrank_jax.models.inputs import SequenceInput
 from interactrank_jax.models.layers import (

@@ -1,12 +1,16 @@
-"""A handmade log, its counts, and a DuckDB to read them with."""
+"""A handmade log, its STATE, and a DuckDB to read them with."""
+
+import dataclasses
 
 import pyarrow as pa
 import pytest
 
-from interactrank_jax.log.schema import open_log
-from interactrank_jax.state import engines
+from interactrank_jax.examples.prepare import prepare
+from interactrank_jax.log.read import open_log
+from interactrank_jax.state import as_of, engines
 from interactrank_jax.state.build import build_store
-from interactrank_jax.state.store import Store
+from interactrank_jax.state.source import Source
+from interactrank_jax.state.store import SEEN, Store
 from tests.log.handmade_log import data_config, make_tables, write_log
 
 FEATURES = (
@@ -18,6 +22,8 @@ FEATURES = (
 )
 
 
+# Mean rates in training, as an encoder has them.
+MEANS = {"click": 0.21, "save": 0.08}
 # Everything that can be switched on, at once.
 FULL = {
     "cross.features": (
@@ -36,26 +42,44 @@ FULL = {
 
 
 def everything(held: Store, backend) -> dict[str, pa.Table]:
-    """All counts, sorted."""
-    tables = {}
-    for keys, actions in held.counted_keys.items():
-        columns = [*keys, "period"]
-        table = backend.to_pyarrow(held.counts(keys, backend)).select([*columns, *actions])
-        tables["+".join(keys)] = table.sort_by([(name, "ascending") for name in columns])
-    return tables
+    """All tables of STATE, rows in order."""
+    tables = {"counts by " + "+".join(k): held.counts(k, backend) for k in held.counted_keys}
+    tables |= {
+        name: getattr(held, name)(backend) for name in ("query_items", "timelines", "catalogue")
+    }
+    if held.has_events:
+        tables["seen"] = held._read(SEEN, backend)
+    if held.recipe.query_form:
+        tables["forms"] = held.forms(backend)
+    return {name: in_order(backend.to_pyarrow(table)) for name, table in tables.items()}
+
+
+def in_order(table: pa.Table) -> pa.Table:
+    """Returns a table with its columns and its rows in order."""
+    columns = sorted(table.column_names)
+    return table.select(columns).sort_by([(name, "ascending") for name in columns])
+
+
+def features_of(log, held: Store, backend, means, since=None, until=None) -> pa.Table:
+    """Returns the features of a log's impressions as of the day of each, in no order."""
+    source = Source(log, held.recipe, backend)
+    if held.recipe.query_form:
+        source = dataclasses.replace(source, forms=held.all_forms(source))
+    (table,) = as_of.features_as_of(source, held, means, since, until)
+    return backend.to_pyarrow(table)
 
 
 def by_pair(table: pa.Table) -> pa.Table:
     return table.sort_by([("request_id", "ascending"), ("item_id", "ascending")])
 
 
-def iqp_config(**overrides):
+def state_config(**overrides):
     return data_config(**{"cross.features": FEATURES, **overrides})
 
 
 @pytest.fixture(scope="session")
 def log(tmp_path_factory):
-    return open_log(write_log(tmp_path_factory.mktemp("iqp") / "log", make_tables()))
+    return open_log(write_log(tmp_path_factory.mktemp("state") / "log", make_tables()))
 
 
 @pytest.fixture
@@ -66,16 +90,24 @@ def backend(tmp_path):
 
 def _count_all(config, log, place):
     with engines.connect("duckdb", place / "scratch") as backend:
-        return build_store(config, log, place / "counts", backend)
+        return build_store(config, log, place / "state", backend)
 
 
 @pytest.fixture(scope="session")
 def whole(log, tmp_path_factory):
     """All days but the last, counted at once; read only."""
-    return _count_all(iqp_config(), log, tmp_path_factory.mktemp("iqp"))
+    return _count_all(state_config(), log, tmp_path_factory.mktemp("state"))
+
+
+@pytest.fixture(scope="session")
+def examples_with_rates(log, whole, tmp_path_factory):
+    """Examples of the log from `whole`, whose encoder has the mean rates; read only."""
+    path = tmp_path_factory.mktemp("state") / "examples"
+    prepare(state_config(), log.path, path, state=whole.path)
+    return path
 
 
 @pytest.fixture(scope="session")
 def full(log, tmp_path_factory):
     """The same with everything switched on."""
-    return _count_all(iqp_config(**FULL), log, tmp_path_factory.mktemp("iqp"))
+    return _count_all(state_config(**FULL), log, tmp_path_factory.mktemp("state"))

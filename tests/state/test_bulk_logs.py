@@ -8,11 +8,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from interactrank_jax.io.errors import InputError
-from interactrank_jax.log.schema import open_log
+from interactrank_jax.log.read import open_log
 from interactrank_jax.state import as_of, engines, snapshot
 from interactrank_jax.state.build import build_store
 from tests.log.handmade_log import START, write_log
-from tests.state.conftest import iqp_config
+from tests.state.conftest import state_config
 
 DAY = 86_400
 FIRST = START // DAY
@@ -59,7 +59,7 @@ def test_one_query_and_one_item_may_hold_a_fifth_of_the_log(backend, tmp_path):
     queries[rng.random(rows) < 0.2] = 0
     items[rng.random(rows) < 0.2] = 0
     log = bulk_log(tmp_path / "log", queries, items, rows)
-    held = build_store(iqp_config(**CLICKS), log, tmp_path / "counts", backend)
+    held = build_store(state_config(**CLICKS), log, tmp_path / "state", backend)
     requests = pq.read_table(log.path / "requests.parquet")["timestamp"].to_numpy() // DAY
     day = FIRST + 25
     as_of.write(log, held, backend, tmp_path / "features", day, day, rows_at_once=1000)
@@ -78,14 +78,14 @@ def test_a_new_day_needs_nothing_that_was_shown_before(backend, tmp_path):
     rows = 20_000
     rng = np.random.default_rng(0)
     log = bulk_log(tmp_path / "log", rng.integers(0, 9, rows), rng.integers(0, 9, rows), rows)
-    config = iqp_config(**{"cross.features": ("rate:click:7",)})
+    config = state_config(**{"cross.features": ("rate:click:7",)})
     whole = build_store(config, log, tmp_path / "whole", backend)
-    build_store(config, log, tmp_path / "counts", backend, through=FIRST + 20)
+    build_store(config, log, tmp_path / "state", backend, through=FIRST + 20)
     day = pq.read_table(log.path / "requests.parquet")["timestamp"].to_numpy() // DAY
     for name in ("impressions", "events"):
         spoil(log.files(name), int((day <= FIRST + 20).sum()))
     other = open_log(log.path)
-    held = build_store(config, other, tmp_path / "counts", backend)
+    held = build_store(config, other, tmp_path / "state", backend)
     counts = [
         backend.to_pyarrow(s.counts(("query", "item"), backend)).sort_by(
             [("query", "ascending"), ("item", "ascending"), ("period", "ascending")]
@@ -121,7 +121,7 @@ def test_ten_million_queries(tmp_path):
     log = bulk_log(tmp_path / "log", rng.permutation(rows), rng.integers(0, 1000, rows), rows)
     begin = time.monotonic()
     with engines.connect("duckdb", tmp_path / "scratch", memory="4GB") as backend:
-        held = build_store(iqp_config(**CLICKS), log, tmp_path / "counts", backend)
+        held = build_store(state_config(**CLICKS), log, tmp_path / "state", backend)
         snapshot.write(log, held, backend, tmp_path / "snapshot", held.next_day)
         assert held.figures()["rows"] > 0.9 * rows
     assert time.monotonic() - begin < 600

@@ -66,11 +66,10 @@ def _free_port():
 
 
 def _features(log, out, run, *engine):
-    """Returns the features of a log by request and item, its counts made by the same engine."""
-    counts = f"--counts={out / 'counts'}"
-    run("iqp", "build", *BUILD, f"--log={log}", f"--out={out / 'counts'}", *engine)
-    until = "--train_until=2024-08-06"
-    run("iqp", "features", f"--log={log}", counts, until, f"--out={out / 'features'}", *engine)
+    """Returns the features of a log by request and item, its STATE made by the same engine."""
+    state = f"--state={out / 'state'}"
+    run("state", "build", *BUILD, f"--log={log}", f"--out={out / 'state'}", *engine)
+    run("state", "features", f"--log={log}", state, f"--out={out / 'features'}", *engine)
     found = pq.read_table(sorted((out / "features").rglob("*.parquet")))
     return found.sort_by([("request_id", "ascending"), ("item_id", "ascending")])
 

@@ -10,13 +10,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from interactrank_jax.examples.prepare import prepare
 from interactrank_jax.io.errors import InputError
-from interactrank_jax.log.schema import open_log
-from interactrank_jax.state import as_of, engines, positions, report, snapshot
+from interactrank_jax.log.read import open_log
+from interactrank_jax.state import as_of, engines, positions, report, snapshot, store
 from interactrank_jax.state.build import build_store
+from tests.golden import canonical
+from tests.golden.cases import CASES
 from tests.log import spark_engine
 from tests.log.handmade_log import START
-from tests.state.conftest import FULL, by_pair, everything, iqp_config
+from tests.state.conftest import FULL, MEANS, by_pair, everything, state_config
 
 FIRST = START // 86_400
 
@@ -53,18 +56,17 @@ def refuse_damaged(config, log, backend, place):
 @pytest.mark.filterwarnings("ignore")  # pyspark warns of pandas 3, and of each damaged byte
 @pytest.mark.thorough  # Spark starts, and plans for longer than it runs
 def test_spark_counts_and_serves_the_same(log, full, backend, tmp_path, monkeypatch):
-    day, config = FIRST + 25, iqp_config(**FULL)
+    day, config = FIRST + 25, state_config(**FULL)
     places = [tmp_path / name for name in ("now", "then")]
     for place, first in zip(places, (FIRST + 20, FIRST + 12), strict=True):
-        as_of.write(log, full, backend, place, first, first + 6, FIRST + 19)
+        as_of.write(log, full, backend, place, first, first + 6, MEANS)
     with spark_engine.spark(tmp_path / "spark", monkeypatch) as spark:
-        counted = build_store(config, log, tmp_path / "counts", spark)
+        counted = build_store(config, log, tmp_path / "state", spark)
         held = everything(counted, spark)
-        means = as_of.mean_rates(counted, spark)
         in_parts = tmp_path / "in_parts"
-        as_of.write(log, counted, spark, in_parts, train_until=FIRST + 19, rows_at_once=800)
+        as_of.write(log, counted, spark, in_parts, means=MEANS, rows_at_once=800)
         values = by_pair(pq.read_table(in_parts / "features"))
-        snapshot.write(log, counted, spark, tmp_path / "snapshot", day, day - 1)
+        snapshot.write(log, counted, spark, tmp_path / "snapshot", day, MEANS)
         served = serve(log, tmp_path / "snapshot", spark)
         told = tell(log, spark, places)
         refuse_damaged(config, log, spark, tmp_path)
@@ -72,12 +74,11 @@ def test_spark_counts_and_serves_the_same(log, full, backend, tmp_path, monkeypa
     assert held.keys() == expected.keys()
     for name, table in expected.items():
         assert held[name].to_pydict() == table.to_pydict(), name
-    assert means == as_of.mean_rates(full, backend)
-    as_of.write(log, full, backend, tmp_path / "whole", train_until=FIRST + 19)
+    as_of.write(log, full, backend, tmp_path / "whole", means=MEANS)
     table = by_pair(pq.read_table(tmp_path / "whole" / "features"))
     assert len(list((in_parts / "features").iterdir())) > 1
     assert values.to_pydict() == table.to_pydict()
-    snapshot.write(log, full, backend, tmp_path / "expected", day, day - 1)
+    snapshot.write(log, full, backend, tmp_path / "expected", day, MEANS)
     for place in (tmp_path / "expected").glob("*/"):
         found = pq.read_table(tmp_path / "snapshot" / place.name)
         assert found.to_pydict() == pq.read_table(place).to_pydict()
@@ -85,6 +86,26 @@ def test_spark_counts_and_serves_the_same(log, full, backend, tmp_path, monkeypa
     expected = tell(log, backend, places)
     assert told[0] == expected[0]
     assert told[1] == pytest.approx(expected[1], rel=1e-12, nan_ok=True)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.thorough  # Spark plans for longer than it runs: a minute or two each
+@pytest.mark.parametrize("case", ["everything, by position", "timeless"])
+def test_spark_prepares_the_same_examples(case, backend, tmp_path, monkeypatch):
+    """Every column, and every table of the STATE that lies in them."""
+    spark_engine.require(monkeypatch)
+    write, config = CASES[case]
+    log = write(tmp_path / "log")
+    prepare(config(), log, tmp_path / "duckdb")
+    prepare(config(), log, tmp_path / "spark", engine="spark", memory="1GB")
+    canonical.assert_equal(tmp_path / "spark", tmp_path / "duckdb")
+    tables = [
+        everything(store.open_store(tmp_path / name / "state", open_log(log)), backend)
+        for name in ("spark", "duckdb")
+    ]
+    assert tables[0].keys() == tables[1].keys()
+    for name, table in tables[1].items():
+        assert tables[0][name].to_pydict() == table.to_pydict(), name
 
 
 def test_an_unknown_one_is_refused(tmp_path):

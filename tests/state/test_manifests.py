@@ -1,4 +1,4 @@
-"""Counts, features and snapshots are read as they were written, or not at all."""
+"""STATE, features and snapshots are read as they were written, or not at all."""
 
 import shutil
 
@@ -8,14 +8,14 @@ import pytest
 
 from interactrank_jax.io import files
 from interactrank_jax.io.errors import InputError
-from interactrank_jax.state import as_of, manifests, report, snapshot, store
+from interactrank_jax.state import as_of, report, snapshot, store
 from interactrank_jax.state.build import build_store
 from tests.log.handmade_log import START
-from tests.state.conftest import FULL, everything, iqp_config
+from tests.state.conftest import FULL, MEANS, everything, state_config
 
 FIRST = START // 86_400
 DAY = FIRST + 25
-KINDS = ("counts", "features", "snapshot")
+KINDS = ("state", "features", "snapshot")
 
 
 @pytest.fixture(scope="module")
@@ -26,20 +26,18 @@ def made(log, tmp_path_factory):
     place = tmp_path_factory.mktemp("made")
     with engines.connect("duckdb", place / "scratch") as backend:
         for day in (FIRST + 12, None):
-            held = build_store(iqp_config(**FULL), log, place / "counts", backend, through=day)
-        days = {"since": FIRST + 9, "until": FIRST + 14, "train_until": FIRST + 9}
+            held = build_store(state_config(**FULL), log, place / "state", backend, through=day)
+        days = {"since": FIRST + 9, "until": FIRST + 14, "means": MEANS}
         as_of.write(log, held, backend, place / "features", **days, rows_at_once=200)
-        snapshot.write(log, held, backend, place / "snapshot", DAY, FIRST + 9)
+        snapshot.write(log, held, backend, place / "snapshot", DAY, MEANS)
     return place
 
 
 def read_all(kind, place, log, backend):
     """Reads every file of a directory."""
-    if kind == "counts":
+    if kind == "state":
         held = store.open_store(place, log)
         everything(held, backend)
-        backend.to_pyarrow(held.seen(backend))
-        backend.to_pyarrow(held.forms(backend))
     elif kind == "features":
         report.make(place, place, backend)
     else:
@@ -63,7 +61,7 @@ def test_every_flipped_bit_is_an_error_that_names_the_file(case):
     kind, place, read = case
     rng = np.random.default_rng(0)
     paths = sorted(path for path in place.rglob("*") if path.is_file())
-    assert len(paths) > {"counts": 20, "features": 2, "snapshot": 4}[kind]
+    assert len(paths) > {"state": 30, "features": 2, "snapshot": 4}[kind]
     for path in paths:
         good = path.read_bytes()
         for bit in rng.integers(0, 8 * len(good), 3).tolist():
@@ -73,7 +71,7 @@ def test_every_flipped_bit_is_an_error_that_names_the_file(case):
             with pytest.raises(InputError) as error:
                 read()
             assert path.name in str(error.value)
-            assert f"make {place} again, by `interactrank iqp" in str(error.value)
+            assert f"make {place} again, by `interactrank state" in str(error.value)
         path.write_bytes(good)
     read()
 
@@ -82,12 +80,12 @@ def test_a_missing_file_is_an_error_that_names_it(case, log, backend):
     kind, place, read = case
     for path in sorted(path for path in place.rglob("*") if path.is_file()):
         good = path.read_bytes()
-        last_chunk = kind == "counts" and path == max((place / "chunks").iterdir())
+        last_chunk = kind == "state" and path == max((place / "chunks").iterdir())
         path.unlink()
         if last_chunk:  # then its days are not counted yet
             read()
             with pytest.raises(InputError, match=r"that file was lost\. Move it elsewhere, or"):
-                build_store(iqp_config(**FULL), log, place, backend)
+                build_store(state_config(**FULL), log, place, backend)
         else:
             with pytest.raises(InputError, match=r"is missing|holds no|does not follow on"):
                 read()
@@ -110,7 +108,7 @@ def test_a_file_too_many_is_an_error_that_names_it(case):
         shutil.rmtree(extra)
     # What lies beside our files is nobody's business.
     (place / "notes.txt").write_text("mine")
-    if kind == "counts":
+    if kind == "state":
         (place / "chunks" / "notes.json").write_text("mine")
         (place / "seen" / "notes").mkdir()
     read()
@@ -119,8 +117,8 @@ def test_a_file_too_many_is_an_error_that_names_it(case):
 @pytest.mark.parametrize("name", ["../x.parquet", "/etc/passwd", "a/../../x.parquet", "a\\b"])
 def test_a_name_outside_is_refused(case, name):
     kind, place, read = case
-    file = place / {"features": as_of.RECORD, "snapshot": snapshot.RECORD}.get(kind, "")
-    file = min((place / "chunks").iterdir()) if kind == "counts" else file
+    file = place / {"features": as_of.KIND.file, "snapshot": snapshot.KIND.file}.get(kind, "")
+    file = min((place / "chunks").iterdir()) if kind == "state" else file
     record = files.read_sealed(file)
     files.write_sealed(file, record | {"files": record["files"] | {name: "0" * 64}})
     with pytest.raises(InputError, match="somebody edited it"):
@@ -129,14 +127,16 @@ def test_a_name_outside_is_refused(case, name):
 
 def test_a_record_of_something_else_is_refused(case):
     kind, place, read = case
-    file = place / {"counts": store.RECORD, "features": as_of.RECORD}.get(kind, snapshot.RECORD)
-    files.write_sealed(file, {"format_version": manifests.FORMAT_VERSION, "files": {}})
-    with pytest.raises(InputError, match=r"is not what `interactrank iqp .* writes"):
+    file = place / {"state": store.KIND.file, "features": as_of.KIND.file}.get(
+        kind, snapshot.KIND.file
+    )
+    files.write_sealed(file, {"format_version": as_of.KIND.version, "files": {}})
+    with pytest.raises(InputError, match=r"is not what `interactrank state .* writes"):
         read()
 
 
 def test_a_chunk_of_another_store_is_refused(made, log, backend, tmp_path):
-    place = shutil.copytree(made / "counts", tmp_path / "counts")
+    place = shutil.copytree(made / "state", tmp_path / "state")
     first, second = sorted((place / "chunks").iterdir())
     record = files.read_sealed(second)
     for change in ({"follows": ""}, {"chunk": record["chunk"] | {"first": DAY}}, {"chunk": {}}):
@@ -146,7 +146,7 @@ def test_a_chunk_of_another_store_is_refused(made, log, backend, tmp_path):
     files.write_sealed(second, record)
     first.unlink()
     with pytest.raises(InputError, match=r"does not follow on '': a file of .* is missing"):
-        build_store(iqp_config(**FULL), log, place, backend)
+        build_store(state_config(**FULL), log, place, backend)
 
 
 def test_a_file_is_hashed_once_a_process(case, monkeypatch):

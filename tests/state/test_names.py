@@ -1,4 +1,4 @@
-"""Names of the log's features and actions meet no column of the counts, capitals aside."""
+"""Names of the log's features and actions meet no column of STATE, capitals aside."""
 
 import dataclasses
 
@@ -7,11 +7,12 @@ import pytest
 
 from interactrank_jax.examples.prepare import prepare
 from interactrank_jax.io.errors import InputError
-from interactrank_jax.log.schema import Schema, open_log
-from interactrank_jax.state import as_of, positions
+from interactrank_jax.log.read import open_log
+from interactrank_jax.log.schema import Schema
+from interactrank_jax.state import positions
 from interactrank_jax.state.build import build_store
 from tests.log.handmade_log import ACTIONS, data_config, make_tables, replace, write_log
-from tests.state.conftest import by_pair, iqp_config
+from tests.state.conftest import MEANS, by_pair, features_of, state_config
 
 CLICKS = {
     "history.rates": (),
@@ -43,7 +44,7 @@ def test_an_action_called_like_a_column_is_refused(name, backend, tmp_path):
     by_name = data_config(**{**CLICKS, "cross.features": (f"share:{name}:7",)})
     for use in (
         lambda: build_store(
-            iqp_config(**{"cross.features": ("share:click:7",)}), log, tmp_path / "counts", backend
+            state_config(**{"cross.features": ("share:click:7",)}), log, tmp_path / "state", backend
         ),
         lambda: positions.position_weights(log, backend, "click"),
         lambda: prepare(by_name, log.path, tmp_path / "examples"),
@@ -56,14 +57,14 @@ def test_an_action_called_like_a_column_is_refused(name, backend, tmp_path):
 @pytest.mark.parametrize("name", ["period", "Period", "CLICK", "weight", "Fresh"])
 def test_a_segment_called_like_a_column_is_refused(name, backend, tmp_path):
     log = _renamed(tmp_path / "log", name)
-    config = iqp_config(**{"cross.features": (f"share:click:7:{name}",)})
+    config = state_config(**{"cross.features": (f"share:click:7:{name}",)})
     config.cross.fresh_days = 9 if name == "Fresh" else 0
     expected = f"a segment cannot be called '{name}'|'{name}' is a feature of the log"
     with pytest.raises(InputError, match=expected):
-        build_store(config, log, tmp_path / "counts", backend)
+        build_store(config, log, tmp_path / "state", backend)
     with pytest.raises(InputError, match=expected):
         prepare(config, log.path, tmp_path / "examples")
-    assert not (tmp_path / "counts").exists()
+    assert not (tmp_path / "state").exists()
 
 
 @pytest.mark.parametrize("name", ["click_7", "click_7_0", "all"])
@@ -74,10 +75,9 @@ def test_no_count_is_called_like_a_segment(name, whole, backend, tmp_path):
     tables = []
     for segment, opened in ((name, log), ("country", _renamed(tmp_path / "plain", "country"))):
         names = tuple(spec.format(segment) for spec in specs)
-        config = iqp_config(**{"cross.features": names})
-        held = build_store(config, opened, tmp_path / f"counts by {segment}", backend)
-        means = as_of.mean_rates(held, backend)
-        table = by_pair(backend.to_pyarrow(as_of.as_of(opened, held, backend, means)))
+        config = state_config(**{"cross.features": names})
+        held = build_store(config, opened, tmp_path / f"state by {segment}", backend)
+        table = by_pair(features_of(opened, held, backend, MEANS))
         tables.append(table.rename_columns([*table.column_names[:4], *specs]))
     assert tables[0] == tables[1]
     assert max(tables[0][specs[0]].to_pylist()) > 0
@@ -87,9 +87,9 @@ def test_a_segment_that_requests_lack_is_refused(backend, tmp_path):
     tables = make_tables(40)
     tables["requests"] = tables["requests"].drop_columns(["country"])
     log = open_log(write_log(tmp_path / "log", tables))
-    config = iqp_config(**{"cross.features": ("share:click:7:country",)})
+    config = state_config(**{"cross.features": ("share:click:7:country",)})
     with pytest.raises(InputError, match="'country' is missing, which config"):
-        build_store(config, log, tmp_path / "counts", backend)
+        build_store(config, log, tmp_path / "state", backend)
     # What is not counted by may be absent.
-    config = iqp_config(**{"cross.features": ("share:click:7",)})
+    config = state_config(**{"cross.features": ("share:click:7",)})
     assert build_store(config, log, tmp_path / "others", backend).chunks

@@ -1,4 +1,4 @@
-"""Night after night: counts through today, a snapshot for tomorrow, and a day without rows."""
+"""Night after night: STATE through today, a snapshot for tomorrow, and a day without rows."""
 
 import shutil
 
@@ -9,12 +9,12 @@ import pytest
 
 from interactrank_jax import cli
 from interactrank_jax.io.errors import InputError
-from interactrank_jax.log.schema import open_log
+from interactrank_jax.log.read import open_log
 from interactrank_jax.state import snapshot, store
 from interactrank_jax.state.build import build_store
 from interactrank_jax.state.days import date
 from tests.log.handmade_log import START, make_tables, replace, write_log
-from tests.state.conftest import FULL, everything, iqp_config
+from tests.state.conftest import FULL, MEANS, everything, state_config
 
 FIRST = START // 86_400
 EMPTY = FIRST + 13  # nothing was asked on it, and nothing arrived
@@ -38,13 +38,13 @@ def through(tables, last):
 
 
 def test_nights_one_by_one_equal_one_build_of_all(backend, tmp_path):
-    tables, config = make_tables(), iqp_config(**FULL)
+    tables, config = make_tables(), state_config(**FULL)
     for today in NIGHTS:
         shutil.rmtree(tmp_path / "log", ignore_errors=True)
         log = open_log(write_log(tmp_path / "log", through(tables, today)))
         held = build_store(config, log, tmp_path / "nightly", backend, through=today)
         assert held.next_day == today + 1
-        snapshot.write(log, held, backend, tmp_path / f"for {today + 1}", today + 1, FIRST + 9)
+        snapshot.write(log, held, backend, tmp_path / f"for {today + 1}", today + 1, MEANS)
     once = build_store(config, log, tmp_path / "once", backend, through=today)
     assert everything(held, backend) == everything(once, backend)
     assert held.figures() == once.figures()
@@ -53,7 +53,7 @@ def test_nights_one_by_one_equal_one_build_of_all(backend, tmp_path):
     # What was served on each day is what the whole log, later, says that it should have been.
     for today in NIGHTS:
         again = tmp_path / f"again {today + 1}"
-        snapshot.write(log, once, backend, again, today + 1, FIRST + 9)
+        snapshot.write(log, once, backend, again, today + 1, MEANS)
         for folder in (path for path in again.iterdir() if path.is_dir()):
             served = pq.read_table(tmp_path / f"for {today + 1}" / folder.name)
             assert served.equals(pq.read_table(folder))
@@ -63,16 +63,16 @@ def test_nights_one_by_one_equal_one_build_of_all(backend, tmp_path):
 def test_a_day_that_was_counted_as_empty_takes_no_rows(backend, tmp_path):
     tables = make_tables()
     log = open_log(write_log(tmp_path / "before", through(tables, EMPTY)))
-    build_store(iqp_config(), log, tmp_path / "counts", backend, through=EMPTY)
+    build_store(state_config(), log, tmp_path / "state", backend, through=EMPTY)
     log = open_log(write_log(tmp_path / "after", tables))
     expected = rf"requests of {date(EMPTY)}: the log has \d+, but had 0"
     with pytest.raises(InputError, match=expected):
-        build_store(iqp_config(), log, tmp_path / "counts", backend)
+        build_store(state_config(), log, tmp_path / "state", backend)
 
 
 def test_integers_that_grow_wider_one_night_are_counted_as_before(backend, tmp_path):
     """Chunks are read together, so all must be of one type, whatever the log's was at the time."""
-    config = iqp_config(**{"cross.features": ("share:click:30:country", "rate:click:14")})
+    config = state_config(**{"cross.features": ("share:click:30:country", "rate:click:14")})
     first, second = FIRST + 12, FIRST + 25
     wide = through(make_tables(), second)
     codes = {"de": 1, "fr": 2, "us": 3}
@@ -100,7 +100,7 @@ def test_integers_that_grow_wider_one_night_are_counted_as_before(backend, tmp_p
 
 def test_ids_that_become_of_another_kind_one_night_are_refused(backend, tmp_path):
     """In a log that keeps its latest days only, so that its own parts agree."""
-    config = iqp_config(**{"cross.features": ("share:click:30",)})
+    config = state_config(**{"cross.features": ("share:click:30",)})
     tables = make_tables()
     for number, last in enumerate((FIRST + 12, FIRST + 25)):
         for name in ("requests", "events"):
@@ -112,7 +112,7 @@ def test_ids_that_become_of_another_kind_one_night_are_refused(backend, tmp_path
                 kept = replace(kept, "query_id", text)
             tables[name] = kept
         log = open_log(write_log(tmp_path / str(number), through(tables, last)))
-        held = build_store(config, log, tmp_path / "counts", backend, through=last)
+        held = build_store(config, log, tmp_path / "state", backend, through=last)
     with pytest.raises(InputError, match=r"'query': 'string'.*'query': 'int64'.*another kind"):
         everything(held, backend)
 
@@ -124,35 +124,35 @@ def test_a_log_on_which_nothing_counts_has_its_days_all_the_same(backend, tmp_pa
         index = tables["impressions"].column_names.index(action)
         tables["impressions"] = tables["impressions"].set_column(index, action, nothing)
     log = open_log(write_log(tmp_path / "log", tables))
-    config = iqp_config(**{"cross.features": ("share:click:7",)})
-    held = build_store(config, log, tmp_path / "counts", backend, through=FIRST + 40)
+    config = state_config(**{"cross.features": ("share:click:7",)})
+    held = build_store(config, log, tmp_path / "state", backend, through=FIRST + 40)
     assert held.next_day == FIRST + 41
     snapshot.write(log, held, backend, tmp_path / "snapshot", FIRST + 41)
 
 
-def test_the_command_for_tomorrow_is_told_and_helps(log, tmp_path, capsys):
-    """As printed, but for the config, which the counts do not know the file of."""
+def test_the_command_for_tomorrow_is_told_and_helps(log, examples_with_rates, tmp_path, capsys):
+    """As printed, but for the config, which STATE does not know the file of."""
     config = tmp_path / "config.py"
     config.write_text(
         "import ml_collections\n"
-        "from tests.state.conftest import iqp_config\n"
+        "from tests.state.conftest import state_config\n"
         "def get_config():\n"
-        "    return ml_collections.ConfigDict({'data': iqp_config()})\n"
+        "    return ml_collections.ConfigDict({'data': state_config()})\n"
     )
-    counts = tmp_path / "the counts"
-    build = ["iqp", "build", f"--config={config}", f"--log={log.path}", f"--out={counts}"]
+    state = tmp_path / "the state"
+    build = ["state", "build", f"--config={config}", f"--log={log.path}", f"--out={state}"]
     assert cli.main(build) == 0
     newest = pq.read_table(log.path / "requests.parquet")["timestamp"].to_numpy().max()
     tomorrow = int(newest) // 86_400 + 1
-    serve = ["iqp", "snapshot", f"--log={log.path}", f"--counts={counts}"]
-    serve += [f"--as_of={date(tomorrow)}", f"--train_until={date(FIRST)}"]
+    serve = ["state", "snapshot", f"--log={log.path}", f"--state={state}"]
+    serve += [f"--as_of={date(tomorrow)}", f"--encoder={examples_with_rates}"]
     assert cli.main([*serve, f"--out={tmp_path / 'snapshot'}"]) == 2
     message = capsys.readouterr().err
     command = (
-        f"`interactrank iqp build --config=CONFIG --log={log.path} --out='{counts}' "
+        f"`interactrank state build --config=CONFIG --log={log.path} --out='{state}' "
         f"--through={date(tomorrow - 1)}`"
     )
     assert command in message
     assert cli.main([*build, f"--through={date(tomorrow - 1)}"]) == 0
     assert cli.main([*serve, f"--out={tmp_path / 'snapshot'}"]) == 0
-    assert store.open_store(counts, log).next_day == tomorrow
+    assert store.open_store(state, log).next_day == tomorrow

@@ -7,11 +7,11 @@ import pytest
 from interactrank_jax import cli
 from interactrank_jax.io import outputs
 from interactrank_jax.io.errors import InputError
-from interactrank_jax.log.schema import open_log
+from interactrank_jax.log.read import open_log
 from interactrank_jax.state import as_of, engines, snapshot, store
 from interactrank_jax.state.build import build_store
 from tests.log.handmade_log import START, make_tables, write_log
-from tests.state.conftest import everything, iqp_config
+from tests.state.conftest import MEANS, everything, state_config
 
 FIRST = START // 86_400
 
@@ -39,34 +39,34 @@ def fill(place, *names):
         ("chunks/019000-019001.json",),
         ("notes.txt",),
         (".lock",),
-        ("store.json",),
+        ("state.json",),
     ],
 )
 def test_a_directory_of_something_else_is_left_as_it_was(names, log, backend, tmp_path):
     out = tmp_path / "mine"
     fill(out, *names)
     before = contents(out)
-    with pytest.raises(InputError, match=r"is not a directory of counts|not valid JSON"):
-        build_store(iqp_config(), log, out, backend)
+    with pytest.raises(InputError, match=r"is no STATE|not valid JSON"):
+        build_store(state_config(), log, out, backend)
     assert contents(out) == before
 
 
 def test_a_file_or_another_artefact_is_no_store(log, whole, backend, tmp_path):
     (tmp_path / "file").write_text("precious")
-    with pytest.raises(InputError, match="is not a directory of counts"):
-        build_store(iqp_config(), log, tmp_path / "file", backend)
+    with pytest.raises(InputError, match="is no STATE"):
+        build_store(state_config(), log, tmp_path / "file", backend)
     assert (tmp_path / "file").read_text() == "precious"
-    snapshot.write(log, whole, backend, tmp_path / "snapshot", FIRST + 25, FIRST + 9)
+    snapshot.write(log, whole, backend, tmp_path / "snapshot", FIRST + 25, MEANS)
     before = contents(tmp_path / "snapshot")
-    with pytest.raises(InputError, match="is not a directory of counts"):
-        build_store(iqp_config(), log, tmp_path / "snapshot", backend)
+    with pytest.raises(InputError, match="is no STATE"):
+        build_store(state_config(), log, tmp_path / "snapshot", backend)
     assert contents(tmp_path / "snapshot") == before
 
 
 def test_foreign_files_in_a_store_stay(log, whole, backend, tmp_path, monkeypatch):
     """Also where a build was killed and its remains are removed; and what is ours is counted."""
-    out = tmp_path / "counts"
-    build_store(iqp_config(), log, out, backend, through=FIRST + 8)
+    out = tmp_path / "state"
+    build_store(state_config(), log, out, backend, through=FIRST + 8)
     names = ("notes.txt", "partial/notes.txt", "seen/thesis/notes.txt", "counts/query/x/notes.txt")
     names += ("counts/query/000001-000002/part.parquet", "chunks/notes.json")
     names += (".partial-thesis/notes.txt", ".partial-000001-000002")
@@ -82,9 +82,9 @@ def test_foreign_files_in_a_store_stay(log, whole, backend, tmp_path, monkeypatc
     with monkeypatch.context() as patch:
         patch.setattr(engines, "write_parquet", dying)
         with pytest.raises(KeyboardInterrupt):
-            build_store(iqp_config(), log, out, backend)
+            build_store(state_config(), log, out, backend)
     assert list(out.glob(".partial-*-*/events"))
-    rest = build_store(iqp_config(), log, out, backend)
+    rest = build_store(state_config(), log, out, backend)
     assert not list(out.glob(".partial-*-*/events"))
     assert everything(rest, backend) == everything(whole, backend)
     for name in names:
@@ -92,22 +92,22 @@ def test_foreign_files_in_a_store_stay(log, whole, backend, tmp_path, monkeypatc
 
 
 def test_what_stands_in_a_chunks_place_is_told_and_stays(log, backend, tmp_path):
-    out = tmp_path / "counts"
-    build_store(iqp_config(), log, out, backend, through=FIRST + 8)
+    out = tmp_path / "state"
+    build_store(state_config(), log, out, backend, through=FIRST + 8)
     taken = store.Chunk.name_of(FIRST + 9, FIRST + 10)
     fill(out, f"seen/{taken}/mine.parquet")
     for _ in range(2):
         with pytest.raises(InputError, match=rf"{taken} is where .* would be counted.* Move it"):
-            build_store(iqp_config(), log, out, backend, through=FIRST + 10)
+            build_store(state_config(), log, out, backend, through=FIRST + 10)
         assert (out / f"seen/{taken}/mine.parquet").read_text() == "precious"
 
 
 def test_a_build_killed_at_its_beginning_is_gone_on_with(log, backend, tmp_path):
-    out = tmp_path / "counts"
+    out = tmp_path / "state"
     out.mkdir()
     (out / ".lock").touch()
-    (out / ".store.json.partial-0123abcd").write_text("{")
-    assert build_store(iqp_config(), log, out, backend, through=FIRST + 8).chunks
+    (out / ".state.json.partial-0123abcd").write_text("{")
+    assert build_store(state_config(), log, out, backend, through=FIRST + 8).chunks
 
 
 @pytest.mark.parametrize("where", ["log", "log/new", "link", "link/new", ".", "log/../log"])
@@ -118,9 +118,9 @@ def test_no_station_writes_into_the_log_or_around_it(where, whole, backend, tmp_
     before = contents(tmp_path)
     held = snapshot.open_snapshot(_snapshot(whole, backend, log), log)
     for write in (
-        lambda: build_store(iqp_config(), log, where, backend),
-        lambda: as_of.write(log, whole, backend, where, train_until=FIRST),
-        lambda: snapshot.write(log, whole, backend, where, FIRST + 5, FIRST),
+        lambda: build_store(state_config(), log, where, backend),
+        lambda: as_of.write(log, whole, backend, where, means=MEANS),
+        lambda: snapshot.write(log, whole, backend, where, FIRST + 5, MEANS),
         lambda: snapshot.write_served(log, held, backend, where),
     ):
         with pytest.raises(InputError, match=r"is (the same directory as|inside|around) .*log"):
@@ -130,7 +130,7 @@ def test_no_station_writes_into_the_log_or_around_it(where, whole, backend, tmp_
 
 def _snapshot(whole, backend, log):
     place = log.path.parent.with_name("snapshot of " + log.path.parent.name)
-    snapshot.write(log, whole, backend, place, FIRST + 25, FIRST)
+    snapshot.write(log, whole, backend, place, FIRST + 25, MEANS)
     return place
 
 
@@ -145,11 +145,13 @@ def test_into_the_log_is_refused_before_work(log, tmp_path, capsys):
     config = tmp_path / "config.py"
     config.write_text(
         "import ml_collections\n"
-        "from tests.state.conftest import iqp_config\n"
+        "from tests.state.conftest import state_config\n"
         "def get_config():\n"
-        "    return ml_collections.ConfigDict({'data': iqp_config()})\n"
+        "    return ml_collections.ConfigDict({'data': state_config()})\n"
     )
     before = contents(place)
-    assert cli.main(["iqp", "build", f"--config={config}", f"--log={place}", f"--out={place}"]) == 2
+    assert (
+        cli.main(["state", "build", f"--config={config}", f"--log={place}", f"--out={place}"]) == 2
+    )
     assert "is the same directory as" in capsys.readouterr().err
     assert contents(place) == before

@@ -5,23 +5,22 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from interactrank_jax.examples import engagements
 from interactrank_jax.examples.format import Examples
-from interactrank_jax.examples.frames import read_requests
 from interactrank_jax.examples.prepare import prepare
 from interactrank_jax.io.errors import InputError
-from interactrank_jax.log.schema import open_log
+from interactrank_jax.log.read import open_log
 from interactrank_jax.state import normalized_query
 from interactrank_jax.state.build import build_store
 from interactrank_jax.state.recipe import Recipe
+from interactrank_jax.state.source import Source
 from tests.log.handmade_log import START, make_tables, random_config, replace, write_log
-from tests.state.conftest import iqp_config
+from tests.state.conftest import state_config
 
 DAY = 86_400
 
 
 def recipe_of(log, timeless=False, **overrides):
-    return Recipe.from_config(iqp_config(**overrides).cross, log, timeless)
+    return Recipe.from_config(state_config(**overrides).cross, log, timeless)
 
 
 @pytest.mark.parametrize(
@@ -35,7 +34,7 @@ def recipe_of(log, timeless=False, **overrides):
         ),
         ({"cross.user_day_cap": -1}, r"user_day_cap is -1"),
         ({"cross.debias.name": "positions"}, "Did you mean 'position'"),
-        ({"cross.debias.name": "position"}, r"position_weights is empty.*iqp positions"),
+        ({"cross.debias.name": "position"}, r"position_weights is empty.*state positions"),
         (
             {"cross.debias.name": "position", "cross.debias.position_weights": (1.0, 0.001)},
             "none may be smaller",
@@ -77,20 +76,24 @@ def test_impressions_weigh_what_their_position_or_propensity_says(log):
 
 def test_one_set_of_words_is_one_form():
     texts = ["Red  shoes", "shoes RED!", "red shoes red", "red shoe", "", "ＲＥＤ shoes", "ﬁn Σ"]
-    found = normalized_query.forms(pa.array(texts)).to_pylist()
+    found = [normalized_query.form(text) for text in texts]
     assert found[:2] == found[1:3] == ["red shoes"] * 2
     assert found[3:] == ["red shoe", "", "red shoes", "fin σ"]
 
 
-def test_a_query_has_no_form_before_it_was_asked(log):
-    requests = read_requests(log, (), False, "query_text")
-    ids = pq.read_table(log.path / "items.parquet")["item_id"].combine_chunks()
-    found = engagements.from_events(log, requests, ids.cast(pa.large_string()))
-    known = found.segments["query_form"] >= 0
-    asked = found.query >= 0
-    assert not known[~asked].any()
-    days = found.time // DAY
-    assert np.array_equal(known[asked], (requests.query_day[found.query] <= days)[asked])
+def test_a_query_has_no_form_before_it_was_asked(log, backend):
+    by_words = {"cross.backoff.strength": 3.0, "cross.backoff.query_form": "query_text"}
+    events = Source(log, recipe_of(log, **by_words), backend).events()
+    rows = backend.to_pyarrow(events).to_pylist()
+    first_day = {}
+    for request in pq.read_table(log.path / "requests.parquet").to_pylist():
+        query, day = request["query_id"], request["timestamp"] // DAY
+        first_day[query] = min(day, first_day.get(query, day))
+    for row in rows:
+        is_known = row["query"] is not None and first_day[row["query"]] <= row["period"]
+        assert (row["query_form"] is not None) == is_known
+    assert any(row["query"] is None for row in rows)
+    assert any(row["query_form"] is not None for row in rows)
 
 
 def test_a_bot_counts_no_more_than_its_cap(backend, tmp_path):
@@ -112,8 +115,8 @@ def test_a_bot_counts_no_more_than_its_cap(backend, tmp_path):
     log = open_log(write_log(tmp_path / "log", tables))
     counts = {}
     for cap in (0, 20):
-        config = iqp_config(**{"cross.features": ("share:click:7",), "cross.user_day_cap": cap})
-        held = build_store(config, log, tmp_path / f"counts-{cap}", backend)
+        config = state_config(**{"cross.features": ("share:click:7",), "cross.user_day_cap": cap})
+        held = build_store(config, log, tmp_path / f"state-{cap}", backend)
         table = backend.to_pyarrow(held.counts(("query",), backend)).to_pylist()
         counts[cap] = {(row["query"], row["period"]): row["click"] for row in table}
     day = START // DAY + 5
@@ -125,7 +128,7 @@ def test_a_bot_counts_no_more_than_its_cap(backend, tmp_path):
 
 
 def test_values_of_the_whole_corpus_can_be_left_out(log, tmp_path):
-    config = iqp_config()
+    config = state_config()
     config.cross.corpus = False
     prepare(config, log.path, tmp_path / "examples")
     examples = Examples(tmp_path / "examples")

@@ -1,4 +1,4 @@
-"""What `iqp report` and `iqp positions` tell, and when they fail."""
+"""What `state report` and `state positions` tell, and when they fail."""
 
 import shutil
 
@@ -8,17 +8,15 @@ import pyarrow.parquet as pq
 import pytest
 
 from interactrank_jax import cli
-from interactrank_jax.examples.cross_features import CrossFeatures
-from interactrank_jax.examples.engagements import IMPRESSION, Engagements
 from interactrank_jax.io import files
 from interactrank_jax.io.errors import InputError
-from interactrank_jax.log.schema import open_log
-from interactrank_jax.state import as_of, days, engines, positions, report, snapshot
+from interactrank_jax.log.read import open_log
+from interactrank_jax.log.schema import Schema
+from interactrank_jax.state import as_of, engines, expressions, positions, report, snapshot
 from interactrank_jax.state.recipe import Recipe
 from interactrank_jax.state.spec import parse_specs
-from tests.examples.test_cross_features import ACTIONS, SCHEMA
-from tests.log.handmade_log import START, make_tables, replace, write_log
-from tests.state.conftest import FEATURES
+from tests.log.handmade_log import ACTIONS, START, make_tables, replace, write_log
+from tests.state.conftest import FEATURES, MEANS
 
 FIRST = START // 86_400
 
@@ -28,16 +26,16 @@ def written(log, whole, tmp_path_factory):
     """Features of the first 20 days, and of those after them."""
     place = tmp_path_factory.mktemp("features")
     with engines.connect("duckdb", place / "scratch") as backend:
-        as_of.write(log, whole, backend, place / "before", None, FIRST + 19, FIRST + 19)
-        as_of.write(log, whole, backend, place / "now", FIRST + 20, None, FIRST + 19)
-        snapshot.write(log, whole, backend, place / "snapshot", FIRST + 22, FIRST + 19)
+        as_of.write(log, whole, backend, place / "before", None, FIRST + 19, MEANS)
+        as_of.write(log, whole, backend, place / "now", FIRST + 20, None, MEANS)
+        snapshot.write(log, whole, backend, place / "snapshot", FIRST + 22, MEANS)
         held = snapshot.open_snapshot(place / "snapshot", log)
         snapshot.write_served(log, held, backend, place / "served")
     return place
 
 
-def test_a_snapshot_with_rates_needs_the_days_of_their_mean(log, whole, backend, tmp_path):
-    with pytest.raises(InputError, match=r"have rates.*--train_until"):
+def test_a_snapshot_with_rates_needs_their_means(log, whole, backend, tmp_path):
+    with pytest.raises(InputError, match=r"have rates of .* by --encoder"):
         snapshot.write(log, whole, backend, tmp_path / "snapshot", FIRST + 22)
     assert not (tmp_path / "snapshot").exists()
 
@@ -92,7 +90,7 @@ def test_an_old_snapshot_is_stale(written, backend):
 
 def test_what_an_old_snapshot_serves_has_drifted(log, written, whole, backend, tmp_path):
     """Its values are those of its day, whatever day the request is of."""
-    as_of.write(log, whole, backend, tmp_path / "since", FIRST + 22, None, FIRST + 19)
+    as_of.write(log, whole, backend, tmp_path / "since", FIRST + 22, None, MEANS)
     now = report.make(tmp_path / "since", tmp_path / "since", backend)
     old = report.make(written / "served", tmp_path / "since", backend)
     assert old.rows == now.rows
@@ -110,14 +108,14 @@ def test_what_an_old_snapshot_serves_has_drifted(log, written, whole, backend, t
 def test_the_command_fails_past_a_bound(written, tmp_path, capsys):
     flags = [f"--features={written / 'now'}", f"--training={written / 'before'}"]
     wide = ["--max_psi=99", "--max_null_rate=1", f"--out={tmp_path / 'wide'}"]
-    assert cli.main(["iqp", "report", *flags, *wide]) == 0
+    assert cli.main(["state", "report", *flags, *wide]) == 0
     assert sorted(path.name for path in (tmp_path / "wide").iterdir()) == [
         "report.json",
         "report.md",
         "report.png",
     ]
     narrow = ["--max_psi=0.0001", f"--out={tmp_path / 'narrow'}"]
-    assert cli.main(["iqp", "report", *flags, *narrow]) == 2
+    assert cli.main(["state", "report", *flags, *narrow]) == 2
     printed = capsys.readouterr()
     assert "past its bound" in printed.err
     assert "PSI" in printed.err
@@ -125,37 +123,39 @@ def test_the_command_fails_past_a_bound(written, tmp_path, capsys):
 
 
 def test_features_of_another_recipe_are_refused(written, backend, tmp_path):
-    record = files.read_sealed(written / "before" / as_of.RECORD)
+    record = files.read_sealed(written / "before" / as_of.KIND.file)
     record["description"]["prior"] = 7.0
     (tmp_path / "other").mkdir()
-    files.write_sealed(tmp_path / "other" / as_of.RECORD, record)
+    files.write_sealed(tmp_path / "other" / as_of.KIND.file, record)
     with pytest.raises(InputError, match=r"differ in prior: 5\.0, in training 7\.0"):
         report.make(written / "now", tmp_path / "other", backend)
-    with pytest.raises(InputError, match=r"holds no features\.json"):
+    with pytest.raises(InputError, match="holds no features"):
         report.make(tmp_path, written / "before", backend)
-    record = files.read_sealed(written / "before" / as_of.RECORD)
+    record = files.read_sealed(written / "before" / as_of.KIND.file)
     record["mean_rates"]["click"] *= 2
-    files.write_sealed(tmp_path / "other" / as_of.RECORD, record)
-    with pytest.raises(InputError, match=r"mean rate of click: .* with one --train_until"):
+    files.write_sealed(tmp_path / "other" / as_of.KIND.file, record)
+    with pytest.raises(InputError, match=r"mean rate of click: .* with one --encoder"):
         report.make(written / "now", tmp_path / "other", backend)
 
 
-def test_what_is_damaged_or_gone_is_named(log, written, whole, tmp_path, capsys):
+def test_what_is_damaged_or_gone_is_named(
+    log, written, whole, examples_with_rates, tmp_path, capsys
+):
     flags = [f"--training={written / 'before'}", f"--out={tmp_path / 'report'}"]
     copies = {
         name: shutil.copytree(written / name, tmp_path / name) for name in ("now", "snapshot")
     }
-    copies["counts"] = shutil.copytree(whole.path, tmp_path / "counts")
+    copies["state"] = shutil.copytree(whole.path, tmp_path / "state")
 
     def told(*argv):
-        assert cli.main(["iqp", *argv]) == 2
+        assert cli.main(["state", *argv]) == 2
         return capsys.readouterr().err
 
     serve = ["features", f"--log={log.path}", f"--out={tmp_path / 'features'}"]
     commands = {
         "now": ["report", f"--features={copies['now']}", *flags],
         "snapshot": [*serve, f"--snapshot={copies['snapshot']}"],
-        "counts": [*serve, f"--counts={copies['counts']}", f"--train_until={days.date(FIRST)}"],
+        "state": [*serve, f"--state={copies['state']}", f"--encoder={examples_with_rates}"],
     }
     for name, command in commands.items():
         files_of_it = sorted(copies[name].rglob("*.parquet"))
@@ -170,11 +170,11 @@ def test_what_is_damaged_or_gone_is_named(log, written, whole, tmp_path, capsys)
             file.unlink()
         assert "part.parquet is missing: make" in told(*command)
         assert not (tmp_path / "features").exists()
-    either = told(*serve, *(f"--{name}={copies[name]}" for name in ("counts", "snapshot")))
-    assert "either --counts" in either
-    assert "either --counts" in told(*serve)
-    until = told(*serve, f"--snapshot={copies['snapshot']}", "--train_until=2022-01-01")
-    assert "--train_until is part of a snapshot" in until
+    either = told(*serve, *(f"--{name}={copies[name]}" for name in ("state", "snapshot")))
+    assert "either --state" in either
+    assert "either --state" in told(*serve)
+    encoder = told(*serve, f"--snapshot={copies['snapshot']}", "--encoder=examples")
+    assert "--encoder is part of a snapshot" in encoder
 
 
 class TestPositions:
@@ -208,7 +208,7 @@ class TestPositions:
         with pytest.raises(InputError, match="is timeless, and weights of positions"):
             positions.position_weights(log, backend, "click")
 
-    def test_debiased_rates_are_nearer_the_truth(self):
+    def test_debiased_rates_are_nearer_the_truth(self, backend):
         """Items shown far behind get as high a rate as those in front, if they are as good."""
         rng = np.random.default_rng(1)
         requests, items, slate = 6000, 40, 10
@@ -223,27 +223,27 @@ class TestPositions:
         correlation = {}
         for debias in ("none", "position"):
             recipe = Recipe(
-                parse_specs(["item_rate:click:30"], SCHEMA), 1, 5.0,
+                parse_specs(["item_rate:click:30"], Schema((), ACTIONS)), 1, 5.0,
                 debias=debias, position_weights=tuple(looks),
             )  # fmt: skip
             weight = recipe.impression_weight(position, None)
-            rows = np.r_[np.arange(len(item)), click]
-            nothing = np.zeros(len(rows), np.int32)
-            engagements = Engagements(
-                user=nothing, query=nothing, item=(item[rows] + 1).astype(np.int32),
-                action=np.where(np.arange(len(rows)) < len(item), IMPRESSION, 0),
-                time=nothing, event_time=nothing, fold=nothing, segments={},
-                weight=np.where(np.arange(len(rows)) < len(item), weight[rows], 1.0),
-                is_counted=nothing == 0,
-            )  # fmt: skip
-            made = CrossFeatures(
-                recipe, engagements, nothing, actions=ACTIONS,
-                mean_rates=np.array([[len(click) / weight.sum(), 0.0]]),
-                backend=ibis.duckdb.connect(),
-            )  # fmt: skip
-            asked = np.arange(items)
-            probes = (0 * asked, asked + 1, 0 * asked + 1)
-            values = made.values(*made.counts(*probes, {}), probes[2])[:, 0]
+            rows = ibis.memtable(
+                {
+                    "item": np.r_[item, item[click]],
+                    "action": ["impression"] * len(item) + ["click"] * len(click),
+                    "period": np.zeros(len(item) + len(click), np.int32),
+                    "weight": np.r_[weight, np.ones(len(click))],
+                }
+            )
+            actions = {name: name for name in ("click", "impression")}
+            counts = expressions.period_counts(rows, ("item",), actions)
+            asked = ibis.memtable({"item": range(items), "period": np.ones(items, np.int32)})
+            sums = {("item",): expressions.sums_of(asked, counts, ("item",), recipe)}
+            asked, places = expressions.with_counts(asked, sums, recipe, also=("period",))
+            levels = [recipe.levels(spec) for spec in recipe.specs]
+            means = {"click": len(click) / weight.sum()}
+            made = asked.select("item", **expressions.values(asked, places, recipe, levels, means))
+            values = backend.to_pyarrow(made.order_by("item"))["item_rate:click:30"].to_numpy()
             correlation[debias] = np.corrcoef(values, quality)[0, 1]
         assert correlation["none"] < 0.7
         assert correlation["position"] > 0.97

@@ -10,14 +10,23 @@ import pytest
 
 from interactrank_jax.examples.format import Examples
 from interactrank_jax.examples.prepare import prepare
+from interactrank_jax.examples.rates import item_means
 from interactrank_jax.io import files
 from interactrank_jax.io.errors import InputError
-from interactrank_jax.log.schema import open_log
+from interactrank_jax.log.read import open_log
 from interactrank_jax.state import as_of, days, snapshot, store
 from interactrank_jax.state.build import build_store
 from interactrank_jax.state.days import runs_of_days
 from tests.log.handmade_log import ACTIONS, START, make_tables, replace, write_log
-from tests.state.conftest import FEATURES, FULL, by_pair, everything, iqp_config
+from tests.state.conftest import (
+    FEATURES,
+    FULL,
+    MEANS,
+    by_pair,
+    everything,
+    features_of,
+    state_config,
+)
 
 FIRST = START // 86_400
 
@@ -73,15 +82,17 @@ class TestFeatures:
                 nothing = pa.nulls(len(tables["events"]))
                 tables["events"] = replace(tables["events"], "query_id", nothing)
             log = open_log(write_log(tmp_path / "log", tables))
-        config = iqp_config(**overrides)
+        config = state_config(**overrides)
         names = config.cross.features
-        held = build_store(config, log, tmp_path / "counts", backend)
+        held = build_store(config, log, tmp_path / "state", backend)
         prepare(config, log.path, tmp_path / "examples")
         examples = Examples(tmp_path / "examples")
         means = {
             action: training_mean(examples, action, held.recipe) for action in held.recipe.rates
         }
-        table = backend.to_pyarrow(as_of.as_of(log, held, backend, means))
+        told = item_means(examples.encoder.mean_rates)
+        assert means == {action: told[action] for action in means}
+        table = features_of(log, held, backend, means)
         request, item = table["request_id"].to_pylist(), table["item_id"].to_pylist()
         values = np.stack([table[name].to_numpy() for name in names], 1)
         found = dict(zip(zip(request, item, strict=True), values, strict=True))
@@ -100,24 +111,22 @@ class TestFeatures:
         assert (values != 0).any(0).all()
 
     def test_need_the_days_before_the_last_request(self, log, backend, tmp_path):
-        held = build_store(iqp_config(), log, tmp_path / "counts", backend, through=FIRST + 9)
-        expected = r"counted through 2022-01-1.*run `interactrank iqp build .*--through=2022"
+        held = build_store(state_config(), log, tmp_path / "state", backend, through=FIRST + 9)
+        expected = r"counted through 2022-01-1.*run `interactrank state build .*--through=2022"
         with pytest.raises(InputError, match=expected):
-            as_of.write(log, held, backend, tmp_path / "features", train_until=FIRST)
+            as_of.write(log, held, backend, tmp_path / "features", means=MEANS)
         days = {"since": FIRST + 2, "until": FIRST + 10}
-        with pytest.raises(InputError, match=r"have rates.*--train_until"):
+        with pytest.raises(InputError, match=r"have rates of .* by --encoder"):
             as_of.write(log, held, backend, tmp_path / "features", **days)
-        record = as_of.write(
-            log, held, backend, tmp_path / "features", **days, train_until=FIRST + 9
-        )
+        record = as_of.write(log, held, backend, tmp_path / "features", **days, means=MEANS)
         assert 0 < record["rows"] < len(pq.read_table(log.path / "impressions"))
         with pytest.raises(
             InputError, match="but was asked for those from 1970-01-02 on through 1970-01-03"
         ):
-            as_of.write(log, held, backend, tmp_path / "none", since=1, until=2, train_until=FIRST)
+            as_of.write(log, held, backend, tmp_path / "none", since=1, until=2, means=MEANS)
 
     def test_in_parts_are_the_same(self, log, full, backend, tmp_path):
-        days = {"since": FIRST + 2, "until": FIRST + 20, "train_until": FIRST + 9}
+        days = {"since": FIRST + 2, "until": FIRST + 20, "means": MEANS}
         whole = as_of.write(log, full, backend, tmp_path / "whole", **days)
         # Nothing is read out of the path's own name.
         place = tmp_path / "country=zz" / "query=q" / "features"
@@ -152,22 +161,22 @@ class TestGrowth:
     def test_days_added_one_by_one_equal_all_at_once(self, log, whole, backend, tmp_path):
         last = whole.chunks[-1].last
         for day in (*range(FIRST, FIRST + 5), FIRST + 13, last):
-            grown = build_store(iqp_config(), log, tmp_path / "counts", backend, through=day)
+            grown = build_store(state_config(), log, tmp_path / "state", backend, through=day)
             assert grown.next_day == day + 1
         assert len(grown.chunks) == 7
         assert everything(grown, backend) == everything(whole, backend)
         assert grown.figures() == whole.figures()
 
     def test_chunks_of_few_rows_equal_all_at_once(self, log, whole, backend, tmp_path):
-        parts = build_store(iqp_config(), log, tmp_path / "counts", backend, chunk_rows=300)
+        parts = build_store(state_config(), log, tmp_path / "state", backend, chunk_rows=300)
         assert len(parts.chunks) > 4
         assert everything(parts, backend) == everything(whole, backend)
 
     def test_another_log_is_not_added(self, log, backend, tmp_path):
-        build_store(iqp_config(), log, tmp_path / "counts", backend, through=FIRST + 9)
+        build_store(state_config(), log, tmp_path / "state", backend, through=FIRST + 9)
         other = open_log(write_log(tmp_path / "other", make_tables(seed=1)))
-        with pytest.raises(InputError, match=r"requests of 2022-01-17: the log has .* but had"):
-            build_store(iqp_config(), other, tmp_path / "counts", backend)
+        with pytest.raises(InputError, match=r"requests of 2022-01-08: the log has .* but had"):
+            build_store(state_config(), other, tmp_path / "state", backend)
         # What is older than the last day may be gone from the log.
         tables = make_tables()
         late = pc.greater_equal(tables["requests"]["timestamp"], (FIRST + 9) * 86_400)
@@ -175,16 +184,16 @@ class TestGrowth:
         known = pc.is_in(tables["impressions"]["request_id"], tables["requests"]["request_id"])
         tables["impressions"] = tables["impressions"].filter(known)
         short = open_log(write_log(tmp_path / "short", tables))
-        grown = build_store(iqp_config(), short, tmp_path / "counts", backend)
+        grown = build_store(state_config(), short, tmp_path / "state", backend)
         assert len(grown.chunks) == 2
 
     def test_a_new_day_reads_nothing_of_the_days_before(self, log, whole, backend, tmp_path):
         shutil.copytree(log.path, tmp_path / "log")
-        held = build_store(iqp_config(), log, tmp_path / "counts", backend, through=FIRST + 20)
+        held = build_store(state_config(), log, tmp_path / "state", backend, through=FIRST + 20)
         events = pq.read_table(log.path / "events.parquet")
         later = pc.greater_equal(events["arrival_time"], (FIRST + 21) * 86_400)
         pq.write_table(events.filter(later), tmp_path / "log/events.parquet")
-        rest = build_store(iqp_config(), open_log(tmp_path / "log"), held.path, backend)
+        rest = build_store(state_config(), open_log(tmp_path / "log"), held.path, backend)
         assert everything(rest, backend) == everything(whole, backend)
 
     def test_a_duplicate_counts_once_whenever_it_comes(self, log, whole):
@@ -203,11 +212,11 @@ class TestGrowth:
         assert sum(chunk.late for chunk in whole.chunks) == len(late) > 0
         # A snapshot made before they came can be made again when they have come.
         day = max(late)
-        held = build_store(iqp_config(), log, tmp_path / "counts", backend, through=day - 1)
-        snapshot.write(log, held, backend, tmp_path / "then", day, FIRST + 5)
-        grown = build_store(iqp_config(), log, tmp_path / "counts", backend)
+        held = build_store(state_config(), log, tmp_path / "state", backend, through=day - 1)
+        snapshot.write(log, held, backend, tmp_path / "then", day, MEANS)
+        grown = build_store(state_config(), log, tmp_path / "state", backend)
         assert grown.next_day > day
-        snapshot.write(log, grown, backend, tmp_path / "now", day, FIRST + 5)
+        snapshot.write(log, grown, backend, tmp_path / "now", day, MEANS)
         for place in (tmp_path / "then").glob("*/"):
             before, after = (pq.read_table(tmp_path / t / place.name) for t in ("then", "now"))
             assert before.equals(after)
@@ -215,21 +224,21 @@ class TestGrowth:
 
     def test_another_description_is_refused(self, log, whole, backend):
         for field, value in (("cross.lag_days", 2), ("cross.features", FEATURES[:2])):
-            config = iqp_config(**{field: value})
+            config = state_config(**{field: value})
             with pytest.raises(InputError, match=r"was built with .* asked for is"):
                 build_store(config, log, whole.path, backend)
 
     def test_a_timeless_log_is_refused(self, backend, tmp_path):
         log = open_log(write_log(tmp_path / "log", make_tables(40, timeless=True)))
-        with pytest.raises(InputError, match="is timeless: there are no days"):
-            build_store(iqp_config(), log, tmp_path / "counts", backend)
+        with pytest.raises(InputError, match="is timeless, so its STATE has folds for days"):
+            build_store(state_config(), log, tmp_path / "state", backend)
 
     def test_days_that_have_not_come_are_refused(self, log, backend, tmp_path):
         newest = pq.read_table(log.path / "events.parquet")["arrival_time"].to_numpy().max()
-        last, out = int(newest) // 86_400 + 60, tmp_path / "counts"
+        last, out = int(newest) // 86_400 + 60, tmp_path / "state"
         with pytest.raises(InputError, match=r"lies 61 days after .* at most 60 days"):
-            build_store(iqp_config(), log, out, backend, through=last + 1)
-        assert build_store(iqp_config(), log, out, backend, through=last).next_day == last + 1
+            build_store(state_config(), log, out, backend, through=last + 1)
+        assert build_store(state_config(), log, out, backend, through=last).next_day == last + 1
 
 
 def served(tables, levels, asked, feature):
@@ -246,12 +255,10 @@ class TestSnapshot:
     @pytest.mark.parametrize(("name", "day"), [("whole", 25), ("full", 25), ("full", 10)])
     def test_holds_what_requests_of_that_day_get(self, name, day, log, backend, tmp_path, request):
         held, day = request.getfixturevalue(name), FIRST + day
-        means = as_of.mean_rates(held, backend, until=day - 1)
-        rows = as_of.as_of(log, held, backend, means, since=day, until=day)
-        rows = backend.to_pyarrow(rows).to_pylist()
+        rows = features_of(log, held, backend, MEANS, since=day, until=day).to_pylist()
         requests = pq.read_table(log.path / "requests.parquet").to_pylist()
         requests = {row["request_id"]: row for row in requests}
-        record = snapshot.write(log, held, backend, tmp_path / "snapshot", day, day - 1)
+        record = snapshot.write(log, held, backend, tmp_path / "snapshot", day, MEANS)
         levels = {
             spec.name: [level.keys for level in held.recipe.levels(spec)]
             for spec in held.recipe.specs
@@ -300,7 +307,7 @@ class TestSnapshot:
 
     def test_is_served_to_no_request_before_it(self, log, whole, backend, tmp_path):
         day = FIRST + 22
-        snapshot.write(log, whole, backend, tmp_path / "snapshot", day, day - 1)
+        snapshot.write(log, whole, backend, tmp_path / "snapshot", day, MEANS)
         held = snapshot.open_snapshot(tmp_path / "snapshot", log)
         with pytest.raises(InputError, match=r"is served from 2022-.* on, not on 2022-"):
             snapshot.write_served(log, held, backend, tmp_path / "served", since=day - 1)
@@ -308,11 +315,11 @@ class TestSnapshot:
             InputError, match=r"but was asked for those from 2022-.* on: name other"
         ):
             snapshot.write_served(log, held, backend, tmp_path / "served", since=day + 99)
-        with pytest.raises(InputError, match=r"holds no snapshot\.json"):
+        with pytest.raises(InputError, match="holds no snapshot"):
             snapshot.open_snapshot(tmp_path, log)
 
     def test_of_another_log_or_release_is_refused(self, log, full, backend, tmp_path):
-        snapshot.write(log, full, backend, tmp_path / "snapshot", FIRST + 22, FIRST + 9)
+        snapshot.write(log, full, backend, tmp_path / "snapshot", FIRST + 22, MEANS)
 
         def refuse(reason, tables, actions=ACTIONS):
             other = open_log(write_log(tmp_path / "other", tables, actions))
@@ -320,7 +327,10 @@ class TestSnapshot:
                 snapshot.open_snapshot(tmp_path / "snapshot", other)
             shutil.rmtree(other.path)
 
-        refuse("is timeless: there are no days", make_tables(40, timeless=True))
+        refuse(
+            "is timeless, what was counted has days: this is another log",
+            make_tables(40, timeless=True),
+        )
         tables = make_tables(40)
         tables["items"] = tables["items"].drop_columns("created_at")
         refuse("needs the column 'created_at' of items", tables)
@@ -330,12 +340,12 @@ class TestSnapshot:
         )
         refuse("this is another log", tables, (*ACTIONS, "like"))
         for place, opened in (
-            (tmp_path / "snapshot" / snapshot.RECORD, snapshot.open_snapshot),
-            (shutil.copytree(full.path, tmp_path / "counts") / store.RECORD, store.open_store),
+            (tmp_path / "snapshot" / snapshot.KIND.file, snapshot.open_snapshot),
+            (shutil.copytree(full.path, tmp_path / "state") / store.KIND.file, store.open_store),
         ):
             record = files.read_sealed(place)
             files.write_sealed(place, {**record, "format_version": 3})
-            with pytest.raises(InputError, match=r"of another release \(format 3; this one reads"):
+            with pytest.raises(InputError, match="format_version is 3, expected"):
                 opened(place.parent, log)
 
 

@@ -12,7 +12,7 @@ from interactrank_jax.io.errors import InputError
 from interactrank_jax.log.adapters.kinds import IGNORE, describe
 from interactrank_jax.log.adapters.ratings import Options, convert
 from interactrank_jax.log.adapters.raw_tables import RawTable
-from interactrank_jax.log.schema import open_log
+from interactrank_jax.log.read import open_log
 
 ROWS = 30
 
@@ -29,6 +29,10 @@ def described(values, name="x", is_text=True):
         ([f"{i * 1.5}" for i in range(ROWS)], "numeric"),
         ([f"{i * 137}" for i in range(ROWS)], "numeric"),
         ([f"{i % 2}" for i in range(ROWS)], "numeric"),
+        ([f"{10 ** (i % 14) * (i + 1)}" for i in range(ROWS)], "numeric"),
+        ([f"{1990 + i}" for i in range(ROWS)], "numeric"),
+        ([f"{i}.25{i % 10}" for i in range(ROWS)] + ["1.5"], "numeric"),
+        ([f"0.{i + 100}" for i in range(ROWS)], "numeric"),
         (["7.5", "", "NA", "8"], "numeric"),  # the missing are named when they are read
         (["red", "green", "red"] * 10, "categorical"),
         (["True", "False"] * 10, "categorical"),
@@ -46,6 +50,7 @@ def test_a_column_that_is_clear_is_guessed_without_a_warning(values, kind):
     [
         ([1, 137, 5000], "numeric"),
         ([1.5, None], "numeric"),
+        ([1.0, float("inf"), float("nan")], "numeric"),
         (["a", "b", None, "a"], "categorical"),
         ([True, False], "categorical"),
         ([[0.5, 1.5], [2.0, 3.0]], "embedding"),
@@ -71,6 +76,16 @@ def test_types_of_parquet_are_kinds(values, kind):
         ("movieid", [f"{i * 137}" for i in range(ROWS)], "numeric", "named like codes"),
         ("x", [f"{i * 137:06}" for i in range(ROWS)], "categorical", "leading zeros as in '00"),
         ("x", [f"{i},5" for i in range(ROWS)], "numeric", "decimal commas as in '0,5'"),
+        ("x", ["999", *(f"{i + 1},234" for i in range(ROWS))], "categorical", "('1,234')"),
+        ("x", [f"{i + 1},234,567.5" for i in range(ROWS)], "categorical", "between thousands"),
+        ("x", [f"{i + 1}.234,5" for i in range(ROWS)], "categorical", "marks between thousands"),
+        ("x", [f"{i + 1} 234" for i in range(ROWS)], "categorical", "marks between thousands"),
+        ("x", [f"{i + 1}'234" for i in range(ROWS)], "categorical", "marks between thousands"),
+        ("x", ["999", *(f"{i + 1}.234" for i in range(ROWS))], "numeric", "if the points stand"),
+        ("x", [f"{4006381333931 + i}" for i in range(ROWS)], "numeric", "of 13 digits each"),
+        ("x", [f"{1700000000000 + i}" for i in range(ROWS)], "numeric", "times or dates, --ig"),
+        ("x", [f"202005{i + 1:02}" for i in range(ROWS)], "numeric", "of 8 digits each"),
+        ("ean", [f"{i * 137}" for i in range(ROWS)], "numeric", "named like codes"),
         ("x", [f"A tale of {i} cities" for i in range(ROWS)], "categorical", "free text, --text=x"),
         ("x", [f"{i * 7919:040x}" for i in range(ROWS)], "categorical", "another id, --ignore=x"),
         ("x", [f"n{i}" for i in range(60)], "categorical", "nearly every row has a value of its"),
@@ -92,6 +107,7 @@ def test_a_guess_that_looks_wrong_is_warned_of(name, values, kind, warning):
     [
         ("x", [i % 7 for i in range(ROWS)], "numeric", "only 7 distinct values"),
         ("category", [i * 137 for i in range(ROWS)], "numeric", "--categorical=category"),
+        ("x", [4006381333931.0 + i for i in range(ROWS)], "numeric", "of 13 digits each"),
         ("x", [f"{i}" for i in range(ROWS)], "categorical", "all its strings are numbers"),
         ("x", [None, None], IGNORE, "it has no values"),
     ],

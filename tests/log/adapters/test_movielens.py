@@ -8,7 +8,7 @@ import pytest
 
 from interactrank_jax.io.errors import InputError
 from interactrank_jax.log.adapters.movielens import convert
-from interactrank_jax.log.schema import open_log
+from interactrank_jax.log.read import open_log
 from interactrank_jax.log.validate import validate
 from tests.log.adapters.raw_movielens import T0, atomic, original_1m, original_100k, write
 

@@ -16,7 +16,7 @@ from interactrank_jax.examples.prepare import prepare
 from interactrank_jax.io.errors import InputError
 from interactrank_jax.log.adapters import movielens
 from interactrank_jax.log.adapters.ratings import Options, convert
-from interactrank_jax.log.schema import open_log
+from interactrank_jax.log.read import open_log
 from interactrank_jax.log.validate import validate
 from tests.conftest import SHARED_DATA
 

@@ -33,9 +33,13 @@ def packed(tmp_path, suffix, text=TEXT):
     return zipped(tmp_path / "made", [("ratings.csv", text)], method)
 
 
+def convert_ratings(source, out, **options):
+    return ratings.convert(source, out, ratings.Options(**options))
+
+
 def converted(source, tmp_path):
     shutil.rmtree(tmp_path / "log", ignore_errors=True)
-    return ratings.convert(source, tmp_path / "log", ratings.Options())["ratings"]
+    return convert_ratings(source, tmp_path / "log")["ratings"]
 
 
 def one_file(tmp_path, name, content):
@@ -177,9 +181,36 @@ def test_archives_of_windows_and_names_in_capitals_are_read(tmp_path):
 
 
 def test_directories_below_are_named_as_such(tmp_path):
-    one_file(tmp_path, "ratings.csv", TEXT)
+    parent = tmp_path / "parent"
+    parent.mkdir()
+    one_file(parent, "ratings.csv", TEXT)
     with pytest.raises(InputError, match=r"holds source/\. Expected a table"):
-        converted(tmp_path, tmp_path)
+        converted(parent, tmp_path)
+
+
+@pytest.mark.parametrize("out", ["log", "a/b/log", "../link/log", "."])
+def test_nothing_is_written_into_what_is_read(tmp_path, out):
+    tables = one_file(tmp_path, "ratings.csv", TEXT).parent
+    films = write(tmp_path / "films", original_1m())
+    for source, convert in ((tables, convert_ratings), (films, movielens.convert)):
+        (tmp_path / "link").unlink(missing_ok=True)
+        (tmp_path / "link").symlink_to(source)
+        before = sorted(tmp_path.rglob("*"))
+        with pytest.raises(InputError, match=rf"is (inside|the same .* as) {source}.*only read"):
+            convert(source, source / out)
+        assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_file_of_kinds_is_not_written_into_what_is_read(tmp_path):
+    """It would be one more table there, and the next run would not know which is of ratings."""
+    source = one_file(tmp_path, "data.csv", TEXT).parent
+    with pytest.raises(InputError, match=r"would be written into --source=.*a file elsewhere"):
+        convert_ratings(source, tmp_path / "log", schema=str(source / "kinds.json"))
+    assert [path.name for path in tmp_path.rglob("*")] == ["source", "data.csv"]
+    # Beside a table that is named as one it does no harm, and is read.
+    convert_ratings(source / "data.csv", tmp_path / "log", schema=str(source / "kinds.json"))
+    (source / "data.csv").rename(source / "ratings.csv")
+    convert_ratings(source, tmp_path / "again", schema=str(source / "kinds.json"))
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32"])

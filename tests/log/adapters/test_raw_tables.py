@@ -257,6 +257,22 @@ def test_times_that_are_none_are_shown(tmp_path, times, message):
 
 
 @pytest.mark.parametrize(
+    ("time", "remedy"),
+    [
+        ("1577836800000", "these look like milliseconds: divide by 1000"),
+        ("1577836800000000", "these look like microseconds: divide by 1000000"),
+        ("1577836800000000000", "these look like nanoseconds: divide by 1000000000"),
+        ("20200101", "write UTC seconds, or dates and times as in ISO 8601"),
+        ("5", "write UTC seconds, or dates and times as in ISO 8601"),
+    ],
+)
+def test_times_in_another_unit_are_told_which_and_no_others(tmp_path, time, remedy):
+    path = source(tmp_path, ratings=f"user_id,item_id,rating,t\nu,a,1,{time}\nu,b,0,{time}\n")
+    with pytest.raises(InputError, match=rf"'t' is no time between 1990.* in row 2: {remedy}\."):
+        convert(path, tmp_path / "log", Options(time="t"))
+
+
+@pytest.mark.parametrize(
     "times",
     [
         ("1577836800", "1577840400.9"),

@@ -7,9 +7,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from interactrank_jax.io.errors import InputError
 from interactrank_jax.log.adapters.rating_log import LIKE, Ratings, write_log
 from interactrank_jax.log.adapters.ratings import Options, convert
-from interactrank_jax.log.adapters.raw_values import joined, parsed
+from interactrank_jax.log.adapters.raw_values import joined, numbers, parsed
 
 # Every string of up to three of these.
 STRINGS = ["".join(s) for n in range(4) for s in itertools.product("-\\a", repeat=n)]
@@ -35,9 +36,11 @@ def test_users_of_different_values_make_different_queries(tmp_path):
     values = [s for s in STRINGS if len(s) < 3]
     users = [f"u{i}\t{a}\t{b}" for i, (a, b) in enumerate(itertools.product(values, repeat=2))]
     ratings = [f"u{i}\ti\t{i % 2}" for i in range(len(users))]
-    (tmp_path / "ratings.tsv").write_text("\n".join(["user_id\titem_id\trating", *ratings]))
-    (tmp_path / "users.tsv").write_text("\n".join(["user_id\tregion\tzone", *users]))
-    convert(tmp_path, tmp_path / "log", Options(query=("region", "zone")))
+    source = tmp_path / "source"
+    source.mkdir()
+    (source / "ratings.tsv").write_text("\n".join(["user_id\titem_id\trating", *ratings]))
+    (source / "users.tsv").write_text("\n".join(["user_id\tregion\tzone", *users]))
+    convert(source, tmp_path / "log", Options(query=("region", "zone")))
     queries = pq.read_table(tmp_path / "log" / "requests.parquet")["query_id"]
     assert len(queries.unique()) == len(users)
 
@@ -61,8 +64,14 @@ def test_requests_of_different_users_or_hours_have_different_ids(tmp_path):
     assert len(requests["request_id"].unique()) == len(set(names)) * len(hours)
 
 
+@pytest.mark.parametrize("written", ["1,234", "1,234,567.8", "1.234,5", "1 234", "1'234", "1_234"])
+def test_marks_between_thousands_are_named_where_a_number_is_needed(written):
+    with pytest.raises(InputError, match=r"in 1 of 2 rows.*without marks between thousands"):
+        numbers(pa.array(["999", written]), "items.csv", "column 'price'")
+
+
 @pytest.mark.parametrize(
-    ("written", "numbers"),
+    ("written", "expected"),
     [
         (["1", "-2.5", "+3", ".5", "5.", "1e3", " 7 "], [1, -2.5, 3, 0.5, 5, 1000, 7]),
         (["3,5", "4", "-0,25"], [3.5, 4, -0.25]),
@@ -73,6 +82,6 @@ def test_requests_of_different_users_or_hours_have_different_ids(tmp_path):
         (["nan", "inf", "-inf", "1"], [None, None, None, 1]),
     ],
 )
-def test_numbers_are_read_however_they_are_written(written, numbers):
+def test_numbers_are_read_however_they_are_written(written, expected):
     for kind in (pa.string(), pa.large_string()):
-        assert parsed(pa.array(written, kind)).to_pylist() == numbers
+        assert parsed(pa.array(written, kind)).to_pylist() == expected

@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from interactrank_jax.io.errors import InputError
-from interactrank_jax.log.schema import open_log
+from interactrank_jax.log.read import open_log
 from interactrank_jax.log.simulator.presets import PRESETS, resolve
 from interactrank_jax.log.simulator.simulate import _slate, simulate
 from interactrank_jax.log.simulator.world import START, World, candidate_pools, hash_normal

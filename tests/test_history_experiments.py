@@ -10,7 +10,7 @@ import pytest
 
 from experiments import freshness, unseen_queries
 from experiments.comparison import Scored
-from interactrank_jax.log.schema import open_log
+from interactrank_jax.log.read import open_log
 from interactrank_jax.state.normalized_query import form
 
 BEST = [0.690, 0.694]
