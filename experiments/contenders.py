@@ -19,7 +19,7 @@ from interactrank_jax.examples.format import Examples
 from interactrank_jax.io import files, outputs
 from interactrank_jax.io.errors import InputError
 from interactrank_jax.labels import LabelRule
-from interactrank_jax.log.schema import open_log
+from interactrank_jax.log.read import open_log
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 

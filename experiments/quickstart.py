@@ -149,7 +149,7 @@ def quickstart(preset: str, seed: int, out: Path) -> dict[str, Any]:
         "figure": figure,
     }
     gains = {
-        metric: paired_difference(out / "interactrank", out / "two_tower", metric)
+        metric: paired_difference(out / "interactrank", out / "two_tower", examples, metric)
         for metric in ("roc_auc", "request_auc", "hit_at_3")
     }
     summary = {
@@ -179,11 +179,15 @@ def quickstart(preset: str, seed: int, out: Path) -> dict[str, Any]:
     return summary
 
 
-def paired_difference(run: Path, other: Path, metric: str) -> tuple[float, float, float]:
+def paired_difference(
+    run: Path, other: Path, examples: Path, metric: str
+) -> tuple[float, float, float]:
     """Returns a metric of one run minus that of another on the test split, and its interval."""
+    from interactrank_jax.examples.format import Examples
     from interactrank_jax.runs import Run
 
-    first, second = (Run.open(path).saved_scores("test") for path in (run, other))
+    opened = Examples(examples)
+    first, second = (Run.open(path).saved_scores(opened, "test") for path in (run, other))
     return uncertainty.paired_bootstrap(
         first["request_index"], first["score"], second["score"], first["engaged"], metric
     )

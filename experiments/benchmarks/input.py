@@ -61,20 +61,35 @@ def rate(make: Callable[[], Iterator[Batch]], seconds: float) -> float:
 
 
 def waiting_share(
-    config: ConfigDict, examples: Examples, batch_size: int, seed: int, steps: int
+    config: ConfigDict,
+    examples: Examples,
+    batch_size: int,
+    seed: int,
+    steps: int,
+    after: Callable[[int], None] = lambda step: None,
 ) -> float:
-    """Returns the share of the training loop's time that goes into getting batches."""
+    """Returns the share of the training loop's time that goes into getting batches.
+
+    Args:
+      config: whole.
+      examples: to train on.
+      batch_size: requests.
+      seed: of the order.
+      steps: to take.
+      after: called after each step with its number.
+    """
     trainer = Trainer(Workload(config, examples.metadata, dict(examples.items)))
     data = train_iterator(examples, batch_size, seed)
     for _ in range(3):  # compiles, and fills the pipeline's buffers
         trainer.advance(trainer.parallel.shard(next(data)))
     jax.block_until_ready(trainer.state)
     waited, start = 0.0, time.perf_counter()
-    for _ in range(steps):
+    for step in range(steps):
         asked = time.perf_counter()
         batch = next(data)
         waited += time.perf_counter() - asked
         trainer.advance(trainer.parallel.shard(batch))
+        after(step)
     jax.block_until_ready(trainer.state)
     return waited / (time.perf_counter() - start)
 

@@ -54,8 +54,17 @@ def peak_gib() -> float:
 
     Not by getrusage: what that says is inherited from the process that started this one.
     """
+    return _memory("VmHWM")
+
+
+def resident_gib() -> float:
+    """Returns the memory that this process has resident now (Linux)."""
+    return _memory("VmRSS")
+
+
+def _memory(name: str) -> float:
     status = Path("/proc/self/status").read_text(encoding="utf-8")
-    (line,) = (line for line in status.splitlines() if line.startswith("VmHWM:"))
+    (line,) = (line for line in status.splitlines() if line.startswith(f"{name}:"))
     return int(line.split()[1]) / 2**20
 
 

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from experiments.benchmarks.workload import Batch, Workload
-from interactrank_jax.examples.format import PADDING, NumericStatistics
+from interactrank_jax.examples.encoder import NumericStatistics
+from interactrank_jax.examples.format import PADDING
 from interactrank_jax.labels import LabelRule
 from interactrank_jax.loss_config import head_weights
 from interactrank_jax.losses import MAX_LOG_SCALE

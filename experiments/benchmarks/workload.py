@@ -18,14 +18,14 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from configs import interactrank
-from interactrank_jax.examples.format import (
-    FORMAT_VERSION,
+from interactrank_jax import configuration
+from interactrank_jax.examples.encoder import (
     CrossStatistics,
+    Encoder,
     Feature,
-    Metadata,
     NumericStatistics,
-    Split,
 )
+from interactrank_jax.examples.format import Metadata, Split
 from interactrank_jax.labels import LabelRule
 from interactrank_jax.models.embeddings import item_store
 from interactrank_jax.models.inputs import Inputs
@@ -126,21 +126,22 @@ def make_workload(
         config.train.tables.learning_rate = float(config.train.optimizer.learning_rate)
     impressions = 50 * item_rows
     metadata = Metadata(
-        format_version=FORMAT_VERSION,
-        actions=ACTIONS,
-        features=FEATURES,
-        cross=tuple(config.data.cross.features),
-        tables=TABLES | {"item": item_rows},
-        out_of_vocabulary=16,
+        encoder=Encoder.of_config(
+            configuration.to_json(config.data),
+            {},
+            actions=ACTIONS,
+            features=FEATURES,
+            cross=tuple(config.data.cross.features),
+            tables=TABLES | {"item": item_rows},
+            timeless=False,
+            numeric_statistics=NUMERIC,
+            cross_statistics={
+                name: CrossStatistics(CROSS_COVERAGE, CROSS_RMS)
+                for name in config.data.cross.features
+            },
+        ),
         slate=int(config.data.slate),
-        history_length=int(config.data.history.length),
-        query_history_length=int(config.data.query_history.length),
-        timeless=False,
         candidate_columns=(),
-        numeric_statistics=NUMERIC,
-        cross_statistics={
-            name: CrossStatistics(CROSS_COVERAGE, CROSS_RMS) for name in config.data.cross.features
-        },
         splits={
             "train": Split(
                 examples=impressions // 10,
@@ -269,7 +270,7 @@ class Trainer:
         )
         row_optimizer = RowOptimizer(
             config.train.tables.name,
-            learning_rate(config.train.tables, TOTAL_STEPS, "tables"),
+            learning_rate(config.train.tables, TOTAL_STEPS),
             config.train.tables.initial_accumulator,
         )
         self.parallel = DataParallel(

@@ -1,10 +1,10 @@
-"""ItemQueryPerf out of core: rows per second, peak memory, growth with the log, pandas beside it.
+"""STATE and features as of a day: rows per second, memory, growth with the log, pandas beside it.
 
-    python -m experiments.benchmarks.iqp --rows 1000000 10000000 100000000 --out=runs/benchmarks
+    python -m experiments.benchmarks.state --rows 1000000 10000000 100000000 --out=runs/benchmarks
 
 A row is an impression; its features, as of its day, are the `search` config's. The log is made
 first, which is not timed: 200 days, a fifth of the requests with one query, events that arrive up
-to two days late. Counting (`iqp build`) and features (`iqp features`) run in a process of their
+to two days late. Counting (`state build`) and features (`state features`) run in a process of their
 own, from Parquet to Parquet. DuckDB may hold `--memory`; the peak is of the whole process.
 
 The peers are pandas: `groupby(...).rolling(...)` over daily counts, as one would write it, and the
@@ -25,7 +25,8 @@ import pyarrow.parquet as pq
 
 from configs import common
 from experiments.benchmarks import reporting
-from interactrank_jax.log.schema import FeatureSpec, Schema, open_log
+from interactrank_jax.log.read import open_log
+from interactrank_jax.log.schema import FeatureSpec, Schema
 from interactrank_jax.state import as_of, engines
 from interactrank_jax.state.build import build_store
 
@@ -108,7 +109,7 @@ def run_ours(log_path: Path, out: Path, memory: str, engine: str = "duckdb") -> 
     log = open_log(log_path)
     start = time.perf_counter()
     with engines.connect(engine, out / "scratch", memory) as backend:
-        held = build_store(common.search_data(), log, out / "counts", backend)
+        held = build_store(common.search_data(), log, out / "state", backend)
         counted = time.perf_counter()
         as_of.write(log, held, backend, out / "features")
     end = time.perf_counter()
@@ -252,7 +253,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
         if not arguments.no_spark:
             small = make_log(2_000, arguments.seed, place / "small")
             figures["engines_equal"] = reporting.apart(engines_equal, small, place / "engines")
-    reporting.report("iqp", arguments, figures, runs=runs)
+    reporting.report("state", arguments, figures, runs=runs)
     return figures
 
 
