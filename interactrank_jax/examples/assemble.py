@@ -119,7 +119,7 @@ class Assembler:
                 name: slates.padded(values, width) for name, values in bucket.of_candidates.items()
             }
             # Integers are int32 and numbers float32 in blocks; flags stay as small as they are.
-            yield {name: _narrow(values) for name, values in columns.items()}
+            yield {name: _as_in_blocks(values) for name, values in columns.items()}
 
     def _past(self, slates: Slates) -> dict[str, np.ndarray]:
         """Returns the histories of some examples' users and queries."""
@@ -143,7 +143,7 @@ class Assembler:
         }
 
 
-def _narrow(values: np.ndarray) -> np.ndarray:
+def _as_in_blocks(values: np.ndarray) -> np.ndarray:
     if values.dtype == bool or values.dtype == np.uint8:
         return values
     kind = np.int32 if np.issubdtype(values.dtype, np.integer) else np.float32

@@ -145,7 +145,7 @@ def write_buckets(ordered: OrderedLog, past: Past) -> CandidateBuckets:
         parts = max(math.ceil(len(ordered.rows) / ROWS_AT_ONCE), 1)
         tables, places = counts_as_of(rows, store, source, parts=parts, scratch=scratch / "parts")
     for number, table in enumerate(tables):
-        counts = {name: _narrow(table[name]) for name in sorted(set(places.values()))}
+        counts = {name: _as_int32(table[name]) for name in sorted(set(places.values()))}
         table = table.select(REQUEST_ROW, BUCKET, ITEM_ROW, *folds, *values, **counts)
         engines.write_partitioned(backend, table, BUCKET, scratch / "buckets" / f"{number:06d}")
     return CandidateBuckets(scratch / "buckets", actions, ordered.rank, places)
@@ -158,7 +158,7 @@ def _optional(rows: ir.Table, name: str) -> ir.Value:
     return rows[name].cast("float32")
 
 
-def _narrow(counts: ir.Column) -> ir.Value:
+def _as_int32(counts: ir.Column) -> ir.Value:
     return counts if counts.type().is_floating() else counts.cast("int32")
 
 

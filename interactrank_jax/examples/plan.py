@@ -86,26 +86,7 @@ def make_plan(config: Any, log: Log) -> Plan:
     actions = log.schema.actions
     protocol = config.protocol
     timeless, is_published = protocol != protocols.CLEAN_TIME, protocol == protocols.PUBLISHED
-    if not timeless and log.schema.timeless:
-        raise InputError(
-            f"config.data.protocol is '{protocol}', but {log.path} is timeless: its requests have "
-            f"no timestamp. Set config.data.protocol='{protocols.CLEAN_RANDOM}'."
-        )
-    if is_published and not len(config.history.rates):
-        raise InputError(
-            f"config.data.history.rates is empty. Expected the actions whose means protocol "
-            f"'{protocol}' makes features of, such as ('like',)."
-        )
-    for name, value in (
-        ("history.actions", config.history.actions),
-        ("query_history.actions", config.query_history.actions),
-        ("cross.features", config.cross.features),
-    ):
-        if is_published and len(value):
-            raise InputError(
-                f"config.data.{name} is {tuple(value)}, but protocol '{protocol}' has no histories "
-                f"and no cross features. Set it to ()."
-            )
+    _check_protocol(config, log, timeless, is_published)
     fractions = tuple(float(value) for value in config.split.fractions)
     if abs(sum(fractions) - 1) > 1e-6:
         raise InputError(
@@ -147,6 +128,31 @@ def make_plan(config: Any, log: Log) -> Plan:
         corpus_requests=_corpus_requests(config.cross) if not is_published else 0,
         seed=int(config.seed),
     )
+
+
+def _check_protocol(config: Any, log: Log, timeless: bool, is_published: bool) -> None:
+    """Refuses a protocol that the log cannot have, or features that the protocol does not have."""
+    protocol = config.protocol
+    if not timeless and log.schema.timeless:
+        raise InputError(
+            f"config.data.protocol is '{protocol}', but {log.path} is timeless: its requests have "
+            f"no timestamp. Set config.data.protocol='{protocols.CLEAN_RANDOM}'."
+        )
+    if is_published and not len(config.history.rates):
+        raise InputError(
+            f"config.data.history.rates is empty. Expected the actions whose means protocol "
+            f"'{protocol}' makes features of, such as ('like',)."
+        )
+    for name, value in (
+        ("history.actions", config.history.actions),
+        ("query_history.actions", config.query_history.actions),
+        ("cross.features", config.cross.features),
+    ):
+        if is_published and len(value):
+            raise InputError(
+                f"config.data.{name} is {tuple(value)}, but protocol '{protocol}' has no histories "
+                f"and no cross features. Set it to ()."
+            )
 
 
 def _corpus_requests(config: Any) -> int:

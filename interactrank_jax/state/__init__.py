@@ -1,1 +1,1 @@
-"""What history knows: daily counts on disk, and features as of a day."""
+"""What history knows: daily counts, user timelines and the catalogue, looked up as of a request."""

@@ -207,7 +207,7 @@ class Store:
             if (manifest.file.stem, manifest.record["follows"]) != (chunk.name, before):
                 raise InputError(
                     f"{manifest.file} does not follow on '{before}': a file of "
-                    f"{self.chunks_place} is missing, or of another store. Bring it back from a "
+                    f"{self.chunks_place} is missing, or of another STATE. Bring it back from a "
                     f"copy, or build again into a new --out."
                 )
             before = chunk.name
@@ -218,7 +218,7 @@ class Store:
         fields = {field.name for field in dataclasses.fields(Chunk)}
         record = manifest.record["chunk"]
         if not isinstance(record, dict) or set(record) != fields:
-            raise InputError(f"{file} is no chunk of counts: build again into a new --out.")
+            raise InputError(f"{file} describes no run of days: build again into a new --out.")
         return manifest
 
     @property

@@ -111,6 +111,13 @@ def test_a_bucket_holds_no_more_than_it_may_but_for_its_last_request(monkeypatch
             assert (np.diff(bucket[index][sizes[index] > 0]) >= 0).all()
 
 
+def digests_of(path):
+    """By name the digest of every file that a model reads."""
+    digests = files.file_digests(path)
+    apart = ("metadata", "raw", "state")
+    return {name: digest for name, digest in digests.items() if not name.startswith(apart)}
+
+
 def test_bytes_do_not_depend_on_the_files_and_rows_of_the_log(protocol, whole, tmp_path):
     rng = np.random.default_rng(0)
     (tmp_path / "log").mkdir()
@@ -121,18 +128,19 @@ def test_bytes_do_not_depend_on_the_files_and_rows_of_the_log(protocol, whole, t
         for number, rows in enumerate(np.array_split(np.arange(len(table)), 5)):
             pq.write_table(table.take(rows), tmp_path / "log" / name / f"{number}.parquet")
     prepare(CONFIGS[protocol], tmp_path / "log", tmp_path / "out")
-    expected, digests = (
-        {
-            name: digest
-            for name, digest in files.file_digests(path).items()
-            if not name.startswith(("metadata", "raw", "state"))
-        }
-        for path in (whole.path, tmp_path / "out")
-    )
-    assert digests == expected
+    digests = digests_of(tmp_path / "out")
+    assert digests == digests_of(whole.path)
     assert any(name.startswith("train/blocks-") for name in digests)
     order = order_of(whole, "train")
     assert not (np.diff(order[:, 0]) >= 0).all()  # of requests, it is a permutation
+
+
+def test_bytes_do_not_depend_on_the_parts_of_the_counting(
+    protocol, log, whole, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(candidates, "ROWS_AT_ONCE", 60)
+    prepare(CONFIGS[protocol], log, tmp_path / "out")
+    assert digests_of(tmp_path / "out") == digests_of(whole.path)
 
 
 def test_another_seed_is_another_order_of_the_same_examples(log, tmp_path):

@@ -1,7 +1,7 @@
 """Random logs under random options: what `prepare` makes of them is what a plain reading says.
 
-This is the net under everything that depends on history. It knows `prepare` and its examples alone,
-so that it holds whatever is behind them.
+This is the net under everything that depends on history. Of `prepare` it knows the examples, and
+how large the pieces are that it works in.
 """
 
 import dataclasses
@@ -11,11 +11,16 @@ import random
 import tempfile
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 
+from interactrank_jax.examples import candidates, splits
 from interactrank_jax.examples.format import Examples, Metadata
 from interactrank_jax.examples.prepare import prepare
+from interactrank_jax.log.read import open_log
+from interactrank_jax.state import build, engines
+from interactrank_jax.state.log_days import requests_per_day
 from tests.golden import canonical
 from tests.literal.compare import Columns, Comparison, split_of
 from tests.literal.equality import Tied
@@ -49,13 +54,40 @@ class Case:
         return f"seed {self.log.seed}, log {self.log.kind}, options {self.options}"
 
 
+def _prepare(config: Any, path: Path, root: Path, rng: random.Random) -> None:
+    """Prepares a log in random buckets, parts and chunks, half of them from a STATE that is given.
+
+    None of it may change a value. A STATE that is given ends as early as it may, so that the rest
+    is read from the log.
+    """
+    with (
+        mock.patch.object(splits, "BUCKET_CANDIDATES", rng.choice((30, 300, 1_000_000))),
+        mock.patch.object(candidates, "ROWS_AT_ONCE", rng.choice((50, 10_000_000))),
+        mock.patch.object(build, "CHUNK_ROWS", rng.choice((40, 1_000_000))),
+    ):
+        state = _built(config, path, root / "state") if rng.random() < 0.5 else None
+        prepare(config, path, root / "examples", state=state)
+
+
+def _built(config: Any, path: Path, out: Path) -> Path | None:
+    """Builds STATE through the last day that the examples need; None where there is no such day."""
+    log = open_log(path)
+    if config.protocol != "clean_time":
+        return None
+    with engines.connect("duckdb", out.with_name("scratch")) as backend:
+        days, _ = requests_per_day(log, backend)
+        through = int(days[-1]) - int(config.cross.lag_days)
+        built = build.build_store(config, log, out, backend, through=through, chunk_rows=40)
+    return out if built.chunks else None
+
+
 @functools.cache
 def _case(seed: int) -> Case:
     log = draw_log(seed)
     options = draw_options(log)
     with tempfile.TemporaryDirectory() as root:
         path = log.write(Path(root) / "log", random.Random(f"files {seed}"))
-        prepare(make_config(options), path, Path(root) / "examples")
+        _prepare(make_config(options), path, Path(root), random.Random(f"machinery {seed}"))
         examples = Examples(Path(root) / "examples")
         columns = {name: values.tolist() for name, values in canonical.columns(examples)}
         return Case(log, options, columns, examples.metadata)
