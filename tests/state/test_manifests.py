@@ -141,7 +141,7 @@ def test_a_chunk_of_another_store_is_refused(made, log, backend, tmp_path):
     record = files.read_sealed(second)
     for change in ({"follows": ""}, {"chunk": record["chunk"] | {"first": DAY}}, {"chunk": {}}):
         files.write_sealed(second, record | change)
-        with pytest.raises(InputError, match=r"does not follow on|is no chunk of counts"):
+        with pytest.raises(InputError, match=r"does not follow on|describes no run of days"):
             store.open_store(place, log)
     files.write_sealed(second, record)
     first.unlink()
