@@ -3,17 +3,15 @@
     interactrank prepare --config=configs/dcn_v2.py --log=LOG --out=EXAMPLES
     interactrank train   --config=configs/dcn_v2.py --examples=EXAMPLES --workdir=RUN
 
-Arguments: those of `configs/common.py`.
+Arguments: the data sets of `interactrank_jax/config/data_sets.py`.
 Hardware, time and expected metrics: README, "Sweeps and comparisons".
 """
 
 from ml_collections import ConfigDict
 
-from configs import wide_deep
+from interactrank_jax.config import models
 
 
 def get_config(argument: str = "search") -> ConfigDict:
     """Returns the config for a data set."""
-    config = wide_deep.joint_config("dcn_v2", argument)
-    config.model.cross_layers = 2
-    return config
+    return models.dcn_v2(argument)

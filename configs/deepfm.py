@@ -3,15 +3,15 @@
     interactrank prepare --config=configs/deepfm.py --log=LOG --out=EXAMPLES
     interactrank train   --config=configs/deepfm.py --examples=EXAMPLES --workdir=RUN
 
-Arguments: those of `configs/common.py`.
+Arguments: the data sets of `interactrank_jax/config/data_sets.py`.
 Hardware, time and expected metrics: README, "Sweeps and comparisons".
 """
 
 from ml_collections import ConfigDict
 
-from configs import wide_deep
+from interactrank_jax.config import models
 
 
 def get_config(argument: str = "search") -> ConfigDict:
     """Returns the config for a data set."""
-    return wide_deep.joint_config("deepfm", argument)
+    return models.deepfm(argument)

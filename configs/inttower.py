@@ -3,7 +3,7 @@
     interactrank prepare --config=configs/inttower.py --log=LOG --out=EXAMPLES
     interactrank train   --config=configs/inttower.py --examples=EXAMPLES --workdir=RUN
 
-Arguments: those of `configs/common.py`.
+Arguments: the data sets of `interactrank_jax/config/data_sets.py`.
 Hardware, time and expected metrics: README, "Sweeps and comparisons".
 
 The authors' public PyTorch code has, for MovieLens-1M, towers and heads of another size:
@@ -15,19 +15,9 @@ versions of it; that they are the ones behind the paper's figures is not known.
 
 from ml_collections import ConfigDict
 
-from configs import common
+from interactrank_jax.config import models
 
 
 def get_config(argument: str = "search") -> ConfigDict:
     """Returns the config for a data set."""
-    config = common.base_config(argument)
-    config.model = common.model_config("inttower", pooling="mean", masknet_blocks=0)
-    # 4 heads of 16 take as much room in an index as one vector of 64.
-    config.model.fe = ConfigDict({"heads": 4, "width": 16})
-    common.fit_to_data(config, argument)
-    # CIR is a part of the model: it stays where the others have no softmax.
-    config.train.loss.update({"softmax_weight": 0.1, "log_q": "none"})
-    if argument == "movielens_1m_published":
-        # As the authors' code: a batch of 2048, its mean CIR added to the sum of its cross entropy.
-        config.train.loss.softmax_weight = 1 / 2048
-    return config
+    return models.inttower(argument)

@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from interactrank_jax import metrics, uncertainty
+from interactrank_jax import metrics
+from interactrank_jax.evaluation import uncertainty
 from interactrank_jax.io import files
 from interactrank_jax.io.errors import InputError
 

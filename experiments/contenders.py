@@ -14,12 +14,13 @@ from typing import Any
 import numpy as np
 
 from experiments import comparison, reference_lines, search, sweeps, trials
-from interactrank_jax import configuration, metrics
+from interactrank_jax import metrics
+from interactrank_jax.config import configuration
 from interactrank_jax.examples.format import Examples
 from interactrank_jax.io import files, outputs
 from interactrank_jax.io.errors import InputError
-from interactrank_jax.labels import LabelRule
 from interactrank_jax.log.read import open_log
+from interactrank_jax.losses.labels import LabelRule
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 
@@ -184,10 +185,10 @@ def score_test(outcome: trials.Outcome) -> comparison.Scored:
     assert outcome.best is not None
     file = outcome.trial.directory / f"test-{outcome.best[0]}.npz"
     if not file.exists():
-        from interactrank_jax import evaluate
-        from interactrank_jax.parallel import DataParallel
-        from interactrank_jax.runs import Run
-        from interactrank_jax.scorers import ModelScorer
+        from interactrank_jax.devices.parallel import DataParallel
+        from interactrank_jax.evaluation import evaluate
+        from interactrank_jax.evaluation.scorers import ModelScorer
+        from interactrank_jax.runs.run import Run
 
         run, examples = Run.open(outcome.trial.workdir), Examples(outcome.trial.examples)
         parallel = DataParallel(run.config.train.parallel)
@@ -224,8 +225,8 @@ def sizes(trial: trials.Trial) -> dict[str, float]:
     Tables of features that the model does not look at do not count.
     """
     from experiments.efficiency import serving_flops
-    from interactrank_jax.runs import Run
-    from interactrank_jax.train_state import count_parameters
+    from interactrank_jax.runs.run import Run
+    from interactrank_jax.training.state import count_parameters
 
     run = Run.open(trial.workdir)
     looked_at = {feature.table for feature in (*run.inputs.request, *run.inputs.item)}

@@ -31,13 +31,13 @@ from tqdm import tqdm
 from experiments.benchmarks import reporting
 from experiments.benchmarks.roofline import seconds_of
 from experiments.benchmarks.workload import make_workload
-from interactrank_jax import configuration
+from interactrank_jax.config import configuration
 from interactrank_jax.examples.format import Metadata
 from interactrank_jax.io import outputs
 from interactrank_jax.models.flops import Shapes
 from interactrank_jax.models.inputs import zero_inputs
 from interactrank_jax.models.registry import MODELS, build_model
-from interactrank_jax.runs import Run
+from interactrank_jax.runs.run import Run
 
 Array = jax.Array
 

@@ -20,10 +20,12 @@ import numpy as np
 from experiments import contenders, simulated, trials
 from experiments.benchmarks import reporting
 from experiments.command_line import count, exit_status, natural
-from interactrank_jax import baselines, configuration, evaluate, metrics
+from interactrank_jax import metrics
+from interactrank_jax.config import configuration
+from interactrank_jax.evaluation import baselines, evaluate
 from interactrank_jax.examples.format import Examples
 from interactrank_jax.io import files, outputs
-from interactrank_jax.labels import LabelRule
+from interactrank_jax.losses.labels import LabelRule
 
 LAGS = (1, 2, 4, 8, 16, 32)
 AGES = (0, 1, 3, 7, 15, 31)
@@ -42,9 +44,9 @@ def iqp_auc(examples: Examples, rule: LabelRule) -> float:
 
 def aged_auc(outcome: trials.Outcome, examples: Examples) -> float:
     """Returns the test AUC of a trained model on examples that differ in their counts alone."""
-    from interactrank_jax.parallel import DataParallel
-    from interactrank_jax.runs import Run
-    from interactrank_jax.scorers import ModelScorer
+    from interactrank_jax.devices.parallel import DataParallel
+    from interactrank_jax.evaluation.scorers import ModelScorer
+    from interactrank_jax.runs.run import Run
 
     run = Run.open(outcome.trial.workdir)
     parallel = DataParallel(run.config.train.parallel)

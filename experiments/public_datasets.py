@@ -24,7 +24,7 @@ from experiments import comparison, contenders, search, trials
 from experiments.benchmarks import reporting
 from experiments.command_line import count, exit_status, positive
 from experiments.logs import make_log
-from interactrank_jax import configuration
+from interactrank_jax.config import configuration
 from interactrank_jax.examples.format import Examples, describe_protocol
 from interactrank_jax.io import files, outputs
 from interactrank_jax.io.errors import InputError, did_you_mean

@@ -18,7 +18,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from interactrank_jax import configuration, uncertainty
+from interactrank_jax.config import configuration
+from interactrank_jax.evaluation import uncertainty
 from interactrank_jax.io import files
 from interactrank_jax.io.errors import InputError
 
@@ -93,13 +94,13 @@ def load_config(model: str, preset: str, seed: int):
 
 def quickstart(preset: str, seed: int, out: Path) -> dict[str, Any]:
     """Runs every station; returns (and writes) the summary."""
-    from interactrank_jax import evaluate
+    from interactrank_jax.evaluation import evaluate
+    from interactrank_jax.evaluation.scorers import BASELINES
     from interactrank_jax.examples.prepare import prepare
     from interactrank_jax.log.simulator.simulate import simulate
-    from interactrank_jax.scorers import BASELINES
-    from interactrank_jax.scoring.index import build_index
-    from interactrank_jax.scoring.score import score
-    from interactrank_jax.train import train
+    from interactrank_jax.ranking.index import build_index
+    from interactrank_jax.ranking.score import score
+    from interactrank_jax.training.train import train
 
     log, examples = out / "log", out / "examples"
     configs = {model: load_config(model, preset, seed) for model in MODELS}
@@ -184,7 +185,7 @@ def paired_difference(
 ) -> tuple[float, float, float]:
     """Returns a metric of one run minus that of another on the test split, and its interval."""
     from interactrank_jax.examples.format import Examples
-    from interactrank_jax.runs import Run
+    from interactrank_jax.runs.run import Run
 
     opened = Examples(examples)
     first, second = (Run.open(path).saved_scores(opened, "test") for path in (run, other))

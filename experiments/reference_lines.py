@@ -18,7 +18,7 @@ from interactrank_jax import metrics
 from interactrank_jax.examples.format import REQUEST_ENTITIES, Examples
 from interactrank_jax.examples.protocols import PUBLISHED
 from interactrank_jax.io.errors import InputError, did_you_mean
-from interactrank_jax.labels import LabelRule
+from interactrank_jax.losses.labels import LabelRule
 
 WINDOW_DAYS = 730
 PENALTIES = (0.3, 1.0, 3.0)  # inverse strengths of the penalty, chosen among on validation

@@ -25,7 +25,7 @@ from typing import Any
 from experiments import sweeps, trials
 from experiments.benchmarks import reporting
 from experiments.command_line import count, exit_status, positive
-from interactrank_jax import configuration
+from interactrank_jax.config import configuration
 from interactrank_jax.examples.format import Examples, describe_protocol
 from interactrank_jax.io import files, outputs
 

@@ -22,7 +22,8 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from experiments import jobs
-from interactrank_jax import configuration, metrics
+from interactrank_jax import metrics
+from interactrank_jax.config import configuration
 from interactrank_jax.examples.format import Examples
 from interactrank_jax.io import files
 from interactrank_jax.io.errors import InputError

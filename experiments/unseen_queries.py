@@ -66,8 +66,8 @@ def query_vectors(outcome: trials.Outcome) -> dict[str, np.ndarray]:
 
 def _request_vectors(outcome: trials.Outcome) -> Iterator[tuple[str, str, int, np.ndarray]]:
     """Yields split, query_id, timestamp and vector of every request, those of training first."""
-    from interactrank_jax.runs import Run
-    from interactrank_jax.scoring.score import QueryEncoder
+    from interactrank_jax.ranking.score import QueryEncoder
+    from interactrank_jax.runs.run import Run
 
     run, examples = Run.open(outcome.trial.workdir), Examples(outcome.trial.examples)
     encode = QueryEncoder(run, run.restore_model()[0], examples)

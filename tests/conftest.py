@@ -63,7 +63,7 @@ def examples_path(tmp_path_factory):
 @pytest.fixture(scope="session")
 def trained_run(tmp_path_factory, examples_path):
     """An InteractRank run on the synthetic examples; read only."""
-    from interactrank_jax.train import train
+    from interactrank_jax.training.train import train
 
     workdir = tmp_path_factory.mktemp("runs") / "interactrank"
     train(tiny_config("interactrank"), examples_path, workdir)
@@ -83,9 +83,9 @@ def tiny_log(tmp_path_factory):
 @pytest.fixture(scope="session")
 def tiny_examples(tmp_path_factory, tiny_log):
     """Examples of the simulator's smallest log, by the search config; read only."""
-    from configs import interactrank
+    from interactrank_jax.config import models
     from interactrank_jax.examples.prepare import prepare
 
     path = tmp_path_factory.mktemp("prepared") / "tiny"
-    prepare(interactrank.get_config("search").data, tiny_log, path)
+    prepare(models.interactrank("search").data, tiny_log, path)
     return path

@@ -6,12 +6,12 @@ from typing import Any
 import jax
 import numpy as np
 
-from interactrank_jax import steps
-from interactrank_jax.models.embeddings import item_store
-from interactrank_jax.objective import Objective
-from interactrank_jax.parallel import DataParallel
-from interactrank_jax.runs import Run
-from interactrank_jax.train_state import TrainState, init_state
+from interactrank_jax.devices.parallel import DataParallel
+from interactrank_jax.runs.run import Run
+from interactrank_jax.tables.lookup import item_store
+from interactrank_jax.training import steps
+from interactrank_jax.training.objective import Objective
+from interactrank_jax.training.state import TrainState, init_state
 from tests.synthetic import tiny_config
 
 BATCH = 16

@@ -1,6 +1,5 @@
 """Examples made directly, without a log: small, quick, and with whatever a test wants planted."""
 
-import importlib
 from pathlib import Path
 
 import numpy as np
@@ -8,8 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from ml_collections import ConfigDict
 
-from configs import interactrank
-from interactrank_jax import configuration
+from interactrank_jax.config import configuration, models
 from interactrank_jax.examples import encoder as encoder_module
 from interactrank_jax.examples.blocks import BlockWriter
 from interactrank_jax.examples.encoder import (
@@ -45,7 +43,7 @@ ITEMS, SLATE, HISTORY, QUERY_HISTORY = 81, 5, 7, 3
 
 def tiny_config(model: str, **model_fields) -> ConfigDict:
     """A config that fits these examples and trains in seconds."""
-    config = importlib.import_module(f"configs.{model}").get_config("search")
+    config = models.build(model, "search")
     config.data.block_size = BLOCK_SIZE
     config.label.update(
         {
@@ -123,7 +121,7 @@ def write_examples(
         candidate_columns=(),
         splits=splits,
         log_statistics={},
-        config=configuration.to_json(interactrank.get_config().data) | {"block_size": block_size},
+        config=configuration.to_json(models.interactrank().data) | {"block_size": block_size},
         digest=f"synthetic-{seed}",
     )
     write_metadata(path, metadata)
@@ -154,7 +152,7 @@ def make_encoder(tables: dict[str, int] = TABLES, prefix: str = "") -> Encoder:
         timeless=False,
         numeric_statistics={"age": numeric, "price": numeric},
         cross_statistics={name: CrossStatistics(0.5, 0.3) for name in CROSS},
-        meaning=encoder_module.meaning(configuration.to_json(interactrank.get_config().data)),
+        meaning=encoder_module.meaning(configuration.to_json(models.interactrank().data)),
         fingerprints={name: Fingerprint.of(v.values) for name, v in vocabularies.items()},
         vocabularies=vocabularies,
     )

@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score, log_loss, ndcg_score, roc_auc_score
 
-from interactrank_jax import calibration, metrics, uncertainty
+from interactrank_jax import metrics
+from interactrank_jax.evaluation import calibration, uncertainty
 from interactrank_jax.io.errors import InputError
+from interactrank_jax.losses import prior
 
 NAN = float("nan")
 
@@ -335,10 +337,10 @@ class TestCalibration:
         # The minimum of weighted cross entropy at p = .1, negatives kept at one half.
         p, positive, negative = 0.1, 20.0, 5.0 * 0.5
         fitted = positive * p / (positive * p + negative * (1 - p))
-        logit = math.log(fitted / (1 - fitted)) - calibration.prior_correction(positive, negative)
+        logit = math.log(fitted / (1 - fitted)) - prior.prior_correction(positive, negative)
         assert 1 / (1 + math.exp(-logit)) == pytest.approx(p, rel=1e-12)
         with pytest.raises(InputError, match="both classes"):
-            calibration.prior_correction(0.0, 1.0)
+            prior.prior_correction(0.0, 1.0)
 
 
 class TestBootstrap:

@@ -2,11 +2,11 @@
 
 import pytest
 
-from configs import interactrank
-from interactrank_jax import evaluate
+from interactrank_jax.config import models
+from interactrank_jax.evaluation import evaluate
 from interactrank_jax.examples.prepare import prepare
 from interactrank_jax.log.simulator.simulate import simulate
-from interactrank_jax.train import train
+from interactrank_jax.training.train import train
 
 # Enough for the towers to learn what features explain: with the 50 thousand of the preset, history
 # tells them that too, and its gain without any idiosyncratic appeal is more than half of that with.
@@ -21,10 +21,10 @@ def gain(root, idiosyncratic: float | None) -> float:
     """
     overrides = {} if idiosyncratic is None else {"idiosyncratic": idiosyncratic}
     simulate("small", 0, root / "log", requests=REQUESTS, **overrides)
-    prepare(interactrank.get_config().data, root / "log", root / "examples")
+    prepare(models.interactrank().data, root / "log", root / "examples")
     auc = {}
     for name in ("interactrank", "two_tower"):
-        config = interactrank.get_config()
+        config = models.interactrank()
         config.model.name = name
         config.train.update({"epochs": EPOCHS, "eval_every": 500})
         config.evaluate.update({"bootstrap": 0, "corpus_requests": 10})

@@ -21,9 +21,9 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from configs import interactrank
 from experiments.benchmarks import reporting
 from experiments.benchmarks.workload import Trainer, Workload
+from interactrank_jax.config import models
 from interactrank_jax.examples.blocks import BlockWriter, decode_block
 from interactrank_jax.examples.format import Examples
 from interactrank_jax.examples.input import Batch, train_columns, train_iterator
@@ -104,7 +104,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     parser.add_argument("--steps", type=int, default=150, help="of training")
     arguments = parser.parse_args(argv)
     runs, seconds, steps = arguments.runs, arguments.seconds, arguments.steps
-    config = interactrank.get_config("search")
+    config = models.interactrank("search")
     if arguments.quick:
         runs, seconds, steps = 1, 0.2, 3
         config.model.tower.masknet.blocks = 1  # compiles quickly

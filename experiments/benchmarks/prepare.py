@@ -23,8 +23,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from configs import interactrank
 from experiments.benchmarks import reporting
+from interactrank_jax.config import models
 from interactrank_jax.log.simulator.presets import PRESETS
 from interactrank_jax.log.simulator.simulate import simulate
 
@@ -44,7 +44,7 @@ def prepare_once(log: Path, out: Path) -> dict[str, Any]:
     """Prepares a log; returns seconds, seconds by phase, and the process's peak memory in GiB."""
     from interactrank_jax.examples.prepare import prepare
 
-    config = interactrank.get_config("search")
+    config = models.interactrank("search")
     start = time.perf_counter()
     begun: list[tuple[str, float]] = []
     metadata = prepare(
@@ -85,7 +85,7 @@ def train_on(examples: Path, steps: int) -> dict[str, float]:
     from experiments.benchmarks.input import waiting_share
     from interactrank_jax.examples.format import Examples
 
-    config = interactrank.get_config("search")
+    config = models.interactrank("search")
     resident: dict[int, float] = {}
 
     def at(step: int) -> None:

@@ -23,8 +23,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from configs import common
 from experiments.benchmarks import reporting
+from interactrank_jax.config import data_sets
 from interactrank_jax.log.read import open_log
 from interactrank_jax.log.schema import FeatureSpec, Schema
 from interactrank_jax.state import as_of, engines
@@ -109,7 +109,7 @@ def run_ours(log_path: Path, out: Path, memory: str, engine: str = "duckdb") -> 
     log = open_log(log_path)
     start = time.perf_counter()
     with engines.connect(engine, out / "scratch", memory) as backend:
-        held = build_store(common.search_data(), log, out / "state", backend)
+        held = build_store(data_sets.search_data(), log, out / "state", backend)
         counted = time.perf_counter()
         as_of.write(log, held, backend, out / "features")
     end = time.perf_counter()
@@ -121,7 +121,7 @@ def run_pandas(log_path: Path, out: Path, way: str) -> dict[str, float]:
     import pandas as pd
 
     start = time.perf_counter()
-    cross = common.search_data().cross
+    cross = data_sets.search_data().cross
     requests = pd.read_parquet(log_path / "requests")
     shown = pd.read_parquet(log_path / "impressions")
     events = pd.read_parquet(log_path / "events").drop_duplicates("event_id")
@@ -181,7 +181,7 @@ PANDAS = {"rolling": _rolling, "asof": _asof}
 
 def largest_difference(ours: Path, theirs: Path) -> float:
     """Returns the largest difference between the features of two runs, row by row."""
-    names = [str(name) for name in common.search_data().cross.features]
+    names = [str(name) for name in data_sets.search_data().cross.features]
     tables = [
         pq.read_table(ours / "features" / "features").rename_columns({"item_id": "item"}),
         pq.read_table(theirs / "features.parquet"),

@@ -18,9 +18,9 @@ from torch.nn import functional as F
 from experiments.benchmarks.workload import Batch, Workload
 from interactrank_jax.examples.encoder import NumericStatistics
 from interactrank_jax.examples.format import PADDING
-from interactrank_jax.labels import LabelRule
-from interactrank_jax.loss_config import head_weights
 from interactrank_jax.losses import MAX_LOG_SCALE
+from interactrank_jax.losses.labels import LabelRule
+from interactrank_jax.losses.loss_config import head_weights
 from interactrank_jax.models.inputs import ITEM, QUERY, USER, Inputs
 from interactrank_jax.models.layers import LAYER_NORM_EPSILON
 

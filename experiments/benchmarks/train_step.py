@@ -38,7 +38,8 @@ from experiments.benchmarks.workload import (
     make_workload,
     one_row_per_impression,
 )
-from interactrank_jax import configuration, cuda
+from interactrank_jax.config import configuration
+from interactrank_jax.devices import cuda
 
 try:
     from experiments.benchmarks import torch_interactrank as pytorch

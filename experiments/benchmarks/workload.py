@@ -17,8 +17,8 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from configs import interactrank
-from interactrank_jax import configuration
+from interactrank_jax.config import configuration, models
+from interactrank_jax.devices.parallel import DataParallel
 from interactrank_jax.examples.encoder import (
     CrossStatistics,
     Encoder,
@@ -26,15 +26,15 @@ from interactrank_jax.examples.encoder import (
     NumericStatistics,
 )
 from interactrank_jax.examples.format import Metadata, Split
-from interactrank_jax.labels import LabelRule
-from interactrank_jax.models.embeddings import item_store
+from interactrank_jax.losses.labels import LabelRule
 from interactrank_jax.models.inputs import Inputs
 from interactrank_jax.models.registry import build_model
-from interactrank_jax.objective import Objective
-from interactrank_jax.optim import RowOptimizer, dense_optimizer, learning_rate
-from interactrank_jax.parallel import DataParallel
-from interactrank_jax.steps import make_train_step
-from interactrank_jax.train_state import TrainState, init_state
+from interactrank_jax.tables.lookup import item_store
+from interactrank_jax.tables.optimizer import RowOptimizer
+from interactrank_jax.training.objective import Objective
+from interactrank_jax.training.optim import dense_optimizer, learning_rate
+from interactrank_jax.training.state import TrainState, init_state
+from interactrank_jax.training.steps import make_train_step
 
 Batch = dict[str, np.ndarray]
 
@@ -115,7 +115,7 @@ def make_workload(
       dtype: 'float32' or 'bfloat16', of the towers' arithmetic.
       small: with one MaskNet block instead of four, which compiles quickly.
     """
-    config = interactrank.get_config("search")
+    config = models.interactrank("search")
     config.train.seed = seed
     config.train.tables.name = row_optimizer
     config.train.parallel = parallel

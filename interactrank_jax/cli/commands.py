@@ -90,7 +90,7 @@ def _leaks(args: Any) -> None:
 
 
 def _config(args: Any) -> None:
-    from interactrank_jax import fields
+    from interactrank_jax.config import fields
 
     if args.format not in ("text", "markdown"):
         raise InputError(
@@ -103,17 +103,17 @@ def _config(args: Any) -> None:
 
 
 def _train(args: Any) -> None:
-    from interactrank_jax import distributed
+    from interactrank_jax.devices import distributed
 
     with distributed.joined(args.coordinator, args.processes, args.process):
-        from interactrank_jax.train import train
+        from interactrank_jax.training.train import train
 
         summary = train(args.config, args.examples, args.workdir, overrides=args.overrides)
         show(f"run in {args.workdir}", summary)
 
 
 def _evaluate(args: Any) -> None:
-    from interactrank_jax import evaluate
+    from interactrank_jax.evaluation import evaluate
     from interactrank_jax.examples.format import describe_protocol
 
     if bool(args.baseline) == bool(args.workdir):
@@ -147,8 +147,8 @@ def _evaluate(args: Any) -> None:
 
 def _evaluate_config(args: Any) -> Any:
     """Returns the run's `config.evaluate` with what the command line sets of it."""
-    from interactrank_jax import configuration, fields
-    from interactrank_jax.runs import Run
+    from interactrank_jax.config import configuration, fields
+    from interactrank_jax.runs.run import Run
 
     config = Run.open(args.workdir).config
     for name in configuration.override(config, args.config_arguments):
@@ -162,7 +162,7 @@ def _evaluate_config(args: Any) -> Any:
 
 
 def _index(args: Any) -> None:
-    from interactrank_jax.scoring.index import build_index
+    from interactrank_jax.ranking.index import build_index
 
     _check_registers_only(args)
     metadata = build_index(args.workdir, args.examples, args.out)
@@ -170,7 +170,7 @@ def _index(args: Any) -> None:
 
 
 def _score(args: Any) -> None:
-    from interactrank_jax.scoring.score import score
+    from interactrank_jax.ranking.score import score
 
     _check_registers_only(args)
     summary = score(
@@ -186,7 +186,7 @@ def _score(args: Any) -> None:
 
 
 def _explain(args: Any) -> None:
-    from interactrank_jax.scoring import explain
+    from interactrank_jax.ranking import explain
 
     _check_registers_only(args)
     with interrupts.deferred():

@@ -11,9 +11,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from interactrank_jax import configuration, cuda, fields
 from interactrank_jax.cli.command import PATHS, REQUIRED, Command
 from interactrank_jax.cli.commands import COMMANDS
+from interactrank_jax.config import configuration, fields
+from interactrank_jax.devices import cuda
 from interactrank_jax.io import interrupts, outputs
 from interactrank_jax.io.errors import InputError, did_you_mean
 
@@ -44,7 +45,7 @@ def main(argv: Sequence[str]) -> int:
             values = parse(command, name, rest)
             if command.on_devices:
                 with interrupts.deferred():  # jax, interrupted while it starts, crashes at the end
-                    from interactrank_jax.parallel import all_devices
+                    from interactrank_jax.devices.parallel import all_devices
 
                     all_devices()
             command.run(values)

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
-from interactrank_jax import fields
+from interactrank_jax.config import fields
 from interactrank_jax.examples import protocols
 from interactrank_jax.io.errors import InputError, did_you_mean
 from interactrank_jax.log.read import Log

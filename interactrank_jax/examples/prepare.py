@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from interactrank_jax import configuration
+from interactrank_jax.config import configuration
 from interactrank_jax.examples import corpus, extension, past
 from interactrank_jax.examples.assemble import Assembler
 from interactrank_jax.examples.candidates import write_buckets

@@ -17,12 +17,12 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from interactrank_jax import registration
-from interactrank_jax.field_kinds import Number
-from interactrank_jax.field_table import Field
+from interactrank_jax.config import registration
+from interactrank_jax.config.field_kinds import Number
+from interactrank_jax.config.field_table import Field
+from interactrank_jax.config.registration import calling_file, check_same
 from interactrank_jax.io.errors import InputError, did_you_mean
 from interactrank_jax.losses.total import Total
-from interactrank_jax.registration import calling_file, check_same
 
 KINDS = ("pointwise", "slate", "distillation")
 RESERVED = ("softmax",)  # the sampled softmax, which compares items of the whole batch

@@ -1,7 +1,7 @@
 """What a model takes: embedded requests and items, and what it must know of both beforehand.
 
 In: the metadata of prepared examples and the `model` part of a config. Out: the `Inputs` that every
-model is made with. `embeddings.py` fills the other classes, at every step.
+model is made with. `tables/lookup.py` fills the other classes, at every step.
 """
 
 from collections.abc import Callable, Mapping, Sequence

@@ -17,13 +17,13 @@ from typing import TypeVar
 
 from ml_collections import ConfigDict, FrozenConfigDict
 
-from interactrank_jax import registration
-from interactrank_jax.field_table import Field
+from interactrank_jax.config import registration
+from interactrank_jax.config.field_table import Field
+from interactrank_jax.config.registration import calling_file, check_same
 from interactrank_jax.io.errors import InputError, did_you_mean
 from interactrank_jax.models.flops import Shapes
 from interactrank_jax.models.inputs import Inputs
 from interactrank_jax.models.preranker import PreRanker
-from interactrank_jax.registration import calling_file, check_same
 
 Model = TypeVar("Model", bound=type[PreRanker])
 _PACKAGE = Path(__file__).resolve().parents[1]

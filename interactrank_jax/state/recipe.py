@@ -18,7 +18,7 @@ import ibis
 import ibis.expr.types as ir
 import numpy as np
 
-from interactrank_jax import fields
+from interactrank_jax.config import fields
 from interactrank_jax.io.errors import InputError, did_you_mean
 from interactrank_jax.log.read import Log
 from interactrank_jax.log.schema import IMPLICIT_ACTION

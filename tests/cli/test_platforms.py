@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from interactrank_jax import cuda
+from interactrank_jax.devices import cuda
 from tests.conftest import REPOSITORY
 
 _SCRIPT = """

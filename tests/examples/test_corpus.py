@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from interactrank_jax import evaluate
+from interactrank_jax.evaluation import evaluate
 from interactrank_jax.examples import corpus
 from interactrank_jax.examples.candidates import cross_values
 from interactrank_jax.examples.corpus import sampled
@@ -18,14 +18,14 @@ from interactrank_jax.examples.prepare import prepare
 from interactrank_jax.examples.rates import item_means
 from interactrank_jax.io.errors import InputError
 from interactrank_jax.log.read import open_log
-from interactrank_jax.scoring.index import build_index
-from interactrank_jax.scoring.score import score
+from interactrank_jax.ranking.index import build_index
+from interactrank_jax.ranking.score import score
 from interactrank_jax.state import engines
 from interactrank_jax.state.as_of import counts_as_of
 from interactrank_jax.state.source import Source
 from interactrank_jax.state.store import open_store
 from interactrank_jax.state.timelines import NO_FOLD
-from interactrank_jax.train import train
+from interactrank_jax.training.train import train
 from tests.log.handmade_log import data_config, make_tables, write_log
 from tests.synthetic import tiny_config, without_blocks
 

@@ -14,7 +14,7 @@ from interactrank_jax.examples.view import ExamplesView
 from interactrank_jax.examples.vocabulary import Fingerprint, Vocabulary
 from interactrank_jax.io.errors import InputError
 from interactrank_jax.log.values import as_values
-from interactrank_jax.runs import Run
+from interactrank_jax.runs.run import Run
 from tests.log.handmade_log import data_config, replace, write_log
 from tests.synthetic import HASHED, TABLES, make_encoder, tiny_config
 

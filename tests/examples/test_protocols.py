@@ -4,7 +4,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from configs import common
+from interactrank_jax.config import data_sets
 from interactrank_jax.examples import leaks
 from interactrank_jax.examples.format import Examples, describe_protocol
 from interactrank_jax.examples.prepare import prepare
@@ -48,7 +48,7 @@ def movielens_log(tmp_path_factory):
 
 
 def movielens_config(protocol):
-    data = common.movielens_data(protocol)
+    data = data_sets.movielens_data(protocol)
     data.update({"slate": 4, "block_size": 64})
     data.text.update({"buckets": 50, "max_tokens": 4})
     return data

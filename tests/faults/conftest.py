@@ -32,7 +32,7 @@ def prepared(tmp_path_factory, good_log):
 
 @pytest.fixture(scope="session")
 def index_path(tmp_path_factory, trained_run, examples_path):
-    from interactrank_jax.scoring.index import build_index
+    from interactrank_jax.ranking.index import build_index
 
     path = tmp_path_factory.mktemp("faults") / "index"
     build_index(trained_run, examples_path, path)

@@ -11,8 +11,8 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from interactrank_jax.checkpoint import fingerprint
-from interactrank_jax.runs import Run
+from interactrank_jax.runs.best import fingerprint
+from interactrank_jax.runs.run import Run
 from tests.conftest import REPOSITORY
 from tests.faults.train_worker import READY
 

@@ -9,11 +9,11 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from interactrank_jax.checkpoint import fingerprint
 from interactrank_jax.examples.format import Examples
 from interactrank_jax.examples.prepare import prepare
-from interactrank_jax.runs import Run
-from interactrank_jax.train import train
+from interactrank_jax.runs.best import fingerprint
+from interactrank_jax.runs.run import Run
+from interactrank_jax.training.train import train
 from tests.faults.processes import computed, metric_lines, steps
 from tests.log.handmade_log import data_config, replace, write_log
 from tests.synthetic import tiny_config

@@ -14,13 +14,13 @@ import jax
 import numpy as np
 import pytest
 
-from interactrank_jax import checkpoint
 from interactrank_jax.examples.blocks import BlockWriter, read_blocks
 from interactrank_jax.examples.format import STATE, Examples
 from interactrank_jax.io.errors import InputError
-from interactrank_jax.runs import Run
-from interactrank_jax.scoring.index import Index
-from interactrank_jax.train import train
+from interactrank_jax.ranking.index import Index
+from interactrank_jax.runs import best
+from interactrank_jax.runs.run import Run
+from interactrank_jax.training.train import train
 from tests.synthetic import tiny_config
 
 VOCABULARIES = ("user", "query", "item", "country", "brand")
@@ -44,11 +44,11 @@ def read_examples(path: Path) -> list[Any]:
 
 def read_checkpoint(path: Path) -> list[Any]:
     """What a restore looks at before it reads: the directory's files."""
-    checkpoint.verify(path)
+    best.verify(path)
     return [
         file.read_bytes()
         for file in sorted(path.rglob("*"))
-        if file.name != checkpoint.CHECKSUMS
+        if file.name != best.CHECKSUMS
         if file.is_file()
     ]
 
@@ -161,10 +161,10 @@ def test_blocks_of_which_only_their_own_checksums_are_looked_at(tmp_path):
 def test_checkpoints(kind, trained_run, tmp_path):
     step = max((trained_run / kind).glob("[0-9]*"), key=lambda path: int(path.name))
     root = Path(shutil.copytree(step, tmp_path / step.name))
-    files = [path for path in files_below(root) if path.name != checkpoint.CHECKSUMS]
+    files = [path for path in files_below(root) if path.name != best.CHECKSUMS]
     assert assert_detected(root, files, 20, read_checkpoint) == 0
     # The checksums themselves; their absence is that of a run killed before it wrote them.
-    seal = root / checkpoint.CHECKSUMS
+    seal = root / best.CHECKSUMS
     content = seal.read_bytes()
     for place in random.Random(1).sample(range(len(content)), 5):
         damaged = bytearray(content)
@@ -187,7 +187,7 @@ def test_a_run_goes_on_from_the_older_checkpoint_when_told_to(trained_run, examp
     shutil.rmtree(newest)
     train(tiny_config("interactrank"), examples_path, workdir)
     models = [Run.open(path).restore_model()[0] for path in (workdir, trained_run)]
-    assert checkpoint.fingerprint(models[0]) == checkpoint.fingerprint(models[1])
+    assert best.fingerprint(models[0]) == best.fingerprint(models[1])
 
 
 def test_a_damaged_model_is_not_scored_with(trained_run, tmp_path):

@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 
 from interactrank_jax import cli
-from interactrank_jax.checkpoint import fingerprint
 from interactrank_jax.examples.format import Examples
 from interactrank_jax.io import files, outputs
 from interactrank_jax.io.errors import InputError
-from interactrank_jax.runs import Run
+from interactrank_jax.runs.best import fingerprint
+from interactrank_jax.runs.run import Run
 from tests.conftest import REPOSITORY
 from tests.faults.processes import steps
 from tests.log.adapters.raw_movielens import original_100k, write

@@ -16,8 +16,8 @@ import pytest
 from interactrank_jax.examples.format import Examples
 from interactrank_jax.io import files
 from interactrank_jax.io.errors import InputError
-from interactrank_jax.runs import Run
-from interactrank_jax.scoring.index import Index, build_index
+from interactrank_jax.ranking.index import Index, build_index
+from interactrank_jax.runs.run import Run
 from tests.faults.forging import at, reseal
 from tests.synthetic import tiny_config
 

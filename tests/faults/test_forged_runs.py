@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from interactrank_jax import checkpoint
 from interactrank_jax.examples.format import Examples
 from interactrank_jax.io.errors import InputError
-from interactrank_jax.runs import Run
-from interactrank_jax.train import train
+from interactrank_jax.runs.best import CHECKSUMS
+from interactrank_jax.runs.run import Run
+from interactrank_jax.training.train import train
 from tests.faults.forging import at, reseal
 from tests.synthetic import make_encoder, tiny_config
 
@@ -112,7 +112,7 @@ def test_a_run_with_saved_scores_of_other_shapes_is_refused(
 )
 def test_a_run_with_checksums_of_what_lies_elsewhere_is_refused(workdir, content, message):
     (best,) = (workdir / "best").glob("[0-9]*")
-    reseal(best / checkpoint.CHECKSUMS, at("files", content))
+    reseal(best / CHECKSUMS, at("files", content))
     with pytest.raises(InputError, match=message) as error:
         Run.open(workdir).restore_model()
     assert str(best) in str(error.value)

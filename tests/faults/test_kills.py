@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from interactrank_jax.checkpoint import CHECKSUMS
 from interactrank_jax.io import outputs
 from interactrank_jax.io.errors import InputError
-from interactrank_jax.train import train
+from interactrank_jax.runs.best import CHECKSUMS
+from interactrank_jax.training.train import train
 from tests.faults.configs import long_config
 from tests.faults.processes import (
     assert_same_run,
@@ -102,7 +102,7 @@ def test_killed_while_a_checkpoint_is_written_the_last_whole_one_is_used(
 
     # Between a whole checkpoint and its checksums: it is taken all the same.
     marker.unlink()
-    flags = ("--pause", "interactrank_jax.checkpoint:seal", "1", str(marker))
+    flags = ("--pause", "interactrank_jax.training.checkpoint:seal", "1", str(marker))
     flags += ("--about", "checkpoints")  # the best model is sealed too
     process = start(examples_path, workdir, *flags)
     wait_for(process, marker.exists)
@@ -149,7 +149,12 @@ def test_a_run_asked_to_stop_saves_a_checkpoint_within_seconds(
 class TestLock:
     def test_a_second_training_in_the_same_workdir_is_refused(self, tmp_path, examples_path):
         workdir, marker = tmp_path / "run", tmp_path / "marker"
-        flags = ("--pause", "interactrank_jax.checkpoint:Checkpoints.save", "1", str(marker))
+        flags = (
+            "--pause",
+            "interactrank_jax.training.checkpoint:Checkpoints.save",
+            "1",
+            str(marker),
+        )
         process = start(examples_path, workdir, *flags)
         try:
             wait_for(process, marker.exists)

@@ -1,6 +1,6 @@
 """A number that is not finite stops the run, which names the step and the tensor, and saves none.
 
-How a step calls each of the tensors that it looks at is tested in `tests/test_steps.py`.
+How a step calls each of the tensors that it looks at is tested in `tests/training/test_steps.py`.
 """
 
 import shutil
@@ -13,8 +13,8 @@ import pytest
 from interactrank_jax import losses
 from interactrank_jax.examples.blocks import BlockWriter
 from interactrank_jax.examples.format import Examples, write_metadata
-from interactrank_jax.runs import Run
-from interactrank_jax.train import train
+from interactrank_jax.runs.run import Run
+from interactrank_jax.training.train import train
 from tests.faults.processes import steps
 from tests.synthetic import tiny_config, write_examples
 

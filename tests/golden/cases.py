@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from configs import interactrank
+from interactrank_jax.config import models
 from interactrank_jax.log.adapters.movielens import convert
 from interactrank_jax.log.simulator.simulate import simulate
 from tests.conftest import SHARED_DATA
@@ -83,7 +83,7 @@ def _timed(*options: dict[str, Any]) -> Any:
 
 
 def _searched() -> Any:
-    return interactrank.get_config("search").data
+    return models.interactrank("search").data
 
 
 Case = tuple[Callable[[Path], Path], Callable[[], Any]]
@@ -111,10 +111,10 @@ CASES: dict[str, Case] = {
 }
 if MOVIELENS.is_dir():
     CASES |= {
-        "movielens_100k": (_movielens, lambda: interactrank.get_config("movielens_100k").data),
+        "movielens_100k": (_movielens, lambda: models.interactrank("movielens_100k").data),
         "movielens_100k_random": (
             lambda path: _movielens(path, in_order=True),
-            lambda: interactrank.get_config("movielens_100k_random").data,
+            lambda: models.interactrank("movielens_100k_random").data,
         ),
     }
 REAL = ("movielens_100k", "movielens_100k_random")

@@ -7,8 +7,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from interactrank_jax import cli, evaluate
+from interactrank_jax import cli
 from interactrank_jax.cli.command import show
+from interactrank_jax.evaluation import evaluate
 from interactrank_jax.examples.format import Examples, write_metadata
 from interactrank_jax.io.errors import InputError
 from interactrank_jax.io.printable import cell, printable

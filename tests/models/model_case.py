@@ -9,11 +9,11 @@ import numpy as np
 
 from interactrank_jax.examples.format import PADDING, Examples
 from interactrank_jax.examples.input import evaluation_batches
-from interactrank_jax.models import embeddings
 from interactrank_jax.models.inputs import zero_inputs
 from interactrank_jax.models.registry import MODELS
-from interactrank_jax.runs import Run
-from interactrank_jax.table_sharding import init_tables
+from interactrank_jax.runs.run import Run
+from interactrank_jax.tables import lookup
+from interactrank_jax.tables.sharding import init_tables
 from tests.synthetic import SLATE, tiny_config
 
 INTERACTRANK = "interactrank"
@@ -86,7 +86,7 @@ class Case:
         }
         for table in self.tables.values():
             table[PADDING] = 0.0
-        self.store = embeddings.item_store(examples.items)
+        self.store = lookup.item_store(examples.items)
         self.batch = next(evaluation_batches(examples, "test", REQUESTS))
         self._outputs = jax.jit(self._everything)
 
@@ -104,12 +104,12 @@ class Case:
 
     def _everything(self, params, tables, store, batch, corpus):
         apply = functools.partial(self.model.apply, {"params": params})
-        request = embeddings.embed_requests(tables, batch, store, self.inputs)
-        slate = embeddings.embed_items(tables, batch["item"], store, self.inputs)
+        request = lookup.embed_requests(tables, batch, store, self.inputs)
+        slate = lookup.embed_items(tables, batch["item"], store, self.inputs)
         query = apply(request, method="encode_query")
         items = apply(slate, method="encode_item")
         corpus_items = apply(
-            embeddings.embed_items(tables, corpus, store, self.inputs), method="encode_item"
+            lookup.embed_items(tables, corpus, store, self.inputs), method="encode_item"
         )
         requests, cross = len(batch["item"]), batch["cross"]
         broadcast = jax.tree.map(
@@ -150,8 +150,8 @@ class Case:
         apply = functools.partial(
             self.model.apply, {"params": params}, rngs={"dropout": jax.random.key(seed)}
         )
-        request = embeddings.embed_requests(tables, batch, store, self.inputs)
-        slate = embeddings.embed_items(tables, batch["item"], store, self.inputs)
+        request = lookup.embed_requests(tables, batch, store, self.inputs)
+        slate = lookup.embed_items(tables, batch["item"], store, self.inputs)
         query: Any = apply(request, train=True, method="encode_query")
         items: Any = apply(slate, train=True, method="encode_item")
         return query, items
@@ -183,8 +183,8 @@ class Case:
 
         def functional(params, tables, batch, store):
             apply = functools.partial(self.model.apply, {"params": params})
-            request = embeddings.embed_requests(tables, batch, store, self.inputs)
-            slate = embeddings.embed_items(tables, batch["item"], store, self.inputs)
+            request = lookup.embed_requests(tables, batch, store, self.inputs)
+            slate = lookup.embed_items(tables, batch["item"], store, self.inputs)
             query = apply(request, method="encode_query")
             items = apply(slate, method="encode_item")
             logits: Any = apply(query, items, batch["cross"], method="score")
@@ -199,7 +199,7 @@ class Case:
 def first_logits(config: Any, examples: Examples) -> np.ndarray:
     """Returns the logits `[S, R, C, H]` of a model and tables as they start, for ten seeds."""
     run = Run("unused", config, examples.metadata)
-    store = embeddings.item_store(examples.items)
+    store = lookup.item_store(examples.items)
     rng = np.random.default_rng(0)
     batch = {
         name: rng.permutation(np.concatenate([block[name] for block in blocks]))[:64]
@@ -213,8 +213,8 @@ def first_logits(config: Any, examples: Examples) -> np.ndarray:
         sample = zero_inputs(run.inputs, run.model.row_width)
         params = run.model.init(key, **sample)["params"]
         tables = init_tables(key, run.metadata.tables, run.model.row_width, 0.05)
-        request = embeddings.embed_requests(tables, batch, store, run.inputs)
-        items = embeddings.embed_items(tables, batch["item"], store, run.inputs)
+        request = lookup.embed_requests(tables, batch, store, run.inputs)
+        items = lookup.embed_items(tables, batch["item"], store, run.inputs)
         return run.model.apply({"params": params}, request, items, batch["cross"])
 
     return np.array([first(seed) for seed in range(10)])

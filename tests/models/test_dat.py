@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from interactrank_jax.io.errors import InputError
-from interactrank_jax.models import embeddings
 from interactrank_jax.models.two_tower import TwoTower
-from interactrank_jax.runs import Run
+from interactrank_jax.runs.run import Run
+from interactrank_jax.tables import lookup
 from tests.models.model_case import CORPUS, Case
 from tests.synthetic import TABLES, tiny_config
 
@@ -38,8 +38,8 @@ def encode(case, params=None, tables=None):
     params = case.params if params is None else params
     tables = case.tables if tables is None else tables
     apply: Any = functools.partial(case.model.apply, {"params": params}, train=True)
-    request = embeddings.embed_requests(tables, case.batch, case.store, case.inputs)
-    items = embeddings.embed_items(tables, case.batch["item"], case.store, case.inputs)
+    request = lookup.embed_requests(tables, case.batch, case.store, case.inputs)
+    items = lookup.embed_items(tables, case.batch["item"], case.store, case.inputs)
     return apply(request, method="encode_query"), apply(items, method="encode_item")
 
 
@@ -79,10 +79,10 @@ class TestTowers:
         def with_input(side, name, vector):
             return dataclasses.replace(side, features={**side.features, name: vector})
 
-        request = embeddings.embed_requests(narrow, case.batch, case.store, case.inputs)
+        request = lookup.embed_requests(narrow, case.batch, case.store, case.inputs)
         own = case.tables["query"][case.batch["query"], DIM:]
         query = apply(with_input(request, "query_id/augmented", own), method="encode_query")
-        corpus = embeddings.embed_items(narrow, CORPUS, case.store, case.inputs)
+        corpus = lookup.embed_items(narrow, CORPUS, case.store, case.inputs)
         own = case.tables["item"][case.store["id"][CORPUS], DIM:]
         items = apply(with_input(corpus, "item_id/augmented", own), method="encode_item")
         outputs = case()

@@ -7,8 +7,8 @@ import pytest
 
 from interactrank_jax.io.errors import InputError
 from interactrank_jax.models.registry import MODELS
-from interactrank_jax.runs import Run
-from interactrank_jax.train import train
+from interactrank_jax.runs.run import Run
+from interactrank_jax.training.train import train
 from tests.models.model_case import CORPUS, HEADS, REQUESTS, Case
 from tests.synthetic import FEATURES, SLATE, tiny_config
 

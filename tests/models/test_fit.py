@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 from ml_collections import FrozenConfigDict
 
-from interactrank_jax.models import embeddings, fit
+from interactrank_jax.models import fit
 from interactrank_jax.models.fit import FIT, MetaQueries
 from interactrank_jax.models.inputs import zero_inputs
 from interactrank_jax.models.interactfit import InteractFIT
 from interactrank_jax.models.two_tower import TwoTower
-from interactrank_jax.runs import Run
+from interactrank_jax.runs.run import Run
+from interactrank_jax.tables import lookup
 from tests.models.literal import draw
 from tests.models.model_case import CORPUS, REQUEST_COLUMNS, Case, first_logits
 from tests.synthetic import tiny_config
@@ -79,7 +80,7 @@ class TestTraining:
         """One candidate at a time, with the mixed query as the only meta query; and QS."""
         params = case.params
         matrix = params["meta"]["matrix"]
-        items = embeddings.embed_items(case.tables, case.batch["item"], case.store, case.inputs)
+        items = lookup.embed_items(case.tables, case.batch["item"], case.store, case.inputs)
         attributes = np.concatenate([items.features[f.name] for f in case.inputs.item], -1)
         similarity = attributes @ matrix.T
         odds = np.exp(similarity / (1 - progress / 0.5))  # tau falls over half of training
@@ -94,7 +95,7 @@ class TestTraining:
                 encoded = module._encode_request(request, train=False)
                 return module._user_vectors(encoded, query, train=False)
 
-            request = embeddings.embed_requests(case.tables, case.batch, case.store, case.inputs)
+            request = lookup.embed_requests(case.tables, case.batch, case.store, case.inputs)
             user = case.model.apply({"params": params}, method=vectors)
             item = case.model.apply({"params": params}, items, method="encode_item")
             return case.model.apply(
@@ -218,7 +219,7 @@ class TestTraining:
             batch = {name: case.batch[name][:requests] for name in REQUEST_COLUMNS}
 
             def run(params):
-                request = embeddings.embed_requests(case.tables, batch, case.store, case.inputs)
+                request = lookup.embed_requests(case.tables, batch, case.store, case.inputs)
                 return case.model.apply({"params": params}, request, method=vectors)
 
             return jax.jit(run).lower(case.params).compile().cost_analysis()["flops"]
@@ -257,7 +258,7 @@ class TestServing:
             )
 
     def test_an_item_goes_with_the_meta_vector_nearest_to_its_attributes(self, case):
-        items = embeddings.embed_items(case.tables, CORPUS, case.store, case.inputs)
+        items = lookup.embed_items(case.tables, CORPUS, case.store, case.inputs)
         attributes = np.concatenate([items.features[f.name] for f in case.inputs.item], -1)
         expected = (attributes @ case.params["meta"]["matrix"].T).argmax(-1)
         np.testing.assert_array_equal(case()["corpus"].meta, expected)
@@ -332,7 +333,7 @@ class TestRelatives:
             np.testing.assert_allclose(*logits, rtol=1e-4, atol=1e-4)
 
     def test_interactfit_without_cross_features_is_fit(self, examples):
-        """On one config; that the configs can be made one is shown in tests/test_configs.py."""
+        """On one config; that the configs can be made one: tests/config/test_configs.py."""
         case = Case("fit", examples)
         bare = case.inputs._replace(cross=(), cross_scale=())
         config = tiny_config("interactfit", **case.config.model.to_dict() | {"name": "interactfit"})
@@ -361,8 +362,8 @@ class TestRelatives:
 
 def assert_same_model(case, other):
     """The same parameters and tables give the same logits, in serving and in training."""
-    request = embeddings.embed_requests(case.tables, case.batch, case.store, case.inputs)
-    slate = embeddings.embed_items(case.tables, case.batch["item"], case.store, case.inputs)
+    request = lookup.embed_requests(case.tables, case.batch, case.store, case.inputs)
+    slate = lookup.embed_items(case.tables, case.batch["item"], case.store, case.inputs)
     expected = other.apply({"params": case.params}, request, slate, case.batch["cross"])
     np.testing.assert_allclose(case()["call"], expected, rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(case.training()[0].logits, expected, rtol=1e-5, atol=1e-5)

@@ -9,8 +9,8 @@ import pytest
 from interactrank_jax.examples.format import PADDING, Examples
 from interactrank_jax.examples.input import evaluation_batches
 from interactrank_jax.io.errors import InputError
-from interactrank_jax.models import embeddings
 from interactrank_jax.models.inputs import Inputs, zero_inputs
+from interactrank_jax.tables import lookup
 from tests.synthetic import FEATURES, TABLES
 
 
@@ -29,7 +29,7 @@ def examples(examples_path):
 
 @pytest.fixture(scope="module")
 def store(examples) -> Any:
-    return embeddings.item_store(examples.items)
+    return lookup.item_store(examples.items)
 
 
 @pytest.fixture(scope="module")
@@ -68,8 +68,8 @@ def test_are_ids_then_features_of_each_side(inputs):
 def test_excluded_features_are_not_looked_up(examples, batch, store):
     config = model_config(exclude=("user_id", "query_text", "title"))
     inputs = Inputs.from_metadata(examples.metadata, ("engaged",), config)
-    slots = embeddings.request_slots(batch, store, inputs)
-    slots |= embeddings.item_slots(store, batch["item"], inputs)
+    slots = lookup.request_slots(batch, store, inputs)
+    slots |= lookup.item_slots(store, batch["item"], inputs)
     assert not {"request/user_id", "request/query_text", "item/title"} & set(slots)
     assert {slot.table for slot in slots.values()} == set(TABLES) - {"user", "text"}
 
@@ -84,11 +84,11 @@ def test_excluded_numbers_are_left_out_of_the_stack(examples, batch, store, tabl
     inputs = Inputs.from_metadata(examples.metadata, ("engaged",), config)
     assert inputs.request_numeric == kept.request_numeric
     assert inputs.item_numeric == kept.item_numeric[1:]
-    found = embeddings.embed_items(tables, batch["item"], store, inputs)
+    found = lookup.embed_items(tables, batch["item"], store, inputs)
     np.testing.assert_array_equal(found.numeric, store["numeric"][batch["item"]][..., 1:])
     config = model_config(exclude=(of_requests[0],))
     inputs = Inputs.from_metadata(examples.metadata, ("engaged",), config)
-    request = embeddings.embed_requests(tables, batch, store, inputs)
+    request = lookup.embed_requests(tables, batch, store, inputs)
     np.testing.assert_array_equal(request.numeric, batch["request_numeric"][:, 1:])
 
 
@@ -101,7 +101,7 @@ def test_an_unknown_exclusion_is_refused_with_the_nearest_name(examples):
 def test_histories_that_nobody_looks_at_are_not_looked_up(examples, batch, store):
     config = model_config(history="none")
     inputs = Inputs.from_metadata(examples.metadata, ("engaged",), config)
-    slots = embeddings.request_slots(batch, store, inputs)
+    slots = lookup.request_slots(batch, store, inputs)
     assert not [name for name in slots if "history" in name]
 
 
@@ -153,14 +153,14 @@ def test_a_misspelt_feature_of_histories_is_refused(examples):
 
 
 def test_every_table_is_looked_up_by_some_slot(batch, store, inputs):
-    slots = embeddings.request_slots(batch, store, inputs)
-    slots |= embeddings.item_slots(store, batch["item"], inputs)
+    slots = lookup.request_slots(batch, store, inputs)
+    slots |= lookup.item_slots(store, batch["item"], inputs)
     assert {slot.table for slot in slots.values()} == set(TABLES)
 
 
 def test_items_carry_their_store_rows(store, tables, inputs):
     items: Any = np.array([[3, 7]], np.int32)
-    found = embeddings.embed_items(tables, items, store, inputs)
+    found = lookup.embed_items(tables, items, store, inputs)
     assert set(found.features) == {"item_id", "category", "title"}
     np.testing.assert_allclose(
         found.features["item_id"][0], tables["item"][store["id"][[3, 7]]], rtol=1e-6
@@ -173,7 +173,7 @@ def test_a_history_is_made_of_the_chosen_item_features_in_store_order(
 ):
     config = model_config(features=("category", "item_id"))
     inputs = Inputs.from_metadata(examples.metadata, ("engaged",), config)
-    request = embeddings.embed_requests(tables, batch, store, inputs)
+    request = lookup.embed_requests(tables, batch, store, inputs)
     history = np.asarray(request.history.items)
     assert history.shape == (*batch["history_item"].shape, 6)
     rows = batch["history_item"]
@@ -192,9 +192,9 @@ def test_a_history_is_made_of_the_chosen_item_features_in_store_order(
 def test_zero_inputs_have_the_shapes_of_real_ones(examples, store, tables, inputs):
     batch: Any = next(evaluation_batches(examples, "test", 1))
     zero = zero_inputs(inputs, lambda table: 3)
-    request = embeddings.embed_requests(tables, batch, store, inputs)
+    request = lookup.embed_requests(tables, batch, store, inputs)
     assert jax.tree.map(np.shape, zero["request"]) == jax.tree.map(np.shape, request)
-    items = embeddings.embed_items(tables, batch["item"][:, :1], store, inputs)
+    items = lookup.embed_items(tables, batch["item"][:, :1], store, inputs)
     assert jax.tree.map(np.shape, zero["items"]) == jax.tree.map(np.shape, items)
     assert zero["cross"].shape == batch["cross"][:, :1].shape
 

@@ -7,11 +7,12 @@ import jax
 import numpy as np
 import pytest
 
-from configs import inttower as config
 from interactrank_jax import losses
-from interactrank_jax.models import embeddings, inttower
+from interactrank_jax.config import models as configs
+from interactrank_jax.models import inttower
 from interactrank_jax.models.layers import NumericNormalizer
 from interactrank_jax.models.sequence import masked_mean
+from interactrank_jax.tables import lookup
 from tests.models.literal import apply, dense, draw, layer_norm, random_like
 from tests.models.model_case import CORPUS, REQUESTS, Case, first_logits
 from tests.synthetic import SLATE, tiny_config
@@ -106,7 +107,7 @@ def normalize(tower, statistics, numeric):
 class TestTowers:
     def test_a_query_head_is_of_gated_features_gated_histories_and_numbers(self, case):
         inputs, params = case.inputs, case.params
-        request = embeddings.embed_requests(case.tables, case.batch, case.store, inputs)
+        request = lookup.embed_requests(case.tables, case.batch, case.store, inputs)
         tower = params["query_tower"]["tower_input"]
         numeric = normalize(tower, inputs.request_numeric, request.numeric)
         means = {}
@@ -125,7 +126,7 @@ class TestTowers:
 
     def test_an_item_head_is_of_gated_features_and_numbers(self, case):
         inputs, params = case.inputs, case.params
-        items = embeddings.embed_items(case.tables, CORPUS, case.store, inputs)
+        items = lookup.embed_items(case.tables, CORPUS, case.store, inputs)
         tower = params["item_input"]
         numeric = normalize(tower, inputs.item_numeric, items.numeric)
         for row in range(len(CORPUS)):
@@ -138,8 +139,8 @@ class TestTowers:
 
     def test_it_trains_on_the_logits_that_it_serves(self, case):
         """Dropout is off by default."""
-        request = embeddings.embed_requests(case.tables, case.batch, case.store, case.inputs)
-        slate = embeddings.embed_items(case.tables, case.batch["item"], case.store, case.inputs)
+        request = lookup.embed_requests(case.tables, case.batch, case.store, case.inputs)
+        slate = lookup.embed_items(case.tables, case.batch["item"], case.store, case.inputs)
         variables = {"params": case.params}
         logits = case.model.apply(variables, request, slate, case.batch["cross"], train=True)
         np.testing.assert_allclose(logits, case()["call"], atol=1e-5)
@@ -194,6 +195,6 @@ class TestContrast:
 
     @pytest.mark.parametrize("argument", ["search", "movielens_100k", "movielens_1m_published"])
     def test_every_config_trains_on_it_without_a_correction(self, argument):
-        loss = config.get_config(argument).train.loss
+        loss = configs.inttower(argument).train.loss
         assert loss.softmax_weight > 0
         assert loss.log_q == "none"

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from configs import fit as fit_config
+from interactrank_jax.config import models as configs
 from interactrank_jax.models.late import LightweightScorer
 from tests.models.literal import apply, dense, draw, random_like
 
@@ -51,7 +51,7 @@ class TestScorer:
         assert not np.allclose(apply(module, params, user[:, order], item), before)
 
     def test_initial_logits_of_unit_vectors_have_a_usable_spread(self):
-        late = fit_config.get_config().model.late
+        late = configs.fit().model.late
         module = LightweightScorer(tuple(late.hidden), 1, late.scale_init)
         spreads = []
         for seed in range(20):

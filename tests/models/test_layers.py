@@ -20,7 +20,7 @@ from interactrank_jax.models.layers import (
     l2_normalize,
 )
 from interactrank_jax.models.registry import MODELS
-from interactrank_jax.runs import Run
+from interactrank_jax.runs.run import Run
 from tests.models.literal import apply, dense, draw, layer_norm, random_like
 from tests.synthetic import tiny_config
 

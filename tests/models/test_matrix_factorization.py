@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from interactrank_jax.io.errors import InputError
-from interactrank_jax.runs import Run
+from interactrank_jax.runs.run import Run
 from tests.models.model_case import CORPUS, HEADS, REQUESTS, Case
 from tests.synthetic import SLATE, tiny_config
 

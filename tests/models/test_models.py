@@ -9,11 +9,11 @@ import pytest
 
 from interactrank_jax.examples.format import PADDING
 from interactrank_jax.io.errors import InputError
-from interactrank_jax.models import embeddings
 from interactrank_jax.models.preranker import PreRanker
 from interactrank_jax.models.registry import MODELS, build_model
 from interactrank_jax.models.two_tower import TwoTower
-from interactrank_jax.runs import Run
+from interactrank_jax.runs.run import Run
+from interactrank_jax.tables import lookup
 from tests.models.model_case import (
     CASES,
     CORPUS,
@@ -298,7 +298,7 @@ class TestBfloat16:
 
     def test_its_towers_multiply_in_bfloat16(self, cases):
         case = cases("bfloat16")
-        items = embeddings.embed_items(case.tables, CORPUS, case.store, case.inputs)
+        items = lookup.embed_items(case.tables, CORPUS, case.store, case.inputs)
         encode = functools.partial(case.model.apply, {"params": case.params}, method="encode_item")
         lines = str(jax.make_jaxpr(encode)(items)).splitlines()
         products = [line for line in lines if "dot_general" in line]

@@ -9,13 +9,13 @@ import pytest
 
 from interactrank_jax.examples.format import PADDING
 from interactrank_jax.io.errors import InputError
-from interactrank_jax.models import embeddings
 from interactrank_jax.models.cross import scale_cross
 from interactrank_jax.models.fields import SideFields
 from interactrank_jax.models.inputs import zero_inputs
 from interactrank_jax.models.layers import NumericNormalizer
 from interactrank_jax.models.ranking import CrossNetwork, InteractingLayer, factorization_machine
-from interactrank_jax.runs import Run
+from interactrank_jax.runs.run import Run
+from interactrank_jax.tables import lookup
 from tests.models.literal import apply, dense, draw, random_like
 from tests.models.model_case import HEADS, REQUESTS
 from tests.synthetic import ACTIONS, SLATE, tiny_config
@@ -268,7 +268,7 @@ class TestFields:
         case = cases(self.NAME)
         config = tiny_config(self.NAME, sequence={"history": "mean_by_action"})
         model = Run("unused", config, examples.metadata).model
-        request = embeddings.embed_requests(case.tables, case.batch, case.store, case.inputs)
+        request = lookup.embed_requests(case.tables, case.batch, case.store, case.inputs)
         query: Any = model.apply({"params": case.params}, request, method="encode_query")
         assert query.shape == (REQUESTS, 5 + 1 + 2 * len(ACTIONS) + 2, DIM + HEADS)
         for row in range(REQUESTS):

@@ -4,9 +4,9 @@ import textwrap
 
 import pytest
 
-from interactrank_jax import configuration
-from interactrank_jax.field_kinds import Number
-from interactrank_jax.field_table import Field
+from interactrank_jax.config import configuration
+from interactrank_jax.config.field_kinds import Number
+from interactrank_jax.config.field_table import Field
 from interactrank_jax.io.errors import InputError
 from interactrank_jax.models import flops
 from interactrank_jax.models.registry import MODELS, register

@@ -9,8 +9,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from configs import common
 from interactrank_jax import cli
+from interactrank_jax.config import builders
 from interactrank_jax.examples.format import Examples
 from interactrank_jax.examples.prepare import prepare
 from interactrank_jax.io.errors import InputError
@@ -337,7 +337,7 @@ def test_a_config_prepares_such_a_log_without_code(tmp_path, argument, time):
     ]
     source = write(tmp_path / "source", "ratings.csv", lines(rows=made))
     convert(source, tmp_path / "log", Options(time=time, threshold=2))
-    metadata = prepare(common.base_config(argument).data, tmp_path / "log", tmp_path / "examples")
+    metadata = prepare(builders.base_config(argument).data, tmp_path / "log", tmp_path / "examples")
     assert metadata.timeless == (not time)
     assert sum(split.candidates for split in metadata.splits.values()) == len(made)
     assert Examples(tmp_path / "examples").num_items == 13

@@ -1,0 +1,1 @@
+"""Configs: what they may hold, how one is read, and the builders of ours."""

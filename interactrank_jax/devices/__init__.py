@@ -1,0 +1,1 @@
+"""Where computation runs: devices of one process, processes of one run, CUDA."""

@@ -1,0 +1,1 @@
+"""Exact evaluation: scorers, metrics, intervals, calibration."""

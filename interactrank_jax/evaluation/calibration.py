@@ -1,0 +1,64 @@
+"""Whether predicted probabilities are what happens: prior correction and calibration errors."""
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from interactrank_jax.metrics import Statistic, group_edges, ratio, scored
+
+
+def expected_calibration_error(
+    probabilities: ArrayLike, labels: ArrayLike, bins: int = 20
+) -> float:
+    """Mean |predicted - observed| over bins of equal mass, weighted by the rows in each.
+
+    Rows of one probability share a bin, the one their middle falls into: the value does not depend
+    on the order of the rows, and a constant prediction is one bin.
+
+    Args:
+      probabilities: [n] in [0, 1].
+      labels: [n] 0 or 1.
+      bins: number of bins.
+    """
+    rows = np.arange(np.size(probabilities))
+    prepared = calibration_statistics(rows, probabilities, labels, bins)
+    return prepared["ece"](np.ones(rows.size))
+
+
+def predicted_over_observed(probabilities: ArrayLike, labels: ArrayLike) -> float:
+    """Expected positives over counted ones: 1 is calibrated on average; NaN without a positive."""
+    rows = np.arange(np.size(probabilities))
+    prepared = calibration_statistics(rows, probabilities, labels)
+    return prepared["predicted_over_observed"](np.ones(rows.size))
+
+
+def calibration_statistics(
+    request: ArrayLike, probabilities: ArrayLike, labels: ArrayLike, bins: int = 20
+) -> dict[str, Statistic]:
+    """Prepares 'ece' and 'predicted_over_observed' for resampling; see `metrics.statistics`.
+
+    The bins are those of all rows, also in a resample.
+    """
+    probabilities, labels = scored(probabilities, labels)
+    requests, code = np.unique(np.asarray(request), return_inverse=True)
+    order = np.argsort(probabilities)
+    edges = group_edges(probabilities[order])
+    middle = (edges[1:] + edges[:-1]) / 2
+    bin_of_group = np.floor(bins * middle / max(order.size, 1)).astype(np.int64)
+    bin_of_row = np.repeat(bin_of_group, np.diff(edges))
+    code_in_order = code[order]
+    excess = probabilities[order].astype(float) - labels[order]
+    rows, predicted, observed = (
+        np.bincount(code, weights=weights, minlength=requests.size)
+        for weights in (None, probabilities, labels)
+    )
+
+    def ece(multiplicity: np.ndarray) -> float:
+        gaps = np.bincount(bin_of_row, weights=multiplicity[code_in_order] * excess)
+        return ratio(np.abs(gaps).sum(), multiplicity @ rows)
+
+    return {
+        "ece": ece,
+        "predicted_over_observed": lambda multiplicity: ratio(
+            multiplicity @ predicted, multiplicity @ observed
+        ),
+    }

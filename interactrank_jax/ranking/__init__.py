@@ -1,0 +1,1 @@
+"""Ranking: item index, exact top-k, batch scoring, explanations."""

@@ -1,0 +1,33 @@
+"""Scores of aligned candidates straight from the tables, as validation and evaluation need them."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from interactrank_jax.models.preranker import PreRanker
+from interactrank_jax.tables import lookup
+from interactrank_jax.tables.sharding import Layout, embed_directly
+
+Array = jax.Array
+Batch = Mapping[str, Array]
+
+
+def make_score_step(model: PreRanker, layout: Layout) -> Callable[[Any, Batch, Batch], Array]:
+    """Returns `step(model_state, batch, store) -> logits [R, C, H]` at inference.
+
+    `model_state` is {'params', 'tables'}.
+    """
+    inputs = model.inputs
+
+    def step(model_state, batch: Batch, store: Batch) -> Array:
+        slots = lookup.request_slots(batch, store, inputs)
+        slots |= lookup.item_slots(store, batch["item"], inputs)
+        embedded = embed_directly(model_state["tables"], slots, layout)
+        request = lookup.request_input(embedded, batch, store, inputs)
+        items = lookup.item_input(embedded, store, batch["item"], inputs)
+        variables = {"params": model_state["params"]}
+        return jnp.asarray(model.apply(variables, request, items, batch["cross"]))
+
+    return step

@@ -1,1 +1,0 @@
-"""Item index, exact top-k and batch scoring."""

@@ -1,0 +1,1 @@
+"""Embedding tables, outside the modules: look up, update rows, split over devices."""

@@ -1,0 +1,1 @@
+"""Training: the objective, one step, the loop, and what a run saves."""

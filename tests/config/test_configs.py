@@ -1,0 +1,125 @@
+"""Every config, with every argument, becomes a model that trains a step on data of its kind."""
+
+import jax
+import numpy as np
+import pytest
+
+from interactrank_jax.config import configuration, data_sets
+from interactrank_jax.examples.format import Examples
+from interactrank_jax.examples.prepare import prepare
+from interactrank_jax.io.errors import InputError
+from interactrank_jax.log.adapters.movielens import convert
+from interactrank_jax.models.inputs import zero_inputs
+from interactrank_jax.models.registry import MODELS
+from interactrank_jax.runs.run import Run
+from interactrank_jax.training.train import train
+from tests.conftest import REPOSITORY
+
+ARGUMENTS = tuple(data_sets.DATA_SETS)
+TIMED = ("movielens_100k", "movielens_100k_random", "ratings_time")
+
+
+def load(model: str, argument: str):
+    return configuration.load(f"{REPOSITORY / 'configs' / model}.py:{argument}")
+
+
+def write_movielens(path, timed: bool):
+    """Ratings in the layout of MovieLens-1M, random but for some users being kinder."""
+    rng = np.random.default_rng(0)
+    path.mkdir()
+    rows = []
+    for user in range(1, 61):
+        kind = rng.random()
+        for index, movie in enumerate(rng.choice(np.arange(1, 41), 15, replace=False)):
+            stars = int(rng.choice([1, 2, 4, 5], p=[(1 - kind) / 2] * 2 + [kind / 2] * 2))
+            second = 946_684_800 + user * 86_400 + index * 900
+            rows.append(f"{user}::{movie}::{stars}" + (f"::{second}" if timed else ""))
+    name = "ratings.dat" if timed else "ratings.notime.dat"
+    (path / name).write_text("\n".join(rows))
+    movies = [f"{movie}::Movie {movie} (19{50 + movie})::Drama|Comedy" for movie in range(1, 41)]
+    (path / "movies.dat").write_text("\n".join(movies))
+    users = [f"{user}::{'MF'[user % 2]}::25::{user % 5}::{user:05d}" for user in range(1, 61)]
+    (path / "users.dat").write_text("\n".join(users))
+    return path
+
+
+@pytest.fixture(scope="module")
+def examples(tmp_path_factory, tiny_examples):
+    root = tmp_path_factory.mktemp("movielens")
+    paths = {"search": tiny_examples}
+    for timed in (True, False):
+        convert(write_movielens(root / f"raw-{timed}", timed), root / f"log-{timed}")
+    for argument in ARGUMENTS[1:]:
+        paths[argument] = root / argument
+        config = load("interactrank", argument)
+        prepare(config.data, root / f"log-{argument in TIMED}", paths[argument])
+    return paths
+
+
+@pytest.mark.parametrize("argument", ARGUMENTS)
+def test_interactfit_with_interactranks_parts_switched_off_is_fit(argument):
+    fit, config = load("fit", argument), load("interactfit", argument)
+    del config.model["cross"]
+    config.model.name = "fit"
+    config.model.tower.masknet.blocks = 0
+    if config.model.sequence.query_history != "none":
+        config.model.sequence.query_history = fit.model.sequence.query_history
+    assert configuration.difference(configuration.to_json(fit), configuration.to_json(config)) == ""
+
+
+@pytest.mark.parametrize("argument", ARGUMENTS)
+@pytest.mark.parametrize("model", MODELS)
+def test_every_config_makes_a_model_of_its_data(tmp_path, examples, model, argument):
+    config = load(model, argument)
+    run = Run(tmp_path, config, Examples(examples[argument]).metadata)
+    assert config.model.name == model
+    sample = zero_inputs(run.inputs, run.model.row_width)
+    logits = jax.eval_shape(run.model.apply, {"params": run.model_template["params"]}, **sample)
+    assert logits.shape == (1, 1, len(config.label.heads))
+
+
+@pytest.mark.parametrize(
+    ("model", "argument"),
+    [
+        ("interactfit", "movielens_1m"),
+        ("fit", "movielens_1m_published"),
+        ("matrix_factorization", "movielens_100k_random"),
+        ("dat", "ratings_time"),
+    ],
+)
+def test_a_config_trains_a_step(tmp_path, examples, model, argument):
+    config = load(model, argument)
+    config.train.update({"batch_size": 16, "max_steps": 1})
+    config.model.tower.masknet.blocks = min(config.model.tower.masknet.blocks, 1)
+    result = train(config, examples[argument], tmp_path / "run")
+    assert result["steps"] == 1
+    assert 0 <= result["roc_auc"] <= 1
+
+
+@pytest.mark.parametrize("argument", ARGUMENTS)
+def test_the_models_of_one_data_set_share_its_examples(argument):
+    whole = {model: configuration.to_json(load(model, argument)) for model in MODELS}
+    if argument == "movielens_100k":  # see configs/matrix_factorization.py
+        vocabulary = whole["matrix_factorization"]["data"]["vocabulary"]
+        assert vocabulary != whole["two_tower"]["data"]["vocabulary"]
+        vocabulary.update(whole["two_tower"]["data"]["vocabulary"])
+    for config in whole.values():
+        assert config["data"] == whole["two_tower"]["data"]
+        assert config["label"] == whole["two_tower"]["label"]
+
+
+def test_a_config_survives_json():
+    config = load("interactrank", "search")
+    again = configuration.to_json(config)
+    assert configuration.difference(again, configuration.to_json(config)) == ""
+
+
+def test_an_unknown_argument_names_the_nearest():
+    with pytest.raises(InputError, match="Did you mean 'movielens_1m'"):
+        load("interactrank", "movielens_10m")
+
+
+def test_the_difference_of_two_configs_names_the_fields():
+    saved = {"train": {"lr": 1.0, "steps": 2}, "name": "a"}
+    now = {"train": {"lr": 0.5, "steps": 2}, "name": "a"}
+    assert configuration.difference(saved, now) == "config.train.lr was 1.0, is 0.5"

@@ -1,0 +1,188 @@
+"""The speed benchmarks run, agree with their peers, and leave the keys that readers look for."""
+
+import json
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+from experiments.benchmarks import input as input_benchmark
+from experiments.benchmarks import prepare, roofline, scatter, state, train_step
+from experiments.benchmarks.workload import (
+    Trainer,
+    make_batch,
+    make_workload,
+    one_row_per_impression,
+)
+from interactrank_jax.tables import lookup
+from tests.conftest import REPOSITORY
+
+pytestmark = pytest.mark.thorough  # scripts as a whole, their peers included
+
+RECORD = {"seed", "options", "versions", "load_average"}
+
+
+def run(benchmark, tmp_path, *flags):
+    """Runs a benchmark in quick mode; returns its figures and the record it wrote."""
+    file = tmp_path / "record.json"
+    figures = benchmark.main(["--quick", f"--json={file}", *flags])
+    record = json.loads(file.read_text())
+    assert record.keys() >= RECORD
+    assert record.items() >= json.loads(json.dumps(figures)).items()
+    return figures, record
+
+
+def test_train_step_leaves_the_keys_of_the_issue(tmp_path):
+    figures, record = run(train_step, tmp_path, "--tables", "adagrad")
+    speedups = {f"speedup_vs_torch_{peer}_1m" for peer in ("dense", "sparse", "request_batches")}
+    expected = {"impressions_per_s_ours_10k", "impressions_per_s_ours_1m"} | speedups
+    assert figures.keys() >= expected | {"step_time_ratio_10m_over_10k"}
+    assert record["config"]["model"]["name"] == "interactrank"
+    missing = train_step.pytorch is None
+    assert ("torch_1m" in record["skipped"]) == missing
+    for name in speedups:  # no peer, no figure: never a made-up one
+        assert (figures[name] is None) == missing
+    assert all(value is None or value > 0 for value in figures.values())
+
+
+def test_roofline_counts_work_and_finds_no_copy_of_a_table(tmp_path):
+    figures, _ = run(roofline, tmp_path)
+    assert figures["gflop_per_step"] > 0
+    # XLA counts tables whole wherever they are indexed; what moves is less.
+    assert 0 < figures["gb_per_step"] < figures["gb_counted_by_xla"]
+    assert figures["matmul_gflop_per_s"] > 0
+    assert figures["table_copies"] == 0
+    assert figures["aliased_share_of_output"] > 0.99  # the state is updated where it lies
+
+
+def test_a_copied_table_is_found():
+    table = jax.numpy.zeros((1500, 32))
+
+    def both(table):  # old and new are wanted, so the new one cannot take the old one's place
+        return table.at[3].set(1.0), table
+
+    text = jax.jit(both, donate_argnums=0).lower(table).compile().as_text()
+    assert roofline.table_copies(text, 1500)
+    assert not roofline.table_copies(text, 1501)
+
+
+def test_scatter_methods_agree_and_are_timed(tmp_path):
+    figures, _ = run(scatter, tmp_path)
+    assert figures.keys() == {
+        f"ms_{method}_{rows}_rows" for method in scatter.METHODS for rows in (2, 25)
+    }
+
+
+def test_input_is_measured_with_its_peer_and_with_training(tmp_path, tiny_examples):
+    figures, _ = run(input_benchmark, tmp_path, f"--examples={tiny_examples}")
+    assert 0 < figures["share_of_training_waiting_for_input"] < 1
+    assert figures["ratio"] > 1
+
+
+def test_state_equals_pandas_and_leaves_the_keys_of_the_issue(tmp_path):
+    figures, record = run(state, tmp_path, "--no_spark")
+    assert figures["rows_per_s"] > 0
+    assert 0 < figures["peak_gib"] < 4
+    assert figures["speedup_vs_pandas"] > 0
+    assert figures["largest_difference_from_pandas"] == 0
+    assert figures["engines_equal"] is None
+    assert record["runs"].keys() >= {"20000", "40000"}
+
+
+def test_prepare_is_measured_in_a_process_of_its_own(tmp_path):
+    figures, record = run(prepare, tmp_path)
+    assert figures["rows_per_s_50k"] > 0
+    assert figures["peak_gib_50k"] > 0.05
+    phases = record["runs"]["50k"]["ours"][0]["phases"]
+    assert {"validate", "state", "candidates", "metadata"} <= phases.keys()
+    assert sum(phases.values()) == pytest.approx(figures["seconds_50k"], rel=0.02)
+
+
+def test_rows_per_impression_are_the_same_impressions():
+    workload = make_workload(1_500)
+    batch = make_batch(workload, 8, seed=1)
+    rows = one_row_per_impression(batch)
+    assert rows["mask"].shape == (80, 1)
+    np.testing.assert_array_equal(rows["item"].reshape(8, 10), batch["item"])
+    np.testing.assert_array_equal(rows["cross"].reshape(batch["cross"].shape), batch["cross"])
+    for row in (0, 9):
+        np.testing.assert_array_equal(rows["history_item"][row], batch["history_item"][0])
+    assert (rows["user"][10:20] == batch["user"][1]).all()
+
+
+def test_ids_are_zipf_distributed_and_distinct_in_a_slate():
+    workload = make_workload(1_500)
+    batch = make_batch(workload, 2_000, seed=1)
+    assert all(len(set(slate)) == 10 for slate in batch["item"].tolist())
+    count = np.sort(np.bincount(batch["history_item"][batch["history_item"] > 0]))[::-1]
+    # The second and the tenth most frequent: a half and a tenth of the first, roughly.
+    assert 1.5 < count[0] / count[1] < 2.5
+    assert 6 < count[0] / count[9] < 15
+
+
+def test_training_benchmarks_need_neither_grain_nor_duckdb():
+    code = (
+        "import sys\n"
+        "for name in ('grain', 'duckdb', 'ibis'): sys.modules[name] = None\n"
+        "import experiments.benchmarks.train_step, experiments.benchmarks.roofline\n"
+        "import experiments.benchmarks.scatter\n"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, check=True)
+
+
+@pytest.mark.slow  # seven processes, each of which compiles
+def test_gpu_script_runs_on_a_cpu_too(tmp_path):
+    script = REPOSITORY / "experiments/benchmarks/gpu.sh"
+    environment = {"PYTHON": sys.executable, "PATH": "/usr/bin:/bin", "JAX_PLATFORMS": "cpu"}
+    subprocess.run(["bash", script, tmp_path, "--quick"], check=True, env=environment)
+    assert {path.stem for path in tmp_path.glob("*.json")} >= {"train_step", "roofline", "scatter"}
+
+
+class TestPeer:
+    """The PyTorch model does the same work as ours."""
+
+    @pytest.fixture(scope="class", params=[False, True], ids=["plain", "layer norm"])
+    def pair(self, request):
+        pytest.importorskip("torch", reason="PyTorch is not installed: pip install -e '.[bench]'")
+        from experiments.benchmarks.torch_interactrank import TorchTrainer
+
+        workload = make_workload(1_500, small=True)
+        workload.config.train.loss.impression_sampling = 1.0
+        workload.config.model.tower.masknet.dropout = 0.0
+        workload.config.model.tower.layer_norm = request.param
+        ours, peer = Trainer(workload), TorchTrainer(workload, sparse=True)
+        state = ours.snapshot()
+        peer.model.load(state.params, state.tables)
+        return workload, ours, peer, state
+
+    def test_logits_are_equal(self, pair):
+        workload, ours, peer, state = pair
+        batch, inputs = make_batch(workload, 8, seed=5), ours.model.inputs
+        store = lookup.item_store(workload.store)
+        request = lookup.embed_requests(state.tables, batch, store, inputs)
+        items = lookup.embed_items(state.tables, batch["item"], store, inputs)
+        expected = ours.model.apply({"params": state.params}, request, items, batch["cross"])
+        logits = peer.model(peer.model.convert(batch)).detach().numpy()
+        np.testing.assert_allclose(logits, expected, atol=1e-4)
+        rows = peer.model(peer.model.convert(one_row_per_impression(batch))).detach().numpy()
+        np.testing.assert_allclose(rows.reshape(logits.shape), expected, atol=1e-4)
+
+    def test_losses_gradient_and_updated_rows_are_equal(self, pair):
+        workload, ours, peer, _ = pair
+        batch = make_batch(workload, 8, seed=6)
+        tensors = peer.model.convert(batch)
+        loss, terms = peer.model.loss(tensors)
+        before = peer.model.tables["item"].detach().clone()
+        norm = peer.step(tensors)
+        ours.run([batch])
+        after = ours.snapshot()
+        np.testing.assert_allclose(loss.item(), after.sums["loss"], rtol=1e-4)
+        for name, value in terms.items():
+            np.testing.assert_allclose(value.item(), after.sums[name], rtol=1e-4, err_msg=name)
+        np.testing.assert_allclose(norm.item(), after.sums["gradient_norm"], rtol=1e-4)
+        moved = (peer.model.tables["item"] != before).any(1).numpy()
+        changed = (after.tables["item"] != before.numpy()).any(1)
+        assert moved.sum() > 100
+        np.testing.assert_array_equal(moved, changed)
