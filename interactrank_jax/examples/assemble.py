@@ -15,7 +15,7 @@ from interactrank_jax.examples.rates import rate_features
 from interactrank_jax.examples.slates import Slates, make_slates
 from interactrank_jax.state.as_of import Places
 from interactrank_jax.state.days import SECONDS_PER_DAY
-from interactrank_jax.state.timelines import IMPRESSION, History
+from interactrank_jax.state.histories import IMPRESSION, History
 
 
 @dataclasses.dataclass(frozen=True)

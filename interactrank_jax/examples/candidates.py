@@ -20,9 +20,9 @@ from interactrank_jax.examples.splits import Bucket
 from interactrank_jax.log.contract import OPTIONAL_COLUMNS, STAGES
 from interactrank_jax.state import engines, expressions
 from interactrank_jax.state.as_of import Places, counts_as_of
+from interactrank_jax.state.histories import NO_FOLD
 from interactrank_jax.state.recipe import Recipe
 from interactrank_jax.state.spec import BUCKET, ITEM_ROW, REQUEST_ROW
-from interactrank_jax.state.timelines import NO_FOLD
 
 ROWS_AT_ONCE = 6_000_000  # impressions of a part of the counting, on average
 

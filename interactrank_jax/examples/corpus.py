@@ -19,10 +19,10 @@ from interactrank_jax.io import files
 from interactrank_jax.log.values import as_values, group_ids, index_in, ranks
 from interactrank_jax.state import engines, expressions
 from interactrank_jax.state.as_of import counts_as_of
+from interactrank_jax.state.histories import NO_FOLD
 from interactrank_jax.state.source import Source
 from interactrank_jax.state.spec import ITEM_ROW
 from interactrank_jax.state.store import Store
-from interactrank_jax.state.timelines import NO_FOLD
 
 # Pairs of request and item in one query to the engine: bounds memory.
 PAIRS_AT_ONCE = 4_000_000

@@ -43,7 +43,7 @@ class Fitter:
     """
 
     def __init__(self, config: Any, old: Encoder | None):
-        self._text = config.text
+        self._text = TextOptions(**{name: int(value) for name, value in config.text.items()})
         self._min_count = int(config.vocabulary.min_count)
         self._out_of_vocabulary = int(config.vocabulary.out_of_vocabulary)
         self._old = old
@@ -82,36 +82,57 @@ class Fitter:
     @property
     def text_rows(self) -> int:
         """Rows of the table of texts."""
-        return 1 + int(self._text.buckets)
+        return 1 + self._text.buckets
 
     def encode(self, features: Sequence[FeatureSpec], table: pa.Table) -> Encoded:
-        """Encodes the columns of N entities, by vocabularies that were fitted.
+        """Encodes the columns of N entities, see `encode_features`, by what was fitted."""
+        return encode_features(features, table, self.vocabularies, self._text)
 
-        Args:
-          features: which columns.
-          table: N rows.
 
-        Raises:
-          InputError: a number is not finite.
-        """
-        columns, numeric = {}, []
-        for feature in features:
-            column = table[feature.name]
-            if feature.kind == "numeric":
-                numeric.append(_finite(feature.name, column.to_numpy().astype(np.float32)))
-            elif feature.kind == "embedding":
-                columns[feature.name] = _finite(feature.name, embedding_matrix(column))
-            elif feature.kind == "text":
-                columns[feature.name] = tokenize(
-                    as_values(column),
-                    buckets=int(self._text.buckets),
-                    max_tokens=int(self._text.max_tokens),
-                    ngram=int(self._text.ngram),
-                )
-            else:
-                columns[feature.name] = self.vocabularies[feature.name].rows(as_values(column))
-        stacked = np.stack(numeric, axis=1) if numeric else np.zeros((len(table), 0), np.float32)
-        return Encoded(columns, stacked)
+@dataclasses.dataclass(frozen=True)
+class TextOptions:
+    """How texts become tokens: `config.data.text`."""
+
+    buckets: int
+    max_tokens: int
+    ngram: int
+
+
+def encode_features(
+    features: Sequence[FeatureSpec | Feature],
+    table: pa.Table,
+    vocabularies: Mapping[str, Any],
+    text: TextOptions,
+) -> Encoded:
+    """Encodes the columns of N entities.
+
+    Args:
+      features: which columns.
+      table: N rows.
+      vocabularies: of categorical features by name: `rows` of values.
+      text: how texts become tokens.
+
+    Raises:
+      InputError: a number is not finite.
+    """
+    columns, numeric = {}, []
+    for feature in features:
+        column = table[feature.name]
+        if feature.kind == "numeric":
+            numeric.append(_finite(feature.name, column.to_numpy().astype(np.float32)))
+        elif feature.kind == "embedding":
+            columns[feature.name] = _finite(feature.name, embedding_matrix(column))
+        elif feature.kind == "text":
+            columns[feature.name] = tokenize(
+                as_values(column),
+                buckets=text.buckets,
+                max_tokens=text.max_tokens,
+                ngram=text.ngram,
+            )
+        else:
+            columns[feature.name] = vocabularies[feature.name].rows(as_values(column))
+    stacked = np.stack(numeric, axis=1) if numeric else np.zeros((len(table), 0), np.float32)
+    return Encoded(columns, stacked)
 
 
 class ValueCounts:

@@ -17,10 +17,11 @@ from interactrank_jax.state import engines
 from interactrank_jax.state.as_of import check_counted
 from interactrank_jax.state.build import build_for, build_out_of_fold
 from interactrank_jax.state.checks import check_log
+from interactrank_jax.state.histories import NO_FOLD, UserHistory
 from interactrank_jax.state.query_history import QueryHistory
 from interactrank_jax.state.source import Source
 from interactrank_jax.state.store import KIND, Store, open_store
-from interactrank_jax.state.timelines import NO_FOLD, Timelines, UserHistory
+from interactrank_jax.state.timelines import read_timelines
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,7 +140,7 @@ def _user_history(plan: Plan, ordered: OrderedLog, past: Past) -> UserHistory | 
     )
     # What users did, not the rows of the examples alone.
     source = dataclasses.replace(past.source, rows=None)
-    timelines = Timelines.read(
+    timelines = read_timelines(
         source, past.store, users, ordered.item_rows, len(codes), scratch / "arrays"
     )
     return UserHistory(

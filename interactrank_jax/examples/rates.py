@@ -1,14 +1,19 @@
 """Mean rates of training, and the rates of users that are differences from them."""
 
+from __future__ import annotations
+
 import dataclasses
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from interactrank_jax.examples.format import Feature
-from interactrank_jax.state.recipe import Recipe
+from interactrank_jax.state.histories import NO_FOLD
 from interactrank_jax.state.spec import ITEM_ROW
-from interactrank_jax.state.timelines import NO_FOLD
+
+if TYPE_CHECKING:
+    from interactrank_jax.state.recipe import Recipe
 
 RATE_PRIOR = 5.0
 
@@ -32,7 +37,7 @@ class Tally:
     is_engaged: bool = False
 
     @classmethod
-    def empty(cls, folds: int, actions: int, items: int) -> "Tally":
+    def empty(cls, folds: int, actions: int, items: int) -> Tally:
         """Returns the sums over nothing; `folds` is 0 where there is time."""
         size = max(folds, 1)
         return cls(
@@ -79,7 +84,7 @@ class MeanRates:
     per_weight: np.ndarray
 
     @classmethod
-    def from_tally(cls, tally: Tally, actions: Sequence[str], folds: int) -> "MeanRates":
+    def from_tally(cls, tally: Tally, actions: Sequence[str], folds: int) -> MeanRates:
         """Divides the sums over training; `folds` is 0 where there is time."""
         shown, weight, done = (
             np.concatenate([sums.sum(axis=0) - sums[:folds], [sums.sum(axis=0)]])
@@ -115,7 +120,7 @@ class MeanRates:
     def _tables(self) -> dict[str, np.ndarray]:
         return {"per impression": self.per_impression, "per weight": self.per_weight}
 
-    def with_old(self, old: Mapping[str, float]) -> "MeanRates":
+    def with_old(self, old: Mapping[str, float]) -> MeanRates:
         """Returns these means, those over all of training being what `to_json` said before.
 
         Out of fold all are shifted alike, so that training and evaluation have one centre.

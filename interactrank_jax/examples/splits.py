@@ -19,8 +19,8 @@ from interactrank_jax.examples.requests import Requests, read_column
 from interactrank_jax.io.errors import InputError
 from interactrank_jax.log.read import Log
 from interactrank_jax.state import engines
+from interactrank_jax.state.histories import NO_FOLD
 from interactrank_jax.state.spec import BUCKET, REQUEST_ROW
-from interactrank_jax.state.timelines import NO_FOLD
 
 BUCKET_CANDIDATES = 1_000_000
 # Streams of random numbers, beside `config.data.seed`; `corpus.py` has another.

@@ -142,7 +142,11 @@ def build_out_of_fold(description: Description, source: Source, out: Path) -> St
 
 def _create(out: Path, log: Log, description: Description) -> Store:
     has_events = log.has_events and description.recipe.lag_days is not None
-    record = {"description": description.to_json(), "has_events": has_events}
+    record = {
+        "description": description.to_json(),
+        "has_events": has_events,
+        "schema": log.schema.to_json(),
+    }
     artifact.write(KIND, out, record, folders=())
     return open_store(out, log)
 

@@ -1,12 +1,17 @@
 """Day numbers: days since 1970-01-01 in UTC, as dates, as expressions, and in runs."""
 
+from __future__ import annotations
+
 import datetime
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
-import ibis.expr.types as ir
 import numpy as np
 
 from interactrank_jax.io.errors import InputError
+
+if TYPE_CHECKING:
+    import ibis.expr.types as ir
 
 SECONDS_PER_DAY = 86_400
 

@@ -130,22 +130,32 @@ def windowed(
 
 
 def within(
-    counts: ir.Table, keys: Sequence[str], windows: Sequence[tuple[str, int]], day: int, lag: int
+    counts: ir.Table,
+    keys: Sequence[str],
+    windows: Sequence[tuple[str, int]],
+    day: int,
+    lag: int | None,
 ) -> ir.Table:
     """Sums daily counts over the days that requests of one day may use; as `windowed` otherwise.
+
+    Without a lag there are no days, and the sums are over all folds.
 
     Returns:
       Columns keys and `<action>:<days>`: a row for each key that was ever counted in any window.
     """
-    longest = max(days for _, days in windows)
-    rows = counts.filter(counts.period.between(day - frame(longest, lag)[0], day - lag))
+    rows = counts
+    if lag is not None:
+        longest = max(days for _, days in windows)
+        rows = counts.filter(counts.period.between(day - frame(longest, lag)[0], day - lag))
+
+    def count(action: str, days: int) -> ir.Value:
+        if lag is None:
+            return rows[action]
+        is_within = rows.period >= day - frame(days, lag)[0]
+        return ibis.ifelse(is_within, rows[action], _zero(rows[action]))
+
     sums = {
-        f"{action}:{days}": ibis.ifelse(
-            rows.period >= day - frame(days, lag)[0], rows[action], _zero(rows[action])
-        )
-        .sum()
-        .fill_null(0)
-        .cast(_type(rows[action]))
+        f"{action}:{days}": count(action, days).sum().fill_null(0).cast(_type(rows[action]))
         for action, days in windows
     }
     return rows.group_by(list(keys)).aggregate(**sums) if keys else rows.aggregate(**sums)

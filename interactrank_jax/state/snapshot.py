@@ -79,7 +79,8 @@ def open_snapshot(path: files.PathLike, log: Log) -> Snapshot:
     """
     fields = ("as_of", "description", "mean_rates", "rows", "counts")
     opened = open_artifact(KIND, path, fields)
-    description = Description.from_json(opened.record["description"], log)
+    description = Description.from_json(opened.record["description"], log.schema, log.path)
+    description.recipe.check(log)
     return Snapshot(day_number(opened.record["as_of"]), description, opened)
 
 
@@ -88,9 +89,23 @@ def _folder(keys: Sequence[str]) -> str:
 
 
 def tables(
-    log: Log, store: Store, backend: ibis.BaseBackend, number: int, means: Mapping[str, float]
+    store: Store,
+    backend: ibis.BaseBackend,
+    number: int,
+    means: Mapping[str, float],
+    created: ir.Table | None = None,
 ) -> dict[tuple[str, ...], ir.Table]:
     """Returns the features that requests of a day get, by what is asked with beside the item.
+
+    Where there are no days, it is what evaluation rows get: of all folds.
+
+    Args:
+      store: STATE.
+      backend: where it is read.
+      number: of the day; 0 where there are no days.
+      means: mean rates in training, by action.
+      created: columns item and created, the day when it came to be, where features set fresh items
+        apart.
 
     Returns:
       By keys, such as ('query',) or ('query', 'country'): columns keys, item and the features that
@@ -102,23 +117,22 @@ def tables(
         for first, level in enumerate(levels):
             by_keys.setdefault(level.keys, []).append(levels[first:])
     return {
-        keys: _table(log, store, backend, number, means, keys, features)
+        keys: _table(store, backend, number, means, created, keys, features)
         for keys, features in by_keys.items()
     }
 
 
 def _table(
-    log: Log,
     store: Store,
     backend: ibis.BaseBackend,
     number: int,
     means: Mapping[str, float],
+    created: ir.Table | None,
     keys: tuple[str, ...],
     features: Sequence[tuple[CrossSpec, ...]],
 ) -> ir.Table:
     """Returns one table of a snapshot: the features, given by their levels, that `keys` ask for."""
     recipe = store.recipe
-    assert recipe.lag_days is not None
     levels = {level for chain in features for level in chain}
     counts = {
         by: expressions.within(
@@ -129,7 +143,8 @@ def _table(
     table = _pairs(_asked(store, backend, number, keys, counts), levels, counts)
     if FRESH in keys:
         # Only what the item is on that day is asked with.
-        table = table.left_join(Source(log, recipe, backend).created(), "item").drop("item_right")
+        assert created is not None
+        table = table.left_join(created, "item").drop("item_right")
         now = is_fresh(ibis.literal(number), table.created, recipe.fresh_days)
         table = table.filter(table[FRESH] == now).drop("created")
     table, place = expressions.with_counts(table, counts, recipe)
@@ -205,7 +220,8 @@ def write(
     check_means(store, means)
     with outputs.new_directory(out) as directory:
         sizes = {}
-        for keys, table in tables(log, store, backend, number, means).items():
+        created = Source(log, store.recipe, backend).created() if store.recipe.has_fresh else None
+        for keys, table in tables(store, backend, number, means, created).items():
             folder = _folder(keys)
             engines.write_parquet(backend, table, directory / folder)
             sizes[folder] = engines.count_rows(directory / folder)

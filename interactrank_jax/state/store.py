@@ -31,6 +31,7 @@ from interactrank_jax.io import files
 from interactrank_jax.io.artifact import Artifact, Kind, open_artifact
 from interactrank_jax.io.errors import InputError
 from interactrank_jax.log.read import Log
+from interactrank_jax.log.schema import Schema
 from interactrank_jax.state import engines
 from interactrank_jax.state.days import date
 from interactrank_jax.state.expressions import union
@@ -39,7 +40,7 @@ from interactrank_jax.state.rules import first_copies
 from interactrank_jax.state.source import Source
 from interactrank_jax.state.spec import FIRST_DAY, parse_specs, refuse_taken
 
-KIND = Kind("STATE", "state build", "state.json", version=5)
+KIND = Kind("STATE", "state build", "state.json", version=6)
 # Folders, beside those of counts.
 SEEN, FORMS, TIMELINES, QUERY_ITEMS = "seen", "forms", "timelines", "query_items"
 CATALOGUE = "catalogue"
@@ -105,8 +106,13 @@ class Description:
         }
 
     @classmethod
-    def from_json(cls, fields: dict[str, Any], log: Log) -> "Description":
+    def from_json(cls, fields: dict[str, Any], schema: Schema, where: Path) -> "Description":
         """Builds it back from `to_json`.
+
+        Args:
+          fields: what `to_json` gave.
+          schema: of the log.
+          where: the log, for messages.
 
         Raises:
           InputError: of another log, which lacks what it needs.
@@ -116,19 +122,18 @@ class Description:
             for name, value in fields.items()
         }
         actions = values.pop("actions")
-        if actions != log.schema.actions:
+        if actions != schema.actions:
             raise InputError(
-                f"{log.path} has the actions {log.schema.actions}, what was counted had {actions}: "
-                f"this is another log."
+                f"{where} has the actions {schema.actions}, what was counted had {actions}: this "
+                f"is another log."
             )
         history = (values.pop("query_actions"), values.pop("user_impressions"))
-        specs = parse_specs(values.pop("specs"), log.schema, with_fresh=values["fresh_days"] > 0)
+        specs = parse_specs(values.pop("specs"), schema, with_fresh=values["fresh_days"] > 0)
         recipe = Recipe(specs, **values)
-        if log.schema.timeless and recipe.lag_days is not None:
+        if schema.timeless and recipe.lag_days is not None:
             raise InputError(
-                f"{log.path} is timeless, what was counted has days: this is another log."
+                f"{where} is timeless, what was counted has days: this is another log."
             )
-        recipe.check(log)
         return cls(recipe, actions, *history)
 
     def difference(self, other: "Description") -> str | None:
@@ -314,7 +319,8 @@ def open_store(path: files.PathLike, log: Log) -> Store:
     """
     path = Path(path)
     record = open_artifact(KIND, path, ("description", "has_events")).record
-    description = Description.from_json(record["description"], log)
+    description = Description.from_json(record["description"], log.schema, log.path)
+    description.recipe.check(log)
     has_events = log.has_events and description.recipe.lag_days is not None
     if record["has_events"] != has_events:
         raise InputError(
@@ -323,3 +329,16 @@ def open_store(path: files.PathLike, log: Log) -> Store:
             f"Build again into a new --out."
         )
     return Store(path, description, has_events)
+
+
+def open_without_log(path: files.PathLike) -> tuple[Store, Schema]:
+    """Opens STATE where its log is not at hand; returns the schema of the log that was counted.
+
+    Raises:
+      InputError: none there, damaged, or of another release.
+    """
+    path = Path(path)
+    record = open_artifact(KIND, path, ("description", "has_events", "schema")).record
+    schema = Schema.from_json(record["schema"])
+    description = Description.from_json(record["description"], schema, path)
+    return Store(path, description, bool(record["has_events"])), schema

@@ -22,9 +22,9 @@ from interactrank_jax.ranking.index import build_index
 from interactrank_jax.ranking.score import score
 from interactrank_jax.state import engines
 from interactrank_jax.state.as_of import counts_as_of
+from interactrank_jax.state.histories import NO_FOLD
 from interactrank_jax.state.source import Source
 from interactrank_jax.state.store import open_store
-from interactrank_jax.state.timelines import NO_FOLD
 from interactrank_jax.training.train import train
 from tests.log.handmade_log import data_config, make_tables, write_log
 from tests.synthetic import tiny_config, without_blocks

@@ -8,8 +8,8 @@ from interactrank_jax.examples import leaks
 from interactrank_jax.examples.rates import MeanRates
 from interactrank_jax.io.errors import InputError
 from interactrank_jax.state import expressions, timelines
+from interactrank_jax.state.histories import NO_FOLD, Timelines
 from interactrank_jax.state.query_history import QueryHistory
-from interactrank_jax.state.timelines import NO_FOLD, Timelines
 from tests.log.handmade_log import data_config, make_tables, random_config, write_log
 
 CROSS = ("share:click:7", "item_share:click:30:country", "rate:save:30", "share:impression:7")

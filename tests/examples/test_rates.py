@@ -15,9 +15,9 @@ from interactrank_jax.examples.rates import (
     rate_names,
 )
 from interactrank_jax.state.days import SECONDS_PER_DAY
+from interactrank_jax.state.histories import NO_FOLD
 from interactrank_jax.state.recipe import Recipe
 from interactrank_jax.state.spec import ITEM_ROW
-from interactrank_jax.state.timelines import NO_FOLD
 from tests.log.handmade_log import START, data_config, make_tables, random_config, write_log
 
 ACTIONS = ("click", "save")

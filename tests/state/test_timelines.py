@@ -10,9 +10,10 @@ from interactrank_jax.log.read import open_log
 from interactrank_jax.state import engines
 from interactrank_jax.state.build import build_store
 from interactrank_jax.state.days import SECONDS_PER_DAY
+from interactrank_jax.state.histories import IMPRESSION, NO_FOLD, Timelines, UserHistory
 from interactrank_jax.state.source import Source
 from interactrank_jax.state.spec import ITEM_ROW
-from interactrank_jax.state.timelines import IMPRESSION, NO_FOLD, Timelines, UserHistory
+from interactrank_jax.state.timelines import read_timelines
 from tests.log.handmade_log import ACTIONS, START, data_config, make_tables, replace, write_log
 
 DAY = SECONDS_PER_DAY
@@ -108,7 +109,7 @@ def read(tables: dict[str, pa.Table], directory: Path, through: int | None = Non
         asked = pa.table({"user_id": users, "user": np.arange(len(users), dtype=np.int32)})
         rows = np.arange(1, len(tables["items"]) + 1, dtype=np.int32)
         items = pa.table({"item_id": tables["items"]["item_id"], ITEM_ROW: rows})
-        return Timelines.read(
+        return read_timelines(
             Source(log, store.recipe, backend),
             store,
             engines.write_arrow(backend, asked, directory / "users"),
