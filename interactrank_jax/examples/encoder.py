@@ -156,11 +156,18 @@ class Encoder:
         """Hash of it all, vocabularies included."""
         return files.digest(self.to_json())
 
-    def save(self, directory: files.PathLike) -> None:
-        """Writes it into a directory that is new or empty."""
-        for name, vocabulary in self.vocabularies.items():
-            vocabulary.save(Path(directory) / VOCABULARIES / f"{name}.parquet")
-        digests = files.file_digests(Path(directory) / VOCABULARIES)
+    def save(self, directory: files.PathLike, with_vocabularies: bool = True) -> None:
+        """Writes it into a directory that is new or empty.
+
+        Args:
+          directory: the directory.
+          with_vocabularies: a bundle has them in another form.
+        """
+        digests = {}
+        if with_vocabularies:
+            for name, vocabulary in self.vocabularies.items():
+                vocabulary.save(Path(directory) / VOCABULARIES / f"{name}.parquet")
+            digests = files.file_digests(Path(directory) / VOCABULARIES)
         files.write_sealed(Path(directory) / FILE, {**self.to_json(), "files": digests})
 
     @classmethod

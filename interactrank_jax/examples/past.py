@@ -21,7 +21,7 @@ from interactrank_jax.state.histories import NO_FOLD, UserHistory
 from interactrank_jax.state.query_history import QueryHistory
 from interactrank_jax.state.source import Source
 from interactrank_jax.state.store import KIND, Store, open_store
-from interactrank_jax.state.timelines import read_timelines
+from interactrank_jax.state.timelines import all_rows, read_timelines
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,8 +140,9 @@ def _user_history(plan: Plan, ordered: OrderedLog, past: Past) -> UserHistory | 
     )
     # What users did, not the rows of the examples alone.
     source = dataclasses.replace(past.source, rows=None)
+    rows, actions = all_rows(source, past.store), past.store.description.actions
     timelines = read_timelines(
-        source, past.store, users, ordered.item_rows, len(codes), scratch / "arrays"
+        ordered.backend, rows, actions, users, ordered.item_rows, len(codes), scratch / "arrays"
     )
     return UserHistory(
         timelines,
@@ -164,8 +165,8 @@ def _query_history(plan: Plan, ordered: OrderedLog, past: Past) -> QueryHistory 
         scratch / "codes",
     )
     history = QueryHistory.read(
-        past.source,
         past.store,
+        ordered.backend,
         queries,
         ordered.item_rows,
         ordered.rank,

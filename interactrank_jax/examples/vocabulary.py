@@ -119,7 +119,7 @@ class Vocabulary:
             return np.zeros(0, np.int32)
         distinct = values.dictionary_encode()
         codes = pc.fill_null(distinct.indices, -1).to_numpy(zero_copy_only=False)
-        found = index_in(distinct.dictionary, self.values)
+        found = self._find(distinct.dictionary)
         table = found + np.int32(1 + self.out_of_vocabulary)
         missing = np.flatnonzero(found < 0)
         table[missing] = hash_rows(
@@ -127,6 +127,10 @@ class Vocabulary:
         )
         table = np.append(table, np.int32(0))  # code -1
         return table[codes].astype(np.int32, copy=False)
+
+    def _find(self, distinct: pa.Array) -> np.ndarray:
+        """Returns the position of distinct values among those known, -1 for others."""
+        return index_in(distinct, self.values)
 
     def save(self, path: PathLike) -> None:
         """Writes columns `value` and `row`."""

@@ -33,12 +33,28 @@ class Timelines:
       time, event_time: `[E]` seconds of arrival and of the event.
     """
 
-    def __init__(self, arrays: Mapping[str, np.ndarray], users: int):
+    def __init__(
+        self, arrays: Mapping[str, np.ndarray], users: int, start: np.ndarray | None = None
+    ):
+        """Takes the arrays as they are.
+
+        Args:
+          arrays: `user`, `item`, `action`, `time`, `event_time` and, out of fold, `period`.
+          users: U.
+          start: `[U + 1]` first row of each user, if it is known; `user` may then be absent unless
+            some of the rows are to be selected.
+        """
         self._arrays = arrays
         self.item, self.action = arrays["item"], arrays["action"]
         self.time, self.event_time = arrays["time"], arrays["event_time"]
-        self._start = np.searchsorted(arrays["user"], np.arange(users + 1))
+        if start is None:
+            start = np.searchsorted(arrays["user"], np.arange(users + 1))
+        self._start = start
         self._running: dict[int, np.ndarray] = {}
+
+    def users(self) -> np.ndarray:
+        """Returns the user of each row, `[E]`."""
+        return self._arrays["user"]
 
     def visible_to(self, fold: int) -> "Timelines":
         """Returns the timelines that a row of a fold may use: training rows of other folds."""

@@ -6,11 +6,11 @@ rows of other folds. Equal counts are ordered by item id.
 
 from pathlib import Path
 
+import ibis
 import ibis.expr.types as ir
 import numpy as np
 
 from interactrank_jax.state.arrays import columns_on_disk
-from interactrank_jax.state.source import Source
 from interactrank_jax.state.spec import ITEM_ROW
 from interactrank_jax.state.store import Store
 
@@ -44,8 +44,8 @@ class QueryHistory:
     @classmethod
     def read(
         cls,
-        source: Source,
         store: Store,
+        backend: ibis.BaseBackend,
         queries: ir.Table,
         items: ir.Table,
         rank: np.ndarray,
@@ -55,20 +55,20 @@ class QueryHistory:
         """Reads the counts of some queries.
 
         Args:
-          source: of the log.
           store: STATE.
+          backend: where it is read.
           queries: columns `query_id` and `query`, its code.
           items: columns `item_id` and `ITEM_ROW`, its row in the item store.
           rank, length: see the class.
           scratch: a new directory for the arrays, which are mapped into memory.
         """
-        rows = store.query_items(source.backend).rename(query_id="query", item_id="item")
+        rows = store.query_items(backend).rename(query_id="query", item_id="item")
         rows = rows.inner_join(queries, "query_id").inner_join(items, "item_id")
         rows = rows.order_by(["query", "period", "item_id"]).select(
             "query", "period", COUNT, item=ITEM_ROW
         )
-        counts = columns_on_disk(source.backend, rows, scratch)
-        return cls(counts, rank, length, source.recipe.lag_days)
+        counts = columns_on_disk(backend, rows, scratch)
+        return cls(counts, rank, length, store.recipe.lag_days)
 
     def ask(self, query: np.ndarray, period: np.ndarray, path: Path) -> None:
         """Ranks the items of some queries and periods, for `top` to look up.

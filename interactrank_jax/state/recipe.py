@@ -21,7 +21,7 @@ import numpy as np
 from interactrank_jax.config import fields
 from interactrank_jax.io.errors import InputError, did_you_mean
 from interactrank_jax.log.read import Log
-from interactrank_jax.log.schema import IMPLICIT_ACTION
+from interactrank_jax.log.schema import IMPLICIT_ACTION, Schema
 from interactrank_jax.state.spec import FRESH, CrossSpec, parse_specs
 
 QUERY_ID = "query_id"
@@ -72,10 +72,17 @@ class Recipe:
           InputError: a value out of range, or what the log does not have.
         """
         fields.check(config, "data.cross")
+        recipe = cls.of_schema(config, log.schema, timeless)
+        recipe.check(log)
+        return recipe
+
+    @classmethod
+    def of_schema(cls, config: Any, schema: Schema, timeless: bool) -> "Recipe":
+        """Reads `config.data.cross` for a log that is not at hand; as `from_config` otherwise."""
         backoff, debias = config.get("backoff", {}), config.get("debias", {})
         fresh_days = int(config.get("fresh_days", 0))
-        recipe = cls(
-            specs=parse_specs(config.features, log.schema, with_fresh=fresh_days > 0),
+        return cls(
+            specs=parse_specs(config.features, schema, with_fresh=fresh_days > 0),
             lag_days=None if timeless else int(config.lag_days),
             prior=float(config.prior),
             backoff=float(backoff.get("strength", 0.0)),
@@ -86,8 +93,6 @@ class Recipe:
             position_weights=tuple(map(float, debias.get("position_weights", ()))),
             fresh_days=fresh_days,
         )
-        recipe.check(log)
-        return recipe
 
     def check(self, log: Log) -> None:
         """Raises InputError for what the log lacks, or for fields that contradict each other."""

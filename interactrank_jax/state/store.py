@@ -85,10 +85,15 @@ class Description:
             )
         for action in log.schema.actions:
             refuse_taken("action", action, str(log.path))
-        recipe = Recipe.from_config(config.cross, log, timeless)
+        Recipe.from_config(config.cross, log, timeless)
+        return cls.of_schema(config, log.schema, timeless)
+
+    @classmethod
+    def of_schema(cls, config: Any, schema: Schema, timeless: bool) -> "Description":
+        """Reads `config.data` for a log that is not at hand, which is not checked."""
         return cls(
-            recipe,
-            tuple(log.schema.actions),
+            Recipe.of_schema(config.cross, schema, timeless),
+            tuple(schema.actions),
             tuple(sorted(config.query_history.actions)),
             bool(len(config.history.rates)),
         )

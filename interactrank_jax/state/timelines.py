@@ -4,6 +4,7 @@ STATE holds them by day of arrival, sorted by user; `read_timelines` makes array
 ask, which `histories.py` looks histories up in.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import ibis
@@ -15,6 +16,8 @@ from interactrank_jax.state.histories import IMPRESSION, Timelines
 from interactrank_jax.state.source import Source
 from interactrank_jax.state.spec import ITEM_ROW
 from interactrank_jax.state.store import Store
+
+TIES = ("event_id", "request_id", "position")  # see `Source.tie_columns`
 
 
 def timeline_rows(
@@ -63,8 +66,9 @@ def all_rows(source: Source, store: Store) -> ir.Table:
 
 
 def read_timelines(
-    source: Source,
-    store: Store,
+    backend: ibis.BaseBackend,
+    rows: ir.Table,
+    actions: Sequence[str],
     users: ir.Table,
     items: ir.Table,
     count: int,
@@ -73,22 +77,22 @@ def read_timelines(
     """Reads the timelines of some users.
 
     Args:
-      source: of the log.
-      store: STATE.
+      backend: where they are read.
+      rows: of `all_rows`, or of STATE.
+      actions: of the log, in the order of their codes.
       users: columns `user_id` and `user`, its code.
       items: columns `item_id` and `ITEM_ROW`, its row in the item store.
       count: how many users there are.
       scratch: a new directory for the arrays, which are mapped into memory.
     """
-    rows = all_rows(source, store)
-    actions = source.log.schema.actions
     codes = [(rows.action == name, code) for code, name in enumerate(actions)]
+    ties = [name for name in TIES if name in rows.columns]
     rows = rows.mutate(action=ibis.cases(*codes, else_=IMPRESSION).cast("int8"))
     rows = rows.rename(user_id="user", item_id="item").inner_join(users, "user_id")
     rows = rows.inner_join(items, "item_id")
-    order = ["user", "time", "event_time", *source.tie_columns, "item_id", "action"]
+    order = ["user", "time", "event_time", *ties, "item_id", "action"]
     folds = ("period",) if "period" in rows.columns else ()
     rows = rows.order_by(order).select(
         "user", "action", "time", "event_time", *folds, item=ITEM_ROW
     )
-    return Timelines(columns_on_disk(source.backend, rows, scratch), count)
+    return Timelines(columns_on_disk(backend, rows, scratch), count)

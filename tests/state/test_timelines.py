@@ -13,7 +13,7 @@ from interactrank_jax.state.days import SECONDS_PER_DAY
 from interactrank_jax.state.histories import IMPRESSION, NO_FOLD, Timelines, UserHistory
 from interactrank_jax.state.source import Source
 from interactrank_jax.state.spec import ITEM_ROW
-from interactrank_jax.state.timelines import read_timelines
+from interactrank_jax.state.timelines import all_rows, read_timelines
 from tests.log.handmade_log import ACTIONS, START, data_config, make_tables, replace, write_log
 
 DAY = SECONDS_PER_DAY
@@ -110,8 +110,9 @@ def read(tables: dict[str, pa.Table], directory: Path, through: int | None = Non
         rows = np.arange(1, len(tables["items"]) + 1, dtype=np.int32)
         items = pa.table({"item_id": tables["items"]["item_id"], ITEM_ROW: rows})
         return read_timelines(
-            Source(log, store.recipe, backend),
-            store,
+            backend,
+            all_rows(Source(log, store.recipe, backend), store),
+            log.schema.actions,
             engines.write_arrow(backend, asked, directory / "users"),
             engines.write_arrow(backend, items, directory / "items"),
             len(users),

@@ -1,0 +1,303 @@
+"""The export station: a run, and STATE as of a day, become a bundle. Read top to bottom.
+
+run -> items of the catalogue, encoded -> index -> what history knows -> graphs -> golden
+requests, ranked by the model's own code and then, in fresh processes, by the bundle
+"""
+
+import dataclasses
+import importlib.metadata
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from ml_collections import ConfigDict
+
+from interactrank_jax.examples.encode import encode_features
+from interactrank_jax.examples.encoder import DIRECTORY as ENCODER
+from interactrank_jax.examples.format import PUBLISHED
+from interactrank_jax.export import golden
+from interactrank_jax.export.catalogue import read_items
+from interactrank_jax.export.formats import write_graphs
+from interactrank_jax.export.graphs import Graph, ServedModel
+from interactrank_jax.export.past import PastExport
+from interactrank_jax.io import artifact, files, interrupts, outputs
+from interactrank_jax.io.errors import InputError
+from interactrank_jax.log.schema import FeatureSpec
+from interactrank_jax.log.values import as_values
+from interactrank_jax.ranking.index import encode_items
+from interactrank_jax.runs.best import fingerprint
+from interactrank_jax.runs.run import Run
+from interactrank_jax.serving.bundle import KIND, Bundle
+from interactrank_jax.serving.golden import FOLDER, rank_golden, save_features
+from interactrank_jax.serving.keys import KeyIndex
+from interactrank_jax.serving.ranking import Ranking
+from interactrank_jax.serving.requests import text_options
+from interactrank_jax.state import engines
+from interactrank_jax.state.days import date, day_number
+from interactrank_jax.state.store import Description, Store, open_without_log
+
+PACKAGES = ("jax", "jaxlib", "flax", "numpy", "pyarrow", "jax2onnx", "onnxruntime")
+MEMORY = "4GB"
+
+
+def export(
+    workdir: files.PathLike,
+    state: files.PathLike,
+    out: files.PathLike,
+    *,
+    as_of: str = "",
+    items: files.PathLike = "",
+    onnx: bool = True,
+    memory: str = MEMORY,
+    progress: Callable[[str], None] = lambda phase: None,
+) -> dict[str, Any]:
+    """Writes a bundle.
+
+    Args:
+      workdir: a run; its best model is exported.
+      state: STATE of the log that it was trained on, or of that log since grown.
+      out: a new directory.
+      as_of: the day that requests will come on, such as '2024-05-31': counts are as of it, and user
+        timelines end before it. By default the first day that STATE does not hold.
+      items: Parquet file or directory of further items, which go before those of the catalogue.
+      onnx: whether graphs are written as ONNX too.
+      memory: of the engine that reads STATE.
+      progress: called with the name of each phase as it begins.
+
+    Returns:
+      Figures: items, day, parity.
+
+    Raises:
+      InputError: a model that cannot be served, STATE of another log or config, or one that ends
+        before the day.
+    """
+    outputs.output_directory(out, workdir, *(path for path in (state, items) if path))
+    run = Run.open(workdir)
+    _check_run(run)
+    store, features, number = _open_state(run, state, as_of)
+    model, step = run.restore_model()
+    with (
+        interrupts.deferred(),
+        outputs.new_directory(out) as directory,
+        engines.connect("duckdb", directory / "scratch", memory) as backend,
+    ):
+        progress("items")
+        raw = read_items(store, backend, features, items, run.encoder)
+        arrays = _write_items(run, raw, features, directory)
+        progress("index")
+        index = encode_items(run, model, arrays)
+        progress("history")
+        scratch = directory / "scratch" / "past"
+        scratch.mkdir()
+        ids = as_values(raw["item_id"])
+        past = PastExport(store, backend, number, run.encoder, ids, directory, scratch)
+        data = run.metadata.config
+        actions = store.description.actions
+        history_actions = [actions.index(name) for name in data["history"]["actions"]]
+        rates = [actions.index(name) for name in data["history"]["rates"]]
+        knowledge = past.write(history_actions, rates)
+        shutil.rmtree(scratch)
+        progress("graphs")
+        served = ServedModel(
+            run.model,
+            model["params"],
+            {name: np.shape(table) for name, table in model["tables"].items()},
+            run.encoder,
+            run.rule.utility,
+        )
+        graphs = served.graphs()
+        _write_arrays(model, index, graphs, directory)
+        run.encoder.save(directory / ENCODER, with_vocabularies=False)
+        for name, vocabulary in run.encoder.vocabularies.items():
+            KeyIndex.build(vocabulary.values).save(directory / ENCODER / "vocabulary" / name)
+        record = {
+            **_describe(run, model, step, features, rates, history_actions),
+            **knowledge,
+            "has_fresh": store.recipe.has_fresh,
+            "as_of": None if run.encoder.timeless else date(number),
+            "lag_days": store.recipe.lag_days,
+            "items": len(ids) + 1,
+            "graphs": write_graphs(graphs, directory / "graphs", onnx),
+        }
+        progress("golden requests")
+        parity = _prove(record, raw, graphs, directory)
+    return {"items": len(ids), "as_of": record["as_of"], "step": step, **parity}
+
+
+def _check_run(run: Run) -> None:
+    if not run.model.is_decoupled:
+        raise InputError(
+            f"{run.workdir} holds a '{run.config.model.name}' model, a network over each pair of "
+            f"query and item: nothing can be computed ahead. Export a model of two towers."
+        )
+    if run.metadata.config["protocol"] == PUBLISHED:
+        raise InputError(
+            f"{run.workdir} was trained under protocol '{PUBLISHED}', whose features leak the "
+            f"label: no new request has them. Train it under another protocol."
+        )
+
+
+def _open_state(
+    run: Run, path: files.PathLike, as_of: str
+) -> tuple[Store, tuple[FeatureSpec, ...], int]:
+    """Opens STATE for a run; returns it, the features of its log, and the day to export."""
+    store, schema = open_without_log(path)
+    timeless = run.encoder.timeless
+    wanted = Description.of_schema(ConfigDict(run.metadata.config), schema, timeless)
+    difference = store.description.difference(wanted)
+    if difference is not None:
+        raise InputError(
+            f"--state={path} was built with {difference}. Name the STATE that {run.workdir}'s "
+            f"examples were prepared from, or that of their log built with the same config."
+        )
+    declared = {f.name: (f.entity, f.kind) for f in schema.features}
+    for feature in run.encoder.features:
+        known = declared.get(feature.name, ("user", "numeric"))  # rates of users are made by us
+        if known != (feature.entity, feature.kind):
+            raise InputError(
+                f"--state={path}: the log has '{feature.name}' as {known}, {run.workdir} was "
+                f"trained with {(feature.entity, feature.kind)}: this is another log."
+            )
+    if timeless:
+        if as_of:
+            raise InputError(f"--as_of={as_of}: the data is timeless, there are no days.")
+        return store, schema.features, 0
+    assert store.recipe.lag_days is not None
+    if store.next_day is None:
+        raise InputError(f"{path} holds no day yet: run `interactrank state build` again.")
+    number = day_number(as_of) if as_of else store.next_day
+    first, last = store.chunks[0].first, store.next_day
+    if not first < number <= last:
+        raise InputError(
+            f"--as_of={date(number)}: {path} holds the days {date(first)} to {date(last - 1)}, so "
+            f"that a bundle can be of {date(first + 1)} to {date(last)}. Name one of them, or "
+            f"bring STATE up to date by `interactrank state build`."
+        )
+    return store, schema.features, number
+
+
+def _write_items(
+    run: Run, raw: pa.Table, features: tuple[FeatureSpec, ...], directory: Path
+) -> dict[str, np.ndarray]:
+    """Writes ids and arrays of the items; returns the arrays, padding included."""
+    of_items = [feature for feature in features if feature.entity == "item"]
+    vocabularies = run.encoder.vocabularies
+    encoded = encode_features(of_items, raw, vocabularies, text_options(run.encoder))
+    ids = as_values(raw["item_id"])
+    arrays = {"id": vocabularies["item"].rows(ids), "numeric": encoded.numeric, **encoded.columns}
+    padding = {name: np.zeros((1, *a.shape[1:]), a.dtype) for name, a in arrays.items()}
+    arrays = {name: np.concatenate([padding[name], a]) for name, a in arrays.items()}
+    KeyIndex.build(ids).save(directory / "items" / "ids")
+    for name, array in arrays.items():
+        dtype = np.float32 if array.dtype.kind == "f" else np.int32
+        arrays[name] = array.astype(dtype, copy=False)
+        files.save_array(directory / "items" / f"{name}.npy", arrays[name])
+    return arrays
+
+
+def _write_arrays(
+    model: Mapping[str, Any], index: Any, graphs: Mapping[str, Graph], directory: Path
+) -> None:
+    """Writes the embedding tables and the index."""
+    (directory / "tables").mkdir()
+    (directory / "index").mkdir()
+    for name, table in model["tables"].items():
+        files.save_array(directory / "tables" / f"{name}.npy", np.asarray(table))
+    for number, leaf in enumerate(jax.tree.leaves(index)):
+        spec = graphs["score"].inputs[f"index/{number}"]
+        files.save_array(directory / "index" / f"{number}.npy", np.asarray(leaf, spec.dtype))
+
+
+def _describe(
+    run: Run,
+    model: dict[str, Any],
+    step: int,
+    features: tuple[FeatureSpec, ...],
+    rates: list[int],
+    history_actions: list[int],
+) -> dict[str, Any]:
+    """Returns what `bundle.json` says of the model."""
+    data = run.metadata.config
+    unknown: Any = None  # a run that was opened does not look at examples for its offsets
+    return {
+        "model": run.config.model.name,
+        "step": step,
+        "fingerprint": fingerprint(model),
+        "encoder": run.encoder.digest,
+        "protocol": data["protocol"],
+        "timeless": run.encoder.timeless,
+        "delay_s": None if run.encoder.timeless else data["history"]["delay_s"],
+        "actions": list(run.encoder.actions),
+        "history_actions": history_actions,
+        "rates": rates,
+        "heads": list(run.rule.heads),
+        "utility": list(run.rule.utility),
+        "prior_offsets": list(run.prior_offsets(unknown)),
+        "features": [dataclasses.asdict(feature) for feature in features],
+        "config": run.config.to_dict(),
+        "versions": {name: _version(name) for name in PACKAGES if _version(name)},
+    }
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return ""
+
+
+def _prove(
+    record: dict[str, Any], raw: pa.Table, graphs: Mapping[str, Graph], directory: Path
+) -> dict[str, float]:
+    """Writes golden requests and the manifest; returns the parity of each format."""
+    _write_record(directory, {**record, "parity": {}})
+    bundle = Bundle.open(directory)
+    golden.write_raw(bundle, raw)
+    ranked = rank_golden(Ranking(bundle, _ModelGraphs(bundle, graphs)))
+    save_features(ranked, directory / FOLDER)
+    pq.write_table(ranked.table, directory / FOLDER / "scores.parquet")
+    _write_record(directory, {**record, "parity": {}})
+    readers = {"jax": ("ranking.ranker", "Ranker")}
+    if all("onnx" in graph for graph in record["graphs"].values()) and _version("onnxruntime"):
+        readers["onnx"] = ("serving.reader", "Reader")
+    parity = {
+        name: golden.largest_difference(directory, *reader) for name, reader in readers.items()
+    }
+    _write_record(directory, {**record, "parity": parity})
+    return {f"largest difference, {name}": value for name, value in parity.items()}
+
+
+def _write_record(directory: Path, record: dict[str, Any]) -> None:
+    (directory / KIND.file).unlink(missing_ok=True)
+    folders = [path.name for path in sorted(directory.iterdir()) if path.is_dir()]
+    folders.remove("scratch")
+    sizes = {
+        path.relative_to(directory).as_posix(): path.stat().st_size
+        for folder in folders
+        for path in sorted((directory / folder).rglob("*"))
+        if path.is_file()
+    }
+    artifact.write(KIND, directory, {**record, "sizes": sizes}, folders)
+
+
+class _ModelGraphs:
+    """The graphs of a bundle as the model's own code computes them."""
+
+    def __init__(self, bundle: Bundle, graphs: Mapping[str, Graph]):
+        self._bundle, self._graphs = bundle, graphs
+        self._calls = {name: jax.jit(graph.function) for name, graph in graphs.items()}
+
+    def run(self, name: str, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        graph = self._graphs[name]
+        arrays = {
+            key: inputs[key] if key in inputs else self._bundle.arrays[key] for key in graph.inputs
+        }
+        return dict(zip(graph.outputs, jax.device_get(self._calls[name](arrays)), strict=True))
+
+    def padded(self, length: int) -> int:
+        return length

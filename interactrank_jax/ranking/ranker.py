@@ -1,0 +1,165 @@
+"""Ranks requests by a bundle on jax's devices.
+
+    ranker = Ranker.load("BUNDLE")
+    ranker.rank(requests, candidates, k=500)
+
+Opens a bundle without flax, grain, orbax or an engine, and needs no code of the model.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+import pyarrow as pa
+from jax import export as jax_export
+
+from interactrank_jax.io import artifact, files
+from interactrank_jax.io.errors import InputError
+from interactrank_jax.serving.bundle import Bundle
+from interactrank_jax.serving.items import ItemEncoder
+from interactrank_jax.serving.ranking import Ranked, Ranking
+
+SMALLEST = 8  # lists and batches are padded to powers of 2 from this on: each size compiles once
+
+
+class JaxGraphs:
+    """The graphs of a bundle, run by jax; tables and index are put on the device once.
+
+    Args:
+      bundle: the bundle.
+      device: to run on; jax's first by default.
+
+    Raises:
+      InputError: a graph cannot be read, or not run on this kind of device.
+    """
+
+    def __init__(self, bundle: Bundle, device: jax.Device | None = None):
+        self._bundle = bundle
+        self._device = jax.local_devices()[0] if device is None else device
+        self._inputs = {name: list(graph["inputs"]) for name, graph in bundle["graphs"].items()}
+        self._outputs = {name: graph["outputs"] for name, graph in bundle["graphs"].items()}
+        self._calls: dict[str, Any] = {}
+        self._placed: dict[str, jax.Array] = {}
+        for name, graph in bundle["graphs"].items():
+            path = artifact.inside(bundle.path, graph["jax"])
+            try:
+                exported = jax_export.deserialize(bytearray(path.read_bytes()))
+            except Exception as error:  # whatever a damaged graph leads it to
+                raise InputError(f"{path} cannot be read ({error}): export it again.") from error
+            platforms = {p.replace("rocm", "gpu") for p in exported.platforms}
+            here = {"gpu": "cuda"}.get(self._device.platform, self._device.platform)
+            if here not in platforms:
+                raise InputError(
+                    f"{path} is for {', '.join(sorted(platforms))}, the device is a {here}."
+                )
+            self._calls[name] = jax.jit(exported.call)
+
+    def run(self, name: str, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Returns the outputs of a graph, see `serving.ranking.Graphs`."""
+        arrays = []
+        for key in self._inputs[name]:
+            if key in inputs:
+                arrays.append(jax.device_put(inputs[key], self._device))
+                continue
+            if key not in self._placed:
+                self._placed[key] = jax.device_put(self._bundle.arrays[key], self._device)
+            arrays.append(self._placed[key])
+        outputs = self._calls[name](*arrays)
+        return dict(zip(self._outputs[name], jax.device_get(outputs), strict=True))
+
+    def padded(self, length: int) -> int:
+        """Returns the next power of 2."""
+        return max(SMALLEST, 1 << max(length - 1, 0).bit_length())
+
+
+class Ranker:
+    """Ranks requests by a bundle.
+
+    Can be pickled: another process opens the same path, which it must be able to read.
+
+    Args:
+      path: of a bundle, what `interactrank export` wrote.
+      verify: whether every file is compared with its digest, and the golden requests are ranked.
+      device: of jax; its first by default.
+
+    Raises:
+      InputError: no bundle there, or a damaged one.
+    """
+
+    def __init__(
+        self, path: files.PathLike, *, verify: bool = False, device: jax.Device | None = None
+    ):
+        bundle = Bundle.open(path, verify)
+        self.ranking = Ranking(bundle, JaxGraphs(bundle, device))
+        if verify:
+            from interactrank_jax.serving.golden import verify_golden
+
+            verify_golden(self.ranking)
+
+    @classmethod
+    def load(cls, path: files.PathLike, *, verify: bool = False) -> "Ranker":
+        """Opens a bundle, see the class."""
+        return cls(path, verify=verify)
+
+    def __reduce__(self) -> Any:
+        return Ranker, (str(self.bundle.path.absolute()),)
+
+    @property
+    def bundle(self) -> Bundle:
+        """The bundle."""
+        return self.ranking.bundle
+
+    def rank(
+        self, requests: Any, candidates: Any = None, events: Any = None, k: int = 500
+    ) -> pa.Table:
+        """Ranks candidates, or the whole corpus, of requests that no log needs to hold.
+
+        Args:
+          requests: a table with request_id, user_id, query_id, timestamp and the features of users
+            and requests that the log has: of Arrow, pandas or Polars, or dictionaries.
+          candidates: request_id and item_id, a row per candidate. None: the requests' own list
+            column `candidates`, or else every item of the bundle.
+          events: what users did since the bundle's day began: user_id, item_id, action, event_time,
+            optionally arrival_time and event_id.
+          k: items kept of each request.
+
+        Returns:
+          request_id, item_id, rank (from 1) and score, a request's rows together, best first.
+          Candidates that the bundle does not know are left out; `rank_fully` names them.
+
+        Raises:
+          InputError: what is given does not fit the bundle.
+        """
+        return self.rank_fully(requests, candidates, events, k).table
+
+    def rank_fully(
+        self,
+        requests: Any,
+        candidates: Any = None,
+        events: Any = None,
+        k: int = 500,
+        with_features: bool = False,
+    ) -> Ranked:
+        """Ranks as `rank` does, and returns what was left out and what scores were made of."""
+        fresh = None if events is None else self.ranking.read_events(events)[0]
+        return self.ranking.rank(requests, candidates, fresh, k, with_features)
+
+    def encode_requests(self, requests: Any, events: Any = None) -> dict[str, np.ndarray]:
+        """Returns the representation of requests: leaves `query/0`, ..., `[R, ...]`."""
+        return self.ranking.encode_requests(requests, events)
+
+    def encode_items(self, items: Any) -> dict[str, np.ndarray]:
+        """Returns the representation of items by their raw features: leaves `item/0`, `[N, ...]`.
+
+        Args:
+          items: item_id and the item features of the log. Ids that training did not see have an
+            out-of-vocabulary row.
+        """
+        return ItemEncoder(self.bundle, self.ranking.graphs).encode(items)
+
+    def explain(
+        self, request: Any, candidates: Sequence[Any] | None = None, events: Any = None
+    ) -> pa.Table:
+        """Takes the scores of one request's candidates apart, see `Ranking.explain`."""
+        return self.ranking.explain(request, candidates, events)

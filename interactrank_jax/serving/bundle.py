@@ -1,0 +1,188 @@
+"""BUNDLE on disk, opened: everything that ranks a request nobody has seen.
+
+    bundle.json       what it is: model, day, columns, graphs, versions; the digests of all files
+    encoder/          encoder.json, and the vocabularies as `KeyIndex`es
+    tables/NAME.npy   embedding tables
+    items/            ids (`KeyIndex`), and the arrays of the item store; row 0 is padding
+    index/N.npy       leaf N of the items' representation, row = store row
+    cross/, queries/, forms/, users/     what history knows, see `past.py`
+    graphs/           NAME.jax (jax.export) and NAME.onnx of each function, see `export/graphs.py`
+    golden/           requests with their candidates, features and scores: `--verify` ranks them
+
+Arrays are mapped into memory. Files up to `SMALL` bytes are compared with their digests when the
+bundle is opened, larger ones by their size then, and by their digest with `verify`.
+"""
+
+import dataclasses
+import functools
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from interactrank_jax.examples.encoder import DIRECTORY as ENCODER
+from interactrank_jax.examples.encoder import Encoder
+from interactrank_jax.io import artifact, files
+from interactrank_jax.io.artifact import Artifact, Kind
+from interactrank_jax.io.errors import InputError
+from interactrank_jax.log.schema import FeatureSpec
+from interactrank_jax.serving.keys import IndexedVocabulary, KeyIndex, open_array, open_columns
+from interactrank_jax.serving.past import CrossFeatures, CrossTable, QueryPast, UserPast, rows
+
+KIND = Kind("bundle", "export", "bundle.json", version=1)
+SMALL = 1 << 24
+GRAPHS = ("encode_query", "encode_item", "score", "score_list", "score_all")
+_FIELDS = (
+    *("model", "as_of", "lag_days", "delay_s", "timeless", "actions", "history_actions"),
+    *("rates", "heads", "utility", "prior_offsets", "features", "key_types", "chains", "cross"),
+    *("items", "has_users", "has_queries", "has_fresh", "form_of", "has_seen"),
+    *("graphs", "sizes", "versions", "protocol", "parity"),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Bundle:
+    """A bundle, opened.
+
+    Attributes:
+      artifact: `bundle.json` and the files that it names.
+      encoder: how raw values become arrays.
+    """
+
+    artifact: Artifact
+    encoder: Encoder
+
+    @classmethod
+    def open(cls, path: files.PathLike, verify: bool = False) -> "Bundle":
+        """Opens a bundle.
+
+        Args:
+          path: what `export` wrote.
+          verify: whether every file is compared with its digest, however large.
+
+        Raises:
+          InputError: none there, of another release, damaged, or a file is missing.
+        """
+        opened = artifact.open_artifact(KIND, path, _FIELDS)
+        sizes = opened.record["sizes"]
+        for name in opened.digests:
+            file = artifact.inside(opened.root, name)
+            if not file.is_file():
+                raise InputError(f"{file} does not exist: export the bundle again.")
+            size = file.stat().st_size
+            if size != sizes.get(name):
+                raise InputError(
+                    f"{file} has {size:,} bytes, it had {sizes.get(name)}: it was truncated or "
+                    f"edited. Export the bundle again, or bring it back from a copy."
+                )
+            if verify or size <= SMALL:
+                opened.check(name)
+        encoder = Encoder.open(opened.root / ENCODER)
+        vocabularies = {
+            name: IndexedVocabulary(
+                KeyIndex.open(opened.root / ENCODER / "vocabulary" / name),
+                encoder.out_of_vocabulary,
+            )
+            for name in encoder.fingerprints
+        }
+        return cls(opened, dataclasses.replace(encoder, vocabularies=vocabularies))
+
+    def __getitem__(self, name: str) -> Any:
+        """Returns a field of `bundle.json`."""
+        return self.artifact.record[name]
+
+    @property
+    def path(self) -> Path:
+        """Its directory."""
+        return self.artifact.root
+
+    @functools.cached_property
+    def features(self) -> tuple[FeatureSpec, ...]:
+        """The features that the log declares."""
+        return tuple(FeatureSpec(**feature) for feature in self["features"])
+
+    def key_type(self, name: str) -> pa.DataType:
+        """Returns the type of a column of ids or of a segment: `int64` or `large_string`."""
+        return pa.int64() if self["key_types"].get(name) == "int64" else pa.large_string()
+
+    @functools.cached_property
+    def items(self) -> KeyIndex:
+        """Ids of the items: the one in place p has row p + 1."""
+        return KeyIndex.open(self.path / "items" / "ids")
+
+    def rows_of(self, ids: pa.Array) -> np.ndarray:
+        """Returns the rows of items, `[N]`; 0 for an unknown one."""
+        return self.items.find(ids) + 1
+
+    def ids_of(self, row: np.ndarray) -> pa.Array:
+        """Returns the ids of items by their rows; null for padding."""
+        place = pa.array(row.astype(np.int64) - 1, mask=row == 0)
+        return self.items.ids.take(place)
+
+    @functools.cached_property
+    def arrays(self) -> dict[str, np.ndarray]:
+        """The arrays that graphs take beside a batch: `table/NAME`, `store/NAME`, `index/N`."""
+        result = {}
+        for graph in self["graphs"].values():
+            for name, spec in graph["inputs"].items():
+                folder, _, rest = name.partition("/")
+                if folder in ("table", "store", "index") and name not in result:
+                    result[name] = self._array(folder, rest, spec)
+        return result
+
+    def _array(self, folder: str, name: str, spec: dict[str, Any]) -> np.ndarray:
+        directory = {"table": "tables", "store": "items", "index": "index"}[folder]
+        shape = [self["items"] if n == "items" else n for n in spec["shape"]]
+        kind = "f" if spec["dtype"].startswith(("float", "bfloat")) else "iu"
+        return open_array(artifact.inside(self.path, f"{directory}/{name}.npy"), shape, kind)
+
+    @functools.cached_property
+    def cross(self) -> CrossFeatures:
+        """The cross features of the day."""
+        tables = {}
+        for table in self["cross"]:
+            keys = tuple(table["keys"])
+            tables[keys] = CrossTable.open(
+                artifact.inside(self.path, table["folder"]), keys, table["names"]
+            )
+        chains = {name: [tuple(keys) for keys in chain] for name, chain in self["chains"].items()}
+        fresh = None
+        if self["has_fresh"]:
+            fresh = open_array(self.path / "items" / "fresh.npy", (self["items"],), "iu")
+        return CrossFeatures(chains, tables, fresh)
+
+    @functools.cached_property
+    def queries(self) -> QueryPast | None:
+        """The items most engaged for each query; None where the model looks at none."""
+        if not self["has_queries"]:
+            return None
+        return QueryPast.open(self.path / "queries", self.encoder.query_history_length)
+
+    @functools.cached_property
+    def users(self) -> UserPast | None:
+        """What each user did; None where no feature depends on it."""
+        if not self["has_users"]:
+            return None
+        return UserPast.open(
+            self.path / "users",
+            len(self["actions"]),
+            has_counts=bool(self["rates"]),
+            actions=self["history_actions"],
+            length=self.encoder.history_length,
+            delay_s=self["delay_s"],
+        )
+
+    @functools.cached_property
+    def forms(self) -> tuple[KeyIndex, pa.Array]:
+        """Ids of queries, and the normalized query of each."""
+        (form,) = open_columns(self.path / "forms" / "form.arrow")
+        return KeyIndex.open(self.path / "forms" / "ids"), form
+
+    @functools.cached_property
+    def seen(self) -> np.ndarray:
+        """Hashes of the ids of all events that were counted, ascending."""
+        if not self["has_seen"]:
+            return np.zeros(0, np.uint64)
+        path = self.path / "users" / "seen.npy"
+        return open_array(path, (rows(path),), "u")

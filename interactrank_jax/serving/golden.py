@@ -1,0 +1,82 @@
+"""Golden requests: a bundle's own examples, by which it proves itself wherever it is opened.
+
+golden/requests.parquet, candidates.parquet, events.parquet     raw, as a user would give them
+golden/NAME.npy         what the requests became, by the names of `index.json`
+golden/scores.parquet   what the model gave when it was exported, by its own code
+"""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from interactrank_jax.io.errors import InputError
+from interactrank_jax.serving.ranking import Ranked, Ranking
+
+FOLDER = "golden"
+RAW = ("requests", "candidates", "events")
+TOLERANCE = 1e-5  # of scores, relative to their size where that is above 1
+
+
+def rank_golden(ranking: Ranking) -> Ranked:
+    """Ranks the golden requests of a bundle."""
+    directory = (ranking.bundle.path / FOLDER).absolute()
+    requests, candidates, events = (pq.read_table(directory / f"{name}.parquet") for name in RAW)
+    fresh, _ = ranking.read_events(events)
+    return ranking.rank(requests, candidates, fresh, k=len(candidates), with_features=True)
+
+
+def save_features(ranked: Ranked, directory: Path) -> None:
+    """Writes what requests became."""
+    arrays = _features(ranked)
+    for number, array in enumerate(arrays.values()):
+        np.save(directory / f"{number}.npy", array)
+    (directory / "index.json").write_text(json.dumps(list(arrays)))
+
+
+def verify_golden(ranking: Ranking) -> float:
+    """Ranks the golden requests and compares features, to the bit, and scores.
+
+    Returns:
+      The largest difference of a score from what it was at export, relative where it is above 1.
+
+    Raises:
+      InputError: a feature or a score is another than at export.
+    """
+    directory = (ranking.bundle.path / FOLDER).absolute()
+    ranked = rank_golden(ranking)
+    names = json.loads((directory / "index.json").read_text())
+    arrays = _features(ranked)
+    for number, name in enumerate(names):
+        expected = np.load(directory / f"{number}.npy", allow_pickle=False)
+        if name not in arrays or not np.array_equal(arrays[name], expected):
+            raise InputError(
+                f"{ranking.bundle.path}: '{name}' of the golden requests is not what it was at "
+                f"export: export it again, by the release that it is read with."
+            )
+    difference = score_difference(ranked.table, pq.read_table(directory / "scores.parquet"))
+    if not difference <= TOLERANCE:
+        raise InputError(
+            f"{ranking.bundle.path}: scores of the golden requests differ from those at export by "
+            f"{difference:.1e}, more than {TOLERANCE:.0e}: the graphs do not compute the same here."
+        )
+    return difference
+
+
+def score_difference(table: pa.Table, expected: pa.Table) -> float:
+    """Returns the largest difference of two tables of scores; infinite where their rows differ."""
+    both = table.join(
+        expected, ["request_id", "item_id"], join_type="full outer", right_suffix="_expected"
+    )
+    score, other = (both[name].to_numpy() for name in ("score", "score_expected"))
+    if len(both) != len(expected) or not (np.isfinite(score) & np.isfinite(other)).all():
+        return float("inf")
+    return float((np.abs(score - other) / np.maximum(np.abs(other), 1)).max(initial=0.0))
+
+
+def _features(ranked: Ranked) -> dict[str, np.ndarray]:
+    assert ranked.candidates is not None
+    arrays = {f"requests/{name}": values for name, values in ranked.requests.arrays.items()}
+    return arrays | {f"candidates/{name}": values for name, values in ranked.candidates.items()}

@@ -1,0 +1,172 @@
+"""Where keys lie among many: hashes on disk, sorted, mapped into memory and searched.
+
+Opening one reads nothing but headers, however many keys there are; a search reads a few pages.
+
+    DIRECTORY/keys.arrow    the keys in their places, a column per part of a key
+    DIRECTORY/hash.npy      uint64, the hash of each key, ascending
+    DIRECTORY/place.npy     int64, the place of the key of each hash
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from interactrank_jax.examples.vocabulary import Vocabulary, stable_hash
+from interactrank_jax.io import contents, files, outputs
+from interactrank_jax.io.errors import InputError
+
+_PRIME = np.uint64(0x9E3779B97F4A7C15)
+_KEYS, _HASH, _PLACE = "keys.arrow", "hash.npy", "place.npy"
+
+
+@dataclasses.dataclass(frozen=True)
+class KeyIndex:
+    """Distinct keys of one or more parts, to be found by value.
+
+    Attributes:
+      columns: `[N]` each, the parts of the keys: `int64` or `large_string`.
+      hashes: `[N]` uint64, ascending.
+      places: `[N]` of the key with each hash.
+    """
+
+    columns: tuple[pa.Array, ...]
+    hashes: np.ndarray
+    places: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.hashes)
+
+    @property
+    def ids(self) -> pa.Array:
+        """The keys, where they have one part."""
+        (column,) = self.columns
+        return column
+
+    @classmethod
+    def build(cls, *columns: pa.Array) -> "KeyIndex":
+        """Indexes distinct keys, as `log.values.as_values` has them, without nulls."""
+        hashes = _hash(columns)
+        order = np.argsort(hashes, kind="stable")
+        return cls(columns, hashes[order], order.astype(np.int64))
+
+    def save(self, directory: Path) -> None:
+        """Writes it into a directory."""
+        directory.mkdir(parents=True, exist_ok=True)
+        save_columns(directory / _KEYS, self.columns)
+        files.save_array(directory / _HASH, self.hashes)
+        files.save_array(directory / _PLACE, self.places)
+
+    @classmethod
+    def open(cls, directory: Path) -> "KeyIndex":
+        """Opens what `save` wrote.
+
+        Raises:
+          InputError: it is absent or damaged.
+        """
+        columns = open_columns(directory / _KEYS)
+        shape = (len(columns[0]),)
+        hashes = open_array(directory / _HASH, shape, "u")
+        return cls(columns, hashes, open_array(directory / _PLACE, shape, "i"))
+
+    def find(self, *columns: pa.Array) -> np.ndarray:
+        """Returns the place of each key, int64 `[M]`; -1 where it is unknown, or a part is null.
+
+        Args:
+          *columns: `[M]` each, of the types of the keys.
+        """
+        count = len(columns[0])
+        found = np.full(count, -1, np.int64)
+        if not count or not len(self):
+            return found
+        present = np.ones(count, bool)
+        for column in columns:
+            present &= column.is_valid().to_numpy(zero_copy_only=False)
+        rows = np.flatnonzero(present)
+        asked = [column.take(pa.array(rows)) for column in columns]
+        hashes = _hash(asked)
+        at = np.searchsorted(self.hashes, hashes)
+        # Keys of one hash lie side by side; there is hardly ever more than one.
+        while len(rows):
+            inside = at < len(self)
+            inside[inside] = self.hashes[at[inside]] == hashes[inside]
+            rows, at, hashes = rows[inside], at[inside], hashes[inside]
+            asked = [column.filter(pa.array(inside)) for column in asked]
+            place = self.places[at]
+            equal = np.ones(len(rows), bool)
+            for column, key in zip(asked, self.columns, strict=True):
+                same = pc.equal(key.take(pa.array(place)), column)
+                equal &= same.to_numpy(zero_copy_only=False)
+            found[rows[equal]] = place[equal]
+            other = ~equal
+            rows, at, hashes = rows[other], at[other] + 1, hashes[other]
+            asked = [column.filter(pa.array(other)) for column in asked]
+        return found
+
+
+class IndexedVocabulary(Vocabulary):
+    """A vocabulary whose values are looked up in a `KeyIndex` instead of a table made anew."""
+
+    def __init__(self, index: KeyIndex, out_of_vocabulary: int):
+        super().__init__(index.ids, out_of_vocabulary)
+        object.__setattr__(self, "index", index)
+
+    index: KeyIndex
+
+    def _find(self, distinct: pa.Array) -> np.ndarray:
+        return self.index.find(distinct.cast(self.values.type)).astype(np.int32)
+
+
+def open_array(path: Path, shape: Sequence[int | None], kind: str) -> np.ndarray:
+    """Opens an array as `contents.load_array` does; an empty one, which cannot be mapped, too."""
+    if 0 in shape:
+        try:
+            array = np.load(path, allow_pickle=False)
+        except Exception as error:  # NumPy raises whatever the header leads it to
+            raise InputError(f"{path} is no array ({error}): it was edited.") from error
+        if array.size:
+            raise InputError(f"{path} has shape {array.shape}, expected an empty array.")
+        return array
+    return contents.load_array(path, shape, kind)
+
+
+def _hash(columns: Sequence[pa.Array]) -> np.ndarray:
+    first, *others = columns
+    hashes = stable_hash(first)
+    for column in others:
+        hashes = hashes * _PRIME ^ stable_hash(column)
+    return hashes
+
+
+def save_columns(path: Path, columns: Sequence[pa.Array]) -> None:
+    """Writes columns of one length so that they can be mapped into memory."""
+    table = pa.table({str(number): column for number, column in enumerate(columns)})
+    with (
+        outputs.writing(path, "the output is not complete"),
+        path.open("wb") as file,
+        pa.ipc.new_file(file, table.schema) as writer,
+    ):
+        writer.write_table(table.combine_chunks())
+
+
+def open_columns(path: Path) -> tuple[pa.Array, ...]:
+    """Maps what `save_columns` wrote into memory.
+
+    Raises:
+      InputError: it is absent or damaged.
+    """
+    try:
+        with pa.memory_map(str(path)) as source:
+            table = pa.ipc.open_file(source).read_all()
+        return tuple(_one_array(column) for column in table.columns)
+    except (pa.ArrowException, OSError) as error:
+        raise InputError(f"{path} is absent or damaged ({error}): export it again.") from error
+
+
+def _one_array(column: pa.ChunkedArray) -> pa.Array:
+    if column.num_chunks == 1:
+        return column.chunk(0)
+    return pa.concat_arrays(column.chunks) if column.num_chunks else pa.array([], column.type)

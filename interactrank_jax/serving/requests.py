@@ -1,0 +1,335 @@
+"""From raw requests and what users did since to the arrays that a model takes.
+
+The arrays are those that `prepare` makes of the same requests: the same vocabularies, tokens,
+histories and counts, by the same functions.
+"""
+
+import dataclasses
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from interactrank_jax.examples.encode import TextOptions, encode_features
+from interactrank_jax.examples.encoder import Encoder
+from interactrank_jax.examples.format import REQUEST_ENTITIES
+from interactrank_jax.examples.rates import rate_features
+from interactrank_jax.examples.vocabulary import stable_hash
+from interactrank_jax.io.errors import InputError, did_you_mean
+from interactrank_jax.log.schema import IMPLICIT_ACTION
+from interactrank_jax.serving.bundle import Bundle
+from interactrank_jax.serving.keys import KeyIndex
+from interactrank_jax.serving.past import FORM, FreshEvents, normalized_query
+from interactrank_jax.serving.tables import (
+    as_table,
+    check_columns,
+    column,
+    refuse_nulls,
+    refuse_repeated,
+)
+from interactrank_jax.state.days import SECONDS_PER_DAY, date, day_number
+from interactrank_jax.state.histories import IMPRESSION
+
+logger = logging.getLogger(__name__)
+STALE_DAYS = 7  # a bundle of so many days before a request is worth a warning
+
+
+@dataclasses.dataclass(frozen=True)
+class EncodedRequests:
+    """R requests as arrays.
+
+    Attributes:
+      ids: `[R]` as they came.
+      arrays: `[R, ...]` by the names that blocks of examples have.
+      groups: by the keys of each table of cross features, `[R, 2]`, see `CrossFeatures.groups`.
+    """
+
+    ids: pa.Array
+    arrays: dict[str, np.ndarray]
+    groups: dict[tuple[str, ...], np.ndarray]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+class RequestEncoder:
+    """Encodes requests by a bundle."""
+
+    def __init__(self, bundle: Bundle):
+        self._bundle, self._encoder = bundle, bundle.encoder
+        self._features = [f for f in bundle.features if f.entity in REQUEST_ENTITIES]
+        self._text = text_options(self._encoder)
+        self._is_timed = not bundle["timeless"]
+
+    def check(self, requests: Any) -> pa.Table:
+        """Returns raw requests as a table, once its columns are what they must be.
+
+        Needed are request_id, user_id, query_id, timestamp (UTC seconds; not of a model of
+        timeless data) and the user and request features of the log; other columns are ignored.
+        user_id, query_id, categories and texts may be null: nothing is known of them then.
+
+        Raises:
+          InputError: a column is missing or mistyped, a value that is needed is absent, or two
+            requests have one id.
+        """
+        table, what = as_table(requests, "requests"), "requests"
+        kinds = {"request_id": "id", "user_id": "id", "query_id": "id"}
+        kinds |= {"timestamp": "integer"} if self._is_timed else {}
+        kinds |= {feature.name: feature.kind for feature in self._features}
+        types = {"user_id": self._type("user"), "query_id": self._type("query")}
+        types |= {
+            feature.name: self._type(feature.name)
+            for feature in self._features
+            if feature.kind == "categorical"
+        }
+        check_columns(table, kinds, types, what)
+        needed = ["request_id", *(["timestamp"] if self._is_timed else [])]
+        needed += [f.name for f in self._features if f.kind in ("numeric", "embedding")]
+        refuse_nulls(table, needed, what, "request_id")
+        refuse_repeated(column(table, "request_id"), "request_id", what)
+        return table
+
+    def _type(self, vocabulary: str) -> pa.DataType:
+        return self._encoder.vocabularies[vocabulary].values.type
+
+    def encode(self, table: pa.Table, fresh: FreshEvents | None = None) -> EncodedRequests:
+        """Encodes requests that were checked.
+
+        Args:
+          table: of `check`.
+          fresh: what users did after the bundle's STATE ends, see `FreshEventReader`.
+        """
+        vocabularies = self._encoder.vocabularies
+        user = column(table, "user_id", self._type("user"))
+        query = column(table, "query_id", self._type("query"))
+        encoded = encode_features(self._features, self._filled(table), vocabularies, self._text)
+        arrays = {
+            "user": vocabularies["user"].rows(user),
+            "query": vocabularies["query"].rows(query),
+        }
+        arrays |= {f"request/{name}": values for name, values in encoded.columns.items()}
+        timestamp = np.zeros(len(table), np.int64)
+        if self._is_timed:
+            timestamp = column(table, "timestamp").to_numpy().astype(np.int64)
+            self._warn_of_staleness(timestamp)
+        arrays |= self._past(user, query, timestamp, fresh)
+        numeric = [encoded.numeric, *self._rates(user, timestamp, fresh)]
+        arrays["request_numeric"] = np.concatenate(numeric, 1).astype(np.float32, copy=False)
+        groups = self._bundle.cross.groups(self._keys(table, query))
+        return EncodedRequests(column(table, "request_id"), arrays, groups)
+
+    def _filled(self, table: pa.Table) -> pa.Table:
+        """Returns the table, columns without any value having the type that they should have."""
+        for feature in self._features:
+            if feature.kind in ("categorical", "text"):
+                kind = pa.large_string()
+                if feature.kind == "categorical":
+                    kind = self._type(feature.name)
+                place = table.column_names.index(feature.name)
+                table = table.set_column(place, feature.name, column(table, feature.name, kind))
+        return table
+
+    def _warn_of_staleness(self, timestamp: np.ndarray) -> None:
+        if not len(timestamp) or self._bundle["as_of"] is None:
+            return
+        start = day_number(self._bundle["as_of"]) * SECONDS_PER_DAY
+        early = int((timestamp < start).sum())
+        if early:
+            logger.warning(
+                "%d of %d requests are from before %s, the bundle's day: they are ranked as if "
+                "they came on that day",
+                *(early, len(timestamp), self._bundle["as_of"]),
+            )
+        days = (int(timestamp.max()) - start) // SECONDS_PER_DAY
+        if days >= STALE_DAYS:
+            logger.warning(
+                "the bundle is of %s, %d days before the last of these requests (%s): its counts "
+                "lack what happened since. Export one of a later day",
+                *(self._bundle["as_of"], days, date(int(timestamp.max()) // SECONDS_PER_DAY)),
+            )
+
+    def _past(
+        self, user: pa.Array, query: pa.Array, timestamp: np.ndarray, fresh: FreshEvents | None
+    ) -> dict[str, np.ndarray]:
+        length, count = self._encoder.history_length, len(user)
+        arrays = {
+            "history_item": np.zeros((count, length), np.int32),
+            "history_action": np.zeros((count, length), np.int32),
+            "history_age": np.zeros((count, length), np.float32),
+            "query_history_item": np.zeros((count, self._encoder.query_history_length), np.int32),
+        }
+        users, queries = self._bundle.users, self._bundle.queries
+        if users is not None:
+            last = users.last(user, timestamp, fresh)
+            arrays |= {
+                "history_item": last.item,
+                "history_action": last.action,
+                "history_age": last.age,
+            }
+        if queries is not None:
+            arrays["query_history_item"] = queries.top(query)
+        return arrays
+
+    def _rates(
+        self, user: pa.Array, timestamp: np.ndarray, fresh: FreshEvents | None
+    ) -> Sequence[np.ndarray]:
+        rates, actions = self._bundle["rates"], self._bundle["actions"]
+        if not rates:
+            return []
+        assert self._bundle.users is not None
+        counts = self._bundle.users.counts(user, timestamp, (*rates, IMPRESSION), fresh)
+        means = [self._encoder.mean_rates[f"{actions[rate]} per impression"] for rate in rates]
+        return [rate_features(counts[:, :-1], counts[:, -1], means)]
+
+    def _keys(self, table: pa.Table, query: pa.Array) -> dict[str, pa.Array]:
+        """Returns what tables of cross features are asked with."""
+        keys = {"query": query}
+        for name, kind in self._bundle["key_types"].items():
+            if name not in ("query", "user", "item", FORM) and name in table.column_names:
+                type_of_keys = pa.int64() if kind == "int64" else pa.large_string()
+                keys[name] = column(table, name, type_of_keys)
+        if self._bundle["form_of"]:
+            keys[FORM] = self._forms(table, query)
+        return keys
+
+    def _forms(self, table: pa.Table, query: pa.Array) -> pa.Array:
+        """Returns the normalized query of each request; of a new query, that of its own text."""
+        ids, forms = self._bundle.forms
+        place = ids.find(query)
+        texts = column(table, self._bundle["form_of"]).cast(pa.large_string())
+        known = forms.take(pa.array(place, mask=place < 0))
+        own = [normalized_query(text or "") or None for text in texts.to_pylist()]
+        is_known = pa.array(place >= 0)
+        return pc.if_else(is_known, known, pa.array(own, pa.large_string()))
+
+
+def text_options(encoder: Encoder) -> TextOptions:
+    """Returns how an encoder makes tokens of texts."""
+    names = (field.name for field in dataclasses.fields(TextOptions))
+    return TextOptions(**{name: int(encoder.meaning[f"text.{name}"]) for name in names})
+
+
+class FreshEventReader:
+    """Reads what users did after a bundle's STATE ends.
+
+    Events of the days that STATE has are in it: they are left out, and counted.
+    """
+
+    def __init__(self, bundle: Bundle):
+        self._bundle = bundle
+
+    def read(self, events: Any) -> tuple[FreshEvents, dict[str, int]]:
+        """Reads events: user_id, item_id, action, event_time and, where it is later, arrival_time.
+
+        An `event_id` tells copies, of which the first to arrive counts. The action 'impression'
+        says that a user saw an item; only rates of users look at it.
+
+        Returns:
+          (the events, how many were left out and why).
+
+        Raises:
+          InputError: a column is missing or mistyped, a value is absent, an action is unknown, or
+            an event arrived before it happened.
+        """
+        table = self._check(as_table(events, "events"))
+        left_out = {}
+        day = self._bundle["as_of"]
+        if day is not None:
+            start = day_number(day) * SECONDS_PER_DAY
+            is_new = pc.greater_equal(table["arrival_time"], start)
+            left_out["arrived before the bundle's day"] = len(table) - (pc.sum(is_new).as_py() or 0)
+            table = table.filter(is_new)
+        if "event_id" in table.column_names:
+            before = len(table)
+            table = self._first_copies(table)
+            left_out["copies"] = before - len(table)
+        row = self._bundle.rows_of(column(table, "item_id", self._bundle.items.ids.type))
+        left_out["unknown items"] = int((row == 0).sum())
+        table = table.append_column("row", pa.array(row)).filter(pa.array(row > 0))
+        return self._ordered(table), {name: count for name, count in left_out.items() if count}
+
+    def _check(self, table: pa.Table) -> pa.Table:
+        what = "events"
+        if "arrival_time" not in table.column_names and "event_time" in table.column_names:
+            table = table.append_column("arrival_time", table["event_time"])
+        kinds = {"user_id": "id", "item_id": "id", "action": "string"}
+        kinds |= {"event_time": "integer", "arrival_time": "integer"}
+        kinds |= {"event_id": "id"} if "event_id" in table.column_names else {}
+        vocabulary = self._bundle.encoder.vocabularies["user"]
+        types = {"user_id": vocabulary.values.type, "item_id": self._bundle.items.ids.type}
+        check_columns(table, kinds, types, what)
+        refuse_nulls(table, kinds, what, "item_id")
+        actions = (*self._bundle["actions"], IMPLICIT_ACTION)
+        for action in pc.unique(column(table, "action", pa.large_string())).to_pylist():
+            if action not in actions:
+                raise InputError(f"{what}: action '{action}'." + did_you_mean(action, actions))
+        early = pc.less(table["arrival_time"], table["event_time"])
+        if pc.any(early).as_py():
+            raise InputError(
+                f"{what}: {pc.sum(early).as_py():,} events arrived before they happened. Are "
+                f"event_time and arrival_time swapped?"
+            )
+        return table
+
+    def _first_copies(self, table: pa.Table) -> pa.Table:
+        """Returns each event once, as `rules.first_copies` chooses among copies."""
+        ids = column(table, "event_id")
+        hashes = stable_hash(ids)
+        seen = self._bundle.seen
+        at = np.searchsorted(seen, hashes)
+        is_old = np.zeros(len(ids), bool)
+        inside = at < len(seen)
+        is_old[inside] = seen[at[inside]] == hashes[inside]
+        table = table.filter(pa.array(~is_old))
+        order = ["arrival_time", "event_time", "item_id", "action"]
+        order += [name for name in ("query_id", "user_id") if name in table.column_names]
+        table = _sorted(table, ["event_id", *order])
+        ids = column(table, "event_id")
+        if not len(ids):
+            return table
+        first = np.ones(len(ids), bool)
+        first[1:] = pc.not_equal(ids[1:], ids[:-1]).to_numpy(zero_copy_only=False)
+        return table.filter(pa.array(first))
+
+    def _ordered(self, table: pa.Table) -> FreshEvents:
+        users, user = _distinct(column(table, "user_id"))
+        actions = {name: code for code, name in enumerate(self._bundle["actions"])}
+        actions[IMPLICIT_ACTION] = IMPRESSION
+        codes = [actions[name] for name in column(table, "action").to_pylist()]
+        table = table.append_column("user", pa.array(user))
+        table = table.append_column("code", pa.array(codes, pa.int8()))
+        ties = ("event_id", "request_id", "position")
+        order = ["user", "arrival_time", "event_time"]
+        order += [*(name for name in ties if name in table.column_names), "item_id", "code"]
+        table = _sorted(table, order)
+
+        def array(name: str, kind: Any) -> np.ndarray:
+            return table[name].to_numpy().astype(kind)
+
+        arrays = {
+            "user": array("user", np.int64),
+            "item": array("row", np.int32),
+            "action": array("code", np.int8),
+            "time": array("arrival_time", np.int64),
+            "event_time": array("event_time", np.int64),
+        }
+        return FreshEvents(users, arrays)
+
+
+def _sorted(table: pa.Table, by: Sequence[str]) -> pa.Table:
+    """Returns the rows in order of some columns; a null goes before any value."""
+    keys = {}
+    for name in by:
+        values = column(table, name)
+        if values.null_count:
+            keys[f"{name}:present"] = values.is_valid().cast(pa.int8())
+        keys[name] = values
+    return table.take(pc.sort_indices(pa.table(keys), [(name, "ascending") for name in keys]))
+
+
+def _distinct(values: pa.Array) -> tuple[KeyIndex, np.ndarray]:
+    encoded = values.dictionary_encode()
+    return KeyIndex.build(encoded.dictionary), encoded.indices.to_numpy(zero_copy_only=False)
