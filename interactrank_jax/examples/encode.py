@@ -191,7 +191,8 @@ class RequestArrays:
 
 def _finite(name: str, values: np.ndarray) -> np.ndarray:
     """Returns the values, which the checks of the log let pass: one NaN would spoil a whole run."""
-    bad = np.flatnonzero(~np.isfinite(values.reshape(len(values), -1)).all(axis=1))
+    finite = np.isfinite(values)
+    bad = np.flatnonzero(~finite.all(axis=tuple(range(1, values.ndim))))
     if len(bad):
         raise InputError(
             f"feature '{name}' is not finite in {len(bad):,} of {len(values):,} rows, for example "
