@@ -10,19 +10,18 @@ from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
+from interactrank_jax.examples.format import PADDING
 from interactrank_jax.io.errors import InputError
 from interactrank_jax.serving.bundle import Bundle
+from interactrank_jax.serving.lists import Lists, candidate_lists
 from interactrank_jax.serving.past import FreshEvents
 from interactrank_jax.serving.requests import EncodedRequests, FreshEventReader, RequestEncoder
-from interactrank_jax.serving.tables import as_table, check_columns, column, refuse_nulls
+from interactrank_jax.serving.tables import column
 
-CANDIDATES = "candidates"  # the list column that requests may carry
 PAIRS_AT_ONCE = 1 << 19  # request and candidate, padding included
 REQUESTS_AT_ONCE = 256
 TILE = 1 << 17  # items of the corpus at a time
-PADDING = 0
 
 
 class Graphs(Protocol):
@@ -38,23 +37,6 @@ class Graphs(Protocol):
 
     def padded(self, length: int) -> int:
         """Returns the length to which lists of `length` are padded."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Lists:
-    """Candidates of R requests.
-
-    Attributes:
-      start: `[R + 1]` first row of each request's candidates.
-      row: `[M]` rows of the items in the store, each once in a request.
-      left_out: request (its place) and item_id of the candidates that have no vector.
-      repeated: how many candidates came more than once in a request.
-    """
-
-    start: np.ndarray
-    row: np.ndarray
-    left_out: pa.Table
-    repeated: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,18 +98,26 @@ class Ranking:
           InputError: requests or candidates that do not fit the bundle, candidates of a request
             that is not there, or k below 1.
         """
+        return _joined(list(self.rank_in_parts(requests, candidates, events, k, with_features)))
+
+    def rank_in_parts(
+        self,
+        requests: Any,
+        candidates: Any = None,
+        events: FreshEvents | None = None,
+        k: int = 500,
+        with_features: bool = False,
+    ) -> Iterator[Ranked]:
+        """Ranks as `rank` does, some requests at a time; yields at least one part."""
         if k < 1:
             raise InputError(f"k is {k}. Expected at least 1 item per request.")
         table = self.encoder.check(requests)
-        lists = self._lists(table, candidates)
-        parts = []
-        for first in range(0, len(table), REQUESTS_AT_ONCE):
-            end = min(first + REQUESTS_AT_ONCE, len(table))
-            encoded = self.encoder.encode(table.slice(first, end - first), events)
-            parts.append(self._rank(encoded, lists, first, k, with_features))
-        if not parts:
-            parts = [self._nothing(self.encoder.encode(table, events))]
-        return _joined(parts, lists, column(table, "request_id"))
+        lists = candidate_lists(self.bundle, table, candidates)
+        for first in range(0, max(len(table), 1), REQUESTS_AT_ONCE):
+            part = table.slice(first, REQUESTS_AT_ONCE)
+            encoded = self.encoder.encode(part, events)
+            of_part = None if lists is None else lists.of_requests(first, len(part))
+            yield self._rank(encoded, of_part, k, with_features)
 
     def encode_requests(self, requests: Any, events: Any = None) -> dict[str, np.ndarray]:
         """Returns the representation of raw requests: leaves `query/0`, ..., `[R, ...]`."""
@@ -162,7 +152,7 @@ class Ranking:
             ids = pa.array(candidates)
             asked = column(table, "request_id").take(pa.array(np.zeros(len(ids), np.int64)))
             listed = pa.table({"request_id": asked, "item_id": ids})
-        lists = self._lists(table, listed)
+        lists = candidate_lists(self.bundle, table, listed)
         if lists is None:
             raise InputError("explain needs candidates: name item ids.")
         fresh = None if events is None else self.read_events(events)[0]
@@ -187,60 +177,20 @@ class Ranking:
         result = pa.table({"item_id": self.bundle.ids_of(lists.row), **columns}).take(order)
         return result.add_column(1, "rank", pa.array(np.arange(1, len(result) + 1), pa.int32()))
 
-    # Candidates.
-
-    def _lists(self, requests: pa.Table, candidates: Any) -> Lists | None:
-        if candidates is None and CANDIDATES not in requests.column_names:
-            return None
-        if candidates is None:
-            request, ids = _of_list_column(requests)
-        else:
-            table, what = as_table(candidates, "candidates"), "candidates"
-            ids_of_requests = column(requests, "request_id")
-            types = {"request_id": ids_of_requests.type, "item_id": self.bundle.items.ids.type}
-            check_columns(table, {"request_id": "id", "item_id": "id"}, types, what)
-            refuse_nulls(table, ("request_id", "item_id"), what, "item_id")
-            asked = column(table, "request_id", ids_of_requests.type)
-            request = _places(asked, ids_of_requests)
-            if (request < 0).any():
-                first = asked[int(np.argmax(request < 0))].as_py()
-                raise InputError(
-                    f"candidates: {int((request < 0).sum()):,} rows are of requests that are not "
-                    f"there, for example {first!r}. Expected request_ids of the requests."
-                )
-            ids = column(table, "item_id", self.bundle.items.ids.type)
-        return self._make_lists(request, ids, len(requests))
-
-    def _make_lists(self, request: np.ndarray, ids: pa.Array, count: int) -> Lists:
-        kind = self.bundle.items.ids.type
-        if ids.type != kind and ids.null_count < len(ids):
-            raise InputError(
-                f"candidates: items are of type {ids.type}, the bundle's are {kind}. Convert them."
-            )
-        row = self.bundle.rows_of(ids.cast(kind))
-        unknown = row == PADDING
-        left_out = pa.table({"request": request[unknown], "item_id": ids.filter(pa.array(unknown))})
-        pair = request[~unknown].astype(np.int64) << 32 | row[~unknown]
-        distinct = np.unique(pair)
-        start = np.searchsorted(distinct, np.arange(count + 1, dtype=np.int64) << 32)
-        rows = distinct & ((1 << 32) - 1)
-        return Lists(start, rows, left_out, len(pair) - len(distinct))
-
-    # Scores.
-
     def _rank(
-        self, encoded: EncodedRequests, lists: Lists | None, first: int, k: int, with_features: bool
+        self, encoded: EncodedRequests, lists: Lists | None, k: int, with_features: bool
     ) -> Ranked:
         query = self._encode(encoded)
+        candidates = None
         if lists is None:
-            found = self._corpus(encoded, query, k)
-            candidates = None
+            request, row, score = self._corpus(encoded, query, k)
+            unknown, unknown_ids, repeated = np.zeros(0, np.int64), self.bundle.items.ids[:0], 0
         else:
-            found, candidates = self._listed(encoded, query, lists, first, k)
-        request, row, score = found
+            (request, row, score), candidates = self._listed(encoded, query, lists, k)
+            unknown, unknown_ids = lists.unknown, lists.unknown_ids
+            repeated = int(lists.repeated.sum())
         counts = np.bincount(request, minlength=len(encoded))
-        ends = np.cumsum(counts)
-        rank = np.arange(len(request)) - np.repeat(ends - counts, counts) + 1
+        rank = np.arange(len(request)) - np.repeat(np.cumsum(counts) - counts, counts) + 1
         table = pa.table(
             {
                 "request_id": encoded.ids.take(pa.array(request)),
@@ -249,23 +199,15 @@ class Ranking:
                 "score": pa.array(score, pa.float32()),
             }
         )
-        return Ranked(table, pa.table({}), 0, encoded, candidates if with_features else None)
-
-    def _nothing(self, encoded: EncodedRequests) -> Ranked:
-        empty = np.zeros(0, np.int64)
-        table = pa.table(
-            {
-                "request_id": encoded.ids,
-                "item_id": self.bundle.ids_of(empty),
-                "rank": pa.array([], pa.int32()),
-                "score": pa.array([], pa.float32()),
-            }
-        )
-        return Ranked(table, pa.table({}), 0, encoded, None)
+        left_out = {"request_id": encoded.ids.take(pa.array(unknown)), "item_id": unknown_ids}
+        logged = candidates if with_features else None
+        return Ranked(table, pa.table(left_out), repeated, encoded, logged)
 
     def _encode(self, encoded: EncodedRequests) -> dict[str, np.ndarray]:
         """Returns the representation of requests."""
         count = len(encoded)
+        if not count:
+            return {}
         wanted = self.bundle["graphs"]["encode_query"]["inputs"]
         size = self.graphs.padded(count)
         batch = {
@@ -274,10 +216,9 @@ class Ranking:
         outputs = self.graphs.run("encode_query", batch)
         return {name: values[:count] for name, values in outputs.items()}
 
-    def _listed(self, encoded, query, lists: Lists, first: int, k: int):
+    def _listed(self, encoded, query, lists: Lists, k: int):
         """Scores candidate lists; requests with lists of like lengths go together."""
-        start = lists.start[first : first + len(encoded) + 1]
-        sizes = np.diff(start)
+        start, sizes = lists.start, np.diff(lists.start)
         order = np.argsort(sizes, kind="stable")
         order = order[sizes[order] > 0]
         parts, logged = [], []
@@ -325,6 +266,8 @@ class Ranking:
     def _corpus(self, encoded: EncodedRequests, query, k: int):
         """Scores every item, tile by tile; items with cross features get scores of their own."""
         count, items = len(encoded), self.bundle["items"]
+        if not count:
+            return _in_order([])
         exact = [self._exact(encoded, query, request) for request in range(count)]
         size = self.graphs.padded(count)
         padded = {name: _pad(values, size) for name, values in query.items()}
@@ -401,34 +344,23 @@ def _logged(parts, features: int) -> dict[str, np.ndarray]:
     return {"request": request[order], "row": row[order], "cross": cross[order]}
 
 
-def _joined(parts: list[Ranked], lists: Lists | None, ids: pa.Array) -> Ranked:
-    left_out = pa.table({"request_id": ids.slice(0, 0), "item_id": parts[0].table["item_id"][:0]})
-    if lists is not None:
-        left_out = pa.table(
-            {
-                "request_id": ids.take(lists.left_out["request"]),
-                "item_id": lists.left_out["item_id"],
-            }
-        )
+def _joined(parts: list[Ranked]) -> Ranked:
     requests = EncodedRequests(
-        ids,
+        pa.concat_arrays([part.requests.ids for part in parts]),
         _concatenated([part.requests.arrays for part in parts]),
         _concatenated([part.requests.groups for part in parts]),
     )
-    candidates = None
-    if parts[0].candidates is not None:
-        shifted, first = [], 0
-        for part in parts:
-            assert part.candidates is not None
-            shifted.append({**part.candidates, "request": part.candidates["request"] + first})
-            first += len(part.requests)
-        candidates = _concatenated(shifted)
+    candidates, first = [], 0
+    for part in parts:
+        if part.candidates is not None:
+            candidates.append({**part.candidates, "request": part.candidates["request"] + first})
+        first += len(part.requests)
     return Ranked(
         table=pa.concat_tables([part.table for part in parts]),
-        left_out=left_out,
-        repeated=0 if lists is None else lists.repeated,
+        left_out=pa.concat_tables([part.left_out for part in parts]),
+        repeated=sum(part.repeated for part in parts),
         requests=requests,
-        candidates=candidates,
+        candidates=_concatenated(candidates) if candidates else None,
     )
 
 
@@ -442,25 +374,6 @@ def _pad(values: np.ndarray, size: int) -> np.ndarray:
         return values
     filling = np.broadcast_to(values[:1], (size - len(values), *values.shape[1:]))
     return np.concatenate([values, filling])
-
-
-def _places(values: pa.Array, known: pa.Array) -> np.ndarray:
-    found = pc.index_in(values, value_set=known)
-    return pc.fill_null(found, -1).to_numpy(zero_copy_only=False).astype(np.int64)
-
-
-def _of_list_column(requests: pa.Table) -> tuple[np.ndarray, pa.Array]:
-    lists = requests[CANDIDATES].combine_chunks()
-    if isinstance(lists, pa.ChunkedArray):
-        lists = pa.concat_arrays(lists.chunks)
-    if not (pa.types.is_list(lists.type) or pa.types.is_large_list(lists.type)):
-        raise InputError(
-            f"requests: column '{CANDIDATES}' has type {lists.type}. Expected lists of item ids."
-        )
-    lengths = pc.fill_null(pc.list_value_length(lists), 0).to_numpy(zero_copy_only=False)
-    values = pa.table({"item_id": lists.flatten()})
-    refuse_nulls(values, ("item_id",), f"requests: column '{CANDIDATES}'", "item_id")
-    return np.repeat(np.arange(len(lists)), lengths), column(values, "item_id")
 
 
 def requests_in_parts(table: pa.Table, size: int) -> Iterator[pa.Table]:
