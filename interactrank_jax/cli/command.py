@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
+from interactrank_jax.io.errors import InputError
 from interactrank_jax.io.printable import printable
 
 REQUIRED = object()
@@ -12,6 +13,7 @@ PATHS = frozenset(
     (
         *("log", "out", "examples", "workdir", "source", "extend", "index", "schema"),
         *("state", "encoder", "snapshot", "features", "training"),
+        *("bundle", "requests", "events", "items"),
     )
 )
 
@@ -64,3 +66,14 @@ def show(title: str, figures: dict[str, Any]) -> None:
 REGISTERS = "a file of yours that registers the run's model; it is run as Python"
 CONFIG = "--config=configs/interactrank.py"
 LOG = (REQUIRED, "directory of the log")
+EXAMPLES = (REQUIRED, "directory that `prepare` wrote")
+WORKDIR = (REQUIRED, "run directory")
+
+
+def check_registers_only(args: Any) -> None:
+    """Refuses fields of a config beside a run."""
+    for argument in args.config_arguments:
+        raise InputError(
+            f"{argument} beside a run, which keeps the config that it was trained with: leave it "
+            f"out. Expected at most --config=FILE, the file that registers the run's model."
+        )

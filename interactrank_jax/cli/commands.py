@@ -7,8 +7,19 @@ data-preparation packages, nor `--help` jax.
 import logging
 from typing import Any
 
+from interactrank_jax.cli import serving as serving_commands
 from interactrank_jax.cli import state as state_commands
-from interactrank_jax.cli.command import CONFIG, LOG, REGISTERS, REQUIRED, Command, show
+from interactrank_jax.cli.command import (
+    CONFIG,
+    EXAMPLES,
+    LOG,
+    REGISTERS,
+    REQUIRED,
+    WORKDIR,
+    Command,
+    check_registers_only,
+    show,
+)
 from interactrank_jax.io import interrupts
 from interactrank_jax.io.errors import InputError, did_you_mean
 
@@ -164,46 +175,19 @@ def _evaluate_config(args: Any) -> Any:
 def _index(args: Any) -> None:
     from interactrank_jax.ranking.index import build_index
 
-    _check_registers_only(args)
+    check_registers_only(args)
     metadata = build_index(args.workdir, args.examples, args.out)
     show(f"index in {args.out}", {key: metadata[key] for key in ("items", "model_checksum")})
-
-
-def _score(args: Any) -> None:
-    from interactrank_jax.ranking.score import score
-
-    _check_registers_only(args)
-    summary = score(
-        args.workdir,
-        args.index,
-        args.examples,
-        args.out,
-        split=args.split,
-        k=args.k,
-        candidates=args.candidates,
-    )
-    show(f"scores in {args.out}/scores.parquet", summary)
 
 
 def _explain(args: Any) -> None:
     from interactrank_jax.ranking import explain
 
-    _check_registers_only(args)
+    check_registers_only(args)
     with interrupts.deferred():
         explanation = explain.explain(args.workdir, args.examples, args.request, args.split)
     print(explain.table(explanation))
 
-
-def _check_registers_only(args: Any) -> None:
-    for argument in args.config_arguments:
-        raise InputError(
-            f"{argument} beside a run, which keeps the config that it was trained with: leave it "
-            f"out. Expected at most --config=FILE, the file that registers the run's model."
-        )
-
-
-_EXAMPLES = (REQUIRED, "directory that `prepare` wrote")
-_WORKDIR = (REQUIRED, "run directory")
 
 _RATING_FLAGS: dict[str, tuple[Any, str]] = {
     "user": ("user_id", "ratings: column of user ids, in users.* too"),
@@ -258,6 +242,7 @@ COMMANDS: dict[str, Command] = {
         config=True,
     ),
     **state_commands.COMMANDS,
+    **serving_commands.COMMANDS,
     "leaks": Command(
         _leaks,
         "checks that no feature of a log's examples knows its own label or the future.",
@@ -278,8 +263,8 @@ COMMANDS: dict[str, Command] = {
         "trains a model, or resumes the run in the workdir.",
         f"interactrank train {CONFIG} --examples=runs/examples --workdir=runs/interactrank",
         {
-            "examples": _EXAMPLES,
-            "workdir": _WORKDIR,
+            "examples": EXAMPLES,
+            "workdir": WORKDIR,
             "coordinator": ("", "HOST:PORT of process 0, or 'auto'; for several processes"),
             "processes": (1, "number of processes"),
             "process": (0, "number of this process"),
@@ -292,7 +277,7 @@ COMMANDS: dict[str, Command] = {
         "interactrank evaluate --workdir=runs/interactrank --examples=runs/examples --split=test",
         {
             "workdir": ("", "run directory"),
-            "examples": _EXAMPLES,
+            "examples": EXAMPLES,
             "split": ("test", "train, validation or test"),
             "baseline": ("", "bm25, iqp or iqp:FEATURE, instead of a run; needs --config"),
         },
@@ -306,26 +291,7 @@ COMMANDS: dict[str, Command] = {
         _index,
         "encodes every item with a run's best model.",
         "interactrank index --workdir=runs/interactrank --examples=runs/examples --out=runs/index",
-        {"workdir": _WORKDIR, "examples": _EXAMPLES, "out": (REQUIRED, "new directory")},
-        config=False,
-        config_help=REGISTERS,
-        on_devices=True,
-        registers=True,
-    ),
-    "score": Command(
-        _score,
-        "writes the best items of each request.",
-        "interactrank score --workdir=runs/interactrank --index=runs/index "
-        "--examples=runs/examples --split=test --k=100 --candidates=corpus --out=runs/scores",
-        {
-            "workdir": _WORKDIR,
-            "index": (REQUIRED, "directory that `index` wrote"),
-            "examples": _EXAMPLES,
-            "out": (REQUIRED, "new directory"),
-            "split": ("test", "whose requests"),
-            "k": (100, "items kept per request"),
-            "candidates": ("slate", "slate (those of the log) or corpus (every item)"),
-        },
+        {"workdir": WORKDIR, "examples": EXAMPLES, "out": (REQUIRED, "new directory")},
         config=False,
         config_help=REGISTERS,
         on_devices=True,
@@ -336,8 +302,8 @@ COMMANDS: dict[str, Command] = {
         "takes the scores of a request's candidates apart.",
         "interactrank explain --workdir=runs/interactrank --examples=runs/examples --request=r17",
         {
-            "workdir": _WORKDIR,
-            "examples": _EXAMPLES,
+            "workdir": WORKDIR,
+            "examples": EXAMPLES,
             "request": (REQUIRED, "its request_id"),
             "split": ("test", "where it is"),
         },

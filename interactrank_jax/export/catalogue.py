@@ -1,7 +1,6 @@
 """The items of a bundle: those of STATE's catalogue, and further ones that are handed over."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import ibis
 import pyarrow as pa
@@ -10,9 +9,9 @@ import pyarrow.parquet as pq
 
 from interactrank_jax.examples.encoder import Encoder
 from interactrank_jax.io import files
-from interactrank_jax.io.errors import InputError
 from interactrank_jax.log.schema import FeatureSpec
 from interactrank_jax.log.values import as_values, concat_tables, index_in
+from interactrank_jax.ranking.requests import parquet_files
 from interactrank_jax.serving.tables import check_columns, refuse_nulls, refuse_repeated
 from interactrank_jax.state.store import Store
 
@@ -41,7 +40,7 @@ def read_items(
     columns = ["item_id", *(feature.name for feature in of_items)]
     items = backend.to_pyarrow(store.catalogue(backend).select(columns))
     if further:
-        new = read_parquet(further, "--items")
+        new = concat_tables([pq.read_table(path) for path in parquet_files(further, "--items")])
         kinds = {"item_id": "id"} | {feature.name: feature.kind for feature in of_items}
         types = {"item_id": as_values(items["item_id"]).type}
         for feature in of_items:
@@ -55,19 +54,3 @@ def read_items(
         kept = items.filter(pa.array(~replaced))
         items = concat_tables([kept, new.select(columns)])
     return items.take(pc.sort_indices(as_values(items["item_id"])))
-
-
-def read_parquet(path: files.PathLike, flag: str) -> pa.Table:
-    """Reads a Parquet file, or all of a directory.
-
-    Raises:
-      InputError: nothing there, or no Parquet.
-    """
-    place = Path(path).absolute()
-    files_there = sorted(place.glob("*.parquet")) if place.is_dir() else [place]
-    if not files_there or not all(file.is_file() for file in files_there):
-        raise InputError(f"{flag}={path}: expected a Parquet file, or a directory of some.")
-    try:
-        return concat_tables([pq.read_table(file) for file in files_there])
-    except (pa.ArrowException, OSError) as error:
-        raise InputError(f"{flag}={path} is no readable Parquet file ({error}).") from error

@@ -53,6 +53,7 @@ def export(
     as_of: str = "",
     items: files.PathLike = "",
     onnx: bool = True,
+    vectors: str = "",
     memory: str = MEMORY,
     progress: Callable[[str], None] = lambda phase: None,
 ) -> dict[str, Any]:
@@ -66,6 +67,7 @@ def export(
         timelines end before it. By default the first day that STATE does not hold.
       items: Parquet file or directory of further items, which go before those of the catalogue.
       onnx: whether graphs are written as ONNX too.
+      vectors: 'parquet' or 'npy' writes the items' vectors of a dot model for a vector index.
       memory: of the engine that reads STATE.
       progress: called with the name of each phase as it begins.
 
@@ -78,7 +80,7 @@ def export(
     """
     outputs.output_directory(out, workdir, *(path for path in (state, items) if path))
     run = Run.open(workdir)
-    _check_run(run)
+    _check_run(run, vectors)
     store, features, number = _open_state(run, state, as_of)
     model, step = run.restore_model()
     with (
@@ -112,6 +114,8 @@ def export(
         )
         graphs = served.graphs()
         _write_arrays(model, index, graphs, directory)
+        if vectors:
+            _write_vectors(served, ids, index, vectors, directory / "vectors")
         run.encoder.save(directory / ENCODER, with_vocabularies=False)
         for name, vocabulary in run.encoder.vocabularies.items():
             KeyIndex.build(vocabulary.values).save(directory / ENCODER / "vocabulary" / name)
@@ -122,6 +126,7 @@ def export(
             "as_of": None if run.encoder.timeless else date(number),
             "lag_days": store.recipe.lag_days,
             "items": len(ids) + 1,
+            "vector_bias": served.vector_bias if served.is_dot else None,
             "graphs": write_graphs(graphs, directory / "graphs", onnx),
         }
         progress("golden requests")
@@ -129,11 +134,16 @@ def export(
     return {"items": len(ids), "as_of": record["as_of"], "step": step, **parity}
 
 
-def _check_run(run: Run) -> None:
+def _check_run(run: Run, vectors: str) -> None:
     if not run.model.is_decoupled:
         raise InputError(
             f"{run.workdir} holds a '{run.config.model.name}' model, a network over each pair of "
             f"query and item: nothing can be computed ahead. Export a model of two towers."
+        )
+    if vectors and not hasattr(run.model, "serving_query"):
+        raise InputError(
+            f"--vectors={vectors}: the score of '{run.config.model.name}' is no dot product, so "
+            f"that no vector index computes it. Leave --vectors out."
         )
     if run.metadata.config["protocol"] == PUBLISHED:
         raise InputError(
@@ -213,6 +223,22 @@ def _write_arrays(
         files.save_array(directory / "index" / f"{number}.npy", np.asarray(leaf, spec.dtype))
 
 
+def _write_vectors(
+    served: ServedModel, ids: pa.Array, index: Any, form: str, directory: Path
+) -> None:
+    """Writes what a vector index takes: score = <query_vector, vector> + bias, plus cross terms."""
+    directory.mkdir()
+    vector = np.asarray(jax.tree.leaves(index)[0], np.float32)[1:]
+    files.write_json(directory / "bias.json", {"bias": served.vector_bias})
+    if form == "npy":
+        files.save_array(directory / "vector.npy", vector)
+        pq.write_table(pa.table({"item_id": ids}), directory / "ids.parquet")
+        return
+    flat = pa.array(vector.reshape(-1))
+    lists = pa.FixedSizeListArray.from_arrays(flat, vector.shape[1])
+    pq.write_table(pa.table({"item_id": ids, "vector": lists}), directory / "items.parquet")
+
+
 def _describe(
     run: Run,
     model: dict[str, Any],
@@ -255,27 +281,28 @@ def _prove(
     record: dict[str, Any], raw: pa.Table, graphs: Mapping[str, Graph], directory: Path
 ) -> dict[str, float]:
     """Writes golden requests and the manifest; returns the parity of each format."""
-    _write_record(directory, {**record, "parity": {}})
+    write_record(directory, {**record, "parity": {}})
     bundle = Bundle.open(directory)
     golden.write_raw(bundle, raw)
     ranked = rank_golden(Ranking(bundle, _ModelGraphs(bundle, graphs)))
     save_features(ranked, directory / FOLDER)
     pq.write_table(ranked.table, directory / FOLDER / "scores.parquet")
-    _write_record(directory, {**record, "parity": {}})
+    write_record(directory, {**record, "parity": {}})
     readers = {"jax": ("ranking.ranker", "Ranker")}
     if all("onnx" in graph for graph in record["graphs"].values()) and _version("onnxruntime"):
         readers["onnx"] = ("serving.reader", "Reader")
     parity = {
         name: golden.largest_difference(directory, *reader) for name, reader in readers.items()
     }
-    _write_record(directory, {**record, "parity": parity})
+    write_record(directory, {**record, "parity": parity})
     return {f"largest difference, {name}": value for name, value in parity.items()}
 
 
-def _write_record(directory: Path, record: dict[str, Any]) -> None:
+def write_record(directory: Path, record: dict[str, Any]) -> None:
+    """Writes `bundle.json`, which makes what lies in a directory a bundle."""
     (directory / KIND.file).unlink(missing_ok=True)
     folders = [path.name for path in sorted(directory.iterdir()) if path.is_dir()]
-    folders.remove("scratch")
+    folders = [name for name in folders if name != "scratch"]
     sizes = {
         path.relative_to(directory).as_posix(): path.stat().st_size
         for folder in folders

@@ -7,6 +7,8 @@
                                                           logits [requests, candidates, heads]
     score_list      a batch, index/N, row, cross          the same: both steps in one
     score_all       query/N, item/N                       score [requests, tile], without cross
+    query_vector    a batch of requests                   vector [requests, d]: of dot models, all
+                                                          heads folded into one
 
 They take arrays by name. Embedding tables, the index and what histories look up of items are inputs
 as well, so that they can be mapped from disk and lie in no file twice; the dense parameters are
@@ -21,6 +23,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import export as jax_export
 
 from interactrank_jax.examples.encoder import Encoder, Feature
@@ -93,7 +96,7 @@ class ServedModel:
         queries = {f"query/{n}": spec for n, spec in enumerate(query)}
         tile = {f"item/{n}": Spec(s.dtype, (TILE, *s.shape[1:])) for n, s in enumerate(item)}
         scored = ("score", "logits")
-        return {
+        graphs = {
             "encode_query": Graph(
                 lambda arrays: tuple(jax.tree.leaves(self._query_tree(arrays))),
                 asked,
@@ -108,6 +111,19 @@ class ServedModel:
             "score_list": Graph(self._score_list, {**asked, **lists}, scored),
             "score_all": Graph(self._score_all, {**queries, **tile}, ("score",)),
         }
+        if self.is_dot:
+            graphs["query_vector"] = Graph(self._query_vector, asked, ("vector",))
+        return graphs
+
+    @property
+    def is_dot(self) -> bool:
+        """Whether a score is a dot product with the item's vector, a constant and cross terms."""
+        return hasattr(self._model, "serving_query")
+
+    @property
+    def vector_bias(self) -> float:
+        """The constant beside the dot product with `query_vector`."""
+        return float(self._variables["params"]["bias"] @ np.asarray(self._utility))
 
     def _asked(self) -> dict[str, Spec]:
         """Returns what `encode_query` takes: tables, items of histories, a batch of requests."""
@@ -213,6 +229,11 @@ class ServedModel:
         method = "rank_all"
         scores = self._model.apply(self._variables, query, items, self._utility, method=method)
         return (jnp.asarray(scores),)
+
+    def _query_vector(self, arrays: Arrays) -> tuple[Array, ...]:
+        query, method = self._query_tree(arrays), "serving_query"
+        vector = self._model.apply(self._variables, query, self._utility, method=method)
+        return (jnp.asarray(vector),)
 
     def _unflatten(self, side: int, arrays: Arrays, prefix: str) -> Any:
         leaves = _below(arrays, prefix)

@@ -1,0 +1,155 @@
+"""The subcommands around a bundle: export it, add items, rank by it, compare it with the past."""
+
+from typing import Any
+
+from interactrank_jax.cli.command import (
+    REGISTERS,
+    REQUIRED,
+    WORKDIR,
+    Command,
+    check_registers_only,
+    show,
+)
+from interactrank_jax.io import outputs
+from interactrank_jax.io.errors import InputError
+
+
+def _export(args: Any) -> None:
+    from interactrank_jax.export.export import export
+
+    check_registers_only(args)
+    if args.vectors and args.vectors not in VECTORS:
+        raise InputError(f"--vectors={args.vectors}. Expected one of {', '.join(VECTORS)}.")
+    summary = export(
+        args.workdir,
+        args.state,
+        args.out,
+        as_of=args.as_of,
+        items=args.items,
+        onnx=bool(args.onnx),
+        vectors=args.vectors,
+        memory=args.memory,
+        progress=lambda phase: print(f"{phase} ...", flush=True),
+    )
+    show(f"bundle in {args.out}", summary)
+
+
+def _update(args: Any) -> None:
+    from interactrank_jax.export.update import update_items
+
+    show(f"bundle in {args.out}", update_items(args.bundle, args.items, args.out))
+
+
+def _score(args: Any) -> None:
+    if args.bundle:
+        _score_requests(args)
+        return
+    from interactrank_jax.ranking.score import score
+
+    check_registers_only(args)
+    for flag in ("requests", "events", "log_features"):
+        if getattr(args, flag):
+            raise InputError(f"--{flag} goes with --bundle: name one, or leave it out.")
+    for flag in ("workdir", "index", "examples"):
+        if not getattr(args, flag):
+            raise InputError(
+                f"missing --{flag}. Expected --bundle and --requests, to rank new requests; or "
+                f"--workdir, --index and --examples, to rank those of a split."
+            )
+    summary = score(
+        args.workdir,
+        args.index,
+        args.examples,
+        args.out,
+        split=args.split,
+        k=args.k,
+        candidates=args.candidates or "slate",
+    )
+    show(f"scores in {args.out}/scores.parquet", summary)
+
+
+def _score_requests(args: Any) -> None:
+    from interactrank_jax.ranking.requests import score_requests
+
+    for flag in ("workdir", "index", "examples", "config"):
+        if getattr(args, flag):
+            raise InputError(
+                f"--{flag} beside --bundle, which holds all it needs: leave it out."
+            )
+    if not args.requests:
+        raise InputError("missing --requests: Parquet file or directory of the requests to rank.")
+    summary = score_requests(
+        args.bundle,
+        args.requests,
+        args.out,
+        candidates=outputs.from_user(args.candidates, "--candidates"),
+        events=args.events,
+        k=args.k,
+        log_features=bool(args.log_features),
+    )
+    show(f"scores in {args.out}/scores.parquet", summary)
+
+
+VECTORS = ("parquet", "npy")
+BUNDLE = (REQUIRED, "directory that `export` wrote")
+
+COMMANDS: dict[str, Command] = {
+    "export": Command(
+        _export,
+        "writes a bundle: all that ranks requests nobody has seen, for a day.",
+        "interactrank export --workdir=runs/interactrank --state=runs/examples/state "
+        "--out=runs/bundle",
+        {
+            "workdir": WORKDIR,
+            "state": (REQUIRED, "STATE of the log, of `state build` or in the examples"),
+            "out": (REQUIRED, "new directory"),
+            "as_of": ("", "day of the requests, as 2024-05-31; else the first that STATE lacks"),
+            "items": ("", "Parquet file or directory of items beyond those of the log"),
+            "onnx": (1, "whether ONNX is written, for readers without jax: 1 or 0"),
+            "vectors": ("", "parquet or npy: folded vectors of a dot model, for a vector index"),
+            "memory": ("4GB", "what the engine may hold in memory; the rest goes to disk"),
+        },
+        config=False,
+        config_help=REGISTERS,
+        on_devices=True,
+        registers=True,
+    ),
+    "index update": Command(
+        _update,
+        "adds items to a bundle, encoded from their features.",
+        "interactrank index update --bundle=runs/bundle --items=runs/new.parquet --out=runs/next",
+        {
+            "bundle": BUNDLE,
+            "items": (REQUIRED, "Parquet file or directory: item_id and item features"),
+            "out": (REQUIRED, "new directory"),
+        },
+        on_devices=True,
+    ),
+    "score": Command(
+        _score,
+        "ranks new requests by a bundle, or those of a split by a run and its index.",
+        "interactrank score --bundle=runs/bundle --requests=runs/requests.parquet "
+        "--candidates=runs/candidates.parquet --out=runs/scores",
+        {
+            "bundle": ("", "directory that `export` wrote"),
+            "requests": ("", "with --bundle: Parquet file or directory of raw requests"),
+            "candidates": (
+                "",
+                "with --bundle: Parquet file or directory of request_id and item_id, else the "
+                "whole corpus; without: slate (of the log, the default) or corpus",
+            ),
+            "events": ("", "with --bundle: Parquet of what users did since its day began"),
+            "log_features": (0, "with --bundle: 1 writes what scores were made of"),
+            "workdir": ("", "instead, run directory"),
+            "index": ("", "directory that `index` wrote"),
+            "examples": ("", "directory that `prepare` wrote"),
+            "split": ("test", "whose requests"),
+            "out": (REQUIRED, "new directory"),
+            "k": (100, "items kept per request"),
+        },
+        config=False,
+        config_help=REGISTERS,
+        on_devices=True,
+        registers=True,
+    ),
+}
