@@ -21,7 +21,7 @@ from interactrank_jax.log.contract import OPTIONAL_COLUMNS, STAGES
 from interactrank_jax.state import engines, expressions
 from interactrank_jax.state.as_of import Places, counts_as_of
 from interactrank_jax.state.recipe import Recipe
-from interactrank_jax.state.spec import BUCKET, ITEM_ROW, REQUEST_ROW
+from interactrank_jax.state.spec import BUCKET, ITEM_ROW, QUERY_ROW, REQUEST_ROW
 from interactrank_jax.state.timelines import NO_FOLD
 
 ROWS_AT_ONCE = 6_000_000  # impressions of a part of the counting, on average
@@ -133,17 +133,16 @@ def write_buckets(ordered: OrderedLog, past: Past) -> CandidateBuckets:
     values |= {name: rows[name].cast("uint8") for name in actions}
     values |= {name: _optional(rows, name) for name in optional}
     needs_counts = store is not None and bool(store.recipe.specs)
-    asked = {
-        *folds,
-        *source.recipe.key_columns,
-        *(("query", "item", "period") if needs_counts else ()),
-    }
-    rows = rows.select(REQUEST_ROW, BUCKET, ITEM_ROW, *sorted(asked), **values)
+    asked = {*folds, *source.recipe.key_columns, *(("period",) if needs_counts else ())}
+    keys = {"query": rows[QUERY_ROW], "item": rows[ITEM_ROW]} if needs_counts else {}
+    rows = rows.select(REQUEST_ROW, BUCKET, ITEM_ROW, *sorted(asked), **keys, **values)
     tables: list[ir.Table] = [rows]
     places: Places = {}
-    if store is not None and store.recipe.specs:
-        parts = max(math.ceil(len(ordered.rows) / ROWS_AT_ONCE), 1)
-        tables, places = counts_as_of(rows, store, source, parts=parts, scratch=scratch / "parts")
+    if store is not None and needs_counts:
+        parts, directory = max(math.ceil(len(ordered.rows) / ROWS_AT_ONCE), 1), scratch / "parts"
+        tables, places = counts_as_of(
+            rows, store, source, parts=parts, scratch=directory, numbers=ordered.numbers
+        )
     for number, table in enumerate(tables):
         counts = {name: _as_int32(table[name]) for name in sorted(set(places.values()))}
         table = table.select(REQUEST_ROW, BUCKET, ITEM_ROW, *folds, *values, **counts)
