@@ -1,6 +1,7 @@
 """The candidates of all requests with the counts of their cross features, in buckets on disk."""
 
 import concurrent.futures
+import contextlib
 import dataclasses
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -88,15 +89,26 @@ class CandidateBuckets:
             counts=columns,
         )
 
-    def read_ahead(self, buckets: Sequence[Bucket]) -> Iterator[tuple[Bucket, Candidates]]:
-        """Yields some buckets, each while the next one is read in another thread."""
+    @contextlib.contextmanager
+    def read_ahead(self, buckets: Sequence[Bucket]) -> Iterator[Iterator[Candidates]]:
+        """Reads some buckets, one ahead of what is asked for, in another thread.
+
+        Yields:
+          The candidates of each bucket; the first is read from now on.
+        """
         with concurrent.futures.ThreadPoolExecutor(1) as pool:
-            following = pool.submit(self.read, buckets[0].number)
-            for bucket, after in zip(buckets, [*buckets[1:], None], strict=True):
-                candidates = following.result()
-                if after is not None:
+            first = pool.submit(self.read, buckets[0].number)
+
+            def candidates() -> Iterator[Candidates]:
+                following = first
+                for after in buckets[1:]:
+                    ready = following.result()
                     following = pool.submit(self.read, after.number)
-                yield bucket, candidates
+                    yield ready
+                    del ready  # before the bucket after the next is read
+                yield following.result()
+
+            yield candidates()
 
     def tally(self, numbers: Sequence[int], plan: Plan, items: int) -> Tally:
         """Sums over the candidates of some buckets, as `rates.Tally` describes."""
