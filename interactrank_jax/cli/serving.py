@@ -73,9 +73,7 @@ def _score_requests(args: Any) -> None:
 
     for flag in ("workdir", "index", "examples", "config"):
         if getattr(args, flag):
-            raise InputError(
-                f"--{flag} beside --bundle, which holds all it needs: leave it out."
-            )
+            raise InputError(f"--{flag} beside --bundle, which holds all it needs: leave it out.")
     if not args.requests:
         raise InputError("missing --requests: Parquet file or directory of the requests to rank.")
     summary = score_requests(

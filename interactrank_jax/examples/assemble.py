@@ -4,6 +4,8 @@ import dataclasses
 from collections.abc import Iterator
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from interactrank_jax.examples.candidates import Candidates, cross_values, first_counts
 from interactrank_jax.examples.fitting import Fitted
@@ -113,11 +115,11 @@ class Assembler:
         for first in range(0, len(order), size):
             examples = order[first : first + size]
             slates, width = bucket.slates.take(examples), self.plan.slate
-            columns = {name: values[examples] for name, values in bucket.of_examples.items()}
-            columns["mask"] = slates.mask(width)
-            columns |= {
-                name: slates.padded(values, width) for name, values in bucket.of_candidates.items()
+            columns = {
+                name: values.take(examples, axis=0) for name, values in bucket.of_examples.items()
             }
+            columns["mask"] = slates.mask(width)
+            columns |= slates.padded(bucket.of_candidates, width)
             # Integers are int32 and numbers float32 in blocks; flags stay as small as they are.
             yield {name: _as_in_blocks(values) for name, values in columns.items()}
 
@@ -152,8 +154,13 @@ def _as_in_blocks(values: np.ndarray) -> np.ndarray:
 
 def action_patterns(actions: np.ndarray) -> dict[str, int]:
     """Counts candidates by pattern of actions, uint8 `[M, A]`: '1000' is the first action alone."""
-    patterns, counts = np.unique(actions, axis=0, return_counts=True)
-    return {
-        "".join(map(str, pattern)): int(count)
-        for pattern, count in zip(patterns.tolist(), counts, strict=True)
-    }
+    number, width = actions.shape
+    bits = np.packbits(actions, axis=1)
+    # Counted by Arrow, which hashes them: NumPy would sort whole rows.
+    buffers = [None, pa.py_buffer(np.ascontiguousarray(bits))]
+    packed = pa.Array.from_buffers(pa.binary(bits.shape[1]), number, buffers)
+    patterns = {}
+    for entry in pc.value_counts(packed).to_pylist():
+        flags = np.unpackbits(np.frombuffer(entry["values"], np.uint8), count=width)
+        patterns["".join(map(str, flags.tolist()))] = entry["counts"]
+    return patterns

@@ -1,6 +1,7 @@
 """The candidates of all requests with the counts of their cross features, in buckets on disk."""
 
 import concurrent.futures
+import contextlib
 import dataclasses
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,7 +23,7 @@ from interactrank_jax.state import engines, expressions
 from interactrank_jax.state.as_of import Places, counts_as_of
 from interactrank_jax.state.histories import NO_FOLD
 from interactrank_jax.state.recipe import Recipe
-from interactrank_jax.state.spec import BUCKET, ITEM_ROW, REQUEST_ROW
+from interactrank_jax.state.spec import BUCKET, ITEM_ROW, QUERY_ROW, REQUEST_ROW
 
 ROWS_AT_ONCE = 6_000_000  # impressions of a part of the counting, on average
 
@@ -88,15 +89,26 @@ class CandidateBuckets:
             counts=columns,
         )
 
-    def read_ahead(self, buckets: Sequence[Bucket]) -> Iterator[tuple[Bucket, Candidates]]:
-        """Yields some buckets, each while the next one is read in another thread."""
+    @contextlib.contextmanager
+    def read_ahead(self, buckets: Sequence[Bucket]) -> Iterator[Iterator[Candidates]]:
+        """Reads some buckets, one ahead of what is asked for, in another thread.
+
+        Yields:
+          The candidates of each bucket; the first is read from now on.
+        """
         with concurrent.futures.ThreadPoolExecutor(1) as pool:
-            following = pool.submit(self.read, buckets[0].number)
-            for bucket, after in zip(buckets, [*buckets[1:], None], strict=True):
-                candidates = following.result()
-                if after is not None:
+            first = pool.submit(self.read, buckets[0].number)
+
+            def candidates() -> Iterator[Candidates]:
+                following = first
+                for after in buckets[1:]:
+                    ready = following.result()
                     following = pool.submit(self.read, after.number)
-                yield bucket, candidates
+                    yield ready
+                    del ready  # before the bucket after the next is read
+                yield following.result()
+
+            yield candidates()
 
     def tally(self, numbers: Sequence[int], plan: Plan, items: int) -> Tally:
         """Sums over the candidates of some buckets, as `rates.Tally` describes."""
@@ -133,17 +145,16 @@ def write_buckets(ordered: OrderedLog, past: Past) -> CandidateBuckets:
     values |= {name: rows[name].cast("uint8") for name in actions}
     values |= {name: _optional(rows, name) for name in optional}
     needs_counts = store is not None and bool(store.recipe.specs)
-    asked = {
-        *folds,
-        *source.recipe.key_columns,
-        *(("query", "item", "period") if needs_counts else ()),
-    }
-    rows = rows.select(REQUEST_ROW, BUCKET, ITEM_ROW, *sorted(asked), **values)
+    asked = {*folds, *source.recipe.key_columns, *(("period",) if needs_counts else ())}
+    keys = {"query": rows[QUERY_ROW], "item": rows[ITEM_ROW]} if needs_counts else {}
+    rows = rows.select(REQUEST_ROW, BUCKET, ITEM_ROW, *sorted(asked), **keys, **values)
     tables: list[ir.Table] = [rows]
     places: Places = {}
-    if store is not None and store.recipe.specs:
-        parts = max(math.ceil(len(ordered.rows) / ROWS_AT_ONCE), 1)
-        tables, places = counts_as_of(rows, store, source, parts=parts, scratch=scratch / "parts")
+    if store is not None and needs_counts:
+        parts, directory = max(math.ceil(len(ordered.rows) / ROWS_AT_ONCE), 1), scratch / "parts"
+        tables, places = counts_as_of(
+            rows, store, source, parts=parts, scratch=directory, numbers=ordered.numbers
+        )
     for number, table in enumerate(tables):
         counts = {name: _as_int32(table[name]) for name in sorted(set(places.values()))}
         table = table.select(REQUEST_ROW, BUCKET, ITEM_ROW, *folds, *values, **counts)

@@ -1,7 +1,7 @@
 """Cross features of whole requests, beyond their slates: for scoring them with the corpus."""
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import ibis
@@ -18,10 +18,10 @@ from interactrank_jax.examples.rates import MeanRates
 from interactrank_jax.io import files
 from interactrank_jax.log.values import as_values, group_ids, index_in, ranks
 from interactrank_jax.state import engines, expressions
-from interactrank_jax.state.as_of import counts_as_of
+from interactrank_jax.state.as_of import counts_as_of, numbered
 from interactrank_jax.state.histories import NO_FOLD
 from interactrank_jax.state.source import Source
-from interactrank_jax.state.spec import ITEM_ROW
+from interactrank_jax.state.spec import ITEM_ROW, QUERY_ROW
 from interactrank_jax.state.store import Store
 
 # Pairs of request and item in one query to the engine: bounds memory.
@@ -41,7 +41,7 @@ def sparse_cross(
     source: Source,
     store: Store,
     request_ids: pa.Array,
-    items: ir.Table,
+    numbers: Mapping[str, ir.Table],
     means: MeanRates,
     scratch: Path,
 ) -> SparseCross:
@@ -54,28 +54,27 @@ def sparse_cross(
       source: of the log.
       store: STATE.
       request_ids: `[R]` of the requests.
-      items: columns `item_id` and `ITEM_ROW`, its row in the item store.
+      numbers: of queries and items, see `counts_as_of`; an item's is its row in the store.
       means: mean rates of training.
       scratch: new.
 
     Returns:
       The groups' items and values; `group` is `[R]`.
     """
-    group, groups = _groups(source, request_ids, scratch / "requests")
+    group, groups = _groups(source, request_ids, numbers, scratch / "requests")
     sizes = len(groups), len(store.recipe.specs)
     of_group, item = [np.zeros(0, np.int64)], [np.zeros(0, np.int32)]
     value = [np.zeros((0, sizes[1]), np.float32)]
-    for pairs in _pairs(source, store, groups, scratch):
-        rows = source.with_fresh(pairs).inner_join(items, "item_id")
-        (counted,), places = counts_as_of(rows, store, source)
+    for rows in _pairs(source, store, groups, numbers, scratch):
+        (counted,), places = counts_as_of(rows, store, source, numbers=numbers)
         columns = sorted(set(places.values()))
-        table = source.backend.to_pyarrow(counted.select("group", ITEM_ROW, *columns))
+        table = source.backend.to_pyarrow(counted.select("group", "item", *columns))
         counts = {name: table[name].to_numpy() for name in columns}
         rates = means.of_items(np.full(len(table), NO_FOLD))
         values = cross_values(store.recipe, counts, places, rates, len(table))
         kept = values.any(axis=1)
         of_group.append(table["group"].to_numpy()[kept])
-        item.append(table[ITEM_ROW].to_numpy()[kept])
+        item.append(table["item"].to_numpy()[kept])
         value.append(values[kept])
     groups_of_values, item_rows = np.concatenate(of_group), np.concatenate(item)
     order = np.lexsort((item_rows, groups_of_values))
@@ -96,27 +95,36 @@ def _empty(requests: int, features: int) -> SparseCross:
     )
 
 
-def _groups(source: Source, request_ids: pa.Array, scratch: Path) -> tuple[np.ndarray, pa.Table]:
+def _groups(
+    source: Source, request_ids: pa.Array, numbers: Mapping[str, ir.Table], scratch: Path
+) -> tuple[np.ndarray, pa.Table]:
     """Returns `[R]` the group of each request, and what each group is asked with."""
-    asked = source.asked()
+    asked = source.asked().inner_join(numbers["query"], [("query", "query:id")])
     wanted = pa.table({"request_id": request_ids})
     asked = asked.semi_join(engines.write_arrow(source.backend, wanted, scratch), "request_id")
     if source.recipe.lag_days is None:
         asked = asked.mutate(period=ibis.literal(NO_FOLD, "int32"))
     keys = [name for name in source.recipe.key_columns if name in asked.columns]
     names = ["query", *keys, "period"]
-    table = source.backend.to_pyarrow(asked.select("request_id", *names))
+    table = source.backend.to_pyarrow(asked.select("request_id", QUERY_ROW, *names))
     table = table.take(pa.array(index_in(request_ids, as_values(table["request_id"]))))
     codes = [ranks(as_values(table[name])) for name in names]
     group, first = group_ids(codes)
-    groups = table.select(names).take(pa.array(first))
+    names[0] = QUERY_ROW
+    groups = table.select(names).take(pa.array(first)).rename_columns(["query", *names[1:]])
     return group.astype(np.int32), groups.append_column("group", pa.array(np.arange(len(first))))
 
 
-def _pairs(source: Source, store: Store, groups: pa.Table, scratch: Path) -> Iterator[ir.Table]:
+def _pairs(
+    source: Source,
+    store: Store,
+    groups: pa.Table,
+    numbers: Mapping[str, ir.Table],
+    scratch: Path,
+) -> Iterator[ir.Table]:
     """Yields pairs of group and item that may have values, all pairs of a group together."""
     backend = source.backend
-    catalogues = _catalogues(source, store, scratch)
+    catalogues = _catalogues(source, store, numbers, scratch)
     sizes = np.zeros(len(groups), np.int64)
     everything = engines.write_arrow(backend, groups, scratch / "groups")
     for by, items in catalogues.items():
@@ -135,11 +143,24 @@ def _pairs(source: Source, store: Store, groups: pa.Table, scratch: Path) -> Ite
             expressions.items_of_groups(some, items, by, source.recipe.lag_days)
             for by, items in catalogues.items()
         ]
-        item = expressions.union(pairs).distinct()
-        yield item.mutate(item_id=item.item).inner_join(some, "group")
+        items = pairs[0] if len(pairs) == 1 else expressions.union(pairs).distinct()
+        rows = _with_fresh(source, items.inner_join(some, "group"), numbers["item"])
+        # Counts of every key are looked up for the pairs, which are made once.
+        engines.write_parquet(backend, rows, scratch / f"pairs-{number}")
+        yield engines.read_parquet(backend, [scratch / f"pairs-{number}"])
 
 
-def _catalogues(source: Source, store: Store, scratch: Path) -> dict[tuple[str, ...], ir.Table]:
+def _with_fresh(source: Source, rows: ir.Table, items: ir.Table) -> ir.Table:
+    """Does what `Source.with_fresh` does, for items that are numbers."""
+    if not source.recipe.has_fresh:
+        return rows
+    rows = rows.inner_join(items, [("item", ITEM_ROW)])
+    return source.with_fresh(rows.mutate(item=rows["item:id"])).mutate(item=rows[ITEM_ROW])
+
+
+def _catalogues(
+    source: Source, store: Store, numbers: Mapping[str, ir.Table], scratch: Path
+) -> dict[tuple[str, ...], ir.Table]:
     """Returns the items with any past, by what stands for the query, or at all."""
     parts: dict[tuple[str, ...], list[ir.Table]] = {}
     for keys in store.counted_keys:
@@ -149,7 +170,7 @@ def _catalogues(source: Source, store: Store, scratch: Path) -> dict[tuple[str, 
             parts.setdefault(by, []).append(counts)
     result = {}
     for by, tables in parts.items():
-        items = expressions.items_by_key(expressions.union(tables), by)
+        items = expressions.items_by_key(numbered(expressions.union(tables), numbers), by)
         directory = scratch / f"items-{'+'.join(by)}"
         engines.write_parquet(source.backend, items, directory)
         result[by] = engines.read_parquet(source.backend, [directory])
@@ -175,7 +196,7 @@ def write(plan: Plan, ordered: OrderedLog, past: Past, means: MeanRates, directo
         sparse = _empty(len(everyone), len(plan.cross.specs))
     else:
         ids = ordered.requests.column("request_id").take(pa.array(everyone))
-        sparse = sparse_cross(past.source, past.store, ids, ordered.item_rows, means, scratch)
+        sparse = sparse_cross(past.source, past.store, ids, ordered.numbers, means, scratch)
     for name, some in chosen.items():
         of_split = rows.requests[name]
         group = np.full(len(of_split), NO_GROUP, np.int32)

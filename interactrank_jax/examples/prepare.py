@@ -94,9 +94,12 @@ def prepare(
             fitted = fit(config, plan, ordered, buckets, old_encoder)
             fitted.write_items(directory)
             progress("histories")
-            lookups = past.look_up(plan, ordered, history)
-            assembler = Assembler(plan, ordered, fitted, lookups, buckets.places)
-            written = write_splits(assembler, buckets, directory, int(config.block_size), progress)
+            with buckets.read_ahead(ordered.rows.buckets) as candidates:
+                lookups = past.look_up(plan, ordered, history)
+                assembler = Assembler(plan, ordered, fitted, lookups, buckets.places)
+                written = write_splits(
+                    assembler, candidates, directory, int(config.block_size), progress
+                )
             write_raw_requests(ordered, fitted.leaking, directory / "raw")
             if plan.corpus_requests:
                 progress("cross features of whole requests")
@@ -136,4 +139,5 @@ def examples_digest(log: read.Log, config: Any, old: Examples | None = None) -> 
 def log_digest(log: read.Log) -> dict[str, str]:
     """Returns the SHA-256 of each file of a log."""
     paths = [log.path / "schema.json", *(p for name in schema.TABLES for p in log.files(name))]
-    return {str(path.relative_to(log.path)): files.file_digest(path) for path in paths}
+    names = [str(path.relative_to(log.path)) for path in paths]
+    return dict(zip(names, files.digests_of(paths), strict=True))

@@ -1,6 +1,7 @@
 """Slates: each request's candidates, cut into runs of at most so many."""
 
 import dataclasses
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -28,11 +29,14 @@ class Slates:
         arrays = [getattr(self, field.name)[examples] for field in dataclasses.fields(self)]
         return Slates(*arrays)
 
-    def padded(self, values: np.ndarray, width: int) -> np.ndarray:
-        """Returns values of candidates `[M, ...]` by example, `[E, width, ...]`, padded with 0."""
+    def padded(self, columns: Mapping[str, np.ndarray], width: int) -> dict[str, np.ndarray]:
+        """Returns columns of candidates `[M, ...]` by example, `[E, width, ...]`, padded with 0."""
         mask = self.mask(width)
-        result = values[np.where(mask, self.start[:, None] + np.arange(width), 0)]
-        result[~mask] = 0
+        rows = np.where(mask, self.start[:, None] + np.arange(width), 0)
+        result = {name: values.take(rows, axis=0) for name, values in columns.items()}
+        if not mask.all():
+            for values in result.values():
+                values[~mask] = 0
         return result
 
     def mask(self, width: int) -> np.ndarray:

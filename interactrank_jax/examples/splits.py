@@ -20,7 +20,7 @@ from interactrank_jax.io.errors import InputError
 from interactrank_jax.log.read import Log
 from interactrank_jax.state import engines
 from interactrank_jax.state.histories import NO_FOLD
-from interactrank_jax.state.spec import BUCKET, REQUEST_ROW
+from interactrank_jax.state.spec import BUCKET, QUERY_ROW, REQUEST_ROW
 
 BUCKET_CANDIDATES = 1_000_000
 # Streams of random numbers, beside `config.data.seed`; `corpus.py` has another.
@@ -45,9 +45,9 @@ class Rows:
     """The impressions that examples are made of.
 
     Attributes:
-      table: columns request_id, `REQUEST_ROW` and `BUCKET`; where impressions are split at random
-        also item_id, period (the fold, `NO_FOLD` in evaluation) and time (place in a shuffled order
-        of those that count).
+      table: columns request_id, `REQUEST_ROW`, `QUERY_ROW` and `BUCKET`; where impressions are
+        split at random also item_id, period (the fold, `NO_FOLD` in evaluation) and time (place in
+        a shuffled order of those that count).
       buckets: in order.
       requests: by split, the rows of its requests, ascending.
       examples: `[R]` training examples of each request.
@@ -97,6 +97,7 @@ def split_by_time(plan: Plan, requests: Requests, backend: ibis.BaseBackend, scr
     table = {
         "request_id": requests.column("request_id"),
         REQUEST_ROW: np.arange(len(requests), dtype=np.int32),
+        QUERY_ROW: requests.query,
         BUCKET: bucket.max(axis=0),
     }
     asked = sizes > 0
@@ -154,6 +155,7 @@ def split_at_random(
             "request_id": read_column(scratch / "impressions", "request_id"),
             "item_id": read_column(scratch / "impressions", "item_id"),
             REQUEST_ROW: request,
+            QUERY_ROW: requests.query[request],
             BUCKET: bucket[split, request],
             "period": fold,
             "time": time,

@@ -3,7 +3,7 @@
 import concurrent.futures
 import dataclasses
 from collections import Counter, deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from interactrank_jax.examples import splits
 from interactrank_jax.examples.assemble import Assembler, action_patterns
 from interactrank_jax.examples.blocks import BlockWriter
-from interactrank_jax.examples.candidates import CandidateBuckets
+from interactrank_jax.examples.candidates import Candidates
 from interactrank_jax.examples.encoder import CrossStatistics, Encoder, NumericStatistics
 from interactrank_jax.examples.fitting import Fitted
 from interactrank_jax.examples.format import Split
@@ -43,12 +43,20 @@ class Written:
 
 def write_splits(
     assembler: Assembler,
-    buckets: CandidateBuckets,
+    candidates_of: Iterator[Candidates],
     directory: Path,
     block_size: int,
     progress: Callable[[str], None],
 ) -> Written:
-    """Writes the blocks of all splits into the directory of the examples."""
+    """Writes the blocks of all splits.
+
+    Args:
+      assembler: makes them.
+      candidates_of: the candidates of each bucket, in order.
+      directory: of the examples.
+      block_size: examples in a block.
+      progress: called with the name of each phase as it begins.
+    """
     plan, rows = assembler.plan, assembler.ordered.rows
     sums = CrossSums(len(plan.cross.specs))
     numeric, requests = [], []
@@ -59,7 +67,8 @@ def write_splits(
         patterns: Counter[str] = Counter()
         of_split = [bucket for bucket in rows.buckets if bucket.split == name]
         with BlockWriter(directory / name) as writer, _InBackground(writer.write) as write:
-            for bucket, candidates in buckets.read_ahead(of_split):
+            for bucket in of_split:
+                candidates = next(candidates_of)
                 assembled = assembler.bucket(candidates, name)
                 order = splits.example_order(bucket, len(assembled.slates), plan.seed)
                 for block in assembler.blocks(assembled, order, block_size):

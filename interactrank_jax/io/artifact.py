@@ -159,13 +159,8 @@ def write(
     """
     file = root / kind.file if file is None else file
     if folders is None:
-        digests = files.file_digests(root)
-        is_own = file.relative_to(root).as_posix()
-        digests = {
-            name: digest
-            for name, digest in digests.items()
-            if name != is_own and not (skip and name.startswith(f"{skip}/"))
-        }
+        digests = files.file_digests(root, skip)
+        digests.pop(file.relative_to(root).as_posix(), None)
     else:
         digests = {
             f"{folder}/{name}": digest

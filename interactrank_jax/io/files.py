@@ -3,7 +3,7 @@
 import concurrent.futures
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -75,16 +75,27 @@ def file_digest(path: PathLike) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def file_digests(directory: PathLike) -> dict[str, str]:
-    """Returns the SHA-256 of every file below a directory, by its path in there, sorted."""
+def file_digests(directory: PathLike, skip: str = "") -> dict[str, str]:
+    """Returns the SHA-256 of every file below a directory, by its path in there, sorted.
+
+    Args:
+      directory: it.
+      skip: a folder in it to leave out.
+    """
     root = Path(directory)
-    paths = sorted(path for path in root.rglob("*") if path.is_file())
+    paths = {path.relative_to(root).as_posix(): path for path in sorted(root.rglob("*"))}
+    names = [
+        name
+        for name, path in paths.items()
+        if path.is_file() and not (skip and name.startswith(f"{skip}/"))
+    ]
+    return dict(zip(names, digests_of([paths[name] for name in names]), strict=True))
+
+
+def digests_of(paths: Sequence[PathLike]) -> list[str]:
+    """Returns the SHA-256 of files, several hashed at a time: that leaves Python's lock."""
     with concurrent.futures.ThreadPoolExecutor() as pool:
-        found = pool.map(file_digest, paths)
-        return {
-            path.relative_to(root).as_posix(): value
-            for path, value in zip(paths, found, strict=True)
-        }
+        return list(pool.map(file_digest, paths))
 
 
 def write_sealed(path: PathLike, value: Mapping[str, Any]) -> None:

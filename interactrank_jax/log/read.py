@@ -43,7 +43,10 @@ def _read(
 
 @dataclasses.dataclass(frozen=True)
 class Log:
-    """A log on disk, opened: nothing is read but file names and Parquet footers."""
+    """A log on disk, opened: nothing is read but file names and Parquet footers.
+
+    Files that come to a table after it was first asked for are not part of an open log.
+    """
 
     path: Path
     schema: Schema
@@ -59,14 +62,20 @@ class Log:
             return [single]
         return sorted(path for path in parts.glob("*.parquet") if path.is_file())
 
+    @functools.cached_property
+    def _parts(self) -> dict[str, tuple[columns.Part, ...]]:
+        return {}
+
     def parts(self, table: str) -> tuple[columns.Part, ...]:
         """Returns the files of a table that have rows; all of them where none has.
 
         Raises:
           InputError: a file is not Parquet, or two of its columns have one name.
         """
-        parts = tuple(columns.read_part(table, path) for path in self.files(table))
-        return tuple(part for part in parts if part.rows) or parts
+        if table not in self._parts:
+            parts = tuple(columns.read_part(table, path) for path in self.files(table))
+            self._parts[table] = tuple(part for part in parts if part.rows) or parts
+        return self._parts[table]
 
     @functools.cached_property
     def has_events(self) -> bool:
@@ -101,10 +110,16 @@ class Log:
         Raises:
           InputError: see `columns`; or the table is absent.
         """
+        backend = self._duckdb if backend is None else backend
+        key = (name, id(backend))  # which the table keeps alive
+        if key not in self._tables:
+            self._tables[key] = self._table(name, backend)
+        return self._tables[key]
+
+    def _table(self, name: str, backend: ibis.BaseBackend) -> ibis.Table:
         parts = self.parts(name)
         if not parts:
             raise InputError(f"{self.path} holds no table '{name}'.")
-        backend = self._duckdb if backend is None else backend
         types = self.columns(name)
         types = {column: types[column] for column in self.kinds(name) if column in types}
         # An engine reads files of one schema at a time: each has other rules for several.
@@ -116,6 +131,10 @@ class Log:
             for kinds, paths in alike.items()
         ]
         return ibis.union(*tables) if len(tables) > 1 else tables[0]
+
+    @functools.cached_property
+    def _tables(self) -> dict[tuple[str, int], ibis.Table]:
+        return {}
 
     @functools.cached_property
     def _duckdb(self) -> ibis.BaseBackend:

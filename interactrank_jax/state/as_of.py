@@ -46,6 +46,7 @@ def counts_as_of(
     until: int | None = None,
     parts: int = 1,
     scratch: Path = Path(),
+    numbers: Mapping[str, ir.Table] | None = None,
 ) -> tuple[list[ir.Table], Places]:
     """Adds the counts that the features of rows are made of, as of the period of each.
 
@@ -59,6 +60,9 @@ def counts_as_of(
       since, until: first and last day of the rows; None for no bound.
       parts: how many; several bound what the engine must hold.
       scratch: a new directory, for several parts.
+      numbers: for `query` and `item`, where the rows have numbers for ids, which an engine sorts
+        and joins faster: columns `query:id` and `query:row`, or the same of items. A count of an
+        id without a number is asked for by no row.
 
     Returns:
       (the rows with their counts, in parts and in no order; from keys, action and days to the
@@ -74,6 +78,7 @@ def counts_as_of(
         if parts > 1 and "query" in keys and column not in keys:
             forms = store.all_forms(source).select("query", "query_form")
             counts = counts.left_join(forms, "query").drop("query_right")
+        counts = numbered(counts, numbers or {})
         if column in counts.columns:
             split = engines.split(backend, counts, column, parts, directory)
             of_parts = [
@@ -94,6 +99,16 @@ def counts_as_of(
         counted, places = expressions.with_counts(table, of_part, recipe, also=("period",))
         result.append(counted)
     return result, places
+
+
+def numbered(rows: ir.Table, numbers: Mapping[str, ir.Table]) -> ir.Table:
+    """Replaces ids by their numbers, see `counts_as_of`; a row of an id without one is left out."""
+    for column, table in numbers.items():
+        if column in rows.columns:
+            joined = rows.inner_join(table, [(column, f"{column}:id")])
+            others = [name for name in rows.columns if name != column]
+            rows = joined.select(*others, **{column: joined[f"{column}:row"]})
+    return rows
 
 
 def _countable(

@@ -112,13 +112,20 @@ def windowed(
       Columns keys, `period`, `probe` and `<action>:<days>`, one row per probe whose keys were ever
       counted: all sums of the others are zero.
     """
-    rows = _with_probes(counts, probes, keys, sorted({action for action, _ in windows}))
+    # All windows end with one day. There the probe stands, for an engine finds a row's own day at
+    # once, and searches for any other.
+    _, last = frame(1, lag_days)
+    ends = probes.mutate(period=(probes.period - last).cast(probes.period.type()))
+    rows = _with_probes(counts, ends, keys, sorted({action for action, _ in windows}))
     sums = {
         f"{action}:{days}": rows[action]
         .sum()
         .over(
             ibis.range_window(
-                preceding=frame(days, lag_days), group_by=list(keys) or None, order_by="period"
+                preceding=frame(days, lag_days)[0] - last,
+                following=0,
+                group_by=list(keys) or None,
+                order_by="period",
             )
         )
         .fill_null(0)
@@ -126,7 +133,9 @@ def windowed(
         for action, days in windows
     }
     rows = rows.mutate(**sums)
-    return rows.filter(rows.probe.notnull()).select([*keys, "period", "probe", *sums])
+    rows = rows.filter(rows.probe.notnull())
+    rows = rows.mutate(period=(rows.period + last).cast(rows.period.type()))
+    return rows.select([*keys, "period", "probe", *sums])
 
 
 def within(

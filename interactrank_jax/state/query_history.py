@@ -37,7 +37,9 @@ class QueryHistory:
     def __init__(
         self, counts: dict[str, np.ndarray], rank: np.ndarray, length: int, lag_days: int | None
     ):
-        self._counts, self._rank, self._length, self._lag_days = counts, rank, length, lag_days
+        # Plain views: a slice of what NumPy knows as mapped into memory costs more than its values.
+        self._counts = {name: np.asarray(values) for name, values in counts.items()}
+        self._rank, self._length, self._lag_days = rank, length, lag_days
         self._keys, self._items = np.zeros(0, np.int64), np.zeros((0, length), np.int32)
         self._low, self._span = 0, 1
 
@@ -88,16 +90,17 @@ class QueryHistory:
         if not self._length:
             self._items = np.zeros(shape, np.int32)
             return
-        self._items = np.lib.format.open_memmap(path, "w+", np.int32, shape)
+        self._items = np.asarray(np.lib.format.open_memmap(path, "w+", np.int32, shape))
         asked, when = keys // self._span, keys % self._span + self._low
-        starts = np.searchsorted(self._counts["query"], asked, side="left")
-        ends = np.searchsorted(self._counts["query"], asked, side="right")
-        # One sweep per query that has any past.
-        bounds = np.flatnonzero(np.diff(asked, prepend=-1))
-        for low, high in zip(bounds, [*bounds[1:], len(asked)], strict=True):
-            if starts[low] < ends[low]:
-                rows = slice(starts[low], ends[low])
-                self._items[low:high] = self._sweep(rows, when[low:high])
+        queries, bounds = np.unique(asked, return_index=True)
+        starts = np.searchsorted(self._counts["query"], queries, side="left")
+        ends = np.searchsorted(self._counts["query"], queries, side="right")
+        sweep = self._out_of_fold if self._lag_days is None else self._as_of_days
+        bounds = np.append(bounds, len(keys))
+        for number in np.flatnonzero(starts < ends).tolist():  # those that have any past
+            rows = slice(starts[number], ends[number])
+            low, high = bounds[number : number + 2]
+            sweep(rows, when[low:high], self._items[low:high])
 
     def top(self, query: np.ndarray, period: np.ndarray) -> np.ndarray:
         """Returns the most engaged items of queries that `ask` was given, padded with 0.
@@ -110,31 +113,42 @@ class QueryHistory:
     def _key(self, query: np.ndarray, period: np.ndarray) -> np.ndarray:
         return query.astype(np.int64) * self._span + (period - self._low)
 
-    def _sweep(self, rows: slice, when: np.ndarray) -> np.ndarray:
-        """Returns the items of one query, whose counts are `rows`, for ascending periods."""
+    def _as_of_days(self, rows: slice, days: np.ndarray, result: np.ndarray) -> None:
+        """Writes the items of one query, whose counts are `rows`, as of ascending days.
+
+        Counts only grow, so that the best items as of a day are among the best before it and those
+        that were counted since.
+        """
+        ends = np.searchsorted(self._counts["period"][rows], days - self._lag_days, side="right")
+        items, counts = self._counts["item"][rows].tolist(), self._counts[COUNT][rows].tolist()
+        rank = self._rank[items].tolist()
+        # One number that is greater for a higher count or, if equal, an earlier id.
+        scores: dict[int, int] = {}
+        best: list[int] = []
+        done, step = 0, len(self._rank)
+        for row, end in enumerate(ends.tolist()):
+            if end > done:
+                for at in range(done, end):
+                    item = items[at]
+                    scores[item] = scores.get(item, -rank[at]) + counts[at] * step
+                recent = {*best, *items[done:end]}
+                best = sorted(recent, key=scores.__getitem__, reverse=True)[: self._length]
+                done = end
+            if best:
+                result[row, : len(best)] = best
+
+    def _out_of_fold(self, rows: slice, folds: np.ndarray, result: np.ndarray) -> None:
+        """Writes the items of one query, whose counts are `rows`, out of each fold."""
         items, local = np.unique(self._counts["item"][rows], return_inverse=True)
         order = np.argsort(self._rank[items])  # of ids, which decide between equal counts
         rank_of = np.empty(len(order), np.int64)
         rank_of[order] = np.arange(len(order))
         items, local = items[order], rank_of[local]
         period, count = self._counts["period"][rows], self._counts[COUNT][rows]
-        result = np.zeros((len(when), self._length), np.int32)
-        if self._lag_days is None:
-            for row, fold in enumerate(when):
-                visible = period != fold
-                running = np.bincount(local[visible], count[visible], len(items)).astype(np.int64)
-                self._best(items, running, result[row])
-            return result
-        running = np.zeros(len(items), np.int64)
-        done = 0
-        for row, end in enumerate(np.searchsorted(period, when - self._lag_days, side="right")):
-            if end > done:
-                np.add.at(running, local[done:end], count[done:end])
-                done = end
-                self._best(items, running, result[row])
-            elif row:
-                result[row] = result[row - 1]
-        return result
+        for row, fold in enumerate(folds):
+            visible = period != fold
+            running = np.bincount(local[visible], count[visible], len(items)).astype(np.int64)
+            self._best(items, running, result[row])
 
     def _best(self, items: np.ndarray, counts: np.ndarray, result: np.ndarray) -> None:
         """Writes the items of the highest counts, zero counts left out."""

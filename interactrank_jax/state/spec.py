@@ -19,7 +19,8 @@ from interactrank_jax.log.schema import IMPLICIT_ACTION, Schema
 
 FRESH = "fresh"  # the segment that is of the item
 # Columns of ours beside those of a log, whose names have no colon.
-REQUEST_ROW, ITEM_ROW, FIRST_DAY = "request:row", "item:row", "first:day"
+REQUEST_ROW, QUERY_ROW, ITEM_ROW = "request:row", "query:row", "item:row"
+FIRST_DAY = "first:day"
 # Columns that a table is partitioned by on disk.
 PART, BUCKET = "__part", "__bucket"
 # Columns in the tables of `expressions.py` and `source.py` beside segments and actions.

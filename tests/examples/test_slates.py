@@ -33,12 +33,14 @@ def test_padding_follows_the_candidates_of_an_example():
     slates = make_slates(request, fold, slate=2)
     values = np.array([[1, 2], [3, 4], [5, 6], [7, 8]])
     assert slates.mask(2).tolist() == [[True, True], [True, False], [True, False]]
-    assert slates.padded(values, 2).tolist() == [
-        [[1, 2], [3, 4]],
-        [[5, 6], [0, 0]],
-        [[7, 8], [0, 0]],
+    padded = slates.padded({"pairs": values, "firsts": values[:, 0]}, 2)
+    assert padded["pairs"].tolist() == [[[1, 2], [3, 4]], [[5, 6], [0, 0]], [[7, 8], [0, 0]]]
+    assert padded["firsts"].tolist() == [[1, 3], [5, 0], [7, 0]]
+    some = slates.take(np.array([2, 0]))
+    assert some.padded({"firsts": values[:, 0]}, 2)["firsts"].tolist() == [[7, 0], [1, 3]]
+    assert slates.take(np.array([0])).padded({"pairs": values}, 2)["pairs"].tolist() == [
+        [[1, 2], [3, 4]]
     ]
-    assert slates.take(np.array([2, 0])).padded(values[:, 0], 2).tolist() == [[7, 0], [1, 3]]
 
 
 def test_no_candidates_make_no_slates():

@@ -133,7 +133,20 @@ def test_tables_in_parts_are_read_in_name_order(tmp_path):
     part = whole.slice(2).drop_columns("position")
     pq.write_table(part, tmp_path / "impressions" / "part-1.parquet")
     with pytest.raises(InputError, match=r"part-1\.parquet.*'position' is missing"):
-        validate(log)
+        validate(open_log(tmp_path))
+
+
+def test_an_open_log_has_the_files_that_it_was_asked_for_first(tmp_path):
+    write_log(tmp_path, {name: VALID[name] for name in ("items", "requests", "events")})
+    (tmp_path / "impressions").mkdir()
+    whole = pa.table(VALID["impressions"])
+    pq.write_table(whole.slice(0, 2), tmp_path / "impressions" / "part-0.parquet")
+    log = open_log(tmp_path)
+    assert log.table("impressions").count().to_pyarrow().as_py() == 2
+    pq.write_table(whole.slice(2), tmp_path / "impressions" / "part-1.parquet")
+    assert [part.path.name for part in log.parts("impressions")] == ["part-0.parquet"]
+    assert log.table("impressions").count().to_pyarrow().as_py() == 2
+    assert open_log(tmp_path).table("impressions").count().to_pyarrow().as_py() == 4
 
 
 def test_names_of_directories_are_no_columns(tmp_path):

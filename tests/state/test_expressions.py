@@ -17,7 +17,7 @@ def test_the_same_expressions_compile_for_spark(keys):
         expressions.out_of_fold(counts, probes, keys, windows),
     ):
         assert "OVER" in ibis.to_sql(expression, dialect="pyspark")
-    assert "RANGE BETWEEN 7 PRECEDING AND 1 PRECEDING" in ibis.to_sql(
+    assert "RANGE BETWEEN 6 PRECEDING AND CURRENT ROW" in ibis.to_sql(
         expressions.windowed(counts, probes, keys, windows, 1), dialect="pyspark"
     )
 
