@@ -14,19 +14,19 @@ from ml_collections import ConfigDict
 
 from interactrank_jax.config import configuration, fields
 from interactrank_jax.devices import distributed
-from interactrank_jax.runs.best import restore_best
+from interactrank_jax.devices.parallel import DataParallel
 from interactrank_jax.examples.checks import check_below
 from interactrank_jax.examples.encoder import DIRECTORY as ENCODER
 from interactrank_jax.examples.encoder import Encoder
 from interactrank_jax.examples.format import Examples, Metadata
-from interactrank_jax.losses import prior
 from interactrank_jax.examples.view import ExamplesView
 from interactrank_jax.io import files, outputs
 from interactrank_jax.io.errors import InputError
+from interactrank_jax.losses import prior
 from interactrank_jax.losses.labels import LabelRule
 from interactrank_jax.models.inputs import Inputs, zero_inputs
 from interactrank_jax.models.registry import MODELS, build_model
-from interactrank_jax.devices.parallel import DataParallel
+from interactrank_jax.runs.best import restore_best
 from interactrank_jax.tables.sharding import table_rows
 
 # What a training that was killed before it wrote RUN/config.json may have left.

@@ -1,0 +1,1 @@
+"""Run directories: the config, the encoder and the best model of a training."""
