@@ -216,7 +216,7 @@ def test_the_index(trained_run, index_path, examples_path, tmp_path):
         return [index.metadata, index.ids, *jax.tree.leaves(index.items)]
 
     root = Path(shutil.copytree(index_path, tmp_path / "index"))
-    assert assert_detected(root, files_below(root), 25, read, "metadata.json") < 3
+    assert assert_detected(root, files_below(root), 25, read, "index.json") < 3
 
 
 def test_saved_scores(trained_run, examples_path, tmp_path):
