@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -152,6 +153,21 @@ class TestProgram:
         assert state["argv"] == ["-X", "utf8", *program, "config", "--config=probe.py"]
         assert state["stdin"] == "typed"
         assert state["hangup"]
+
+    @restarts
+    @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+    def test_ends_at_a_signal_to_the_process_that_was_started(self, number, program, tmp_path):
+        waiting = "import pathlib, time\npathlib.Path('waits').touch()\ntime.sleep(60)\n"
+        (tmp_path / "probe.py").write_text(waiting)
+        command = [sys.executable, *program, "config", "--config=probe.py"]
+        process = subprocess.Popen(command, cwd=tmp_path, env=environment(), stderr=subprocess.PIPE)
+        deadline = time.monotonic() + 60
+        while not (tmp_path / "waits").exists() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        process.send_signal(number)
+        _, errors = process.communicate(timeout=60)
+        assert process.returncode == 128 + number
+        assert b"interrupted; nothing half-written was left" in errors
 
     @restarts
     def test_starts_again_before_it_imports_anything_large(self, program, tmp_path):
