@@ -5,8 +5,6 @@ OUT ?= runs/quickstart
 BIN := .venv/bin
 # Of pyproject.toml: EXTRAS=dev,spark brings Spark, the second engine of STATE, too.
 EXTRAS ?= dev
-# Huge pages for malloc (glibc): each step on a CPU takes tens of megabytes and gives them back.
-export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 
 .PHONY: quickstart test thorough lint format types clean
 

@@ -4,6 +4,7 @@ import argparse
 import sys
 from collections.abc import Callable
 
+from interactrank_jax.devices import allocator
 from interactrank_jax.io.errors import InputError
 
 
@@ -40,7 +41,11 @@ def share(text: str) -> float:
 
 
 def exit_status(name: str, work: Callable[[], int]) -> int:
-    """Returns what `work` returns; 2 after an InputError, 130 after Ctrl-C, each in one line."""
+    """Returns what `work` returns; 2 after an InputError, 130 after Ctrl-C, each in one line.
+
+    A runner that is the main program is started again with huge pages first, where they help.
+    """
+    allocator.restart_with_huge_pages()
     try:
         return work()
     except InputError as error:

@@ -35,8 +35,6 @@ WAITING = "waiting"
 
 GRACE_S = 120.0  # a training that is asked to stop may have to finish compiling first
 POLL_S = 0.05
-# Each step of a training on CPU takes tens of megabytes and gives them back: huge pages (glibc).
-ENVIRONMENT = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
 _ASKED_TO_STOP = (130, 143, -signal.SIGTERM, -signal.SIGKILL)  # exit statuses
 
 
@@ -102,7 +100,7 @@ def run(
       jobs: each with a record of its own.
       parallel: how many at once.
       budget_s: seconds after which a job is asked to save and stop (SIGTERM).
-      environment: variables of the jobs, beside `ENVIRONMENT`; this process's own win.
+      environment: variables of the jobs; this process's own win.
       report: returns what to print when a job has ended.
 
     Returns:
@@ -111,7 +109,7 @@ def run(
     Raises:
       KeyboardInterrupt: SIGINT or SIGTERM came; the jobs were asked to save and stop, and did.
     """
-    variables = {**ENVIRONMENT, **(environment or {}), **os.environ}
+    variables = {**(environment or {}), **os.environ}
     records = {job: read_record(job) for job in jobs}
     waiting = deque(job for job in jobs if not records[job].is_done(budget_s))
     running: dict[int, _Process] = {}

@@ -18,6 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from experiments.command_line import exit_status
 from interactrank_jax.config import configuration
 from interactrank_jax.evaluation import uncertainty
 from interactrank_jax.io import files
@@ -241,19 +242,19 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=Path("runs/quickstart"))
     parser.add_argument("--json", type=Path, help="write the summary here as well")
     arguments = parser.parse_args(argv)
+    return exit_status("quickstart", lambda: _main(arguments))
+
+
+def _main(arguments: Any) -> int:
     preset = "tiny" if arguments.quick else arguments.preset
     if preset == "tiny":  # compiling would be most of the time: let it be quick
         os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
     logging.basicConfig(level=logging.INFO, format="  %(message)s")
     for noisy in ("absl", "jax", "matplotlib"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
-    try:
-        summary = quickstart(preset, arguments.seed, arguments.out)
-        if arguments.json:
-            files.write_json(arguments.json, summary)
-    except InputError as error:
-        print(f"quickstart: {error}", file=sys.stderr)
-        return 2
+    summary = quickstart(preset, arguments.seed, arguments.out)
+    if arguments.json:
+        files.write_json(arguments.json, summary)
     return 0
 
 

@@ -18,7 +18,7 @@ PyTorch. Without PyTorch its columns are null. The peers stop at 1 million rows:
 million would need several times 1.3 GB beside all others. PyTorch gets its faster choice of one or
 two threads, the fused Adam kernel, its own defaults for how threads wait, and labels made
 beforehand. On a busy machine its two threads wait for each other, so take figures from an idle one;
-see `load_average`. Set GLIBC_TUNABLES=glibc.malloc.hugetlb=1, as the Makefile does: it holds for
+see `load_average`. Set GLIBC_TUNABLES=glibc.malloc.hugetlb=1, as the command does: it holds for
 both.
 """
 

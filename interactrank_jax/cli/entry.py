@@ -201,7 +201,7 @@ def _fail(message: str, status: int = 2) -> int:
 
 
 def run() -> None:
-    """Entry point of the console script."""
+    """Runs the command of this process, and ends the process with its status."""
     for stream in ("stdout", "stderr"):  # either may have been closed by whoever called
         if getattr(sys, stream) is None:
             setattr(sys, stream, Path(os.devnull).open("w"))  # noqa: SIM115

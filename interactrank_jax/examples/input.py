@@ -2,7 +2,7 @@
 
 import contextlib
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import grain
@@ -142,26 +142,20 @@ def evaluation_batches(
     if names is None:
         names = tuple(dict.fromkeys((*train_columns(examples), *EVALUATION_COLUMNS)))
     total = evaluation_steps(examples, split, batch_size, num_shards)
-    pending: list[Batch] = []
-    held = produced = 0
-    template: Batch | None = None
-    for index, block in enumerate(examples.blocks(split, names)):
-        template = block if template is None else template
-        if index % num_shards != shard:
-            continue
-        pending.append(block)
-        held += len(block["mask"])
-        while held >= batch_size:
-            merged = _concatenate(pending)
-            yield {key: value[:batch_size] for key, value in merged.items()}
-            produced += 1
-            pending = [{key: value[batch_size:] for key, value in merged.items()}]
-            held -= batch_size
-    if template is None:
+    blocks = (
+        block if index % num_shards == shard else _empty_like(block)
+        for index, block in enumerate(examples.blocks(split, names))
+    )
+    batch: Batch | None = None
+    for batch in _rebatched(blocks, batch_size):
+        if len(batch["mask"]) == batch_size:
+            total -= 1
+            yield batch
+    if batch is None:
         raise InputError(f"{examples.path}: split '{split}' has no blocks. Prepare again.")
-    while produced < total:
-        yield pad_batch(_concatenate(pending) if held else _empty_like(template), batch_size)
-        held, produced = 0, produced + 1
+    for _ in range(total):
+        yield pad_batch(batch, batch_size)
+        batch = _empty_like(batch)
 
 
 def request_batches(examples: Examples, split: str, batch_size: int) -> Iterator[Batch]:
@@ -171,23 +165,42 @@ def request_batches(examples: Examples, split: str, batch_size: int) -> Iterator
     columns are that example's and stand for nothing more.
     """
     _check_batch_size(batch_size)
-    seen = np.zeros(examples.split(split).requests, bool)
     names = (*train_columns(examples), "request_index")
-    pending: list[Batch] = []
-    held = 0
-    for block in examples.blocks(split, names):
+    blocks = examples.blocks(split, names)
+    for batch in _rebatched(_first_rows(blocks, examples.split(split).requests), batch_size):
+        if len(batch["mask"]):
+            yield pad_batch(batch, batch_size)
+
+
+def _first_rows(blocks: Iterable[Batch], requests: int) -> Iterator[Batch]:
+    """Yields of each block the rows that are the first of their request, perhaps none."""
+    is_seen = np.zeros(requests, bool)
+    for block in blocks:
         request, first = np.unique(block["request_index"], return_index=True)
-        first = np.sort(first[~seen[request]])
-        seen[request] = True
-        pending.append({key: value[first] for key, value in block.items()})
-        held += len(first)
-        while held >= batch_size:
-            merged = _concatenate(pending)
-            yield {key: value[:batch_size] for key, value in merged.items()}
-            pending = [{key: value[batch_size:] for key, value in merged.items()}]
-            held -= batch_size
-    if held:
-        yield pad_batch(_concatenate(pending), batch_size)
+        first = np.sort(first[~is_seen[request]])
+        is_seen[request] = True
+        yield {key: value[first] for key, value in block.items()}
+
+
+def _rebatched(blocks: Iterable[Batch], size: int) -> Iterator[Batch]:
+    """Yields the rows of blocks in batches of `size`, and at the end what is left, perhaps no row.
+
+    Grain's RebatchIterDataset takes neither a generator nor blocks without rows.
+    """
+    pending: list[Batch] = []
+    count = 0
+    for block in blocks:
+        pending.append(block)
+        count += len(block["mask"])
+        if count < size:
+            continue
+        merged = _concatenate(pending)
+        whole = count - count % size
+        for start in range(0, whole, size):
+            yield {key: value[start : start + size] for key, value in merged.items()}
+        pending, count = [{key: value[whole:] for key, value in merged.items()}], count - whole
+    if pending:
+        yield _concatenate(pending)
 
 
 def _check_batch_size(batch_size: int) -> None:
@@ -207,11 +220,13 @@ def evaluation_steps(examples: Examples, split: str, batch_size: int, num_shards
 def pad_batch(batch: Batch, size: int) -> Batch:
     """Pads `[n, ...]` arrays with zero rows to `[size, ...]`; request_index is padded with -1."""
     missing = size - len(batch["mask"])
+    if not missing:
+        return batch
     padded = {
         key: np.concatenate([value, np.zeros((missing, *value.shape[1:]), value.dtype)])
         for key, value in batch.items()
     }
-    if missing and "request_index" in padded:
+    if "request_index" in padded:
         padded["request_index"][size - missing :] = -1
     return padded
 

@@ -9,9 +9,10 @@ A checksum says that a file is what was written, not who wrote it: the whole may
 and sealed again. So a name must lie inside the directory.
 """
 
+import concurrent.futures
 import dataclasses
 from collections.abc import Iterable, Mapping
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from interactrank_jax.io import files
@@ -31,12 +32,14 @@ class Kind:
       command: the subcommand that writes it.
       file: name of its manifest.
       version: of its format.
+      flag: of the command, that names its directory.
     """
 
     what: str
     command: str
     file: str
     version: int
+    flag: str = "out"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,6 +52,7 @@ class Artifact:
       root: the directory that its files are in.
       record: what the manifest says besides.
       digests: SHA-256 of each file, by its path below `root`.
+      remedy: what to do where a file is not what was written.
     """
 
     kind: Kind
@@ -56,6 +60,7 @@ class Artifact:
     root: Path
     record: dict[str, Any]
     digests: dict[str, str]
+    remedy: str
 
     def names(self, folder: str) -> list[str]:
         """Returns the paths below `root` of a folder's files.
@@ -67,7 +72,7 @@ class Artifact:
         paths = (self.root / folder).rglob("*")
         present = {path.relative_to(self.root).as_posix() for path in paths if path.is_file()}
         if missing := sorted(names - present):
-            raise InputError(f"{self.root / missing[0]} is missing: {self._remedy}.")
+            raise InputError(f"{self.root / missing[0]} is missing: {self.remedy}.")
         if extra := sorted(present - names):
             raise InputError(
                 f"{self.root / extra[0]} is not one of the files that {self.file} names. Move it "
@@ -83,9 +88,18 @@ class Artifact:
         """
         path = inside(self.root, name)
         if not path.is_file():
-            raise InputError(f"{path} does not exist: {self._remedy}.")
+            raise InputError(f"{path} does not exist: {self.remedy}.")
         self.check(name)
         return path
+
+    def check_all(self) -> None:
+        """Compares every file with its digest, several at once.
+
+        Raises:
+          InputError: see `path`.
+        """
+        with concurrent.futures.ThreadPoolExecutor() as pool:
+            list(pool.map(self.path, sorted(self.digests)))
 
     def check(self, name: str) -> None:
         """Compares a file with its digest, unless this process did so.
@@ -100,22 +114,13 @@ class Artifact:
                 return
             digest = files.file_digest(path)
         except OSError as error:
-            raise InputError(
-                f"{path} cannot be read ({error.strerror}): {self._remedy}."
-            ) from error
+            raise InputError(f"{path} cannot be read ({error.strerror}): {self.remedy}.") from error
         if digest != self.digests.get(name):
             raise InputError(
                 f"{path} is damaged: its checksum is not the one in {self.file.name}. Its values "
-                f"would be wrong: {self._remedy}."
+                f"would be wrong: {self.remedy}."
             )
         _verified.add(identity)
-
-    @property
-    def _remedy(self) -> str:
-        return (
-            f"make {self.root} again, by `interactrank {self.kind.command}` with a new --out, or "
-            f"bring the file back from a copy"
-        )
 
 
 def file_identity(path: Path) -> tuple[Any, ...]:
@@ -171,7 +176,11 @@ def write(
 
 
 def open_artifact(
-    kind: Kind, root: files.PathLike, fields: Iterable[str] = (), file: Path | None = None
+    kind: Kind,
+    root: files.PathLike,
+    fields: Iterable[str] = (),
+    file: Path | None = None,
+    remedy: str = "",
 ) -> Artifact:
     """Opens an artifact.
 
@@ -180,6 +189,7 @@ def open_artifact(
       root: its directory.
       fields: that its record must have.
       file: its manifest; `root / kind.file` unless given.
+      remedy: what to do where it is damaged; to make it again, unless given.
 
     Raises:
       InputError: none there, damaged, of another release, or not what `kind.command` writes.
@@ -188,10 +198,10 @@ def open_artifact(
     file = root / kind.file if file is None else file
     if not file.is_file():
         raise InputError(
-            f"{file.parent} holds no {kind.what} (no {file.name}). Expected the --out of "
+            f"{file.parent} holds no {kind.what} (no {file.name}). Expected the --{kind.flag} of "
             f"`interactrank {kind.command}`."
         )
-    again = f"make {root} again, by `interactrank {kind.command}` with a new --out"
+    again = f"make {root} again, by `interactrank {kind.command}` with a new --{kind.flag}"
     try:
         value = files.read_json(file)
         version = value.get(_VERSION) if isinstance(value, dict) else None
@@ -199,18 +209,15 @@ def open_artifact(
             raise InputError(f"{file}: format_version is {version}, expected {kind.version}.")
         record = files.read_sealed(file)
     except InputError as error:
-        raise InputError(f"{error} This release cannot read it: {again}.") from error
+        raise InputError(f"{error} This release cannot read it: {remedy or again}.") from error
     record.pop(_VERSION)
     digests = record.pop(_FILES, None)
     if not isinstance(digests, dict) or not set(fields) <= set(record):
         raise InputError(
-            f"{file} is not what `interactrank {kind.command}` writes: name another directory."
+            f"{file} is not what `interactrank {kind.command}` writes: "
+            f"{remedy or 'name another directory'}."
         )
     for name in digests:
-        path = PurePosixPath(name)
-        if path.is_absolute() or {"..", "."} & set(path.parts) or "\\" in name or "\0" in name:
-            raise InputError(
-                f"{file} names the file {name!r}, which is not below {root}: somebody edited it. "
-                f"Do not use it."
-            )
-    return Artifact(kind, file, root, record, digests)
+        inside(root, name)
+    remedy = remedy or f"{again}, or bring the file back from a copy"
+    return Artifact(kind, file, root, record, digests, remedy)

@@ -17,15 +17,13 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from interactrank_jax.io import artifact, files, interrupts, outputs
+from interactrank_jax.io import artifact, interrupts, outputs
 from interactrank_jax.io.errors import InputError
 from interactrank_jax.io.files import PathLike
 
 logger = logging.getLogger(__name__)
 
-
-CHECKSUMS = "checksums.json"
-
+KIND = artifact.Kind("checksums", "train", "checksums.json", version=1, flag="workdir")
 
 _PLAIN = re.compile(r"[\w/.,@=+-]*", re.ASCII)
 
@@ -97,32 +95,24 @@ def check_shapes(path: Path, item: Path, template: dict[str, Any]) -> None:
 
 def seal(path: Path) -> None:
     """Writes the checksums of a finished checkpoint into it."""
-    files.write_sealed(path / CHECKSUMS, {"files": files.file_digests(path)})
+    artifact.write(KIND, path, {})
 
 
 def verify(path: Path) -> None:
-    """Holds a checkpoint against its checksums, if they were written.
+    """Compares a checkpoint with its checksums, if they were written.
 
     Raises:
       InputError: a file is absent or damaged; the message names it, and what can be done.
     """
-    if not (path / CHECKSUMS).exists():
+    if not (path / KIND.file).exists():
         logger.warning("%s has no checksums: its process was killed early. Taken unverified.", path)
         return
-    others = [other.name for other in path.parent.iterdir() if other.name.isdigit()]
-    older = max((int(name) for name in others if int(name) < int(path.name)), default=None)
-    if older is None:
-        remedy = "there is no older one: train again in a new --workdir"
-    else:
+    steps = [int(other.name) for other in path.parent.iterdir() if other.name.isdigit()]
+    older = max((step for step in steps if step < int(path.name)), default=None)
+    remedy = "there is no older one: train again in a new --workdir"
+    if older is not None:
         remedy = f"remove {path} to go on from step {older}"
-    try:
-        expected = dict(files.read_sealed(path / CHECKSUMS)["files"])
-    except (InputError, KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{path / CHECKSUMS} is damaged: {remedy}.") from error
-    found = files.file_digests(path)
-    for name, checksum in expected.items():
-        if found.get(name) != checksum:
-            raise InputError(f"{artifact.inside(path, name)} is absent or damaged: {remedy}.")
+    artifact.open_artifact(KIND, path, remedy=remedy).check_all()
 
 
 @contextlib.contextmanager

@@ -20,7 +20,7 @@ from interactrank_jax.examples.encoder import DIRECTORY as ENCODER
 from interactrank_jax.examples.encoder import Encoder
 from interactrank_jax.examples.format import Examples, Metadata
 from interactrank_jax.examples.view import ExamplesView
-from interactrank_jax.io import files, outputs
+from interactrank_jax.io import artifact, files, outputs
 from interactrank_jax.io.errors import InputError
 from interactrank_jax.losses import prior
 from interactrank_jax.losses.labels import LabelRule
@@ -29,6 +29,8 @@ from interactrank_jax.models.registry import MODELS, build_model
 from interactrank_jax.runs.best import restore_best
 from interactrank_jax.tables.sharding import table_rows
 
+KIND = artifact.Kind("run", "train", "config.json", version=1, flag="workdir")
+_RECORD = ("config", "metadata", "prior_offsets", "numerics")
 # What a training that was killed before it wrote RUN/config.json may have left.
 _CLAIMED = re.compile(r"\.lock|encoder|\.(encoder|config\.json)\.partial-[0-9a-f]{8}")
 
@@ -77,15 +79,14 @@ class Run:
         Raises:
           InputError: the directory holds a run of another config or of other examples.
         """
-        file = self.workdir / "config.json"
         resolved = configuration.to_json(self.config)
         if self.workdir.exists() and not self.workdir.is_dir():
             raise InputError(f"--workdir={self.workdir} is a file. Expected a directory.")
-        if not file.exists():
+        if not (self.workdir / KIND.file).exists():
             self._write(resolved, examples)
             return
-        saved = files.read_sealed(file)
-        numeric_difference = configuration.difference(saved.get("numerics", {}), numerics(), "jax")
+        saved = artifact.open_artifact(KIND, self.workdir, _RECORD).record
+        numeric_difference = configuration.difference(saved["numerics"], numerics(), "jax")
         if numeric_difference:
             raise InputError(
                 f"{self.workdir} was trained with other numerics: {numeric_difference}. It would "
@@ -137,7 +138,8 @@ class Run:
         registration = MODELS[self.config.model.name]
         if not registration.is_ours:
             content["model_file"] = registration.file
-        files.write_sealed(self.workdir / "config.json", content)
+        # The encoder and the checkpoints have manifests of their own; the rest still grows.
+        artifact.write(KIND, self.workdir, content, folders=())
 
     def _is_copied_to(self, directory: Path) -> bool:
         with contextlib.suppress(InputError):
@@ -174,15 +176,10 @@ class Run:
         Raises:
           InputError: no run there, a damaged one, or a model that nothing registered yet.
         """
-        file = Path(workdir) / "config.json"
-        if not file.exists():
-            raise InputError(
-                f"{workdir} holds no run (no config.json). Expected the --workdir of "
-                f"`interactrank train`."
-            )
-        saved = files.read_sealed(file)
+        opened = artifact.open_artifact(KIND, workdir, _RECORD)
+        saved, file = opened.record, opened.file
         encoder = Encoder.open(Path(workdir) / ENCODER)
-        metadata = Metadata.read(saved.get("metadata"), encoder, file)
+        metadata = Metadata.read(saved["metadata"], encoder, file)
         try:
             config = ConfigDict(saved["config"])
             if "model_file" in saved and config.model.name not in MODELS:

@@ -4,9 +4,10 @@
     RUN/best/STEP           parameters and tables of the best validation so far
 
 Orbax writes beside and renames, so a checkpoint is whole or absent. Once it is there, the SHA-256
-of each of its files is written into it, STEP/checksums.json, and held against them before they are
-read. A checkpoint without that file is taken: its process was killed between the two, and it was
-whole by then.
+of each of its files is written into it, STEP/checksums.json, and compared before it is read. A
+checkpoint without that file is taken: its process was killed between the two, and it was whole by
+then. (Orbax calls back before it has written the last file, so the digests have a thread of their
+own. RUN/best is no policy of the other manager: that would keep whole states, and later.)
 """
 
 import contextlib

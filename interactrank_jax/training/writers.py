@@ -10,7 +10,9 @@ from typing import Any, Self
 
 import jax
 import numpy as np
-from tensorboardX import SummaryWriter
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.proto.summary_pb2 import Summary
 from tqdm import tqdm
 
 from interactrank_jax.io import files, outputs
@@ -22,13 +24,15 @@ class MetricWriter:
 
     One JSON object per write: {"step": int, "time": Unix seconds, name: value, ...}. A value that
     is not finite becomes null, for JSON has no NaN. Lines are flushed at every write and are the
-    record to rely on; TensorBoard's events follow within ten seconds, from a thread of their own.
-    On several processes, let one of them write.
+    record to rely on; TensorBoard's events follow at a write ten seconds later, or at the end. On
+    several processes, let one of them write.
 
     Example:
       with MetricWriter(workdir, resume_step=1000) as writer:
           writer.write(1100, {"train/loss": loss})
     """
+
+    FLUSH_S = 10.0  # between flushes of the events, each of which waits for the disk
 
     def __init__(self, directory: files.PathLike, *, resume_step: int | None = None):
         """Opens the files, which are created where they are absent.
@@ -49,35 +53,37 @@ class MetricWriter:
             if path.exists():
                 _truncate(path, resume_step)
             self._file = path.open("a", encoding="utf-8")
+            # Their names count in seconds: without a suffix a quick resume overwrites its own run.
+            # The SummaryWriter writes in a thread, and waits for ever where that died.
+            self._events = EventsWriter(str(directory / "events"), f".{time.time_ns()}")
         except OSError as error:
             raise InputError(f"cannot write to {directory}: {error.strerror}.") from error
-        self._events = SummaryWriter(
-            str(directory),
-            purge_step=None if resume_step is None else resume_step + 1,
-            # The default name counts in seconds: a quick resume would overwrite its own run.
-            filename_suffix=f".{time.time_ns()}",
-            flush_secs=10,
-        )
+        self._flushed = time.monotonic()
+        if resume_step is not None:  # TensorBoard hides what was written for this step and later
+            start = SessionLog(status=SessionLog.START)
+            self._events.write_event(Event(step=resume_step + 1, session_log=start))
 
     def write(self, step: int, scalars: Mapping[str, Any]) -> None:
         """Writes the scalars (numbers or zero-dimensional arrays) of one step.
 
         Raises:
           InputError: a value is not a scalar, or is named 'step' or 'time'.
+          OSError: the disk is full, or another such thing.
         """
+        now = time.time()
         values = {name: _scalar(name, value) for name, value in scalars.items()}
         finite = {name: value if math.isfinite(value) else None for name, value in values.items()}
-        record = {"step": int(step), "time": time.time(), **finite}
+        record = {"step": int(step), "time": now, **finite}
         self._file.write(json.dumps(record, allow_nan=False) + "\n")
         self._file.flush()
-        if not self._events.file_writer.event_writer._worker.is_alive():
-            # Its thread ended on an error of its own; its queue would fill up and block for ever.
-            raise InputError(
-                f"TensorBoard's events cannot be written to {self._directory}: free some space and "
-                f"run the same command again."
-            )
-        for name, value in values.items():
-            self._events.add_scalar(name, value, int(step))
+        summary = Summary(
+            value=[Summary.Value(tag=name, simple_value=value) for name, value in values.items()]
+        )
+        event = Event(step=int(step), wall_time=now, summary=summary)
+        self._events.write_event(event)
+        if time.monotonic() - self._flushed > self.FLUSH_S:
+            self._events.flush()
+            self._flushed = time.monotonic()
 
     def close(self) -> None:
         """Closes both files."""

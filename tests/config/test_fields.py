@@ -10,10 +10,10 @@ from interactrank_jax.config.field_kinds import Choice, Many, Number, Record, Sw
 from interactrank_jax.evaluation import evaluate
 from interactrank_jax.examples.encoder import DIRECTORY as ENCODER
 from interactrank_jax.examples.format import Examples
-from interactrank_jax.io import files
+from interactrank_jax.io import artifact
 from interactrank_jax.io.errors import InputError
 from interactrank_jax.models.registry import MODELS
-from interactrank_jax.runs.run import Run
+from interactrank_jax.runs.run import KIND, Run
 from interactrank_jax.training.train import train
 from tests.conftest import REPOSITORY
 
@@ -158,7 +158,8 @@ def open_a_run(config, examples_path, workdir):
     metadata = Examples(examples_path).metadata
     metadata.encoder.save(workdir / ENCODER)
     content = {"config": configuration.to_json(config), "metadata": metadata.to_json()}
-    files.write_sealed(workdir / "config.json", content)
+    content |= {"prior_offsets": [], "numerics": {}}
+    artifact.write(KIND, workdir, content, folders=())
     Run.open(workdir)
 
 

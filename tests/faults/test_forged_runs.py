@@ -12,7 +12,7 @@ import pytest
 
 from interactrank_jax.examples.format import Examples
 from interactrank_jax.io.errors import InputError
-from interactrank_jax.runs.best import CHECKSUMS
+from interactrank_jax.runs import best
 from interactrank_jax.runs.run import Run
 from interactrank_jax.training.train import train
 from tests.faults.forging import at, reseal
@@ -68,6 +68,25 @@ def test_a_run_with_metadata_that_is_none_is_refused(workdir, change):
         Run.open(workdir)
 
 
+def test_a_run_of_another_release_is_refused(workdir, examples_path):
+    reseal(workdir / "config.json", lambda value: value.pop("format_version"))
+    message = "format_version is None, expected 1.* with a new --workdir"
+    with pytest.raises(InputError, match=message):
+        Run.open(workdir)
+    with pytest.raises(InputError, match=message):
+        train(tiny_config("interactrank"), examples_path, workdir)
+
+
+@pytest.mark.parametrize("field", ["config", "metadata", "prior_offsets", "numerics"])
+def test_a_run_that_lacks_a_field_is_refused(workdir, examples_path, field):
+    reseal(workdir / "config.json", lambda value: value.pop(field))
+    message = r"config\.json is not what `interactrank train` writes"
+    with pytest.raises(InputError, match=message):
+        Run.open(workdir)
+    with pytest.raises(InputError, match=message):
+        train(tiny_config("interactrank"), examples_path, workdir)
+
+
 @pytest.mark.parametrize(
     ("name", "change", "message"),
     [
@@ -105,14 +124,14 @@ def test_a_run_with_saved_scores_of_other_shapes_is_refused(
     [
         ({"../../secret": ""}, "Expected a plain name"),
         ({"/secret": ""}, "Expected a plain name"),
-        ({"default/_METADATA": 3}, "_METADATA is absent or damaged"),
-        ([["a"]], "is damaged"),
-        (None, "is damaged"),
+        ({"default/_METADATA": 3}, "_METADATA is damaged: .* train again in a new"),
+        ([["a"]], r"checksums\.json is not what .* train again in a new"),
+        (None, r"checksums\.json is not what .* train again in a new"),
     ],
 )
 def test_a_run_with_checksums_of_what_lies_elsewhere_is_refused(workdir, content, message):
-    (best,) = (workdir / "best").glob("[0-9]*")
-    reseal(best / CHECKSUMS, at("files", content))
+    (model,) = (workdir / "best").glob("[0-9]*")
+    reseal(model / best.KIND.file, at("files", content))
     with pytest.raises(InputError, match=message) as error:
         Run.open(workdir).restore_model()
-    assert str(best) in str(error.value)
+    assert str(model) in str(error.value)

@@ -11,7 +11,7 @@ import pytest
 
 from interactrank_jax.io import outputs
 from interactrank_jax.io.errors import InputError
-from interactrank_jax.runs.best import CHECKSUMS
+from interactrank_jax.runs import best
 from interactrank_jax.training.train import train
 from tests.faults.configs import long_config
 from tests.faults.processes import (
@@ -108,8 +108,8 @@ def test_killed_while_a_checkpoint_is_written_the_last_whole_one_is_used(
     wait_for(process, marker.exists)
     kill(process)
     assert steps(workdir)[-2:] == [8, 12]
-    assert (workdir / "checkpoints" / "8" / CHECKSUMS).exists()
-    assert not (workdir / "checkpoints" / "12" / CHECKSUMS).exists()
+    assert (workdir / "checkpoints" / "8" / best.KIND.file).exists()
+    assert not (workdir / "checkpoints" / "12" / best.KIND.file).exists()
 
     errors = finish(start(examples_path, workdir))
     assert "resumed at step 12" in errors

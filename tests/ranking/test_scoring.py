@@ -190,7 +190,7 @@ class TestRefusals:
     @pytest.mark.parametrize("damage", ["flip", "truncate", "remove"])
     def test_a_damaged_index(self, tmp_path, trained_run, index_path, examples_path, damage):
         copy = shutil.copytree(index_path, tmp_path / "index")
-        file = copy / "representation-0.npy"
+        file = copy / "representation" / "0.npy"
         content = bytearray(file.read_bytes())
         if damage == "flip":
             content[-5] ^= 4
@@ -199,7 +199,7 @@ class TestRefusals:
             file.write_bytes(content[:-40])
         else:
             file.unlink()
-        with pytest.raises(InputError, match=r"representation-0\.npy is absent or damaged"):
+        with pytest.raises(InputError, match=r"representation/0\.npy is (damaged|missing): "):
             score(trained_run, copy, examples_path, tmp_path / "scores")
 
     def test_no_index(self, tmp_path, trained_run, examples_path):
@@ -207,7 +207,7 @@ class TestRefusals:
             score(trained_run, tmp_path / "nowhere", examples_path, tmp_path / "scores")
 
     def test_examples_given_as_the_index(self, tmp_path, trained_run, examples_path):
-        with pytest.raises(InputError, match="give the --out of `interactrank index`"):
+        with pytest.raises(InputError, match=r"no index .*the --out of `interactrank index`"):
             score(trained_run, examples_path, examples_path, tmp_path / "scores")
 
     def test_a_run_without_a_model(self, tmp_path, trained_run, examples_path):
@@ -261,7 +261,7 @@ def test_integer_ids_stay_integers(tmp_path, trained_run, examples_path):
 
 
 def test_the_index_records_where_it_came_from(index_path, examples):
-    metadata = json.loads((index_path / "metadata.json").read_text())
+    metadata = json.loads((index_path / "index.json").read_text())
     assert metadata["examples_digest"] == examples.metadata.digest
     assert metadata["items"] == examples.num_items
 

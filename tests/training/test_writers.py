@@ -1,5 +1,8 @@
+import errno
 import io
 import json
+import os
+import resource
 import struct
 import sys
 import time
@@ -160,10 +163,26 @@ def test_a_loop_that_ends_early_leaves_a_whole_trace(tmp_path):
     assert list(tmp_path.rglob("*.trace.json.gz"))
 
 
-def test_tensorboards_thread_that_died_is_an_error_and_no_hang(tmp_path):
+def test_tensorboard_sees_the_scalars_of_a_run_that_goes_on(tmp_path, monkeypatch):
     with MetricWriter(tmp_path) as writer:
-        thread = writer._events.file_writer.event_writer._worker
-        thread.stop()
-        thread.join()
-        with pytest.raises(InputError, match="TensorBoard's events cannot be written"):
-            writer.write(1, {"loss": 1.0})
+        writer.write(1, {"loss": 1.0})
+        monkeypatch.setattr(MetricWriter, "FLUSH_S", -1.0)
+        writer.write(2, {"loss": 0.5})
+        assert [event.step for event in read_events(tmp_path) if event.summary.value] == [1, 2]
+
+
+def test_events_that_find_no_room_are_an_error_and_no_hang(tmp_path):
+    (tmp_path / "metrics.jsonl").symlink_to(os.devnull)  # so that the lines find room
+
+    def write():
+        with MetricWriter(tmp_path) as writer:
+            for step in range(2000):
+                writer.write(step, {"loss": 1.0})
+
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))
+        with pytest.raises(OSError, match=os.strerror(errno.EFBIG)):
+            write()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
