@@ -75,7 +75,15 @@ def _rating_options(args: Any) -> Any:
 
 def _prepare(args: Any) -> None:
     from interactrank_jax.examples.prepare import prepare
+    from interactrank_jax.examples.splits import Days
+    from interactrank_jax.serving.bundle import open_encoder
+    from interactrank_jax.state.days import day_number
 
+    days = None
+    if args.since or args.until:
+        if not (args.since and args.until and args.encoder):
+            raise InputError("--since, --until and --encoder go together: name all of them.")
+        days = Days(day_number(args.since), day_number(args.until))
     metadata = prepare(
         args.config.data,
         args.log,
@@ -83,6 +91,8 @@ def _prepare(args: Any) -> None:
         extend=args.extend or None,
         progress=logging.info,
         state=args.state or None,
+        encoder=open_encoder(args.encoder) if args.encoder else None,
+        days=days,
         engine=args.engine,
         memory=args.memory,
         master=args.master,
@@ -236,6 +246,9 @@ COMMANDS: dict[str, Command] = {
             "out": (REQUIRED, "new directory for the examples"),
             "extend": ("", "examples whose vocabularies and statistics to keep"),
             "state": ("", "STATE of the log, which `state build` wrote; built if not given"),
+            "encoder": ("", "run, examples or bundle whose encoder is used: nothing is fitted"),
+            "since": ("", "with --encoder: first day of the requests, as 2024-05-31"),
+            "until": ("", "with --encoder: last day of the requests; all are split 'test'"),
             **state_commands.ENGINE_FLAGS,
             "memory": ("4GB", state_commands.ENGINE_FLAGS["memory"][1]),
         },

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from ml_collections import ConfigDict
 
-from interactrank_jax.examples.encode import encode_features
+from interactrank_jax.examples.encode import TextOptions, encode_features
 from interactrank_jax.examples.encoder import DIRECTORY as ENCODER
 from interactrank_jax.examples.format import PUBLISHED
 from interactrank_jax.export import golden
@@ -36,7 +36,6 @@ from interactrank_jax.serving.bundle import KIND, Bundle
 from interactrank_jax.serving.golden import FOLDER, rank_golden, save_features
 from interactrank_jax.serving.keys import KeyIndex
 from interactrank_jax.serving.ranking import Ranking
-from interactrank_jax.serving.requests import text_options
 from interactrank_jax.state import engines
 from interactrank_jax.state.days import date, day_number
 from interactrank_jax.state.store import Description, Store, open_without_log
@@ -197,7 +196,7 @@ def _write_items(
     """Writes ids and arrays of the items; returns the arrays, padding included."""
     of_items = [feature for feature in features if feature.entity == "item"]
     vocabularies = run.encoder.vocabularies
-    encoded = encode_features(of_items, raw, vocabularies, text_options(run.encoder))
+    encoded = encode_features(of_items, raw, vocabularies, TextOptions.of_encoder(run.encoder))
     ids = as_values(raw["item_id"])
     arrays = {"id": vocabularies["item"].rows(ids), "numeric": encoded.numeric, **encoded.columns}
     padding = {name: np.zeros((1, *a.shape[1:]), a.dtype) for name, a in arrays.items()}

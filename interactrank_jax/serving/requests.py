@@ -14,7 +14,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from interactrank_jax.examples.encode import TextOptions, encode_features
-from interactrank_jax.examples.encoder import Encoder
 from interactrank_jax.examples.format import REQUEST_ENTITIES
 from interactrank_jax.examples.rates import rate_features
 from interactrank_jax.examples.vocabulary import stable_hash
@@ -61,7 +60,7 @@ class RequestEncoder:
     def __init__(self, bundle: Bundle):
         self._bundle, self._encoder = bundle, bundle.encoder
         self._features = [f for f in bundle.features if f.entity in REQUEST_ENTITIES]
-        self._text = text_options(self._encoder)
+        self._text = TextOptions.of_encoder(self._encoder)
         self._is_timed = not bundle["timeless"]
 
     def check(self, requests: Any) -> pa.Table:
@@ -204,12 +203,6 @@ class RequestEncoder:
         own = [normalized_query(text or "") or None for text in texts.to_pylist()]
         is_known = pa.array(place >= 0)
         return pc.if_else(is_known, known, pa.array(own, pa.large_string()))
-
-
-def text_options(encoder: Encoder) -> TextOptions:
-    """Returns how an encoder makes tokens of texts."""
-    names = (field.name for field in dataclasses.fields(TextOptions))
-    return TextOptions(**{name: int(encoder.meaning[f"text.{name}"]) for name in names})
 
 
 class FreshEventReader:
