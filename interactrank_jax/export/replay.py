@@ -111,7 +111,7 @@ def replay(
         prepare(data, log_path, scratch / "examples", encoder=bundle.encoder, days=days)
         examples = Examples(scratch / "examples")
         progress("serve")
-        rebuilt = list(_rebuilt(examples))
+        rebuilt = list(rebuilt_examples(examples))
         candidates = pa.table(
             {
                 "request_id": pa.array([row.request for row in rebuilt for _ in row.items]),
@@ -129,7 +129,7 @@ def replay(
 
 
 @dataclasses.dataclass(frozen=True)
-class _Rebuilt:
+class RebuiltExample:
     """One example: its request, items, cross features `[C, K]` and arrays."""
 
     request: Any
@@ -138,10 +138,11 @@ class _Rebuilt:
     arrays: dict[str, Any]
 
 
-def _rebuilt(examples: Examples) -> Iterator[_Rebuilt]:
+def rebuilt_examples(examples: Examples, split: str = SPLIT) -> Iterator[RebuiltExample]:
+    """Yields the examples of a split, items by their ids."""
     ids = [None, *examples.item_ids[1:].tolist()]
-    requests = examples.raw_requests(SPLIT)["request_id"].to_pylist()
-    for batch in evaluation_batches(examples, SPLIT, BATCH_SIZE):
+    requests = examples.raw_requests(split)["request_id"].to_pylist()
+    for batch in evaluation_batches(examples, split, BATCH_SIZE):
         for row, index in enumerate(batch["request_index"]):
             if index < 0:  # padding of the last batch
                 continue
@@ -151,11 +152,11 @@ def _rebuilt(examples: Examples) -> Iterator[_Rebuilt]:
                 for name, values in batch.items()
             }
             items = [ids[item] for item in batch["item"][row][mask]]
-            yield _Rebuilt(requests[index], items, batch["cross"][row][mask], arrays)
+            yield RebuiltExample(requests[index], items, batch["cross"][row][mask], arrays)
 
 
 def compare(
-    bundle: Bundle, ranked: Ranked, rebuilt: list[_Rebuilt], names: tuple[str, ...]
+    bundle: Bundle, ranked: Ranked, rebuilt: list[RebuiltExample], names: tuple[str, ...]
 ) -> dict[str, Difference]:
     """Compares the features of requests and candidates."""
     assert ranked.candidates is not None
