@@ -158,7 +158,8 @@ def head_figures(
         bounds = uncertainty.bootstrap(chosen, requests, replicates=replicates)
         once = np.ones(requests)
         figures[name] = {
-            metric: [statistic(once), *bounds[metric]] for metric, statistic in chosen.items()
+            metric: [float(statistic(once)), *bounds[metric]]
+            for metric, statistic in chosen.items()
         }
     return figures
 
@@ -185,7 +186,8 @@ def stage_figures(
         bounds = uncertainty.bootstrap(prepared, requests, replicates=replicates)
         once = np.ones(requests)
         figures[name] = {
-            metric: [statistic(once), *bounds[metric]] for metric, statistic in prepared.items()
+            metric: [float(statistic(once)), *bounds[metric]]
+            for metric, statistic in prepared.items()
         }
     return figures
 
