@@ -11,7 +11,7 @@ REQUIRED = object()
 PATHS = frozenset(
     (
         *("log", "out", "examples", "workdir", "source", "extend", "index", "schema"),
-        *("state", "encoder", "snapshot", "features", "training"),
+        *("state", "encoder", "snapshot", "features", "training", "json"),
     )
 )
 

@@ -164,14 +164,21 @@ def evaluation_batches(
         held, produced = 0, produced + 1
 
 
-def request_batches(examples: Examples, split: str, batch_size: int) -> Iterator[Batch]:
+def request_batches(
+    examples: Examples, split: str, batch_size: int, wanted: np.ndarray | None = None
+) -> Iterator[Batch]:
     """Yields every request exactly once, padded as by `evaluation_batches`.
 
     A request whose candidates fill several examples is taken from the first of them; candidate
     columns are that example's and stand for nothing more.
+
+    Args:
+      examples, split: whose requests.
+      batch_size: requests at a time.
+      wanted: `[requests]` bool: those to yield, by request_index; None for all.
     """
     _check_batch_size(batch_size)
-    seen = np.zeros(examples.split(split).requests, bool)
+    seen = np.zeros(examples.split(split).requests, bool) if wanted is None else ~wanted
     names = (*train_columns(examples), "request_index")
     pending: list[Batch] = []
     held = 0
