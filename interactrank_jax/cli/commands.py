@@ -5,6 +5,7 @@ data-preparation packages, nor `--help` jax.
 """
 
 import logging
+from pathlib import Path
 from typing import Any
 
 from interactrank_jax.cli import state as state_commands
@@ -127,6 +128,8 @@ def _evaluate(args: Any) -> None:
     if not args.workdir and not args.config:
         named = "--baseline" if args.baseline else "--scores without --workdir"
         raise InputError(f"{named} needs --config, for the label and the evaluation.")
+    if args.json and Path(args.json).is_dir():
+        raise InputError(f"--json={args.json} is a directory. Expected a file to write.")
     config = _evaluate_config(args) if args.workdir else args.config
     if args.baseline:
         results = [evaluate.evaluate_baseline(args.baseline, config, *what, by=by)]

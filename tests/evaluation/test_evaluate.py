@@ -296,6 +296,11 @@ class TestFlags:
         assert self.run(config, *flags) == 2
         assert "or --baseline=bm25 with --config" in capsys.readouterr().err
 
+    def test_results_are_not_written_over_a_directory(self, trained_run, examples_path, capsys):
+        flags = [f"--workdir={trained_run}", f"--examples={examples_path}"]
+        assert self.run(*flags, f"--json={trained_run}") == 2
+        assert "is a directory. Expected a file to write" in capsys.readouterr().err
+
     def test_fields_of_evaluate_are_taken_beside_a_run(self, trained_run, examples_path, capsys):
         flags = [f"--workdir={trained_run}", f"--examples={examples_path}"]
         assert self.run(*flags, "--config.evaluate.bootstrap=0") == 0
