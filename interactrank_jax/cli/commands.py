@@ -5,6 +5,7 @@ data-preparation packages, nor `--help` jax.
 """
 
 import logging
+from pathlib import Path
 from typing import Any
 
 from interactrank_jax.cli import serving as serving_commands
@@ -134,36 +135,34 @@ def _train(args: Any) -> None:
 
 
 def _evaluate(args: Any) -> None:
-    from interactrank_jax.evaluation import evaluate
-    from interactrank_jax.examples.format import describe_protocol
+    from interactrank_jax.evaluation import evaluate, tables
 
-    if bool(args.baseline) == bool(args.workdir):
+    by = [name for name in args.by.split(",") if name]
+    what = args.examples, args.split
+    if (args.baseline and (args.workdir or args.scores)) or not (
+        args.baseline or args.workdir or args.scores
+    ):
         raise InputError(
-            "give either --workdir=RUN, or --baseline=bm25 with --config, which names the label."
+            "give either --workdir=RUN, or --scores=FILE with --workdir=RUN or --config beside it, "
+            "or --baseline=bm25 with --config, which names the label."
         )
+    if not args.workdir and not args.config:
+        named = "--baseline" if args.baseline else "--scores without --workdir"
+        raise InputError(f"{named} needs --config, for the label and the evaluation.")
+    if args.json and Path(args.json).is_dir():
+        raise InputError(f"--json={args.json} is a directory. Expected a file to write.")
+    config = _evaluate_config(args) if args.workdir else args.config
     if args.baseline:
-        if not args.config:
-            raise InputError("--baseline needs --config, for the label and the evaluation.")
-        result = evaluate.evaluate_baseline(args.baseline, args.config, args.examples, args.split)
-    else:
-        result = evaluate.evaluate(args.workdir, args.examples, args.split, _evaluate_config(args))
-    print(evaluate.table([result]))
-    if "feature" in result:
-        print(f"\n{result['name']} ranks by {result['feature']}")
-    for part in ("heads", "stages"):
-        if result[part]:
-            print(f"\n{evaluate.part_table(result, part)}")
-    corpus = ""
-    if result["corpus_requests"]:
-        corpus = (
-            f"; recall over {result['corpus_requests']:,} requests with an engaged item, among all "
-            f"{result['corpus']:,} items of the log"
+        results = [evaluate.evaluate_baseline(args.baseline, config, *what, by=by)]
+    elif args.scores:
+        results = evaluate.evaluate_scores(
+            args.scores, *what, config=config, workdir=args.workdir or None, by=by
         )
-    print(
-        f"\nprotocol {describe_protocol(result['protocol'])}, {result['requests']:,} requests, "
-        f"{result['candidates']:,} candidates{corpus}. ± is half a 95% interval over requests; "
-        f"heads are calibrated for weights and sampling."
-    )
+    else:
+        results = [evaluate.evaluate(args.workdir, *what, config=config, by=by)]
+    print(tables.report(results))
+    if args.json:
+        evaluate.write_result(args.json, results)
 
 
 def _evaluate_config(args: Any) -> Any:
@@ -286,17 +285,31 @@ COMMANDS: dict[str, Command] = {
     ),
     "evaluate": Command(
         _evaluate,
-        "evaluates a run, or a baseline, on a split.",
+        "evaluates a run, a baseline, or scores made elsewhere, on a split.",
         "interactrank evaluate --workdir=runs/interactrank --examples=runs/examples --split=test",
         {
             "workdir": ("", "run directory"),
             "examples": EXAMPLES,
             "split": ("test", "train, validation or test"),
-            "baseline": ("", "bm25, iqp or iqp:FEATURE, instead of a run; needs --config"),
+            "baseline": (
+                "",
+                "bm25, popularity or iqp, or iqp:FEATURE, instead of a run; needs --config",
+            ),
+            "scores": (
+                "",
+                "Parquet or CSV of request_id, item_id, score: a file, a directory, or A,B; paired "
+                "with the run of --workdir",
+            ),
+            "by": (
+                "",
+                "slices, A,B: query_popularity, item_age, user, user_history or a categorical "
+                "feature",
+            ),
+            "json": ("", "file to write the results to, a list"),
         },
         config=False,
-        config_help=f"with --baseline: its label; with --workdir: {REGISTERS}; --config.evaluate."
-        "FIELD=... with either",
+        config_help="with --baseline, or --scores alone: its label; with --workdir: "
+        f"{REGISTERS}; --config.evaluate.FIELD=... with either",
         on_devices=True,
         registers=True,
     ),
