@@ -42,12 +42,18 @@ def prepare(
       InputError: the log or the config does not hold, a split is empty, or nothing was ever engaged
         with in training.
     """
-    path = log.path if isinstance(log, Log) else log
+    path = log.path if isinstance(log, Log) else _path(log, "log")
     with contextlib.ExitStack() as stack:
         if out is None:
             out = stack.enter_context(outputs.scratch_directory()) / "examples"
+        else:
+            out = _path(out, "out")
         old = extend.path if isinstance(extend, Examples) else extend
-        station.prepare(config.get("data", config), path, Path(out), extend=old, **options)
+        station.prepare(config.get("data", config), path, out, extend=old, **options)
         examples = Examples(out)
         weakref.finalize(examples, stack.pop_all().close)
     return examples
+
+
+def _path(path: str | os.PathLike, what: str) -> Path:
+    return Path(outputs.from_user(os.fspath(path), what))

@@ -114,6 +114,27 @@ class TestPrepare:
         assert not (tmp_path / "out").exists()
 
 
+def test_from_data_frames_to_figures(tmp_path, monkeypatch):
+    """Frames of pandas, a config that names their actions, and `~` for a place that stays."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    frames = {name: table.to_pandas() for name, table in handmade_log.make_tables().items()}
+    kinds = {"title": "text", "query_text": "text"}
+    actions, users = handmade_log.ACTIONS, ("country", "tenure")
+    log = ir.Log.from_frames(
+        **frames, actions=actions, kinds=kinds, user_features=users, path="~/log"
+    )
+    config = ir.configs.lr("search")
+    config.data = handmade_log.data_config(**{"cross.corpus": False, "cross.corpus_requests": 0})
+    config.label.update({"heads": ("engaged",), "utility": (1.0,), "weights": ()})
+    config.label.update({"positive": actions, "negative": ()})
+    config.train.batch_size = 16
+    trainer = ir.Trainer(config, ir.prepare(log, config, "~/examples"), "~/run").fit(steps=2)
+    assert {path.name for path in tmp_path.iterdir()} == {"log", "examples", "run"}
+    table = trainer.evaluate("test").table().set_index("metric")
+    assert 0 < table.loc["roc_auc", "low"] < table.loc["roc_auc", "value"] < 1
+    assert trainer.history["step"].tolist() == [2]
+
+
 def python(code, *arguments):
     """Runs code in a process whose `__main__` has no file, as a notebook's has none."""
     done = subprocess.run(

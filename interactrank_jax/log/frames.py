@@ -9,6 +9,7 @@ features are left out, and that is logged.
 import contextlib
 import dataclasses
 import logging
+import os
 import re
 import sys
 import weakref
@@ -94,6 +95,7 @@ def write_log(
     with contextlib.ExitStack() as stack:
         if path is None:
             path = stack.enter_context(outputs.scratch_directory()) / "log"
+        path = outputs.from_user(os.fspath(path), "path")
         with outputs.new_directory(path) as directory:
             schema.save(directory)
             for name, table in written.items():

@@ -107,8 +107,11 @@ class Trainer:
         """
         cuda.avoid_slow_scatter(os.environ)  # before jax starts
         fields.check(config)
-        self.examples = examples if isinstance(examples, Examples) else Examples(examples)
-        self.workdir = self._temporary() if workdir is None else Path(workdir)
+        if not isinstance(examples, Examples):
+            examples = Examples(outputs.from_user(os.fspath(examples), "examples"))
+        self.examples = examples
+        given = None if workdir is None else outputs.from_user(os.fspath(workdir), "workdir")
+        self.workdir = self._temporary() if given is None else Path(given)
         self._given_optimizer = optimizer
         self._placed: TrainState | None = None
         self.summary: dict[str, Any] = {}
@@ -187,7 +190,11 @@ class Trainer:
 
     @property
     def state(self) -> TrainState:
-        """A copy of the state as of the last step, one global array a leaf."""
+        """The state as of the last step, one global array a leaf.
+
+        With shard_map on an accelerator, the next step takes the memory of these very arrays over:
+        copy what is to outlive it.
+        """
         return self.parallel.canonical(self.placed)
 
     @functools.cached_property
