@@ -105,7 +105,7 @@ class Log:
           actions: the columns of impressions that say what users did.
           kinds: name of a feature -> 'categorical', 'numeric', 'text', 'embedding', or 'ignore' to
             leave it out. Kinds that are not given are guessed from the values, as by `convert
-            --format=ratings`; what looks odd about a guess is a warning of the log.
+            --format=ratings`; what looks odd about a guess is logged as a warning.
           user_features: columns of requests that describe the user; the others describe the
             request.
           timeless: requests have no timestamp, and there are no events.
