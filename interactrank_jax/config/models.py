@@ -1,6 +1,13 @@
 """Configs of the models, one function each: `configs/*.py` launch them.
 
 Each takes the name of a data set (`data_sets.py`) and returns a whole config.
+
+Example:
+  >>> import interactrank_jax as ir
+  >>> config = ir.configs.interactrank("search")
+  >>> config.train.batch_size = 512
+  >>> ir.configs.build("interactrank", "search").model.name
+  'interactrank'
 """
 
 from collections.abc import Callable

@@ -11,6 +11,14 @@ rows (`roc_auc`), of two rows of one request, each request counting the same (`r
 pair (`pooled_request_auc`).
 
 Intervals over requests are made from the same prepared metrics in `uncertainty.py`.
+
+Example:
+  >>> import interactrank_jax as ir
+  >>> request, scores, labels = [1, 1, 2, 2], [0.9, 0.1, 0.2, 0.8], [1, 0, 1, 0]
+  >>> ir.metrics.request_auc(request, scores, labels)
+  0.5
+  >>> ir.metrics.hit_at_k(request, scores, labels, k=1)
+  0.5
 """
 
 from collections.abc import Callable
