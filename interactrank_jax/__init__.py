@@ -10,6 +10,8 @@ In a notebook:
     examples = ir.prepare(log, config)
     trainer = ir.Trainer(config, examples).fit(steps=500)
     trainer.evaluate("test").table()
+    ranker = ir.export_bundle(trainer)
+    ranker.rank(new_requests, candidates, k=500)
 
 Each name is imported when it is first used, so that a machine that only trains or ranks needs
 neither DuckDB nor Ibis.
@@ -22,10 +24,12 @@ if TYPE_CHECKING:
     from interactrank_jax import losses as losses
     from interactrank_jax import metrics as metrics
     from interactrank_jax import models as models
+    from interactrank_jax._export import export_bundle as export_bundle
     from interactrank_jax._prepare import prepare as prepare
     from interactrank_jax.config import models as configs
     from interactrank_jax.examples.format import Examples as Examples
     from interactrank_jax.log.read import Log as Log
+    from interactrank_jax.ranking.ranker import Ranker as Ranker
     from interactrank_jax.training.trainer import Trainer as Trainer
 
 # To add a public name, add it to all three: the imports above, which are for type checkers and
@@ -34,8 +38,10 @@ if TYPE_CHECKING:
 __all__ = [
     "Examples",
     "Log",
+    "Ranker",
     "Trainer",
     "configs",
+    "export_bundle",
     "losses",
     "metrics",
     "models",
@@ -44,8 +50,10 @@ __all__ = [
 _MODULES = {
     "Examples": "interactrank_jax.examples.format:Examples",
     "Log": "interactrank_jax.log.read:Log",
+    "Ranker": "interactrank_jax.ranking.ranker:Ranker",
     "Trainer": "interactrank_jax.training.trainer:Trainer",
     "configs": "interactrank_jax.config.models",
+    "export_bundle": "interactrank_jax._export:export_bundle",
     "losses": "interactrank_jax.losses",
     "metrics": "interactrank_jax.metrics",
     "models": "interactrank_jax.models",
