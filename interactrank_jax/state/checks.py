@@ -9,8 +9,14 @@ import pyarrow.parquet as pq
 from interactrank_jax.io.errors import InputError
 from interactrank_jax.log import validate
 from interactrank_jax.log.read import Log
-from interactrank_jax.state.day_rows import DayRows, day_rows, files_of, tables_read
-from interactrank_jax.state.days import SECONDS_PER_DAY, date
+from interactrank_jax.state.day_rows import (
+    DayRows,
+    as_it_came,
+    day_rows,
+    files_of,
+    tables_read,
+)
+from interactrank_jax.state.days import SECONDS_PER_DAY, date, day
 from interactrank_jax.state.log_days import requests_per_day
 from interactrank_jax.state.source import Source
 from interactrank_jax.state.store import KIND, Description, Store
@@ -32,7 +38,8 @@ def check_log(store: Store, log: Log, backend: ibis.BaseBackend) -> None:
     if not store.chunks:
         return
     source, last = Source(log, store.recipe, backend), store.chunks[-1].last
-    now = day_rows(source, until=last, with_rows=not _is_as_it_was(store, source))
+    is_as_it_was = _is_as_it_was(store, source)
+    now = day_rows(source, until=last, with_rows=not is_as_it_was)
     recorded = {day: rows for chunk in store.chunks for day, rows in chunk.days.items()}
     if recorded and now and not recorded.keys() & now.keys():
         days, _ = requests_per_day(log, backend)
@@ -48,10 +55,12 @@ def check_log(store: Store, log: Log, backend: ibis.BaseBackend) -> None:
             of_requests = 0 if source.has_events else rows.rows
             before = DayRows(rows.requests, of_requests, (0,) * len(rows.actions))
         _check_day(store, source, number, before, rows)
+    if days_there := [number for number, rows in now.items() if rows.rows]:
+        _check_timelines(store, source, days_there)
 
 
 def _check_day(store: Store, source: Source, number: int, before: DayRows, now: DayRows) -> None:
-    table = "events" if source.has_events else "impressions"
+    table = _table_of_labels(source)
     for name, count_before, count in (
         ("requests", before.requests, now.requests),
         (table, before.rows, now.rows),
@@ -62,23 +71,51 @@ def _check_day(store: Store, source: Source, number: int, before: DayRows, now: 
                 f"that day was counted in {store.path}. Either the day was not over then, or this "
                 f"is another log: build again into another --out."
             )
-    if not now.rows or (now.actions, now.digest) == (before.actions, before.digest):
-        return
-    texts = [
-        ", ".join(
-            f"{count:,} {action}"
-            for action, count in zip(store.description.actions, rows.actions, strict=True)
+    if now.rows and now.actions != before.actions:
+        has, had = (
+            ", ".join(
+                f"{count:,} {action}"
+                for action, count in zip(store.description.actions, rows.actions, strict=True)
+            )
+            for rows in (now, before)
         )
-        for rows in (now, before)
-    ]
-    said = f"the log has {texts[0]}, but had {texts[1]}"
-    if now.actions == before.actions:
-        said = f"the log has {texts[0]} as before, but of other users, queries, items or times than"
-    raise InputError(
-        f"{table} of {date(number)}: {said} when that day was counted in {store.path}: rows were "
-        f"edited in place, and what was counted is not what they say now. Bring back the files of "
-        f"that day, or build again into another --out."
-    )
+        raise InputError(
+            f"{table} of {date(number)}: the log has {has}, but had {had} when that day was "
+            f"{_EDITED.format(store.path)}"
+        )
+
+
+_EDITED = (
+    "counted in {}: rows were edited in place, and what was counted is not what they say now. "
+    "Bring back the files of that day, or build again into another --out."
+)
+
+
+def _check_timelines(store: Store, source: Source, days: list[int]) -> None:
+    """Refuses a log that does not have everything that timelines say of some days."""
+    rows = store.timelines(source.backend)
+    rows = rows.mutate(period=day(rows.time))
+    rows = rows.filter([rows.period.isin(days), rows.action.isin(store.description.actions)])
+    log_rows = as_it_came(source).engagements(until=store.chunks[-1].last)
+    columns = ["user", "item", "action", "time", "event_time", *source.tie_columns]
+    for name in columns:
+        if rows[name].type().is_string() != log_rows[name].type().is_string():
+            rows, log_rows = (
+                table.mutate(**{name: table[name].cast("string")}) for table in (rows, log_rows)
+            )
+    lost = rows.anti_join(log_rows, columns)
+    per_day = lost.group_by("period").aggregate(rows=lost.count()).order_by("period").limit(1)
+    for first in source.backend.to_pyarrow(per_day).to_pylist():
+        raise InputError(
+            f"{_table_of_labels(source)} of {date(first['period'])}: {first['rows']:,} that were "
+            f"counted are not there as they were, by the same user at the same time with the same "
+            f"action on the same item, though the log has as many of each as when that day was "
+            f"{_EDITED.format(store.path)}"
+        )
+
+
+def _table_of_labels(source: Source) -> str:
+    return "events" if source.has_events else "impressions"
 
 
 def check_clocks(days: np.ndarray) -> None:

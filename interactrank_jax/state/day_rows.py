@@ -1,25 +1,13 @@
-"""What each day of a log holds: by this a day is known again, or seen to have changed.
-
-The digest of a day is a sum over its engagements of a number made of MD5, so that it depends on no
-order of rows and is one on every engine.
-"""
+"""What each day of a log holds: by this a day is known again, or seen to have changed."""
 
 import dataclasses
-import functools
-import operator
-from collections.abc import Iterable
 from typing import Any
 
-import ibis
 import ibis.expr.types as ir
 
 from interactrank_jax.state.log_days import requests_per_day
 from interactrank_jax.state.source import Source
 from interactrank_jax.state.spec import FRESH
-
-# Characters of a digest in hexadecimal that are summed, as digits of base 55 ('0' to 'f' in ASCII):
-# the sum over a day of 300 million rows fits 64 bits.
-_CHARACTERS, _BASE = 6, 55
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,13 +18,11 @@ class DayRows:
       requests: made on it.
       rows: events that arrived on it, copies too; in a log without events its impressions.
       actions: of those rows, how many are or have each action, in the order of the log's actions.
-      digest: of the rows that are or have an action.
     """
 
     requests: int = 0
     rows: int = 0
     actions: tuple[int, ...] = ()
-    digest: int = 0
 
 
 def day_rows(
@@ -55,7 +41,7 @@ def day_rows(
         for day, count in zip(days.tolist(), requests.tolist(), strict=True)
     }
     if with_rows:
-        table = _engagements(_as_it_came(source), since, until)
+        table = _labels_per_day(as_it_came(source), since, until)
         for row in source.backend.to_pyarrow(table).to_pylist():
             fields.setdefault(row.pop("period"), {}).update(row)
     numbers = range(len(source.log.schema.actions))
@@ -86,7 +72,7 @@ def files_of(source: Source) -> dict[str, list[int]]:
     return result
 
 
-def _as_it_came(source: Source) -> Source:
+def as_it_came(source: Source) -> Source:
     """Returns a source of rows as they lie in the log, with no join but that of the request."""
     recipe = dataclasses.replace(source.recipe, user_day_cap=0, query_form="", backoff=0.0)
     if recipe.has_fresh:
@@ -98,32 +84,13 @@ def _as_it_came(source: Source) -> Source:
     return dataclasses.replace(source, recipe=recipe, forms=None)
 
 
-def _engagements(source: Source, since: int | None, until: int | None) -> ir.Table:
+def _labels_per_day(source: Source, since: int | None, until: int | None) -> ir.Table:
     actions = source.log.schema.actions
     if source.has_events:
         rows = source.events(since, until)
         labels = [rows.action == action for action in actions]
-        columns: Iterable[str] = ("action", "event_id", "event_time")
     else:
         rows = source.candidates(since, until)
         labels = [rows[action].cast("boolean") for action in actions]
-        columns = ("request_id", "position", *actions)
-    columns = ("user", "query", "item", "time", *source.recipe.segments, *columns)
-    is_engaged = functools.reduce(operator.or_, labels)
-    number = ibis.ifelse(is_engaged, _number(rows, columns), ibis.literal(0, "int64"))
     counts = {f"action:{k}": rows.count(where=label) for k, label in enumerate(labels)}
-    return rows.group_by("period").aggregate(
-        rows=rows.count(), digest=number.sum().cast("int64"), **counts
-    )
-
-
-def _number(rows: ir.Table, columns: Iterable[str]) -> ir.IntegerValue:
-    """Returns an int64 for each row that any of some columns would change."""
-    texts = []
-    for name in columns:
-        value = rows[name]
-        value = value.cast("int64") if value.type().is_boolean() else value
-        texts.append(value.cast("string").fill_null(""))
-    digest = functools.reduce(lambda text, other: text + "|" + other, texts).hexdigest("md5")
-    digits = [digest.substr(k, 1).ascii_str().cast("int64") - ord("0") for k in range(_CHARACTERS)]
-    return sum(digit * ibis.literal(_BASE**k, "int64") for k, digit in enumerate(digits))
+    return rows.group_by("period").aggregate(rows=rows.count(), **counts)

@@ -283,7 +283,7 @@ class TestLabelsEditedInPlace:
         ("how", "expected"),
         [
             ("one", r"has \d+ click, \d+ save, but had \d+ click, \d+ save when that day"),
-            ("two", r"has \d+ click, \d+ save as before, but of other users.* than when that day"),
+            ("two", r"that were counted are not there as they were, .* when that day"),
         ],
     )
     def test_are_refused(self, how, expected, night, events, backend, tmp_path):
@@ -292,7 +292,7 @@ class TestLabelsEditedInPlace:
         pq.write_table(relabelled(rows, of_day, how, events), file)
         before = sorted(path.name for path in (tmp_path / "state" / "chunks").iterdir())
         table = "events" if events else "impressions"
-        expected = rf"{table} of 2022-01-16: the log {expected}.*edited in place.*another --out"
+        expected = rf"{table} of 2022-01-16: .*{expected}.*edited in place.*another --out"
         with pytest.raises(InputError, match=expected):
             build_store(config, open_log(tmp_path / "log"), tmp_path / "state", backend)
         with pytest.raises(InputError, match=expected):
