@@ -174,7 +174,11 @@ def _begins_after(path: Path, column: str, second: int) -> bool:
 
 
 def check_items(store: Store, source: Source) -> None:
-    """Refuses items of other columns than STATE has: its catalogue is one table."""
+    """Refuses an item twice, and items of other columns than STATE has.
+
+    Its catalogue is one table.
+    """
+    validate.check_unique("items", source.log.table("items", source.backend))
     if not store.chunks:
         return
     before, now = store.catalogue(source.backend).schema(), source.catalogue().schema()

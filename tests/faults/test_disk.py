@@ -36,6 +36,7 @@ def arguments(tmp_path_factory, good_log, examples_path, trained_run, index_path
         "simulate": ["--preset=tiny"],
         "convert": ["--format=movielens", f"--source={source}"],
         "prepare": [f"{CONFIG}:log", f"--log={good_log}"],
+        "state build": [f"{CONFIG}:log", f"--log={good_log}"],
         "train": [f"{CONFIG}:tiny", examples],
         "evaluate": [examples],
         "index": [examples, workdir],
@@ -45,7 +46,7 @@ def arguments(tmp_path_factory, good_log, examples_path, trained_run, index_path
 
 def run(station: str, arguments: dict[str, list[str]], place: Path) -> int:
     name = "workdir" if station in ("train", "evaluate") else "out"
-    return cli.main([station, *arguments[station], f"--{name}={place}"])
+    return cli.main([*station.split(), *arguments[station], f"--{name}={place}"])
 
 
 def message(capsys) -> str:
