@@ -105,11 +105,12 @@ def _check_timelines(store: Store, source: Source, days: list[int]) -> None:
             )
     lost = rows.anti_join(log_rows, columns)
     per_day = lost.group_by("period").aggregate(rows=lost.count()).order_by("period").limit(1)
-    for first in source.backend.to_pyarrow(per_day).to_pylist():
+    if first_day := source.backend.to_pyarrow(per_day).to_pylist():
+        number, count = first_day[0]["period"], first_day[0]["rows"]
         raise InputError(
-            f"{_table_of_labels(source)} of {date(first['period'])}: {first['rows']:,} that were "
-            f"counted are not there as they were, by the same user at the same time with the same "
-            f"action on the same item, though the log has as many of each as when that day was "
+            f"{_table_of_labels(source)} of {date(number)}: {count:,} that were counted are not "
+            f"there as they were, by the same user at the same time with the same action on the "
+            f"same item, though the log has as many of each action as when that day was "
             f"{_EDITED.format(store.path)}"
         )
 

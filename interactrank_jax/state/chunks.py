@@ -53,6 +53,7 @@ def count_days(store: Store, source: Source, first: int, last: int) -> None:
         days = None, None
     if store.recipe.query_form:
         source = dataclasses.replace(source, forms=_add_forms(store, source, name, *days))
+    files_seen = files_of(source)  # before they are read: what changes later is seen to
     in_days = {} if source.recipe.lag_days is None else day_rows(source, first, last)
     arrived, figures = None, {"duplicates": 0, "late": 0, "early": 0}
     if source.has_events:
@@ -77,7 +78,7 @@ def count_days(store: Store, source: Source, first: int, last: int) -> None:
         **figures,
         **_rows_and_unknown(counted, source),
         days=in_days,
-        files=files_of(source),
+        files=files_seen,
     )
     store.chunks_place.mkdir(exist_ok=True)
     follows = store.chunks[-1].name if store.chunks else ""
