@@ -8,6 +8,7 @@ holds a few numbers per request, ids and items, and one bucket of candidates; ev
 in a scratch directory within the output, which is written beside `out` and renamed when whole.
 """
 
+import concurrent.futures
 import contextlib
 import shutil
 from collections.abc import Callable, Iterator
@@ -109,13 +110,11 @@ def prepare(
             with buckets.read_ahead(ordered.rows.buckets) as candidates:
                 lookups = past.look_up(plan, ordered, history)
                 assembler = Assembler(plan, ordered, fitted, lookups, buckets.places)
-                written = write_splits(
-                    assembler, candidates, directory, int(config.block_size), progress
-                )
-            write_raw_requests(ordered, fitted.leaking, directory / "raw")
-            if plan.corpus_requests:
-                progress("cross features of whole requests")
-                corpus.write(plan, ordered, history, fitted.means, directory)
+                with _ragged(assembler, history, directory, progress):
+                    written = write_splits(
+                        assembler, candidates, directory, int(config.block_size), progress
+                    )
+                    write_raw_requests(ordered, fitted.leaking, directory / "raw")
             progress("metadata")
             if encoder is None:
                 encoder = finish_encoder(config_json, plan, fitted, written, old_encoder)
@@ -132,6 +131,25 @@ def prepare(
         )
         write_metadata(directory, metadata)
     return metadata
+
+
+@contextlib.contextmanager
+def _ragged(
+    assembler: Assembler, history: past.Past, directory: Path, progress: Callable[[str], None]
+) -> Iterator[None]:
+    """Writes the cross features of whole requests while the block writes blocks.
+
+    An engine works at the former, NumPy at the latter, which asks no engine.
+    """
+    plan, means = assembler.plan, assembler.fitted.means
+    if not plan.corpus_requests:
+        yield
+        return
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        ragged = pool.submit(corpus.write, plan, assembler.ordered, history, means, directory)
+        yield
+        progress("cross features of whole requests")
+        ragged.result()
 
 
 @contextlib.contextmanager
