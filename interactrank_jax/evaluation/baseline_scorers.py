@@ -1,5 +1,6 @@
 """Baselines as scorers, see `scorers.Scorer`, and the registry of their names."""
 
+import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -7,10 +8,12 @@ import numpy as np
 
 from interactrank_jax.evaluation import baselines
 from interactrank_jax.evaluation.popularity import Popularity, popularity
+from interactrank_jax.evaluation.regression import LEAST_SHARE, fit_regression
 from interactrank_jax.examples.format import Examples, SparseCross
 from interactrank_jax.examples.input import Batch
 from interactrank_jax.io.errors import InputError, did_you_mean
-from interactrank_jax.losses.labels import LabelRule
+from interactrank_jax.losses.labels import ENGAGED, LabelRule
+from interactrank_jax.metrics import roc_auc
 
 
 class BaselineScorer:
@@ -111,12 +114,118 @@ class CountedPopularity(BaselineScorer):
         return self._counts.of_all(requests)
 
 
-def _bm25(rule: LabelRule, examples: Examples, split: str, feature: str) -> BaselineScorer:
-    del rule
+class ConstantScorer(BaselineScorer):
+    """The share of training that was engaged with, as a logit: it ranks nothing."""
+
+    heads = (ENGAGED,)
+    offsets = (0.0,)
+
+    def __init__(self, examples: Examples, rule: LabelRule):
+        super().__init__("constant")
+        split = examples.split("train")
+        share = rule.count_engaged(split) / max(split.candidates, 1)
+        share = min(max(share, LEAST_SHARE), 1 - LEAST_SHARE)
+        self._logit, self._num_items = float(np.log(share / (1 - share))), examples.num_items
+
+    def slate(self, batch: Batch) -> np.ndarray:
+        """Returns `[R, C, 1]`."""
+        return np.full((*batch["item"].shape, 1), self._logit, np.float32)
+
+    def all_items(self, requests: np.ndarray) -> np.ndarray:
+        """Returns `[R, I]`."""
+        return np.full((len(requests), self._num_items), self._logit, np.float32)
+
+
+class SignedFeatureScorer(CrossFeatureScorer):
+    """One cross feature, or its opposite."""
+
+    def __init__(self, name: str, examples: Examples, split: str, column: int, sign: int):
+        super().__init__(name, examples, split, column)
+        self._sign = sign
+        self.feature = self.feature if sign > 0 else f"minus {self.feature}"
+
+    def slate(self, batch: Batch) -> np.ndarray:
+        """Returns `[R, C, 1]`."""
+        return self._sign * super().slate(batch)
+
+    def all_items(self, requests: np.ndarray) -> np.ndarray:
+        """Returns `[R, I]`."""
+        return self._sign * super().all_items(requests)
+
+
+class RegressionScorer(BaselineScorer):
+    """A logistic regression over cross features and rates, see `regression.py`."""
+
+    heads = (ENGAGED,)
+    offsets = (0.0,)
+
+    def __init__(self, examples: Examples, split: str, rule: LabelRule):
+        super().__init__("regression")
+        one_head = dataclasses.replace(rule, heads=(ENGAGED,), utility=(1.0,))
+        self._regression = fit_regression(examples, one_head)
+        self._cross: SparseCross | None = None
+        if examples.has_corpus(split):
+            self._cross = examples.sparse_cross(split)
+        self._num_items = examples.num_items
+
+    def slate(self, batch: Batch) -> np.ndarray:
+        """Returns logits `[R, C, 1]`."""
+        return self._regression.logits(batch).astype(np.float32)
+
+    def all_items(self, requests: np.ndarray) -> np.ndarray:
+        """Returns `[R, I]`: what the request has by itself moves no item, and is left out."""
+        assert self._cross is not None
+        items, values = self._cross.padded(requests, self._num_items)
+        scores = np.zeros((len(items), self._num_items + 1), np.float32)
+        np.put_along_axis(scores, items, self._regression.of_cross(values)[..., 0], 1)
+        return scores[:, : self._num_items]
+
+
+def best_feature(examples: Examples, rule: LabelRule) -> tuple[int, int]:
+    """Returns column and sign of the cross feature with the best ROC-AUC on validation.
+
+    Raises:
+      InputError: the examples have no cross feature, or no validation split.
+    """
+    if not examples.metadata.cross:
+        raise InputError("these examples have no cross feature: prepare with some, or take bm25.")
+    parts = []
+    for block in examples.blocks("validation", ("cross", "actions", "mask")):
+        mask = block["mask"]
+        parts.append((block["cross"][mask], rule.engaged(block["actions"][mask])))
+    cross, engaged = (np.concatenate(part) for part in zip(*parts, strict=True))
+    area = [roc_auc(values, engaged) for values in cross.T]
+    distance = [abs(value - 0.5) if np.isfinite(value) else 0.0 for value in area]
+    column = int(np.argmax(distance))
+    return column, 1 if area[column] >= 0.5 else -1
+
+
+def _constant(rule: LabelRule, examples: Examples, split: str, feature: str) -> BaselineScorer:
+    del split
+    _refuse_feature("constant", feature)
+    return ConstantScorer(examples, rule)
+
+
+def _best_feature(rule: LabelRule, examples: Examples, split: str, feature: str) -> BaselineScorer:
+    _refuse_feature("best_feature", feature)
+    return SignedFeatureScorer("best_feature", examples, split, *best_feature(examples, rule))
+
+
+def _regression(rule: LabelRule, examples: Examples, split: str, feature: str) -> BaselineScorer:
+    _refuse_feature("regression", feature)
+    return RegressionScorer(examples, split, rule)
+
+
+def _refuse_feature(name: str, feature: str) -> None:
     if feature:
         raise InputError(
-            f"--baseline=bm25:{feature}: 'bm25' takes no feature. Give --baseline=bm25."
+            f"--baseline={name}:{feature}: '{name}' takes no feature. Give --baseline={name}."
         )
+
+
+def _bm25(rule: LabelRule, examples: Examples, split: str, feature: str) -> BaselineScorer:
+    del rule
+    _refuse_feature("bm25", feature)
     return BM25Scorer(examples, split)
 
 
@@ -137,6 +246,9 @@ BASELINES: dict[str, Callable[[LabelRule, Examples, str, str], BaselineScorer]] 
     "bm25": _bm25,
     "popularity": _popularity,
     "iqp": _iqp,
+    "constant": _constant,
+    "best_feature": _best_feature,
+    "regression": _regression,
 }
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from interactrank_jax import metrics
 from interactrank_jax.config import fields
 from interactrank_jax.devices.parallel import DataParallel
-from interactrank_jax.evaluation import uncertainty
+from interactrank_jax.evaluation import references, uncertainty
 from interactrank_jax.evaluation.baseline_scorers import baseline
 from interactrank_jax.evaluation.corpus_ranks import CorpusRanks, corpus_ranks
 from interactrank_jax.evaluation.external_scores import ExternalScorer
@@ -133,6 +133,7 @@ def _evaluate_run(
     with interrupts.deferred():
         result, rows = evaluate_scorer(scorer, run.rule, examples, split, config, by)
     result |= {"step": step, "examples_digest": examples.metadata.digest}
+    result |= _references(run, rows, scorer, examples, split, config)
     directory = Path(workdir) / "eval"
     with outputs.new_file(directory / f"{split}.npz") as partial, partial.open("wb") as file:
         np.savez(
@@ -145,6 +146,23 @@ def _evaluate_run(
         )
     write_result(directory / f"{split}.json", result)
     return result, rows
+
+
+def _references(
+    run: Run, rows: Rows, scorer: ModelScorer, examples: Examples, split: str, config: Any
+) -> dict[str, Any]:
+    """Returns the reference lines beside a model, and in words those that it lies below."""
+    with interrupts.deferred():
+        lines = references.reference_lines(examples, run.rule, split, int(config.batch_size))
+        figures = references.compare(
+            lines,
+            rows,
+            run.rule.engaged(rows.actions),
+            rows.ranked_logits(scorer),
+            int(config.bootstrap),
+        )
+    below = references.lines_above(figures, run.config.train.select_by)
+    return {"references": figures, "below": below}
 
 
 def evaluate_baseline(

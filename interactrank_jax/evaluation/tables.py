@@ -11,8 +11,15 @@ from interactrank_jax.io.printable import cell, printable
 
 def report(results: Sequence[dict[str, Any]]) -> str:
     """Returns all that `interactrank evaluate` says of one result, or of scores beside a run."""
-    parts = [table(results)]
+    lines = [
+        {"name": name, "metrics": line["metrics"], "intervals": {}}
+        for name, line in results[-1].get("references", {}).items()
+    ]
+    parts = [table([*results, *lines])]
     for result in results:
+        if result.get("references"):
+            parts.append(reference_table(result))
+        parts += [printable(f"{result['name']} lies {words}") for words in result.get("below", [])]
         if "feature" in result:
             parts.append(printable(f"{result['name']} ranks by {result['feature']}"))
         if "extra" in result:
@@ -82,6 +89,25 @@ def difference_table(result: dict[str, Any], other: dict[str, Any]) -> str:
         for name, (value, low, high) in result["differences"].items()
     ]
     return _markdown(title, ["difference", "95% interval, paired over requests"], rows)
+
+
+def reference_table(result: dict[str, Any]) -> str:
+    """Returns a table of a model minus its reference lines."""
+    lines = result["references"]
+    names = list(dict.fromkeys(name for line in lines.values() for name in line["differences"]))
+    rows = []
+    for name, line in lines.items():
+        feature = f": {line['feature']}" if line["feature"] else ""
+        differences = line["differences"]
+        cells = [_difference(*differences.get(metric, (None, 0, 0))) for metric in names]
+        rows.append((f"{name}{feature}", cells))
+    return _markdown(f"{result['name']} minus", names, rows)
+
+
+def _difference(value: float | None, low: float, high: float) -> str:
+    if value is None or np.isnan(value):
+        return ""
+    return f"{value:+.4f}" if np.isnan(low) else f"{value:+.4f} [{low:+.4f}, {high:+.4f}]"
 
 
 def _markdown(title: str, names: Sequence[str], rows: Sequence[tuple[str, list[str]]]) -> str:

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import logging
 import signal
 import time
@@ -15,6 +16,7 @@ from ml_collections import ConfigDict
 from interactrank_jax import metrics
 from interactrank_jax.devices import distributed
 from interactrank_jax.evaluation import evaluate
+from interactrank_jax.evaluation.references import reference_figures
 from interactrank_jax.evaluation.scorers import ModelScorer
 from interactrank_jax.io import interrupts
 from interactrank_jax.io.errors import InputError
@@ -56,6 +58,7 @@ def run_to_end(trainer: Trainer) -> dict[str, Any]:
         loop = Loop(trainer, data, checkpoints)
         loop.start(template, source)
         loop.run(stop_requested)
+        loop.say_what_is_better()
     return {
         "step": int(loop.progress.best_step),
         config.train.select_by: loop.progress.best_metric,
@@ -193,10 +196,40 @@ class Loop:
         placed = self._trainer.placed
         self._validation.use({"params": placed.params, "tables": placed.tables})
         figures = evaluate.validate(self._validation)
-        self._writer.write(done, {f"validation/{k}": v for k, v in figures.items()})
+        scalars = {f"validation/{name}": value for name, value in figures.items()}
+        select_by = self._run.config.train.select_by
+        for name, values in self._references.items():
+            if select_by in values:
+                scalars[f"validation/{name}/{select_by}"] = values[select_by]
+        self._writer.write(done, scalars)
         record_validation(self.progress, figures, done, self._run.config.train)
         if self.progress.best_step == done:
             self._checkpoints.save_best(self._trainer.state)
+
+    @functools.cached_property
+    def _references(self) -> dict[str, dict[str, float]]:
+        """The figures of the reference lines on validation, by name; in the first process alone."""
+        if jax.process_index():
+            return {}
+        return reference_figures(
+            self._trainer.examples,
+            self._run.rule,
+            "validation",
+            int(self._run.config.evaluate.batch_size),
+        )
+
+    def say_what_is_better(self) -> None:
+        """Warns where a reference line has a better validation than the best model."""
+        name, best = self._run.config.train.select_by, self.progress.best_metric
+        if best is None:
+            return
+        sign = -1 if name in metrics.LOWER_IS_BETTER else 1
+        for line, values in self._references.items():
+            if name in values and sign * values[name] > sign * best:
+                logger.warning(
+                    "on validation %s has %s %.4f, the best model %.4f: it lies below its inputs",
+                    *(line, name, values[name], best),
+                )
 
     def _save(self) -> None:
         self._checkpoints.save(self._trainer.state, self._data, self.progress)
