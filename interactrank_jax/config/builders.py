@@ -31,6 +31,11 @@ def base_config(argument: str) -> ConfigDict:
             parallel="pmap",
             table_shards=1,  # devices that the rows of long tables are split over
             microbatches=1,  # parts of a device's batch, encoded one after the other
+            # Of users', queries' and candidates' ids, replaced by hashed rows.
+            id_dropout=0.0,
+            # The projection of cross features: whether it starts at its logistic regression, and
+            # what its learning rate is multiplied by.
+            affine=_config(fit=False, learning_rate=1.0),
             optimizer=_config(
                 learning_rate=1e-3,
                 warmup_steps=100,

@@ -266,6 +266,21 @@ TRAIN = _fields(
         Number(0, 100),
         "peak rate of AdamW for all but tables; 0: none",
     ),
+    (
+        "id_dropout",
+        _DROPOUT,
+        "share of users', queries' and candidates' ids replaced by hashed rows in training",
+    ),
+    (
+        "affine.fit",
+        Switch(),
+        "whether the weights of cross features start at their logistic regression",
+    ),
+    (
+        "affine.learning_rate",
+        Number(0, 1e6),
+        "what the learning rate of those weights is multiplied by",
+    ),
     ("optimizer.warmup_steps", Whole(0, COUNT), "steps in which the rate rises from 0"),
     ("optimizer.decay", _DECAYS, "how the rate falls after that"),
     ("optimizer.weight_decay", Number(0, 100), "of AdamW"),

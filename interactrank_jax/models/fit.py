@@ -75,6 +75,10 @@ class MetaQueries(nn.Module):
         """Returns the queries Q*, `[N, D]`: parameter-free self-attention without a softmax."""
         return (self.matrix @ self.matrix.T) @ self.matrix
 
+    def bias_path(self) -> tuple[str, ...]:
+        """Returns where the constant of the logits is: in the last layer of the scorer."""
+        return ("scorer", "output", "bias") if self.config.late.user_heads else ("bias",)
+
     def similarity(self, attributes: Array) -> Array:
         """Returns e Q^T `[..., N]` of attributes `[..., D]`, with the raw matrix."""
         return attributes @ self.matrix.T

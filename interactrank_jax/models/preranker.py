@@ -129,6 +129,10 @@ class PreRanker(nn.Module):
         """
         return None
 
+    def bias_path(self) -> tuple[str, ...]:
+        """Returns where among the parameters the constant `[H]` of the logits is."""
+        return ("bias",)
+
     def constrain(self, params: Any) -> Any:
         """Returns the parameters within their bounds; called after each update."""
         return params

@@ -4,6 +4,8 @@ from typing import Any
 
 import optax
 
+from interactrank_jax.training.affine import scaled_rate
+
 
 def learning_rate(config: Any, total_steps: int) -> optax.Schedule:
     """Returns linear warm-up, then `config.decay` ('cosine' to zero, or 'constant')."""
@@ -15,9 +17,19 @@ def learning_rate(config: Any, total_steps: int) -> optax.Schedule:
     return optax.linear_schedule(0.0 if warmup else peak, peak, max(warmup, 1))
 
 
-def dense_optimizer(config: Any, schedule: optax.Schedule) -> optax.GradientTransformation:
-    """Returns AdamW for everything but the tables; a `clip_norm` above 0 bounds the global norm."""
-    adamw = optax.adamw(schedule, weight_decay=config.weight_decay)
-    if not config.clip_norm:
-        return adamw
-    return optax.chain(optax.clip_by_global_norm(config.clip_norm), adamw)
+def dense_optimizer(
+    config: Any, schedule: optax.Schedule, affine_scale: float = 1.0
+) -> optax.GradientTransformation:
+    """Returns AdamW for everything but the tables; a `clip_norm` above 0 bounds the global norm.
+
+    Args:
+      config: `config.train.optimizer`.
+      schedule: learning rate by step.
+      affine_scale: what the rate of the projection of cross features is multiplied by.
+    """
+    parts = [optax.adamw(schedule, weight_decay=config.weight_decay)]
+    if config.clip_norm:
+        parts.insert(0, optax.clip_by_global_norm(config.clip_norm))
+    if affine_scale != 1.0:
+        parts.append(scaled_rate(affine_scale))
+    return optax.chain(*parts) if len(parts) > 1 else parts[0]

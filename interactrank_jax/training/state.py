@@ -12,6 +12,7 @@ from interactrank_jax.models.inputs import zero_inputs
 from interactrank_jax.models.preranker import PreRanker
 from interactrank_jax.tables.optimizer import RowOptimizer
 from interactrank_jax.tables.sharding import init_tables
+from interactrank_jax.training.affine import AffineStart, with_start
 from interactrank_jax.training.objective import Objective
 
 Array = jax.Array
@@ -54,15 +55,16 @@ def init_state(
     optimizer: optax.GradientTransformation,
     row_optimizer: RowOptimizer,
     objective: Objective,
+    affine: AffineStart | None = None,
 ) -> TrainState:
-    """Returns the state at step 0, a function of `config.train.seed` alone.
+    """Returns the state at step 0, a function of `config.train.seed` and `affine` alone.
 
     To be traced: `DataParallel.initialise` compiles it so that no device makes more than it holds.
     """
     root = jax.random.key(config.train.seed)
     dense_key, table_key, step_key = jax.random.split(root, 3)
     sample = zero_inputs(model.inputs, model.row_width)
-    params = model.init(dense_key, **sample)["params"]
+    params = with_start(model.init(dense_key, **sample)["params"], model.bias_path(), affine)
     tables = init_tables(table_key, table_sizes, model.row_width, config.model.embedding_scale)
     return TrainState(
         step=jnp.zeros((), jnp.int32),

@@ -4,6 +4,7 @@ Losses are sums and weights, divided by the weight over all devices, so that a s
 on how the batch was split. Tables are updated row by row, the rest through optax.
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -17,6 +18,7 @@ from interactrank_jax.examples.format import PADDING
 from interactrank_jax.losses import sketch
 from interactrank_jax.models.preranker import PreRanker
 from interactrank_jax.tables import lookup
+from interactrank_jax.tables.lookup import Slot
 from interactrank_jax.tables.optimizer import RowOptimizer, update_tables
 from interactrank_jax.tables.sharding import Layout, embed_directly, look_up, reduce_rows
 from interactrank_jax.training import objective as objectives
@@ -26,6 +28,7 @@ from interactrank_jax.training.state import HEALTHY, TrainState
 Array = jax.Array
 Batch = Mapping[str, Array]
 
+_DROPPED = ("request/user_id", "request/query_id", "item/item_id")
 HARD_INDEX = "hard_index"  # of the store: every item's representation at the last checkpoint
 
 
@@ -37,6 +40,8 @@ def make_train_step(
     layout: Layout,
     total_steps: int,
     microbatches: int = 1,
+    id_dropout: float = 0.0,
+    out_of_vocabulary: int = 1,
 ) -> Callable[[TrainState, Batch, Batch], TrainState]:
     """Returns `step(state, batch, store) -> state`.
 
@@ -49,6 +54,9 @@ def make_train_step(
       microbatches: parts that a device encodes one after the other, so that only one part's
         activations are in memory. The loss is that of the whole batch, in-batch negatives
         included: representations are kept, the rest is computed again for the gradient.
+      id_dropout: share of the users', queries' and candidates' ids that are replaced by a hashed
+        row, as those of ids that training does not see.
+      out_of_vocabulary: number of hashed rows.
     """
     inputs, axes = model.inputs, layout.batch
 
@@ -61,6 +69,9 @@ def make_train_step(
         slots |= lookup.item_slots(store, batch["item"], inputs)
         for role, items in drawn.items():
             slots |= lookup.item_slots(store, items, inputs, role)
+        if id_dropout:
+            dropped = jax.random.fold_in(draw_key, 1)
+            slots = drop_ids(slots, id_dropout, out_of_vocabulary, dropped)
         values, rows, index = look_up(state.tables, slots, layout)
         counts = _count(state.sketch, batch, axes)
 
@@ -115,6 +126,26 @@ def make_train_step(
         )
 
     return step
+
+
+def drop_ids(
+    slots: dict[str, Slot], share: float, out_of_vocabulary: int, key: Array
+) -> dict[str, Slot]:
+    """Returns the slots with some ids replaced by one of the hashed rows 1, 2, ... of their table.
+
+    Ids in histories stay. Which hashed row an id gets depends on the id alone.
+    """
+    result = dict(slots)
+    for number, name in enumerate(_DROPPED):
+        if name in slots:
+            slot = slots[name]
+            is_dropped = jax.random.bernoulli(
+                jax.random.fold_in(key, number), share, slot.ids.shape
+            )
+            hashed = 1 + slot.ids % out_of_vocabulary
+            ids = jnp.where(is_dropped & (slot.ids != PADDING), hashed, slot.ids)
+            result[name] = dataclasses.replace(slot, ids=ids)
+    return result
 
 
 def _draw(model, objective, layout, state, batch, store, key) -> dict[str, Array]:

@@ -30,6 +30,7 @@ from interactrank_jax.runs.run import Run
 from interactrank_jax.tables.lookup import item_store
 from interactrank_jax.tables.optimizer import RowOptimizer
 from interactrank_jax.training import reports
+from interactrank_jax.training.affine import AffineStart, affine_start
 from interactrank_jax.training.checks import check_config, with_data_of
 from interactrank_jax.training.objective import Objective
 from interactrank_jax.training.optim import dense_optimizer, learning_rate
@@ -157,7 +158,9 @@ class Trainer:
         total = self.timetable.total
         warn_of_warmup(train, total)
         self.schedule = learning_rate(train.optimizer, total)
-        self.optimizer = self._given_optimizer or dense_optimizer(train.optimizer, self.schedule)
+        self.optimizer = self._given_optimizer or dense_optimizer(
+            train.optimizer, self.schedule, float(train.affine.learning_rate)
+        )
         self.row_optimizer = RowOptimizer(
             train.tables.name, learning_rate(train.tables, total), train.tables.initial_accumulator
         )
@@ -165,6 +168,8 @@ class Trainer:
             *(run.model, self.objective, self.optimizer, self.row_optimizer),
             *(self.parallel.layout, total),
             microbatches=int(train.microbatches),
+            id_dropout=float(train.id_dropout),
+            out_of_vocabulary=examples.metadata.out_of_vocabulary,
         )
         self.step: Callable[..., TrainState] = self.parallel.map_step(self.per_device)
 
@@ -173,7 +178,13 @@ class Trainer:
         return init_state(
             *(self.run.model, self.config, self.examples.metadata.tables),
             *(self.optimizer, self.row_optimizer, self.objective),
+            affine=self.affine,
         )
+
+    @functools.cached_property
+    def affine(self) -> AffineStart | None:
+        """What the projection of cross features starts with, see `affine.py`."""
+        return affine_start(self.examples, self.run.rule, self.config)
 
     # --- state -----------------------------------------------------------------------------------
 

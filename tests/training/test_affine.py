@@ -1,0 +1,107 @@
+"""The projection of cross features: where it starts, and at which rate it learns."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from interactrank_jax.evaluation.regression import fit_regression
+from interactrank_jax.examples.format import PADDING, Examples
+from interactrank_jax.tables.lookup import Slot
+from interactrank_jax.training.steps import drop_ids
+from interactrank_jax.training.trainer import Trainer
+from tests.synthetic import tiny_config
+
+
+def make_trainer(examples_path, model="interactrank", **train):
+    config = tiny_config(model)
+    config.train.update_from_flattened_dict(train)
+    return Trainer(config, Examples(examples_path))
+
+
+@pytest.mark.parametrize("model", ["interactrank", "interactfit", "lr", "wide_deep"])
+def test_step_0_has_the_weights_of_the_regression(examples_path, model):
+    trainer = make_trainer(examples_path, model, **{"affine.fit": True})
+    rule, sampling = trainer.run.rule, float(trainer.config.train.loss.impression_sampling)
+
+    def weights(actions):
+        return rule.example_weights(actions) * np.where(rule.acted(actions), 1.0, sampling)
+
+    transform = trainer.config.model.cross.transform
+    fitted = fit_regression(trainer.examples, rule, transform, weights, with_rates=False)
+    params = trainer.state.params
+    if "cross_terms" not in params:
+        pytest.skip("cross features are inputs of its network, not addends")
+    np.testing.assert_allclose(params["cross_terms"]["weight"], fitted.weight, rtol=1e-6)
+    bias = params
+    for name in trainer.run.model.bias_path():
+        bias = bias[name]
+    np.testing.assert_allclose(bias, fitted.bias, rtol=1e-6)
+
+
+def test_switched_off_it_starts_as_the_config_says(examples_path):
+    trainer = make_trainer(examples_path)
+    weight = trainer.state.params["cross_terms"]["weight"]
+    assert (np.asarray(weight) == trainer.config.model.cross.weight_init).all()
+    assert trainer.affine is None
+
+
+@pytest.mark.parametrize("model", ["two_tower", "cold"])
+def test_a_model_without_a_projection_starts_as_ever(examples_path, model):
+    plain, fitted = (
+        make_trainer(examples_path, model, **{"affine.fit": on}) for on in (False, True)
+    )
+    same = jax.tree.map(np.array_equal, plain.state.params, fitted.state.params)
+    assert all(jax.tree.leaves(same))
+
+
+def test_the_rate_of_the_projection_is_its_own(examples_path):
+    """At ten times the rate its first update is ten times as large, and no other one is."""
+    changes = []
+    for scale in (1.0, 10.0):
+        overrides = {"affine.learning_rate": scale, "optimizer.warmup_steps": 0}
+        trainer = make_trainer(examples_path, **overrides)
+        before = jax.device_get(trainer.state.params)
+        trainer.advance(trainer.parallel.shard(next(trainer.batches())))
+        after = jax.device_get(trainer.state.params)
+        changes.append(jax.tree.map(lambda new, old: new - old, after, before))
+    plain, scaled = changes
+    for name, change in plain.items():
+        factor = 10.0 if name in ("cross_terms", "bias") else 1.0
+        jax.tree.map(
+            lambda one, other, factor=factor: np.testing.assert_allclose(
+                other, factor * one, rtol=2e-3, atol=1e-6
+            ),
+            change,
+            scaled[name],
+        )
+
+
+def test_dropped_ids_become_hashed_rows_and_nothing_else_does():
+    ids = jnp.arange(3000).reshape(300, 10) % 500
+    slots = {
+        name: Slot("item", ids)
+        for name in ("request/user_id", "item/item_id", "history/item_id", "item/category")
+    }
+    dropped = drop_ids(slots, 0.3, 4, jax.random.key(0))
+    for name in ("history/item_id", "item/category"):
+        assert dropped[name] is slots[name]
+    for name in ("request/user_id", "item/item_id"):
+        changed = np.asarray(dropped[name].ids != ids)
+        assert 0.25 < changed.mean() < 0.35
+        assert set(np.asarray(dropped[name].ids)[changed].tolist()) <= {1, 2, 3, 4}
+        assert not np.asarray(dropped[name].ids)[np.asarray(ids) == PADDING].any()
+    first, second = (np.asarray(dropped[n].ids) for n in ("request/user_id", "item/item_id"))
+    assert (first != second).any()
+
+
+def test_with_dropped_ids_the_hashed_rows_are_trained(examples_path):
+    tables = []
+    for share in (0.0, 0.9):
+        trainer = make_trainer(examples_path, **{"id_dropout": share})
+        before = np.asarray(trainer.state.tables["item"])
+        trainer.advance(trainer.parallel.shard(next(trainer.batches())))
+        tables.append(np.abs(np.asarray(trainer.state.tables["item"]) - before).sum(1) > 0)
+    rows = slice(1, 1 + trainer.examples.metadata.out_of_vocabulary)
+    assert tables[1][rows].all()
+    assert tables[1].sum() < tables[0].sum()
