@@ -3,6 +3,7 @@
 A row is a dictionary of plain values, the keys of `experiments/results/public_datasets.json`.
 """
 
+import functools
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -80,7 +81,7 @@ def paired_difference(
     generator = np.random.default_rng(0)
 
     def mean_auc(runs: Sequence[metrics.Statistic], users: np.ndarray, drawn: np.ndarray) -> float:
-        auc = {run: runs[run](users) for run in set(drawn.tolist())}
+        auc = {run: float(runs[run](users)) for run in set(drawn.tolist())}
         return float(np.mean([auc[run] for run in drawn.tolist()]))
 
     def difference(users: np.ndarray) -> float:
@@ -91,7 +92,9 @@ def paired_difference(
         return next(means) - next(means)
 
     number = len(np.unique(user))
-    low, high = uncertainty.bootstrap({"": difference}, number, replicates=replicates)[""]
+    # Each resample of users draws runs of its own.
+    of_resamples = functools.partial(np.apply_along_axis, difference, -1)
+    low, high = uncertainty.bootstrap({"": of_resamples}, number, replicates=replicates)[""]
     once = np.ones(number)
     value, other = (mean_auc(runs, once, np.arange(len(runs))) for runs in prepared)
     return uncertainty.PairedDifference(value - other, low, high)

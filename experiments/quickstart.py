@@ -95,8 +95,8 @@ def load_config(model: str, preset: str, seed: int):
 
 def quickstart(preset: str, seed: int, out: Path) -> dict[str, Any]:
     """Runs every station; returns (and writes) the summary."""
-    from interactrank_jax.evaluation import evaluate
-    from interactrank_jax.evaluation.scorers import BASELINES
+    from interactrank_jax.evaluation import evaluate, tables
+    from interactrank_jax.evaluation.baseline_scorers import BASELINES
     from interactrank_jax.examples.prepare import prepare
     from interactrank_jax.log.simulator.simulate import simulate
     from interactrank_jax.ranking.index import build_index
@@ -170,7 +170,7 @@ def quickstart(preset: str, seed: int, out: Path) -> dict[str, Any]:
         f"\n{results[0]['requests']:,} test requests, {results[0]['candidates']:,} candidates, "
         f"recall among {results[0]['corpus']:,} items; ± is half a 95% interval over requests\n"
     )
-    print(evaluate.table(results, TABLE_METRICS))
+    print(tables.table(results, TABLE_METRICS))
     print("\nInteractRank minus two-tower, paired over requests, 95% intervals:")
     for metric, (difference, low, high) in gains.items():
         print(f"  {metric} {difference:+.4f} [{low:+.4f}, {high:+.4f}]")

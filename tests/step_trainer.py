@@ -6,64 +6,40 @@ from typing import Any
 import jax
 import numpy as np
 
-from interactrank_jax.devices.parallel import DataParallel
-from interactrank_jax.runs.run import Run
 from interactrank_jax.tables.lookup import item_store
-from interactrank_jax.training import steps
-from interactrank_jax.training.objective import Objective
-from interactrank_jax.training.state import TrainState, init_state
+from interactrank_jax.training.state import TrainState
+from interactrank_jax.training.trainer import Trainer
 from tests.synthetic import tiny_config
 
 BATCH = 16
 
 
-class Trainer:
-    """A compiled step on one device, on states and batches of numpy arrays."""
+class StepTrainer:
+    """A `Trainer` on one device, on states and batches of numpy arrays."""
 
     def __init__(
-        self, examples, model, optimizer, row_optimizer, loss=(), microbatches=1, **model_fields
+        self, examples, model, optimizer, loss=(), *, table_rate=0.1, microbatches=1, **model_fields
     ):
-        self.config = tiny_config(model, **model_fields)
-        self.config.model.tower.masknet.dropout = 0.0
-        self.config.train.loss.update(dict(loss))
-        self.run = Run("unused", self.config, examples.metadata)
-        self.objective = Objective.from_config(
-            self.config,
-            self.run.rule,
-            examples.metadata,
-            examples.num_items,
-            self.run.model,
+        config = tiny_config(model, **model_fields)
+        config.model.tower.masknet.dropout = 0.0
+        config.train.loss.update(dict(loss))
+        config.train.tables.learning_rate = table_rate
+        config.train.update(
+            {"parallel": "shard_map", "max_steps": 100, "microbatches": microbatches}
         )
-        self.optimizer, self.row_optimizer = optimizer, row_optimizer
-        self.parallel = DataParallel("shard_map", jax.devices()[:1])
-        self.per_device = steps.make_train_step(
-            self.run.model,
-            self.objective,
-            optimizer,
-            row_optimizer,
-            self.parallel.layout,
-            total_steps=100,
-            microbatches=microbatches,
-        )
+        trainer = Trainer(config, examples, devices=jax.devices()[:1], optimizer=optimizer)
+        self.trainer, self.config, self.optimizer = trainer, config, optimizer
+        self.run, self.objective = trainer.run, trainer.objective
+        self.parallel, self.per_device = trainer.parallel, trainer.per_device
         self.store: Any = item_store(examples.items)
-        self._step = self.parallel.map_step(self.per_device)
 
     @functools.cached_property
     def initial(self) -> TrainState:
-        init = functools.partial(
-            init_state,
-            self.run.model,
-            self.config,
-            self.run.metadata.tables,
-            self.optimizer,
-            self.row_optimizer,
-            self.objective,
-        )
-        return jax.tree.map(np.array, self.parallel.initialise(init))
+        return jax.tree.map(np.array, self.parallel.initialise(self.trainer.init))
 
     def step(self, state, batch):
         """One step; copies, because the step donates what it is given."""
-        after = self._step(
+        after = self.trainer.step(
             self.parallel.replicate(jax.tree.map(np.copy, state)),
             self.parallel.shard({name: np.copy(value) for name, value in batch.items()}),
             self.parallel.replicate(self.store),

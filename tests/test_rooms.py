@@ -16,7 +16,7 @@ ORDER = (
 )
 ONLY = {
     "io": {"io"},
-    "metrics": {"io"},
+    "metrics": {"io", "metrics"},
     "config": {"io", "config", "metrics"},
     "log": {"io", "log"},
     "state": {"io", "config", "log", "state"},

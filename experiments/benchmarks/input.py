@@ -22,11 +22,11 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from experiments.benchmarks import reporting
-from experiments.benchmarks.workload import Trainer, Workload
 from interactrank_jax.config import models
 from interactrank_jax.examples.blocks import BlockWriter, decode_block
 from interactrank_jax.examples.format import Examples
 from interactrank_jax.examples.input import Batch, train_columns, train_iterator
+from interactrank_jax.training.trainer import Trainer
 
 
 def write_single_examples(examples: Examples, directory: Path, limit: int) -> tuple[list[str], int]:
@@ -74,15 +74,17 @@ def waiting_share(
       config: whole.
       examples: to train on.
       batch_size: requests.
-      seed: of the order.
+      seed: of the order and of the parameters.
       steps: to take.
       after: called after each step with its number.
     """
-    trainer = Trainer(Workload(config, examples.metadata, dict(examples.items)))
-    data = train_iterator(examples, batch_size, seed)
+    config = config.copy_and_resolve_references()
+    config.train.update({"batch_size": batch_size, "seed": seed})
+    trainer = Trainer(config, examples, devices=jax.local_devices()[:1])
+    data = trainer.batches()
     for _ in range(3):  # compiles, and fills the pipeline's buffers
         trainer.advance(trainer.parallel.shard(next(data)))
-    jax.block_until_ready(trainer.state)
+    jax.block_until_ready(trainer.placed)
     waited, start = 0.0, time.perf_counter()
     for step in range(steps):
         asked = time.perf_counter()
@@ -90,7 +92,7 @@ def waiting_share(
         waited += time.perf_counter() - asked
         trainer.advance(trainer.parallel.shard(batch))
         after(step)
-    jax.block_until_ready(trainer.state)
+    jax.block_until_ready(trainer.placed)
     return waited / (time.perf_counter() - start)
 
 

@@ -25,7 +25,7 @@ import jax
 import jax.numpy as jnp
 
 from experiments.benchmarks import reporting
-from experiments.benchmarks.workload import Trainer, Workload, make_batch, make_workload
+from experiments.benchmarks.workload import BenchmarkTrainer, Workload, make_batch, make_workload
 
 ROW_BYTES = 128  # 32 float32
 
@@ -99,7 +99,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     if arguments.quick:
         rows, requests, steps = 1_500, 8, 2  # more rows than a batch has ids
 
-    def trainer_of(table_rows: int) -> tuple[Trainer, Workload]:
+    def trainer_of(table_rows: int) -> tuple[BenchmarkTrainer, Workload]:
         workload = make_workload(
             table_rows,
             arguments.seed,
@@ -108,7 +108,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
             dtype=arguments.dtype,
             small=arguments.quick,
         )
-        return Trainer(workload), workload
+        return BenchmarkTrainer(workload), workload
 
     longer, workload = trainer_of(2 * rows)
     counted_longer = longer.compile(make_batch(workload, requests, 0)).cost_analysis()
@@ -119,9 +119,9 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     cost, memory = compiled.cost_analysis(), compiled.memory_analysis()
     counted = cost["bytes accessed"]
     moved = counted - (counted_longer["bytes accessed"] - counted)
-    trainer.run(batches[:2])
+    trainer.run_steps(batches[:2])
     before = ceilings(arguments.quick)
-    step = statistics.median(trainer.run([batch]) for batch in batches)
+    step = statistics.median(trainer.run_steps([batch]) for batch in batches)
     after = ceilings(arguments.quick)
     best = {name: max(before[name], after[name]) for name in before}
 

@@ -364,7 +364,7 @@ class TorchTrainer:
             optimizer.step()
         return norm
 
-    def run(self, batches: list[Batch]) -> float:
+    def run_steps(self, batches: list[Batch]) -> float:
         """Takes one step per batch; returns seconds, making tensors of the batches left out."""
         tensors = [self.model.convert(batch) for batch in batches]
         _synchronize()
@@ -385,8 +385,8 @@ def choose_threads(trainer: TorchTrainer, batches: list[Batch]) -> int:
     seconds = {}
     for threads in (1, 2):
         torch.set_num_threads(threads)
-        trainer.run(batches[:1])
-        seconds[threads] = min(trainer.run(batches[1:3]) for _ in range(2))
+        trainer.run_steps(batches[:1])
+        seconds[threads] = min(trainer.run_steps(batches[1:3]) for _ in range(2))
     best = min(seconds, key=lambda threads: seconds[threads])
     torch.set_num_threads(best)
     return best

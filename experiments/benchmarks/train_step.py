@@ -32,7 +32,7 @@ import jax
 from experiments.benchmarks import reporting
 from experiments.benchmarks.workload import (
     Batch,
-    Trainer,
+    BenchmarkTrainer,
     Workload,
     make_batch,
     make_workload,
@@ -55,7 +55,7 @@ OURS = {"adagrad": "ours", "adam": "ours_adam"}
 class Engine(Protocol):
     """Something that trains."""
 
-    def run(self, batches: list[Batch]) -> float:
+    def run_steps(self, batches: list[Batch]) -> float:
         """Takes one step per batch; returns seconds."""
 
 
@@ -68,7 +68,7 @@ def measure(
         for name, (engine, batches) in engines.items():
             first = max(round_, 0) * steps % len(batches)
             chosen = (batches[first:] + batches[:first])[: steps if round_ >= 0 else 2]
-            took = engine.run(chosen) / len(chosen)
+            took = engine.run_steps(chosen) / len(chosen)
             if round_ >= 0:
                 seconds[name].append(took)
             time.sleep(0.02)  # so that the threads of one engine sleep when the next one runs
@@ -136,7 +136,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
             seeds = [arguments.seed * 1000 + i for i in range(4 * steps)]
             if size not in batches:
                 batches[size] = [make_batch(workload, requests, seed) for seed in seeds]
-            engines[f"{OURS[optimizer]}_{size}"] = Trainer(workload), batches[size]
+            engines[f"{OURS[optimizer]}_{size}"] = BenchmarkTrainer(workload), batches[size]
     seconds = measure(engines, rounds, steps)
     figures: dict[str, Any] = {}
     for optimizer in arguments.tables:

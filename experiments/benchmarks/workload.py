@@ -8,9 +8,8 @@ Only the item table grows (`item_rows`); users, queries and text keep their size
 rows of 32 floats (1.3 GB, and as much again for each moment of Adam) fit beside their peers.
 """
 
-import dataclasses
-import functools
 import time
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -18,23 +17,15 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from interactrank_jax.config import configuration, models
-from interactrank_jax.devices.parallel import DataParallel
 from interactrank_jax.examples.encoder import (
     CrossStatistics,
     Encoder,
     Feature,
     NumericStatistics,
 )
-from interactrank_jax.examples.format import Metadata, Split
-from interactrank_jax.losses.labels import LabelRule
-from interactrank_jax.models.inputs import Inputs
-from interactrank_jax.models.registry import build_model
-from interactrank_jax.tables.lookup import item_store
-from interactrank_jax.tables.optimizer import RowOptimizer
-from interactrank_jax.training.objective import Objective
-from interactrank_jax.training.optim import dense_optimizer, learning_rate
-from interactrank_jax.training.state import TrainState, init_state
-from interactrank_jax.training.steps import make_train_step
+from interactrank_jax.examples.format import Examples, Metadata, Split
+from interactrank_jax.training.state import TrainState
+from interactrank_jax.training.trainer import Trainer
 
 Batch = dict[str, np.ndarray]
 
@@ -81,19 +72,19 @@ TOTAL_STEPS = 100_000  # of the learning rate's schedule
 _SCATTER = 2_654_435_761  # Knuth's multiplicative hash; a prime
 
 
-@dataclasses.dataclass(frozen=True)
-class Workload:
-    """Everything that a trainer of any framework starts from.
+class Workload(Examples):
+    """Examples that were never written, and a config: what a trainer of any framework starts from.
 
     Attributes:
       config: a whole config.
-      metadata: of examples that were never written.
-      store: the item store, one item per table row.
+      metadata: of the examples.
+      store: the item store, one item per table row; `items` is the same.
     """
 
-    config: ConfigDict
-    metadata: Metadata
-    store: dict[str, np.ndarray]
+    def __init__(self, config: ConfigDict, metadata: Metadata, store: dict[str, np.ndarray]):
+        self.path = Path("benchmark")
+        self.config, self.metadata = config, metadata
+        self.store = self.items = store
 
 
 def make_workload(
@@ -142,17 +133,18 @@ def make_workload(
         ),
         slate=int(config.data.slate),
         candidate_columns=(),
-        splits={
-            "train": Split(
+        splits=dict.fromkeys(
+            ("train", "validation"),
+            Split(
                 examples=impressions // 10,
                 requests=impressions // 10,
                 candidates=impressions,
                 actions={key: int(share * impressions) for key, share in PATTERNS.items()},
                 files=[],
-            )
-        },
+            ),
+        ),
         log_statistics={},
-        config={},
+        config=configuration.to_json(config.data),
         digest="",
     )
     return Workload(config, metadata, _store(item_rows, impressions, seed))
@@ -256,63 +248,31 @@ def _uniform(rng: np.random.Generator, name: str, count: int) -> np.ndarray:
     return rng.uniform(statistics.minimum, statistics.maximum, count).astype(np.float32)
 
 
-class Trainer:
-    """Our training step on one device, compiled and fed as `train` does it."""
+class BenchmarkTrainer(Trainer):
+    """The training step on one device, compiled and fed as `train` does it."""
 
     def __init__(self, workload: Workload):
-        config, metadata = workload.config, workload.metadata
-        rule = LabelRule.from_config(config.label, metadata.actions)
-        inputs = Inputs.from_metadata(metadata, rule.heads, config.model)
-        self.model = model = build_model(config.model, inputs)
-        objective = Objective.from_config(config, rule, metadata, len(workload.store["id"]), model)
-        optimizer = dense_optimizer(
-            config.train.optimizer, learning_rate(config.train.optimizer, TOTAL_STEPS)
-        )
-        row_optimizer = RowOptimizer(
-            config.train.tables.name,
-            learning_rate(config.train.tables, TOTAL_STEPS),
-            config.train.tables.initial_accumulator,
-        )
-        self.parallel = DataParallel(
-            config.train.parallel, jax.local_devices()[:1], tables=metadata.tables
-        )
-        init = functools.partial(
-            init_state,
-            model,
-            config,
-            metadata.tables,
-            optimizer,
-            row_optimizer,
-            objective,
-        )
-        self.state: Any = self.parallel.place(self.parallel.initialise(init))
-        self.store = self.parallel.replicate(item_store(workload.store))
-        step = make_train_step(
-            model, objective, optimizer, row_optimizer, self.parallel.layout, TOTAL_STEPS
-        )
-        self._step = self.parallel.map_step(step)
+        config = workload.config.copy_and_resolve_references()
+        config.train.max_steps = TOTAL_STEPS
+        super().__init__(config, workload, devices=jax.local_devices()[:1])
 
     def snapshot(self) -> TrainState:
         """Returns a copy of the state, unreplicated, in host memory."""
-        return jax.tree.map(np.array, jax.device_get(self.parallel.unreplicate(self.state)))
+        return jax.tree.map(np.array, jax.device_get(self.parallel.unreplicate(self.placed)))
 
     def compile(self, batch: Batch) -> Any:
         """Compiles the step for such batches; returns it (`jax.stages.Compiled`) to look into."""
-        donating = jax.jit(self._step, donate_argnums=0)
-        compiled = donating.lower(self.state, self.parallel.shard(batch), self.store).compile()
-        self._step = compiled
+        donating = jax.jit(self.step, donate_argnums=0)
+        compiled = donating.lower(self.placed, self.parallel.shard(batch), self.store).compile()
+        self.step = compiled
         return compiled
 
-    def run(self, batches: list[Batch]) -> float:
+    def run_steps(self, batches: list[Batch]) -> float:
         """Takes one step per batch; returns seconds, placing the batches on the device left out."""
         placed = [self.parallel.shard(batch) for batch in batches]
-        jax.block_until_ready((self.state, placed))
+        jax.block_until_ready((self.placed, placed))
         start = time.perf_counter()
         for batch in placed:
             self.advance(batch)
-        jax.block_until_ready(self.state)
+        jax.block_until_ready(self.placed)
         return time.perf_counter() - start
-
-    def advance(self, placed: Any) -> None:
-        """Dispatches one step on a batch of `parallel.shard`; does not wait for it."""
-        self.state = self._step(self.state, placed, self.store)

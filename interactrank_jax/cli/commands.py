@@ -5,6 +5,7 @@ data-preparation packages, nor `--help` jax.
 """
 
 import logging
+from pathlib import Path
 from typing import Any
 
 from interactrank_jax.cli import serving as serving_commands
@@ -75,7 +76,15 @@ def _rating_options(args: Any) -> Any:
 
 def _prepare(args: Any) -> None:
     from interactrank_jax.examples.prepare import prepare
+    from interactrank_jax.examples.splits import Days
+    from interactrank_jax.serving.bundle import open_encoder
+    from interactrank_jax.state.days import day_number
 
+    days = None
+    if args.since or args.until:
+        if not (args.since and args.until and args.encoder):
+            raise InputError("--since, --until and --encoder go together: name all of them.")
+        days = Days(day_number(args.since), day_number(args.until))
     metadata = prepare(
         args.config.data,
         args.log,
@@ -83,6 +92,8 @@ def _prepare(args: Any) -> None:
         extend=args.extend or None,
         progress=logging.info,
         state=args.state or None,
+        encoder=open_encoder(args.encoder) if args.encoder else None,
+        days=days,
         engine=args.engine,
         memory=args.memory,
         master=args.master,
@@ -124,36 +135,34 @@ def _train(args: Any) -> None:
 
 
 def _evaluate(args: Any) -> None:
-    from interactrank_jax.evaluation import evaluate
-    from interactrank_jax.examples.format import describe_protocol
+    from interactrank_jax.evaluation import evaluate, tables
 
-    if bool(args.baseline) == bool(args.workdir):
+    by = [name for name in args.by.split(",") if name]
+    what = args.examples, args.split
+    if (args.baseline and (args.workdir or args.scores)) or not (
+        args.baseline or args.workdir or args.scores
+    ):
         raise InputError(
-            "give either --workdir=RUN, or --baseline=bm25 with --config, which names the label."
+            "give either --workdir=RUN, or --scores=FILE with --workdir=RUN or --config beside it, "
+            "or --baseline=bm25 with --config, which names the label."
         )
+    if not args.workdir and not args.config:
+        named = "--baseline" if args.baseline else "--scores without --workdir"
+        raise InputError(f"{named} needs --config, for the label and the evaluation.")
+    if args.json and Path(args.json).is_dir():
+        raise InputError(f"--json={args.json} is a directory. Expected a file to write.")
+    config = _evaluate_config(args) if args.workdir else args.config
     if args.baseline:
-        if not args.config:
-            raise InputError("--baseline needs --config, for the label and the evaluation.")
-        result = evaluate.evaluate_baseline(args.baseline, args.config, args.examples, args.split)
-    else:
-        result = evaluate.evaluate(args.workdir, args.examples, args.split, _evaluate_config(args))
-    print(evaluate.table([result]))
-    if "feature" in result:
-        print(f"\n{result['name']} ranks by {result['feature']}")
-    for part in ("heads", "stages"):
-        if result[part]:
-            print(f"\n{evaluate.part_table(result, part)}")
-    corpus = ""
-    if result["corpus_requests"]:
-        corpus = (
-            f"; recall over {result['corpus_requests']:,} requests with an engaged item, among all "
-            f"{result['corpus']:,} items of the log"
+        results = [evaluate.evaluate_baseline(args.baseline, config, *what, by=by)]
+    elif args.scores:
+        results = evaluate.evaluate_scores(
+            args.scores, *what, config=config, workdir=args.workdir or None, by=by
         )
-    print(
-        f"\nprotocol {describe_protocol(result['protocol'])}, {result['requests']:,} requests, "
-        f"{result['candidates']:,} candidates{corpus}. ± is half a 95% interval over requests; "
-        f"heads are calibrated for weights and sampling."
-    )
+    else:
+        results = [evaluate.evaluate(args.workdir, *what, config=config, by=by)]
+    print(tables.report(results))
+    if args.json:
+        evaluate.write_result(args.json, results)
 
 
 def _evaluate_config(args: Any) -> Any:
@@ -236,6 +245,9 @@ COMMANDS: dict[str, Command] = {
             "out": (REQUIRED, "new directory for the examples"),
             "extend": ("", "examples whose vocabularies and statistics to keep"),
             "state": ("", "STATE of the log, which `state build` wrote; built if not given"),
+            "encoder": ("", "run, examples or bundle whose encoder is used: nothing is fitted"),
+            "since": ("", "with --encoder: first day of the requests, as 2024-05-31"),
+            "until": ("", "with --encoder: last day of the requests; all are split 'test'"),
             **state_commands.ENGINE_FLAGS,
             "memory": ("4GB", state_commands.ENGINE_FLAGS["memory"][1]),
         },
@@ -273,17 +285,31 @@ COMMANDS: dict[str, Command] = {
     ),
     "evaluate": Command(
         _evaluate,
-        "evaluates a run, or a baseline, on a split.",
+        "evaluates a run, a baseline, or scores made elsewhere, on a split.",
         "interactrank evaluate --workdir=runs/interactrank --examples=runs/examples --split=test",
         {
             "workdir": ("", "run directory"),
             "examples": EXAMPLES,
             "split": ("test", "train, validation or test"),
-            "baseline": ("", "bm25, iqp or iqp:FEATURE, instead of a run; needs --config"),
+            "baseline": (
+                "",
+                "bm25, popularity or iqp, or iqp:FEATURE, instead of a run; needs --config",
+            ),
+            "scores": (
+                "",
+                "Parquet or CSV of request_id, item_id, score: a file, a directory, or A,B; paired "
+                "with the run of --workdir",
+            ),
+            "by": (
+                "",
+                "slices, A,B: query_popularity, item_age, user, user_history or a categorical "
+                "feature",
+            ),
+            "json": ("", "file to write the results to, a list"),
         },
         config=False,
-        config_help=f"with --baseline: its label; with --workdir: {REGISTERS}; --config.evaluate."
-        "FIELD=... with either",
+        config_help="with --baseline, or --scores alone: its label; with --workdir: "
+        f"{REGISTERS}; --config.evaluate.FIELD=... with either",
         on_devices=True,
         registers=True,
     ),

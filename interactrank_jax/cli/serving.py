@@ -3,6 +3,7 @@
 from typing import Any
 
 from interactrank_jax.cli.command import (
+    LOG,
     REGISTERS,
     REQUIRED,
     WORKDIR,
@@ -88,6 +89,27 @@ def _score_requests(args: Any) -> None:
     show(f"scores in {args.out}/scores.parquet", summary)
 
 
+def _replay(args: Any) -> None:
+    from interactrank_jax.export import replay
+
+    check_registers_only(args)
+    differences = replay.replay(
+        args.bundle,
+        args.log,
+        args.workdir,
+        progress=lambda phase: print(f"{phase} ...", flush=True),
+    )
+    print(replay.table(differences))
+    if args.json:
+        replay.write(differences, args.json)
+    different = [name for name, found in differences.items() if found.equal < found.rows]
+    if different:
+        raise InputError(
+            f"served and rebuilt differ in {', '.join(different)}: this model would rank with "
+            f"other features than it was trained on."
+        )
+
+
 VECTORS = ("parquet", "npy")
 BUNDLE = (REQUIRED, "directory that `export` wrote")
 
@@ -144,6 +166,21 @@ COMMANDS: dict[str, Command] = {
             "split": ("test", "whose requests"),
             "out": (REQUIRED, "new directory"),
             "k": (100, "items kept per request"),
+        },
+        config=False,
+        config_help=REGISTERS,
+        on_devices=True,
+        registers=True,
+    ),
+    "replay": Command(
+        _replay,
+        "compares what a bundle serves on its day with what the log tells of it afterwards.",
+        "interactrank replay --bundle=runs/bundle --log=runs/log",
+        {
+            "bundle": BUNDLE,
+            "log": LOG,
+            "workdir": ("", "run of the bundle, for the scores of its evaluation"),
+            "json": ("", "file for the figures"),
         },
         config=False,
         config_help=REGISTERS,

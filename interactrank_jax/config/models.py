@@ -1,9 +1,17 @@
 """Configs of the models, one function each: `configs/*.py` launch them.
 
 Each takes the name of a data set (`data_sets.py`) and returns a whole config.
+
+Example:
+  >>> import interactrank_jax as ir
+  >>> config = ir.configs.interactrank("search")
+  >>> config.train.batch_size = 512
+  >>> ir.configs.build("interactrank", "search").model.name
+  'interactrank'
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -229,3 +237,62 @@ def build(model: str, data_set: str = "search") -> ConfigDict:
     if model not in MODELS:
         raise InputError(f"There is no config of a model '{model}'." + did_you_mean(model, MODELS))
     return MODELS[model](data_set)
+
+
+def for_log(model: str, log: Any, positive: Sequence[str] = ()) -> ConfigDict:
+    """Returns the config of a model for a log of your own, whatever its actions are called.
+
+    Histories are made of all actions. Each positive one is counted per query and item over a week,
+    a month and a year. Of a log with time examples are split by it, others at random.
+
+    Example:
+      >>> import interactrank_jax as ir
+      >>> actions = ("view", "buy")
+      >>> log = ir.Log.from_frames(
+      ...     items={"item_id": ["a", "b"]},
+      ...     requests={
+      ...         "request_id": [1], "user_id": [7], "query_id": ["tea"], "timestamp": [1700000000],
+      ...     },
+      ...     impressions={
+      ...         "request_id": [1, 1], "item_id": ["a", "b"], "position": [0, 1],
+      ...         "view": [1, 1], "buy": [1, 0],
+      ...     },
+      ...     actions=actions,
+      ... )
+      >>> config = ir.configs.for_log("interactrank", log, positive=("buy",))
+      >>> config.label.positive, config.data.cross.features[0]
+      (('buy',), 'share:buy:7')
+
+    Args:
+      model: a name of `MODELS`.
+      log: a `Log`; only its schema is looked at.
+      positive: actions that count as a success; all by default.
+
+    Raises:
+      InputError: an unknown model, or a positive action that the log does not have.
+    """
+    actions = tuple(log.schema.actions)
+    positive = tuple(positive) or actions
+    for action in positive:
+        if action not in actions:
+            raise InputError(f"positive action '{action}'." + did_you_mean(action, actions))
+    timeless = log.schema.timeless
+    config = build(model, "ratings" if timeless else "search")
+    config.data.history.update({"actions": actions, "rates": ()})
+    config.data.query_history.actions = positive
+    windows = (730,) if timeless else (7, 30, 365)
+    config.data.cross.features = tuple(
+        f"share:{action}:{days}" for action in positive for days in windows
+    )
+    config.label.update(
+        {
+            "heads": ("engaged",),
+            "utility": (1.0,),
+            "positive": positive,
+            "negative": (),
+            "weights": (),
+            "impression_weight": 1.0,
+        }
+    )
+    config.train.loss.impression_sampling = 1.0
+    return config

@@ -1,6 +1,6 @@
-"""Scorers that are not trained: BM25 on the text, and one cross feature alone.
+"""What baselines rank by: BM25 on the text, or which cross feature alone.
 
-They give the same [R, I] or [R, C] scores as a model and go through the same evaluation.
+`baseline_scorers.py` makes scorers of them, which go through the same evaluation as a model.
 """
 
 import logging
@@ -111,3 +111,39 @@ def iqp_column(names: Sequence[str], positive: Sequence[str] = (), name: str = "
         return kind_rank, not is_wanted, action_rank, bool(segment), -int(days), column
 
     return min(range(len(names)), key=preference)
+
+
+POPULARITY_KINDS = ("item_share", "item_rate")
+
+
+def popularity_column(names: Sequence[str], positive: Sequence[str], name: str = "") -> int | None:
+    """Returns the column of the cross feature that says how popular an item is.
+
+    By default the item_share of the first action in `positive` that has an unsegmented one, over
+    its longest window: within a request it orders items by their engagements.
+
+    Args:
+      names: [K] names of the cross features, 'kind:action:window_days[:segment]'.
+      positive: actions that count as engagement, `config.label.positive`.
+      name: the one to use instead, an item_share or an item_rate.
+
+    Returns:
+      None where there is no such feature.
+
+    Raises:
+      InputError: the feature that is named is not there, or is none of items.
+    """
+    of_items = [other for other in names if other.split(":")[0] in POPULARITY_KINDS]
+    if name:
+        if name not in of_items:
+            raise InputError(
+                f"no cross feature '{name}' of kind {' or '.join(POPULARITY_KINDS)}."
+                + (did_you_mean(name, of_items) if of_items else " These examples have none.")
+            )
+        return list(names).index(name)
+    choices = []
+    for column, other in enumerate(names):
+        kind, action, days, *segment = other.split(":")
+        if kind == "item_share" and action in positive and not segment:
+            choices.append((list(positive).index(action), -int(days), column))
+    return min(choices)[-1] if choices else None

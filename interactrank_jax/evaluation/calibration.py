@@ -3,7 +3,8 @@
 import numpy as np
 from numpy.typing import ArrayLike
 
-from interactrank_jax.metrics import Statistic, group_edges, ratio, scored
+from interactrank_jax.metrics import Statistic
+from interactrank_jax.metrics.arrays import group_edges, ratio, scored
 
 
 def expected_calibration_error(
@@ -21,14 +22,14 @@ def expected_calibration_error(
     """
     rows = np.arange(np.size(probabilities))
     prepared = calibration_statistics(rows, probabilities, labels, bins)
-    return prepared["ece"](np.ones(rows.size))
+    return float(prepared["ece"](np.ones(rows.size)))
 
 
 def predicted_over_observed(probabilities: ArrayLike, labels: ArrayLike) -> float:
     """Expected positives over counted ones: 1 is calibrated on average; NaN without a positive."""
     rows = np.arange(np.size(probabilities))
     prepared = calibration_statistics(rows, probabilities, labels)
-    return prepared["predicted_over_observed"](np.ones(rows.size))
+    return float(prepared["predicted_over_observed"](np.ones(rows.size)))
 
 
 def calibration_statistics(
@@ -45,16 +46,19 @@ def calibration_statistics(
     middle = (edges[1:] + edges[:-1]) / 2
     bin_of_group = np.floor(bins * middle / max(order.size, 1)).astype(np.int64)
     bin_of_row = np.repeat(bin_of_group, np.diff(edges))
-    code_in_order = code[order]
     excess = probabilities[order].astype(float) - labels[order]
+    cell = code[order] * bins + bin_of_row
+    # [R, bins]: a resample's excess per bin is a weighted sum over requests.
+    excess_of_request = np.bincount(cell, weights=excess, minlength=requests.size * bins)
+    excess_of_request = excess_of_request.reshape(requests.size, bins)
     rows, predicted, observed = (
         np.bincount(code, weights=weights, minlength=requests.size)
         for weights in (None, probabilities, labels)
     )
 
-    def ece(multiplicity: np.ndarray) -> float:
-        gaps = np.bincount(bin_of_row, weights=multiplicity[code_in_order] * excess)
-        return ratio(np.abs(gaps).sum(), multiplicity @ rows)
+    def ece(multiplicity: np.ndarray) -> np.ndarray:
+        gaps = np.abs(multiplicity @ excess_of_request)
+        return ratio(gaps.sum(-1), multiplicity @ rows)
 
     return {
         "ece": ece,

@@ -2,10 +2,10 @@
 
 Candidates of one request are not independent, requests are: whole requests are resampled. A
 resample is a vector of multiplicities, one per request, so every metric is prepared (sorted,
-grouped) once and a replicate costs a weighted sum.
+grouped) once and a replicate costs a weighted sum; many replicates are one matrix product.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -14,6 +14,8 @@ from numpy.typing import ArrayLike
 from interactrank_jax.io import interrupts
 from interactrank_jax.io.errors import InputError, did_you_mean
 from interactrank_jax.metrics import METRICS, Statistic, mean_statistic, statistics
+
+NUMBERS_AT_ONCE = 1 << 20  # multiplicities of resamples that are made together: 8 MiB
 
 
 class PairedDifference(NamedTuple):
@@ -82,18 +84,42 @@ def paired_bootstrap(
     Raises:
       InputError: an unknown metric, or rows as in `evaluate_all`.
     """
-    if metric not in METRICS:
-        raise InputError(f"no metric named '{metric}'.{did_you_mean(metric, METRICS)}")
+    return paired_differences(
+        *(request, scores_a, scores_b, labels, (metric,)),
+        replicates=replicates,
+        level=level,
+        seed=seed,
+    )[metric]
+
+
+def paired_differences(
+    request: ArrayLike,
+    scores_a: ArrayLike,
+    scores_b: ArrayLike,
+    labels: ArrayLike,
+    names: Sequence[str],
+    *,
+    replicates: int = 200,
+    level: float = 0.95,
+    seed: int = 0,
+) -> dict[str, PairedDifference]:
+    """Returns the difference of several metrics by name, each as `paired_bootstrap` has it."""
+    for name in names:
+        if name not in METRICS:
+            raise InputError(f"no metric named '{name}'.{did_you_mean(name, METRICS)}")
     of_a, requests = statistics(request, scores_a, labels, scores_a)
     of_b, _ = statistics(request, scores_b, labels, scores_b)
 
-    def difference(multiplicity: np.ndarray) -> float:
-        return of_a[metric](multiplicity) - of_b[metric](multiplicity)
+    def difference(name: str) -> Statistic:
+        return lambda multiplicity: of_a[name](multiplicity) - of_b[name](multiplicity)
 
-    low, high = bootstrap(
-        {metric: difference}, requests, replicates=replicates, level=level, seed=seed
-    )[metric]
-    return PairedDifference(difference(np.ones(requests)), low, high)
+    prepared = {name: difference(name) for name in names}
+    bounds = bootstrap(prepared, requests, replicates=replicates, level=level, seed=seed)
+    once = np.ones(requests)
+    return {
+        name: PairedDifference(float(value(once)), *bounds[name])
+        for name, value in prepared.items()
+    }
 
 
 def bootstrap(
@@ -107,7 +133,7 @@ def bootstrap(
     """Percentile intervals over resampled requests (Efron 1979), the same resamples for all.
 
     Args:
-      prepared: name -> function of the multiplicities [R] of the requests.
+      prepared: name -> function of the multiplicities [..., R] of the requests.
       requests: R.
       replicates: number of resamples.
       level: probability the interval is meant to cover.
@@ -119,11 +145,15 @@ def bootstrap(
     """
     generator = np.random.default_rng(seed)
     values = np.full((replicates, len(prepared)), np.nan)
-    for replicate in range(replicates if requests else 0):
+    at_once = max(1, NUMBERS_AT_ONCE // max(requests, 1))
+    for start in range(0, replicates if requests else 0, at_once):
         interrupts.check()
-        drawn = generator.integers(requests, size=requests)
-        multiplicity = np.bincount(drawn, minlength=requests).astype(float)
-        values[replicate] = [statistic(multiplicity) for statistic in prepared.values()]
+        multiplicities = np.empty((min(at_once, replicates - start), requests))
+        for row in range(len(multiplicities)):
+            drawn = generator.integers(requests, size=requests)
+            multiplicities[row] = np.bincount(drawn, minlength=requests)
+        for number, statistic in enumerate(prepared.values()):
+            values[start : start + at_once, number] = statistic(multiplicities)
     tails = [(1 - level) / 2, (1 + level) / 2]
     result = {}
     for name, column in zip(prepared, values.T, strict=True):

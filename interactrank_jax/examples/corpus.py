@@ -13,7 +13,7 @@ from interactrank_jax.examples.candidates import cross_values
 from interactrank_jax.examples.format import NO_GROUP, SparseCross
 from interactrank_jax.examples.ordered import OrderedLog
 from interactrank_jax.examples.past import Past
-from interactrank_jax.examples.plan import SPLITS, Plan
+from interactrank_jax.examples.plan import Plan
 from interactrank_jax.examples.rates import MeanRates
 from interactrank_jax.io import files
 from interactrank_jax.log.values import as_values, group_ids, index_in, ranks
@@ -189,7 +189,9 @@ def write(plan: Plan, ordered: OrderedLog, past: Past, means: MeanRates, directo
     """
     rows, scratch = ordered.rows, ordered.scratch / "corpus"
     chosen = {
-        name: sampled(rows.requests[name], plan.corpus_requests, plan.seed) for name in SPLITS[1:]
+        name: sampled(rows.requests[name], plan.corpus_requests, plan.seed)
+        for name in rows.requests
+        if name != "train"
     }
     everyone = np.unique(np.concatenate(list(chosen.values())))
     if past.store is None or not plan.cross.specs:

@@ -49,6 +49,14 @@ class Fitter:
         self._old = old
         self.vocabularies: dict[str, Vocabulary] = {}
 
+    @classmethod
+    def of_encoder(cls, encoder: Encoder) -> "Fitter":
+        """Returns a fitter that fits nothing, with the vocabularies of an encoder."""
+        fitter = cls.__new__(cls)
+        fitter._text = TextOptions.of_encoder(encoder)
+        fitter.vocabularies = {name: encoder.vocabularies[name] for name in encoder.vocabularies}
+        return fitter
+
     def fit(self, name: str, values: pa.Array, counts: np.ndarray) -> None:
         """Builds the vocabulary of table `name`.
 
@@ -96,6 +104,12 @@ class TextOptions:
     buckets: int
     max_tokens: int
     ngram: int
+
+    @classmethod
+    def of_encoder(cls, encoder: Encoder) -> "TextOptions":
+        """Returns those that an encoder was fitted with."""
+        names = (field.name for field in dataclasses.fields(cls))
+        return cls(**{name: int(encoder.meaning[f"text.{name}"]) for name in names})
 
 
 def encode_features(

@@ -11,11 +11,13 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from interactrank_jax.examples.encoder import Feature, config_differences, meaning
+from interactrank_jax.examples.encoder import Encoder, Feature, config_differences, meaning
 from interactrank_jax.examples.format import Examples
 from interactrank_jax.examples.plan import Plan
 from interactrank_jax.examples.protocols import PUBLISHED
 from interactrank_jax.examples.rates import rate_names
+from interactrank_jax.examples.splits import Days
+from interactrank_jax.io import files
 from interactrank_jax.io.errors import InputError
 from interactrank_jax.log.read import Log
 from interactrank_jax.log.values import as_values
@@ -109,3 +111,36 @@ def _table(feature: Feature) -> str:
 
 def _names(features: Sequence[tuple[str, str, str]]) -> str:
     return ", ".join(f"{name} ({entity}, {kind})" for name, entity, kind in features) or "none"
+
+
+def check_encoder(
+    encoder: Encoder,
+    plan: Plan,
+    config: Mapping[str, Any],
+    days: Days | None,
+    extend: files.PathLike | None,
+) -> None:
+    """Refuses to encode by an encoder what it was not fitted for.
+
+    Args:
+      encoder: the encoder.
+      plan: of the examples.
+      config: `config.data` as JSON has it.
+      days: whose requests become examples.
+      extend: examples that were to be extended.
+
+    Raises:
+      InputError: data without time, another config, no days, or examples to extend beside it.
+    """
+    if extend is not None:
+        raise InputError("--encoder fits nothing, --extend does: name one of them.")
+    if plan.timeless or encoder.timeless:
+        raise InputError("--encoder is for data with time, of which it takes some days.")
+    if days is None:
+        raise InputError("--encoder needs days: name them by --since and --until.")
+    differences = config_differences(encoder.meaning, meaning(config))
+    if differences:
+        raise InputError(
+            f"--encoder was fitted with another config: {differences[0]}. Prepare with the config "
+            f"of its run."
+        )

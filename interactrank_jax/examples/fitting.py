@@ -123,6 +123,46 @@ def fit(
     )
 
 
+def fitted_before(plan: Plan, ordered: OrderedLog, encoder: Encoder) -> Fitted:
+    """Returns what was fitted on other examples, for a log whose requests are encoded by it.
+
+    Args:
+      plan: what the encoder was fitted with.
+      ordered: the log.
+      encoder: all of it.
+
+    Raises:
+      InputError: the log has other features than the encoder, or a feature is not finite.
+    """
+    requests, items, schema = ordered.requests, ordered.items, ordered.log.schema
+    fitter = Fitter.of_encoder(encoder)
+    vocabularies = fitter.vocabularies
+    arrays = RequestArrays(ordered.scratch / "encoded", len(requests))
+    for first, table in requests.batches():
+        arrays.write(first, fitter.encode(schema.select(REQUEST_ENTITIES), table))
+    of_items = fitter.encode(schema.select(("item",)), items.raw.slice(1))
+    encoded = {"request": arrays.encoded, "item": of_items}
+    features = describe(schema.features, encoded) + rate_names(schema.actions, plan.rates)
+    if features != encoder.features:
+        raise InputError(
+            f"{ordered.log.path} has the features {[str(f) for f in features]}, the encoder was "
+            f"fitted on {[str(f) for f in encoder.features]}: this is another log."
+        )
+    return Fitted(
+        fitter=fitter,
+        features=features,
+        requests=encoded["request"],
+        user_row=vocabularies["user"].rows(requests.users)[requests.user],
+        query_row=vocabularies["query"].rows(requests.queries)[requests.query],
+        items=of_items,
+        item_row=np.append(np.int32(0), vocabularies["item"].rows(items.ids)),
+        item_counts=np.zeros(len(items), np.int64),
+        raw_items=items.raw,
+        means=MeanRates.from_json(encoder.mean_rates, schema.actions),
+        leaking=None,
+    )
+
+
 def _tally_training(plan: Plan, ordered: OrderedLog, buckets: CandidateBuckets) -> Tally:
     train = [bucket.number for bucket in ordered.rows.buckets if bucket.split == "train"]
     tally = buckets.tally(train, plan, len(ordered.items))

@@ -239,6 +239,17 @@ class SparseCross:
 class Examples:
     """A directory of examples, opened.
 
+    Example:
+      >>> import interactrank_jax as ir
+      >>> from interactrank_jax.log.simulator.simulate import simulate
+      >>> sizes = simulate("tiny", 0, "log")
+      >>> prepared = ir.prepare("log", ir.configs.interactrank("search"), out="examples")
+      >>> examples = ir.Examples("examples")
+      >>> examples.split("test").requests
+      200
+      >>> examples.items["id"].shape == (examples.num_items,)
+      True
+
     Raises:
       InputError: no examples there, or written by another version of the format.
     """

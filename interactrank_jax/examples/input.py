@@ -158,27 +158,37 @@ def evaluation_batches(
         batch = _empty_like(batch)
 
 
-def request_batches(examples: Examples, split: str, batch_size: int) -> Iterator[Batch]:
+def request_batches(
+    examples: Examples, split: str, batch_size: int, wanted: np.ndarray | None = None
+) -> Iterator[Batch]:
     """Yields every request exactly once, padded as by `evaluation_batches`.
 
     A request whose candidates fill several examples is taken from the first of them; candidate
     columns are that example's and stand for nothing more.
+
+    Args:
+      examples, split: whose requests.
+      batch_size: requests at a time.
+      wanted: `[requests]` bool: those to yield, by request_index; None for all.
     """
     _check_batch_size(batch_size)
     names = (*train_columns(examples), "request_index")
     blocks = examples.blocks(split, names)
-    for batch in _rebatched(_first_rows(blocks, examples.split(split).requests), batch_size):
+    seen = np.zeros(examples.split(split).requests, bool) if wanted is None else ~wanted
+    for batch in _rebatched(_first_rows(blocks, seen), batch_size):
         if len(batch["mask"]):
             yield pad_batch(batch, batch_size)
 
 
-def _first_rows(blocks: Iterable[Batch], requests: int) -> Iterator[Batch]:
-    """Yields of each block the rows that are the first of their request, perhaps none."""
-    is_seen = np.zeros(requests, bool)
+def _first_rows(blocks: Iterable[Batch], seen: np.ndarray) -> Iterator[Batch]:
+    """Yields of each block the rows that are the first of a request not yet `seen`, perhaps none.
+
+    `seen` is changed.
+    """
     for block in blocks:
         request, first = np.unique(block["request_index"], return_index=True)
-        first = np.sort(first[~is_seen[request]])
-        is_seen[request] = True
+        first = np.sort(first[~seen[request]])
+        seen[request] = True
         yield {key: value[first] for key, value in block.items()}
 
 

@@ -62,10 +62,12 @@ def item_table(items: pa.Table, schema: Schema, old: Examples | None) -> pa.Tabl
     log no longer has keep what `old` knew. New items follow.
     """
     columns = ["item_id", *(feature.name for feature in schema.select(("item",)))]
+    columns += [name for name in ("created_at",) if name in items.column_names]
     items = items.select(columns).take(pc.sort_indices(as_values(items["item_id"])))
     if old is None:
         return items.take(pa.array([None, *range(len(items))], pa.int64()))
-    before = old.raw_items().select(columns).slice(1)
+    before = old.raw_items()
+    before = before.select([name for name in columns if name in before.column_names]).slice(1)
     ids, old_ids = as_values(items["item_id"]), as_values(before["item_id"])
     places = index_in(old_ids, ids)
     kept = np.where(places >= 0, places, len(ids) + np.arange(len(old_ids)))

@@ -13,7 +13,7 @@ from interactrank_jax.examples.format import Examples
 from interactrank_jax.examples.items import Items
 from interactrank_jax.examples.plan import Plan
 from interactrank_jax.examples.requests import Requests, read_requests
-from interactrank_jax.examples.splits import Rows
+from interactrank_jax.examples.splits import Days, Rows
 from interactrank_jax.log.read import Log
 from interactrank_jax.state import engines
 from interactrank_jax.state.spec import QUERY_ROW
@@ -58,7 +58,12 @@ class OrderedLog:
 
 
 def order_log(
-    plan: Plan, log: Log, old: Examples | None, backend: ibis.BaseBackend, scratch: Path
+    plan: Plan,
+    log: Log,
+    old: Examples | None,
+    backend: ibis.BaseBackend,
+    scratch: Path,
+    days: Days | None = None,
 ) -> OrderedLog:
     """Numbers a validated log.
 
@@ -68,12 +73,13 @@ def order_log(
       old: examples whose items keep their rows, if any.
       backend: that reads it.
       scratch: a directory for what does not fit into memory.
+      days: whose requests are taken, all as split 'test'; None for all, by the plan's splits.
 
     Raises:
       InputError: a split is empty.
     """
     requests = read_requests(log, plan.timeless, backend, scratch / "requests")
-    rows = splits.split(plan, log, requests, backend, scratch / "rows")
+    rows = splits.split(plan, log, requests, days, backend, scratch / "rows")
     items = Items.read(log, backend, old)
     item_rows = items.table(backend, scratch / "items")
     codes = np.arange(len(requests.queries), dtype=np.int32)

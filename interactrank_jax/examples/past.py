@@ -60,7 +60,7 @@ def open_past(
     source = Source(log, plan.cross, backend, rows=rows)
     if not plan.needs_state:
         return Past(None, dataclasses.replace(source, forms=None))
-    last_day = int(ordered.requests.day[ordered.requests.impressions > 0].max())
+    last_day = int(ordered.requests.day[ordered.rows.asked].max())
     if given is not None:
         store = given
         if store.chunks:

@@ -8,6 +8,7 @@ holds a few numbers per request, ids and items, and one bucket of candidates; ev
 in a scratch directory within the output, which is written beside `out` and renamed when whole.
 """
 
+import concurrent.futures
 import contextlib
 import shutil
 from collections.abc import Callable, Iterator
@@ -19,10 +20,12 @@ from interactrank_jax.examples import corpus, extension, past
 from interactrank_jax.examples.assemble import Assembler
 from interactrank_jax.examples.candidates import write_buckets
 from interactrank_jax.examples.encoder import DIRECTORY as ENCODER
-from interactrank_jax.examples.fitting import fit
+from interactrank_jax.examples.encoder import Encoder
+from interactrank_jax.examples.fitting import fit, fitted_before
 from interactrank_jax.examples.format import Examples, Metadata, write_metadata
 from interactrank_jax.examples.ordered import order_log
 from interactrank_jax.examples.plan import make_plan
+from interactrank_jax.examples.splits import Days
 from interactrank_jax.examples.writing import finish_encoder, write_raw_requests, write_splits
 from interactrank_jax.io import files, outputs
 from interactrank_jax.log import read, schema
@@ -40,6 +43,8 @@ def prepare(
     progress: Callable[[str], None] = lambda phase: None,
     *,
     state: files.PathLike | None = None,
+    encoder: Encoder | None = None,
+    days: Days | None = None,
     engine: str = "duckdb",
     memory: str = MEMORY,
     master: str = "",
@@ -54,6 +59,9 @@ def prepare(
         and items are appended, so that a model trained on those can go on with these.
       progress: called with the name of each phase as it begins.
       state: STATE of the log (`state build`); None builds one, OUT/state.
+      encoder: of a run or of other examples: nothing is fitted, and the examples can be read by
+        every model of that encoder. Needs `days`.
+      days: whose requests become examples, all of them split 'test'.
       engine, memory, master: see `engines.connect`.
 
     Returns:
@@ -69,6 +77,8 @@ def prepare(
     progress("validate")
     plan = make_plan(config, log)
     config_json = configuration.to_json(config)
+    if encoder is not None:
+        extension.check_encoder(encoder, plan, config_json, days, extend)
     old = Examples(extend) if extend is not None else None
     if old is not None:
         extension.check_extension(config_json, log, plan, old)
@@ -84,28 +94,30 @@ def prepare(
             engines.readable(backend, log),
         ):
             progress("requests")
-            ordered = order_log(plan, log, old, backend, scratch)
+            ordered = order_log(plan, log, old, backend, scratch, days)
             progress("state")
             history = past.open_past(plan, ordered, given, directory, progress)
             progress("candidates")
             buckets = write_buckets(ordered, history)
             progress("encoder")
             old_encoder = old.encoder if old is not None else None
-            fitted = fit(config, plan, ordered, buckets, old_encoder)
+            if encoder is not None:
+                fitted = fitted_before(plan, ordered, encoder)
+            else:
+                fitted = fit(config, plan, ordered, buckets, old_encoder)
             fitted.write_items(directory)
             progress("histories")
             with buckets.read_ahead(ordered.rows.buckets) as candidates:
                 lookups = past.look_up(plan, ordered, history)
                 assembler = Assembler(plan, ordered, fitted, lookups, buckets.places)
-                written = write_splits(
-                    assembler, candidates, directory, int(config.block_size), progress
-                )
-            write_raw_requests(ordered, fitted.leaking, directory / "raw")
-            if plan.corpus_requests:
-                progress("cross features of whole requests")
-                corpus.write(plan, ordered, history, fitted.means, directory)
+                with _ragged(assembler, history, directory, progress):
+                    written = write_splits(
+                        assembler, candidates, directory, int(config.block_size), progress
+                    )
+                    write_raw_requests(ordered, fitted.leaking, directory / "raw")
             progress("metadata")
-            encoder = finish_encoder(config_json, plan, fitted, written, old_encoder)
+            if encoder is None:
+                encoder = finish_encoder(config_json, plan, fitted, written, old_encoder)
             encoder.save(directory / ENCODER)
         metadata = Metadata(
             encoder=encoder,
@@ -114,11 +126,30 @@ def prepare(
             splits=written.sizes,
             log_statistics=log_statistics,
             config=config_json,
-            digest=examples_digest(log, config, old),
+            digest=examples_digest(log, config, old, encoder if days else None, days),
             extends=old.metadata.digest if old is not None else "",
         )
         write_metadata(directory, metadata)
     return metadata
+
+
+@contextlib.contextmanager
+def _ragged(
+    assembler: Assembler, history: past.Past, directory: Path, progress: Callable[[str], None]
+) -> Iterator[None]:
+    """Writes the cross features of whole requests while the block writes blocks.
+
+    An engine works at the former, NumPy at the latter, which asks no engine.
+    """
+    plan, means = assembler.plan, assembler.fitted.means
+    if not plan.corpus_requests:
+        yield
+        return
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        ragged = pool.submit(corpus.write, plan, assembler.ordered, history, means, directory)
+        yield
+        progress("cross features of whole requests")
+        ragged.result()
 
 
 @contextlib.contextmanager
@@ -130,10 +161,19 @@ def _scratch(directory: Path) -> Iterator[Path]:
     shutil.rmtree(scratch)
 
 
-def examples_digest(log: read.Log, config: Any, old: Examples | None = None) -> str:
-    """Returns the hash of the log, the `data` part of a config, and the examples extended."""
+def examples_digest(
+    log: read.Log,
+    config: Any,
+    old: Examples | None = None,
+    encoder: Encoder | None = None,
+    days: Days | None = None,
+) -> str:
+    """Returns the hash of the log, the `data` part of a config, and what else was given."""
     of_config = configuration.to_json(config)
-    return files.digest([log_digest(log), of_config, old and old.metadata.digest])
+    parts: list[Any] = [log_digest(log), of_config, old and old.metadata.digest]
+    if encoder is not None:
+        parts += [encoder.digest, str(days)]
+    return files.digest(parts)
 
 
 def log_digest(log: read.Log) -> dict[str, str]:

@@ -94,6 +94,15 @@ class MeanRates:
         mean, mean_weight = done / count[:, None], weight / count
         return cls(tuple(actions), mean, mean / np.where(mean_weight > 0, mean_weight, 1)[:, None])
 
+    @classmethod
+    def from_json(cls, mean_rates: Mapping[str, float], actions: Sequence[str]) -> MeanRates:
+        """Returns the means that an encoder holds, as of evaluation rows."""
+
+        def means(name: str) -> np.ndarray:
+            return np.array([[mean_rates[f"{action} {name}"] for action in actions]])
+
+        return cls(tuple(actions), means("per impression"), means("per weight"))
+
     def of_items(self, fold: np.ndarray) -> dict[str, np.ndarray | float]:
         """Returns the means that cross features of kind rate are differences from, by action."""
         return self._by_action(self.per_weight, fold)

@@ -7,6 +7,7 @@ holds does not depend on the order of the log, nor on the memory of a machine.
 """
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 
 import ibis
@@ -19,12 +20,24 @@ from interactrank_jax.examples.requests import Requests, read_column
 from interactrank_jax.io.errors import InputError
 from interactrank_jax.log.read import Log
 from interactrank_jax.state import engines
+from interactrank_jax.state.days import date
 from interactrank_jax.state.histories import NO_FOLD
 from interactrank_jax.state.spec import BUCKET, QUERY_ROW, REQUEST_ROW
 
 BUCKET_CANDIDATES = 1_000_000
 # Streams of random numbers, beside `config.data.seed`; `corpus.py` has another.
 _COUNTED_ORDER, _SPLIT, _FOLD, _TRAINING_ORDER = 1, 2, 3, 4
+
+
+@dataclasses.dataclass(frozen=True)
+class Days:
+    """Days of requests, by their numbers, both included."""
+
+    since: int
+    until: int
+
+    def __str__(self) -> str:
+        return f"{date(self.since)} to {date(self.until)}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,15 +76,27 @@ class Rows:
     def __len__(self) -> int:
         return self.impressions
 
+    @property
+    def asked(self) -> np.ndarray:
+        """Rows of the requests in any split."""
+        return np.unique(np.concatenate(list(self.requests.values())))
+
 
 def split(
-    plan: Plan, log: Log, requests: Requests, backend: ibis.BaseBackend, scratch: Path
+    plan: Plan,
+    log: Log,
+    requests: Requests,
+    days: Days | None,
+    backend: ibis.BaseBackend,
+    scratch: Path,
 ) -> Rows:
-    """Splits the impressions of a log as its protocol says.
+    """Splits the impressions of a log as its protocol says, or takes those of some days.
 
     Raises:
       InputError: a split is empty.
     """
+    if days is not None:
+        return split_off_days(plan, requests, days, backend, scratch)
     if plan.timeless:
         return split_at_random(plan, log, requests, backend, scratch)
     return split_by_time(plan, requests, backend, scratch)
@@ -92,6 +117,36 @@ def split_by_time(plan: Plan, requests: Requests, backend: ibis.BaseBackend, scr
     times = requests.timestamp[np.searchsorted(np.cumsum(sizes), first, side="right")]
     split = np.searchsorted(times, requests.timestamp, side="right")
     _check_sizes(plan, np.bincount(split, sizes, 3), int((sizes > 0).sum()))
+    return _whole_requests(plan, requests, split, SPLITS, backend, scratch)
+
+
+def split_off_days(
+    plan: Plan, requests: Requests, days: Days, backend: ibis.BaseBackend, scratch: Path
+) -> Rows:
+    """Makes the requests of some days the split 'test', and nothing of all others.
+
+    Raises:
+      InputError: no request with impressions is of those days.
+    """
+    is_asked = (requests.day >= days.since) & (requests.day <= days.until)
+    if not requests.impressions[is_asked].any():
+        raise InputError(
+            f"no request with impressions is of {days}: name other days by --since and --until."
+        )
+    split = np.where(is_asked, SPLITS.index("test"), -1)
+    return _whole_requests(plan, requests, split, ("test",), backend, scratch)
+
+
+def _whole_requests(
+    plan: Plan,
+    requests: Requests,
+    split: np.ndarray,
+    names: Sequence[str],
+    backend: ibis.BaseBackend,
+    scratch: Path,
+) -> Rows:
+    """Returns the impressions of requests that are each in one split, `[R]`, or in none (-1)."""
+    sizes = np.where(split >= 0, requests.impressions, 0)
     split_sizes = np.where(split == np.arange(3)[:, None], sizes, 0)
     buckets, bucket = _cut(split_sizes, plan.seed)
     table = {
@@ -104,9 +159,9 @@ def split_by_time(plan: Plan, requests: Requests, backend: ibis.BaseBackend, scr
     return Rows(
         engines.write_arrow(backend, pa.table(table).filter(pa.array(asked)), scratch),
         buckets,
-        {name: np.flatnonzero(split_sizes[index]) for index, name in enumerate(SPLITS)},
+        {name: np.flatnonzero(split_sizes[SPLITS.index(name)]) for name in names},
         np.where(split == 0, -(-sizes // plan.slate), 0),
-        total,
+        int(sizes.sum()),
     )
 
 

@@ -19,7 +19,7 @@ from interactrank_jax.examples.encoder import CrossStatistics, Encoder, NumericS
 from interactrank_jax.examples.fitting import Fitted
 from interactrank_jax.examples.format import Split
 from interactrank_jax.examples.ordered import OrderedLog
-from interactrank_jax.examples.plan import SPLITS, Plan
+from interactrank_jax.examples.plan import Plan
 from interactrank_jax.examples.protocols import LeakingMeans
 from interactrank_jax.examples.statistics import CrossSums, all_numeric_statistics
 
@@ -61,7 +61,7 @@ def write_splits(
     sums = CrossSums(len(plan.cross.specs))
     numeric, requests = [], []
     sizes, columns = {}, {}
-    for name in SPLITS:
+    for name in rows.requests:
         progress(f"write {name}")
         examples = candidate_count = 0
         patterns: Counter[str] = Counter()
@@ -88,6 +88,8 @@ def write_splits(
             actions=dict(sorted(patterns.items())),
             files=writer.files,
         )
+    if not numeric:  # an encoder was given, so that there is nothing to fit
+        return Written(sizes, np.zeros((0, 0), np.float32), (), tuple(columns))
     # Sums of floats depend on their order, which must not be that of the buckets.
     order = np.argsort(np.concatenate(requests), kind="stable")
     return Written(sizes, np.concatenate(numeric)[order], sums.statistics(), tuple(columns))

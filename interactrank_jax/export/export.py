@@ -4,9 +4,7 @@ run -> items of the catalogue, encoded -> index -> what history knows -> graphs 
 requests, ranked by the model's own code and then, in fresh processes, by the bundle
 """
 
-import dataclasses
 import importlib.metadata
-import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,14 +15,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from ml_collections import ConfigDict
 
-from interactrank_jax.examples.encode import encode_features
-from interactrank_jax.examples.encoder import DIRECTORY as ENCODER
 from interactrank_jax.examples.format import PUBLISHED
 from interactrank_jax.export import golden
 from interactrank_jax.export.catalogue import read_items
+from interactrank_jax.export.features import write_features
 from interactrank_jax.export.formats import write_graphs
 from interactrank_jax.export.graphs import Graph, ServedModel
-from interactrank_jax.export.past import PastExport
 from interactrank_jax.io import artifact, files, interrupts, outputs
 from interactrank_jax.io.errors import InputError
 from interactrank_jax.log.schema import FeatureSpec
@@ -34,9 +30,7 @@ from interactrank_jax.runs.best import fingerprint
 from interactrank_jax.runs.run import Run
 from interactrank_jax.serving.bundle import KIND, Bundle
 from interactrank_jax.serving.golden import FOLDER, rank_golden, save_features
-from interactrank_jax.serving.keys import KeyIndex
 from interactrank_jax.serving.ranking import Ranking
-from interactrank_jax.serving.requests import text_options
 from interactrank_jax.state import engines
 from interactrank_jax.state.days import date, day_number
 from interactrank_jax.state.store import Description, Store, open_without_log
@@ -90,20 +84,13 @@ def export(
     ):
         progress("items")
         raw = read_items(store, backend, features, items, run.encoder)
-        arrays = _write_items(run, raw, features, directory)
-        progress("index")
-        index = encode_items(run, model, arrays)
         progress("history")
-        scratch = directory / "scratch" / "past"
-        scratch.mkdir()
-        ids = as_values(raw["item_id"])
-        past = PastExport(store, backend, number, run.encoder, ids, directory, scratch)
         data = run.metadata.config
-        actions = store.description.actions
-        history_actions = [actions.index(name) for name in data["history"]["actions"]]
-        rates = [actions.index(name) for name in data["history"]["rates"]]
-        knowledge = past.write(history_actions, rates)
-        shutil.rmtree(scratch)
+        knowledge = write_features(
+            store, backend, number, run.encoder, data, features, raw, directory
+        )
+        progress("index")
+        index = encode_items(run, model, knowledge.store)
         progress("graphs")
         served = ServedModel(
             run.model,
@@ -115,23 +102,17 @@ def export(
         graphs = served.graphs()
         _write_arrays(model, index, graphs, directory)
         if vectors:
+            ids = as_values(raw["item_id"])
             _write_vectors(served, ids, index, vectors, directory / "vectors")
-        run.encoder.save(directory / ENCODER, with_vocabularies=False)
-        for name, vocabulary in run.encoder.vocabularies.items():
-            KeyIndex.build(vocabulary.values).save(directory / ENCODER / "vocabulary" / name)
         record = {
-            **_describe(run, model, step, features, rates, history_actions),
-            **knowledge,
-            "has_fresh": store.recipe.has_fresh,
-            "as_of": None if run.encoder.timeless else date(number),
-            "lag_days": store.recipe.lag_days,
-            "items": len(ids) + 1,
+            **_describe(run, model, step),
+            **knowledge.record,
             "vector_bias": served.vector_bias if served.is_dot else None,
             "graphs": write_graphs(graphs, directory / "graphs", onnx),
         }
         progress("golden requests")
         parity = _prove(record, raw, graphs, directory)
-    return {"items": len(ids), "as_of": record["as_of"], "step": step, **parity}
+    return {"items": len(raw), "as_of": record["as_of"], "step": step, **parity}
 
 
 def _check_run(run: Run, vectors: str) -> None:
@@ -191,25 +172,6 @@ def _open_state(
     return store, schema.features, number
 
 
-def _write_items(
-    run: Run, raw: pa.Table, features: tuple[FeatureSpec, ...], directory: Path
-) -> dict[str, np.ndarray]:
-    """Writes ids and arrays of the items; returns the arrays, padding included."""
-    of_items = [feature for feature in features if feature.entity == "item"]
-    vocabularies = run.encoder.vocabularies
-    encoded = encode_features(of_items, raw, vocabularies, text_options(run.encoder))
-    ids = as_values(raw["item_id"])
-    arrays = {"id": vocabularies["item"].rows(ids), "numeric": encoded.numeric, **encoded.columns}
-    padding = {name: np.zeros((1, *a.shape[1:]), a.dtype) for name, a in arrays.items()}
-    arrays = {name: np.concatenate([padding[name], a]) for name, a in arrays.items()}
-    KeyIndex.build(ids).save(directory / "items" / "ids")
-    for name, array in arrays.items():
-        dtype = np.float32 if array.dtype.kind == "f" else np.int32
-        arrays[name] = array.astype(dtype, copy=False)
-        files.save_array(directory / "items" / f"{name}.npy", arrays[name])
-    return arrays
-
-
 def _write_arrays(
     model: Mapping[str, Any], index: Any, graphs: Mapping[str, Graph], directory: Path
 ) -> None:
@@ -239,32 +201,16 @@ def _write_vectors(
     pq.write_table(pa.table({"item_id": ids, "vector": lists}), directory / "items.parquet")
 
 
-def _describe(
-    run: Run,
-    model: dict[str, Any],
-    step: int,
-    features: tuple[FeatureSpec, ...],
-    rates: list[int],
-    history_actions: list[int],
-) -> dict[str, Any]:
+def _describe(run: Run, model: dict[str, Any], step: int) -> dict[str, Any]:
     """Returns what `bundle.json` says of the model."""
-    data = run.metadata.config
     unknown: Any = None  # a run that was opened does not look at examples for its offsets
     return {
         "model": run.config.model.name,
         "step": step,
         "fingerprint": fingerprint(model),
-        "encoder": run.encoder.digest,
-        "protocol": data["protocol"],
-        "timeless": run.encoder.timeless,
-        "delay_s": None if run.encoder.timeless else data["history"]["delay_s"],
-        "actions": list(run.encoder.actions),
-        "history_actions": history_actions,
-        "rates": rates,
         "heads": list(run.rule.heads),
         "utility": list(run.rule.utility),
         "prior_offsets": list(run.prior_offsets(unknown)),
-        "features": [dataclasses.asdict(feature) for feature in features],
         "config": run.config.to_dict(),
         "versions": {name: _version(name) for name in PACKAGES if _version(name)},
     }

@@ -160,14 +160,17 @@ def _drops_repeated(requests: _Requests) -> Iterator[None]:
 
 
 def _watch(receiver: socket.socket, requests: _Requests, taken: list[signal.Signals]) -> None:
-    """Ends the process where a signal stays without an answer; returns when the sender closes."""
+    """Ends the process where a signal stays without an answer; returns when the sender closes.
+
+    An interactive one is not ended: it stops as soon as what hangs returns.
+    """
     first = deadline = None
     while True:
         receiver.settimeout(None if deadline is None else max(deadline - time.monotonic(), 0.01))
         try:
             numbers = receiver.recv(16)
         except TimeoutError:
-            if not requests.noted.is_set():
+            if not requests.noted.is_set() and not _is_interactive():
                 _end(int(requests.number or signal.SIGTERM), f"nothing stopped within {GRACE:g} s")
             deadline = None
             continue
@@ -183,10 +186,15 @@ def _watch(receiver: socket.socket, requests: _Requests, taken: list[signal.Sign
             if first is None:
                 first = now
             elif now - first > TWICE:  # sooner, it is the same key stroke, passed on by a parent
-                if number == signal.SIGINT:
+                if number == signal.SIGINT and not _is_interactive():
                     _end(number, "interrupted twice")
                 requests.noted.clear()
             requests.number, deadline = number, now + GRACE
+
+
+def _is_interactive() -> bool:
+    """Whether somebody works in this process, a notebook say, and would lose it if it ended."""
+    return hasattr(sys, "ps1") or not hasattr(sys.modules.get("__main__"), "__file__")
 
 
 def _end(number: int, why: str) -> None:

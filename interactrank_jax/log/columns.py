@@ -21,7 +21,8 @@ def is_string(kind: pa.DataType) -> bool:
     return pa.types.is_string(kind) or pa.types.is_large_string(kind)
 
 
-def _is_list(kind: pa.DataType) -> bool:
+def is_list_of_floats(kind: pa.DataType) -> bool:
+    """Returns whether values of a type are lists of floats, of one width or of several."""
     nested = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
     return any(test(kind) for test in nested) and pa.types.is_floating(kind.value_type)
 
@@ -38,7 +39,7 @@ TYPES: dict[str, tuple[str, _Predicate]] = {
     ),
     "numeric": ("a number", lambda t: pa.types.is_integer(t) or pa.types.is_floating(t)),
     "text": ("a string", is_string),
-    "embedding": ("a list of floats", _is_list),
+    "embedding": ("a list of floats", is_list_of_floats),
 }
 
 
@@ -181,7 +182,7 @@ def _unite_types(
     is_number = kind in ("numeric", "number")
     if all(pa.types.is_floating(one) or (is_number and pa.types.is_integer(one)) for one in types):
         return pa.float64()
-    if all(_is_list(one) for one in types):
+    if all(is_list_of_floats(one) for one in types):
         values = {one.value_type for one in types}
         return pa.list_(values.pop() if len(values) == 1 else pa.float64())
     return None

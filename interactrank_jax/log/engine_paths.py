@@ -97,8 +97,8 @@ def read_parquet(
         return table if types is None else table.select(list(types))
     from pyspark.sql import SparkSession
 
-    session = SparkSession.getActiveSession()
-    assert session is not None
+    # A session is active in the thread that began it, and the default one in all others.
+    session = SparkSession.getActiveSession() or SparkSession.builder.getOrCreate()
     reader = session.read
     if types is not None:
         # Spark refuses a file whole if it cannot read a single column, asked for or not.

@@ -4,8 +4,9 @@ import contextlib
 import dataclasses
 import functools
 import weakref
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import ibis
 import pyarrow as pa
@@ -46,10 +47,88 @@ class Log:
     """A log on disk, opened: nothing is read but file names and Parquet footers.
 
     Files that come to a table after it was first asked for are not part of an open log.
+
+    Example:
+      >>> import interactrank_jax as ir
+      >>> log = ir.Log.from_frames(
+      ...     items={"item_id": ["a", "b"], "title": ["red shoe", "blue shoe"]},
+      ...     requests={
+      ...         "request_id": [1, 2],
+      ...         "user_id": [7, 7],
+      ...         "query_id": ["shoe", "shoe"],
+      ...         "timestamp": ["2024-05-01 10:00", "2024-05-02 11:30"],
+      ...     },
+      ...     impressions={
+      ...         "request_id": [1, 1, 2],
+      ...         "item_id": ["a", "b", "b"],
+      ...         "position": [0, 1, 0],
+      ...         "click": [True, False, True],
+      ...     },
+      ...     actions=("click",),
+      ...     kinds={"title": "text"},
+      ... )
+      >>> log.schema.features
+      (FeatureSpec(name='title', entity='item', kind='text'),)
+
+    Attributes:
+      path: its directory.
+      schema: what it declares about itself.
     """
 
     path: Path
     schema: Schema
+
+    @classmethod
+    def from_frames(
+        cls,
+        *,
+        items: Any,
+        requests: Any,
+        impressions: Any,
+        events: Any = None,
+        actions: Sequence[str] | None = None,
+        kinds: Mapping[str, str] | None = None,
+        user_features: Sequence[str] = (),
+        timeless: bool = False,
+        schema: Schema | None = None,
+        path: files.PathLike | None = None,
+    ) -> "Log":
+        """Writes data frames as a log, checks it, and opens it.
+
+        A frame is of pandas, Polars or Arrow (whatever has `__arrow_c_stream__`), or a dict of
+        columns. Its columns are those of the tables in `schema.py`; times may be UTC seconds,
+        dates, timestamps or ISO 8601, without a zone in UTC. Every other column of items and of
+        requests is a feature.
+
+        Args:
+          items, requests, impressions, events: the tables.
+          actions: the columns of impressions that say what users did.
+          kinds: name of a feature -> 'categorical', 'numeric', 'text', 'embedding', or 'ignore' to
+            leave it out. Kinds that are not given are guessed from the values, as by `convert
+            --format=ratings`; what looks odd about a guess is logged as a warning.
+          user_features: columns of requests that describe the user; the others describe the
+            request.
+          timeless: requests have no timestamp, and there are no events.
+          schema: all of that at once.
+          path: a new or empty directory to write; None for a temporary one, which is removed with
+            the log.
+
+        Raises:
+          InputError: names table and column.
+        """
+        from interactrank_jax.log import frames
+
+        tables = {"items": items, "requests": requests}
+        tables |= {"impressions": impressions, "events": events}
+        return frames.write_log(
+            tables,
+            actions=actions,
+            kinds=kinds,
+            user_features=user_features,
+            timeless=timeless,
+            schema=schema,
+            path=path,
+        )
 
     def files(self, table: str) -> list[Path]:
         """Returns the Parquet files of a table, sorted by name; none if the table is absent."""

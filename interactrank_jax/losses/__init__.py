@@ -9,6 +9,15 @@ Arithmetic is float32 or wider whatever the inputs are. Shapes must match exactl
 [B, 1] is an error, not a [B, B] loss.
 
 `register` names a loss that `config.train.loss` chooses; `properties.check` tests one.
+
+Example:
+  >>> import interactrank_jax as ir
+  >>> import jax.numpy as jnp
+  >>> logits, labels = jnp.array([[0.0, 0.0]]), jnp.array([[1.0, 0.0]])
+  >>> exists = jnp.array([[True, False]])
+  >>> total = ir.losses.sigmoid_cross_entropy(logits, labels, where=exists)
+  >>> round(float(total.mean()), 3)
+  0.693
 """
 
 from interactrank_jax.losses.distillation import distill_delta_ndcg, distill_pointwise

@@ -76,6 +76,19 @@ class JaxGraphs:
 class Ranker:
     """Ranks requests by a bundle.
 
+    Example:
+      >>> import interactrank_jax as ir
+      >>> from interactrank_jax.log.simulator.simulate import simulate
+      >>> sizes = simulate("tiny", 0, "log")
+      >>> config = ir.configs.matrix_factorization("search")
+      >>> trainer = ir.Trainer(config, ir.prepare("log", config)).fit(steps=3)
+      >>> bundle = ir.export_bundle(trainer, "bundle").bundle
+      >>> ranker = ir.Ranker.load("bundle")
+      >>> requests = trainer.examples.raw_requests("test").slice(0, 1).to_pylist()
+      >>> candidates = {"request_id": [requests[0]["request_id"]] * 2, "item_id": ["p001", "p002"]}
+      >>> ranker.rank(requests, candidates)["rank"].to_pylist()
+      [1, 2]
+
     Can be pickled: another process opens the same path, which it must be able to read.
 
     Args:

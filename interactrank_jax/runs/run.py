@@ -13,6 +13,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from interactrank_jax.config import configuration, fields
+from interactrank_jax.config.registration import SESSION
 from interactrank_jax.devices import distributed
 from interactrank_jax.devices.parallel import DataParallel
 from interactrank_jax.examples.checks import check_below
@@ -185,9 +186,7 @@ class Run:
             if "model_file" in saved and config.model.name not in MODELS:
                 raise InputError(
                     f"{workdir} holds a '{config.model.name}' model, which is none of ours: "
-                    f"{saved['model_file']} registered it when the run was trained. If you trust "
-                    f"that file, pass it, or the config that imports it: "
-                    f"--config={saved['model_file']} (it is run as Python)."
+                    f"{_how_to_register(saved['model_file'])}"
                 )
             if config.model.name in MODELS:
                 fields.check(config)
@@ -287,6 +286,18 @@ class Run:
                 )
         check_below(f"{file}: 'request_index'", scores["request_index"], sizes.requests)
         return scores
+
+
+def _how_to_register(file: str) -> str:
+    if file == SESSION:
+        return (
+            "a notebook registered it. Register it again in this process, or put its class into a "
+            "file of its own and pass that as --config."
+        )
+    return (
+        f"{file} registered it when the run was trained. If you trust that file, pass it, or the "
+        f"config that imports it: --config={file} (it is run as Python)."
+    )
 
 
 def numerics() -> dict[str, Any]:

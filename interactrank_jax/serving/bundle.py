@@ -186,3 +186,14 @@ class Bundle:
             return np.zeros(0, np.uint64)
         path = self.path / "users" / "seen.npy"
         return open_array(path, (rows(path),), "u")
+
+
+def open_encoder(path: files.PathLike) -> Encoder:
+    """Opens the encoder of examples, of a run or of a bundle.
+
+    Raises:
+      InputError: none there, or a damaged one.
+    """
+    if (Path(path) / KIND.file).is_file():
+        return Bundle.open(path).encoder
+    return Encoder.open(Path(path) / ENCODER)

@@ -5,10 +5,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from interactrank_jax.examples.encode import encode_features
+from interactrank_jax.examples.encode import TextOptions, encode_features
 from interactrank_jax.serving.bundle import Bundle
 from interactrank_jax.serving.ranking import Graphs
-from interactrank_jax.serving.requests import text_options
 from interactrank_jax.serving.tables import (
     as_table,
     check_columns,
@@ -57,7 +56,7 @@ class ItemEncoder:
                 place = table.column_names.index(feature.name)
                 table = table.set_column(place, feature.name, column(table, feature.name, kind))
         encoded = encode_features(
-            self._features, table, encoder.vocabularies, text_options(encoder)
+            self._features, table, encoder.vocabularies, TextOptions.of_encoder(encoder)
         )
         ids = column(table, "item_id", self._bundle.items.ids.type)
         arrays = {"id": encoder.vocabularies["item"].rows(ids), "numeric": encoded.numeric}

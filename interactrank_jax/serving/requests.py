@@ -14,7 +14,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from interactrank_jax.examples.encode import TextOptions, encode_features
-from interactrank_jax.examples.encoder import Encoder
 from interactrank_jax.examples.format import REQUEST_ENTITIES
 from interactrank_jax.examples.rates import rate_features
 from interactrank_jax.examples.vocabulary import stable_hash
@@ -61,7 +60,7 @@ class RequestEncoder:
     def __init__(self, bundle: Bundle):
         self._bundle, self._encoder = bundle, bundle.encoder
         self._features = [f for f in bundle.features if f.entity in REQUEST_ENTITIES]
-        self._text = text_options(self._encoder)
+        self._text = TextOptions.of_encoder(self._encoder)
         self._is_timed = not bundle["timeless"]
 
     def check(self, requests: Any) -> pa.Table:
@@ -206,12 +205,6 @@ class RequestEncoder:
         return pc.if_else(is_known, known, pa.array(own, pa.large_string()))
 
 
-def text_options(encoder: Encoder) -> TextOptions:
-    """Returns how an encoder makes tokens of texts."""
-    names = (field.name for field in dataclasses.fields(TextOptions))
-    return TextOptions(**{name: int(encoder.meaning[f"text.{name}"]) for name in names})
-
-
 class FreshEventReader:
     """Reads what users did after a bundle's STATE ends.
 
@@ -261,7 +254,7 @@ class FreshEventReader:
         vocabulary = self._bundle.encoder.vocabularies["user"]
         types = {"user_id": vocabulary.values.type, "item_id": self._bundle.items.ids.type}
         check_columns(table, kinds, types, what)
-        refuse_nulls(table, kinds, what, "item_id")
+        refuse_nulls(table, [name for name in kinds if name != "event_id"], what, "item_id")
         actions = (*self._bundle["actions"], IMPLICIT_ACTION)
         for action in pc.unique(column(table, "action", pa.large_string())).to_pylist():
             if action not in actions:
@@ -275,8 +268,17 @@ class FreshEventReader:
         return table
 
     def _first_copies(self, table: pa.Table) -> pa.Table:
-        """Returns each event once, as `rules.first_copies` chooses among copies."""
+        """Returns each event once, as `rules.first_copies` chooses among copies.
+
+        Rows without an id, impressions say, are no copies of each other.
+        """
         ids = column(table, "event_id")
+        has_id = ids.is_valid()
+        nameless, table, ids = (
+            table.filter(pc.invert(has_id)),
+            table.filter(has_id),
+            ids.drop_null(),
+        )
         hashes = stable_hash(ids)
         seen = self._bundle.seen
         at = np.searchsorted(seen, hashes)
@@ -288,11 +290,9 @@ class FreshEventReader:
         order += [name for name in ("query_id", "user_id") if name in table.column_names]
         table = _sorted(table, ["event_id", *order])
         ids = column(table, "event_id")
-        if not len(ids):
-            return table
         first = np.ones(len(ids), bool)
         first[1:] = pc.not_equal(ids[1:], ids[:-1]).to_numpy(zero_copy_only=False)
-        return table.filter(pa.array(first))
+        return pa.concat_tables([table.filter(pa.array(first)), nameless])
 
     def _ordered(self, table: pa.Table) -> FreshEvents:
         users, user = _distinct(column(table, "user_id"))

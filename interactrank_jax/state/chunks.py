@@ -13,9 +13,9 @@ import ibis.expr.types as ir
 from interactrank_jax.io import artifact
 from interactrank_jax.io.errors import InputError
 from interactrank_jax.state import engines, expressions
+from interactrank_jax.state.day_rows import day_rows, files_of
 from interactrank_jax.state.days import day
 from interactrank_jax.state.expressions import union
-from interactrank_jax.state.log_days import rows_per_day
 from interactrank_jax.state.query_history import query_items
 from interactrank_jax.state.source import Source
 from interactrank_jax.state.spec import FIRST_DAY
@@ -53,9 +53,13 @@ def count_days(store: Store, source: Source, first: int, last: int) -> None:
         days = None, None
     if store.recipe.query_form:
         source = dataclasses.replace(source, forms=_add_forms(store, source, name, *days))
+    files_seen = files_of(source)  # before they are read: what changes later is seen to
+    in_days = {} if source.recipe.lag_days is None else day_rows(source, first, last)
     arrived, figures = None, {"duplicates": 0, "late": 0, "early": 0}
     if source.has_events:
         arrived, figures = _add_events(store, source, name, first, last)
+        as_they_came = sum(of_day.rows for of_day in in_days.values())
+        figures["duplicates"] = as_they_came - figures.pop("rows")
     engagements = source.engagements(days[0], days[1], arrived)
     if arrived is None:
         engagements = _copied(backend, engagements, partial / "engagements")
@@ -68,19 +72,17 @@ def count_days(store: Store, source: Source, first: int, last: int) -> None:
         counts = counts.order_by([*keys, "period"])
         engines.write_parquet(backend, counts, store.path / counts_folder(keys) / name)
     _add_items(store, source, name, first)
-    unknown = counted.anti_join(source.items(), "item")
     chunk = Chunk(
         first,
         last,
-        rows=backend.to_pyarrow(counted.count()).as_py(),
-        unknown=backend.to_pyarrow(unknown.count()).as_py(),
-        days=_days(source, first, last),
-        event_files=_event_files(source),
         **figures,
+        **_rows_and_unknown(counted, source),
+        days=in_days,
+        files=files_seen,
     )
     store.chunks_place.mkdir(exist_ok=True)
     follows = store.chunks[-1].name if store.chunks else ""
-    record = {"chunk": dataclasses.asdict(chunk), "follows": follows}
+    record = {"chunk": chunk.to_json(), "follows": follows}
     artifact.write(KIND, store.path, record, folders, store.chunks_place / f"{name}.json")
     shutil.rmtree(partial)
 
@@ -91,19 +93,12 @@ def _copied(backend: ibis.BaseBackend, rows: ir.Table, directory: Path) -> ir.Ta
     return engines.read_parquet(backend, [directory])
 
 
-def _days(source: Source, first: int, last: int) -> tuple[tuple[int, int, int], ...]:
-    """Returns day, requests and events of each day of a chunk that has any."""
-    if source.recipe.lag_days is None:
-        return ()
-    days = rows_per_day(source.log, source.backend, first, last)
-    return tuple((day, *counts) for day, counts in sorted(days.items()))
-
-
-def _event_files(source: Source) -> dict[str, int]:
-    """Returns the rows of each file of events, by its name."""
-    if not source.has_events:
-        return {}
-    return {part.path.name: part.rows for part in source.log.parts("events")}
+def _rows_and_unknown(counted: ir.Table, source: Source) -> dict[str, int]:
+    """Returns how many rows count, and how many of them are of no item of the log."""
+    items = source.items().rename({"item:id": "item"})
+    joined = counted.left_join(items, [("item", "item:id")])
+    counts = {"rows": joined.count(), "unknown": joined.count(where=joined["item:id"].isnull())}
+    return source.backend.to_pyarrow(joined.aggregate(**counts)).to_pylist()[0]
 
 
 def _add_events(
@@ -112,14 +107,12 @@ def _add_events(
     """Writes the ids of the events of some days; returns the events, each once, and figures."""
     backend = source.backend
     raw = source.events(since=first, until=last)
-    raw_rows = backend.to_pyarrow(raw.count()).as_py()
     copy = store.path / f"{PARTIAL}{name}" / "events"
     arrived = _copied(backend, store.first_copies(raw, backend), copy)
     # In order, as every table: what is built again has the same bytes.
     ids = arrived.select("event_id").order_by("event_id")
     engines.write_parquet(backend, ids, store.path / SEEN / name)
-    figures = _figures(arrived, source)
-    return arrived, {"duplicates": raw_rows - figures.pop("rows"), **figures}
+    return arrived, _figures(arrived, source)
 
 
 def _figures(arrived: ir.Table, source: Source) -> dict[str, int]:

@@ -20,7 +20,7 @@ Where impressions are split at random a period is a fold, and there is one chunk
 
 import dataclasses
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,7 @@ from interactrank_jax.io.errors import InputError
 from interactrank_jax.log.read import Log
 from interactrank_jax.log.schema import Schema
 from interactrank_jax.state import engines
+from interactrank_jax.state.day_rows import DayRows
 from interactrank_jax.state.days import date
 from interactrank_jax.state.expressions import union
 from interactrank_jax.state.recipe import Recipe
@@ -162,9 +163,8 @@ class Chunk:
       late: events that arrived on a later day than they happened.
       early: events that happened before the day when their item came to be; counted all the same.
       unknown: counted rows whose item the items table does not have.
-      days: day, requests and events (copies too) of each day that has any, by which the log is
-        known again.
-      event_files: rows of each file of events when the chunk was counted, by the file's name.
+      days: what each day held that had any rows, by which the log is known again.
+      files: see `day_rows.files_of`; of when the chunk was counted.
     """
 
     first: int
@@ -174,8 +174,24 @@ class Chunk:
     late: int
     early: int
     unknown: int
-    days: tuple[tuple[int, int, int], ...]
-    event_files: dict[str, int]
+    days: Mapping[int, DayRows]
+    files: Mapping[str, list[int]]
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns its fields."""
+        days = {str(day): dataclasses.asdict(rows) for day, rows in self.days.items()}
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)} | {
+            "days": days
+        }
+
+    @classmethod
+    def from_json(cls, fields: Mapping[str, Any]) -> "Chunk":
+        """Builds it back from `to_json`."""
+        days = {
+            int(day): DayRows(**{**rows, "actions": tuple(rows["actions"])})
+            for day, rows in fields["days"].items()
+        }
+        return cls(**{**fields, "days": days})
 
     @property
     def name(self) -> str:
@@ -211,7 +227,9 @@ class Store:
             file.name for file in self.chunks_place.glob("*.json") if Chunk.is_name(file.stem)
         )
         self._manifests = [self._open(name) for name in names]
-        self.chunks = tuple(Chunk(**manifest.record["chunk"]) for manifest in self._manifests)
+        self.chunks = tuple(
+            Chunk.from_json(manifest.record["chunk"]) for manifest in self._manifests
+        )
         before = ""
         for manifest, chunk in zip(self._manifests, self.chunks, strict=True):
             if (manifest.file.stem, manifest.record["follows"]) != (chunk.name, before):

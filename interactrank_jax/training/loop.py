@@ -5,112 +5,91 @@ import dataclasses
 import logging
 import signal
 import time
-from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
-import grain
 import jax
 import numpy as np
-import optax
 from ml_collections import ConfigDict
 
 from interactrank_jax import metrics
 from interactrank_jax.devices import distributed
-from interactrank_jax.devices.parallel import DataParallel
 from interactrank_jax.evaluation import evaluate
 from interactrank_jax.evaluation.scorers import ModelScorer
-from interactrank_jax.examples.format import Examples
 from interactrank_jax.io import interrupts
 from interactrank_jax.io.errors import InputError
-from interactrank_jax.ranking.index import encode_items
 from interactrank_jax.runs.run import Run
-from interactrank_jax.tables.lookup import item_store
 from interactrank_jax.training import writers
 from interactrank_jax.training.checkpoint import Checkpoints, Progress
-from interactrank_jax.training.objective import Objective
-from interactrank_jax.training.state import HEALTHY, TrainState
-from interactrank_jax.training.steps import HARD_INDEX, health_checks
-from interactrank_jax.training.warm_start import warm_start
+from interactrank_jax.training.checks import check_memory
+from interactrank_jax.training.state import HEALTHY, TrainState, count_parameters
+from interactrank_jax.training.steps import health_checks
+from interactrank_jax.training.trainer import Batch, Trainer
+from interactrank_jax.training.warm_start import warm_start, warm_start_source
 
 logger = logging.getLogger(__name__)
 
 
-class Due(NamedTuple):
-    """What follows a step: a line of the log, a validation, a checkpoint."""
+def run_to_end(trainer: Trainer) -> dict[str, Any]:
+    """Trains to the end, or goes on with what the run directory holds; returns `Trainer.summary`.
 
-    log: bool
-    validation: bool
-    checkpoint: bool
-
-
-@dataclasses.dataclass(frozen=True)
-class Timetable:
-    """How many steps a run has, and how many lie between two of what follows a step."""
-
-    total: int
-    log_every: int
-    validate_every: int
-    save_every: int
-
-    @classmethod
-    def from_config(cls, config: ConfigDict, examples: Examples) -> "Timetable":
-        """Reads the `train` part of a config; 0 stands for what the epochs have."""
-        steps_per_epoch = examples.split("train").examples // int(config.batch_size)
-        return cls(
-            total=int(config.max_steps) or max(1, int(config.epochs * steps_per_epoch)),
-            log_every=int(config.log_every),
-            validate_every=int(config.eval_every) or steps_per_epoch,
-            save_every=int(config.checkpoint_every),
-        )
-
-    def due(self, done: int) -> Due:
-        """Returns what follows when so many steps are done; the last is followed by everything."""
-        is_last = done == self.total
-        validation = done % self.validate_every == 0 or is_last
-        return Due(
-            log=done % self.log_every == 0 or is_last,
-            validation=validation,
-            checkpoint=done % self.save_every == 0 or validation,
-        )
-
-
-class Parts(NamedTuple):
-    """What a training step is made of.
-
-    Attributes:
-      objective: the loss.
-      schedule: learning rate of all but tables, by step.
-      init: makes the state at step 0.
-      step: of a placed state, a batch and the store; returns the next state.
+    Raises:
+      InputError: the directory holds another run; the state does not fit the memory.
+      TrainingInterrupted: SIGINT or SIGTERM came; the state is saved.
+      FloatingPointError: a loss or gradient is not finite; names the step and the tensor.
     """
+    config, run, examples = trainer.config, trainer.run, trainer.examples
+    source = warm_start_source(run, examples) if config.train.warm_start else None
+    template = trainer.parallel.template(trainer.init)
+    check_memory(template, trainer.parallel.devices[0].platform)
+    data = trainer.batches()
+    sizes = {
+        "parameters": count_parameters(template.params),
+        "table_parameters": count_parameters(template.tables),
+    }
+    announce(config, sizes, trainer.timetable.total, trainer.parallel.size)
+    with (
+        run.claimed(examples),
+        Checkpoints(run.workdir) as checkpoints,
+        distributed.stop_requests() as stop_requested,
+    ):
+        loop = Loop(trainer, data, checkpoints)
+        loop.start(template, source)
+        loop.run(stop_requested)
+    return {
+        "step": int(loop.progress.best_step),
+        config.train.select_by: loop.progress.best_metric,
+        "steps": int(trainer.parallel.unreplicate(trainer.placed.step)),
+        **sizes,
+    }
 
-    objective: Objective
-    schedule: optax.Schedule
-    init: Callable[[], TrainState]
-    step: Callable[..., TrainState]
+
+def announce(config: ConfigDict, sizes: Mapping[str, int], total_steps: int, devices: int) -> None:
+    """Logs what is about to be trained."""
+    sampling = float(config.train.loss.impression_sampling)
+    if sampling < 1:
+        logger.info("%g%% of candidates without any action are kept in training", 100 * sampling)
+    logger.info(
+        "%s: %s parameters, %s in tables, %d steps of %d requests on %d devices",
+        config.model.name,
+        f"{sizes['parameters']:,}",
+        f"{sizes['table_parameters']:,}",
+        total_steps,
+        int(config.train.batch_size),
+        devices,
+    )
 
 
 class Loop:
-    """The steps of a run.
+    """The steps of a run, on the state of its trainer.
 
     Attributes:
-      placed: the state as of the last step, on the devices.
       progress: the best validation so far, and whether the run has ended early.
     """
 
-    def __init__(
-        self,
-        run: Run,
-        examples: Examples,
-        parallel: DataParallel,
-        timetable: Timetable,
-        parts: Parts,
-        data: grain.DatasetIterator,
-        checkpoints: Checkpoints,
-    ):
-        self._run, self._examples, self._parallel = run, examples, parallel
-        self._timetable, self._parts, self._data = timetable, parts, data
-        self._checkpoints = checkpoints
+    def __init__(self, trainer: Trainer, data: Iterator[Batch], checkpoints: Checkpoints):
+        self._trainer, self._data, self._checkpoints = trainer, data, checkpoints
+        self._run, self._parallel = trainer.run, trainer.parallel
         self.progress = Progress()
 
     def start(self, template: TrainState, source: Run | None) -> None:
@@ -120,9 +99,10 @@ class Loop:
           template: shapes and shardings of a state.
           source: the run that a new one starts from, if any.
         """
-        parallel = self._parallel
+        trainer, parallel = self._trainer, self._parallel
+        trainer.placed = None  # its memory is needed
         if self._checkpoints.latest_step() is None:
-            state = parallel.initialise(self._parts.init)
+            state = parallel.initialise(trainer.init)
             if source is not None:
                 state = warm_start(state, source, parallel)
         else:
@@ -131,8 +111,7 @@ class Loop:
             logger.info("resumed at step %d", int(state.step))
         self._first_step = int(state.step)
         self._carried = jax.device_get(state.sums)  # by steps before the run was interrupted
-        self._store = parallel.replicate(item_store(self._examples.items))
-        self.placed = parallel.place(state)  # the first step takes the memory of `state` over
+        trainer.placed = parallel.place(state)  # the first step takes the memory of `state` over
 
     def run(self, stop_requested: Callable[[int], bool]) -> None:
         """Makes the steps that are left, until early stopping ends the run.
@@ -144,21 +123,22 @@ class Loop:
           TrainingInterrupted: it was; the state is saved.
           FloatingPointError: a loss or gradient is not finite; names the step and the tensor.
         """
-        self._mine_hard_negatives()
-        self._validation = ModelScorer(self._run, self._examples, "validation", self._parallel)
+        trainer, timetable = self._trainer, self._trainer.timetable
+        trainer.mine_hard_negatives()
+        self._validation = ModelScorer(self._run, trainer.examples, "validation", self._parallel)
         with self._instruments() as profiler:
             self._clock = time.perf_counter()
-            for done in range(self._first_step + 1, self._timetable.total + 1):
+            for done in range(self._first_step + 1, timetable.total + 1):
                 if self.progress.stopped:
                     break
-                due = self._timetable.due(done)
+                due = timetable.due(done)
                 batch = self._parallel.shard(next(self._data))
-                self.placed = self._parts.step(self.placed, batch, self._store)
-                profiler.step(self.placed)
+                trainer.advance(batch)
+                profiler.step(trainer.placed)
                 is_stopping = stop_requested(done)
                 if due.log or due.checkpoint or is_stopping:
-                    health = self._parallel.unreplicate(self.placed.health)
-                    check_health(self.placed, health, batch)
+                    health = self._parallel.unreplicate(trainer.placed.health)
+                    check_health(trainer.placed, health, batch)
                 if due.log:
                     self._log(done)
                 if due.validation:
@@ -182,7 +162,10 @@ class Loop:
             if is_first
             else writers.NoMetricWriter() as self._writer,
             writers.ProgressBar(
-                self._timetable.total, config.model.name, initial=self._first_step, enabled=is_first
+                self._trainer.timetable.total,
+                config.model.name,
+                initial=self._first_step,
+                enabled=is_first,
             ) as self._bar,
             writers.Profiler(
                 self._run.workdir / "profile", int(config.train.profile_steps) * is_first
@@ -192,37 +175,32 @@ class Loop:
 
     def _log(self, done: int) -> None:
         """Writes the means since the last time, and begins their sums anew."""
-        sums = jax.device_get(self._parallel.unreplicate(self.placed.sums))
+        trainer = self._trainer
+        sums = jax.device_get(self._parallel.unreplicate(trainer.placed.sums))
         scalars = summarise(sums, self._carried, time.perf_counter() - self._clock)
-        scalars["train/learning_rate"] = float(self._parts.schedule(done - 1))
+        scalars["train/learning_rate"] = float(trainer.schedule(done - 1))
         self._writer.write(done, scalars)
         self._bar.update(
             int(sums["steps"] - self._carried["steps"]),
             int(sums["candidates"] - self._carried["candidates"]),
         )
         self._carried = jax.tree.map(np.zeros_like, sums)
-        self.placed = self.placed.replace(sums=self._parallel.replicate(self._carried))
+        zero = self._parallel.replicate(self._carried)
+        trainer.placed = dataclasses.replace(trainer.placed, sums=zero)
 
     def _validate(self, done: int) -> None:
         """Evaluates the state on the validation split, and keeps it if it is the best so far."""
-        self._validation.use({"params": self.placed.params, "tables": self.placed.tables})
+        placed = self._trainer.placed
+        self._validation.use({"params": placed.params, "tables": placed.tables})
         figures = evaluate.validate(self._validation)
         self._writer.write(done, {f"validation/{k}": v for k, v in figures.items()})
         record_validation(self.progress, figures, done, self._run.config.train)
         if self.progress.best_step == done:
-            self._checkpoints.save_best(self._parallel.canonical(self.placed))
+            self._checkpoints.save_best(self._trainer.state)
 
     def _save(self) -> None:
-        self._checkpoints.save(self._parallel.canonical(self.placed), self._data, self.progress)
-        self._mine_hard_negatives()
-
-    def _mine_hard_negatives(self) -> None:
-        """Encodes all items by the state's model, where the objective asks for hard negatives."""
-        if self._parts.objective.hard_negatives:
-            model = {"params": self.placed.params, "tables": self.placed.tables}
-            items = item_store(self._examples.items)
-            index = encode_items(self._run, self._parallel.unreplicate(model), items)
-            self._store[HARD_INDEX] = self._parallel.replicate(index)
+        self._checkpoints.save(self._trainer.state, self._data, self.progress)
+        self._trainer.mine_hard_negatives()
 
 
 def record_validation(
@@ -255,14 +233,14 @@ def check_health(state: TrainState, health: Any, batch: Any) -> None:
       state, batch: for the names of their tensors alone.
       health: `TrainState.health`, unplaced.
     """
-    step, place = (int(value) for value in jax.device_get(health))
+    step, position = (int(value) for value in jax.device_get(health))
     if step == HEALTHY:
         return
     # For the names alone: gradients are called after the parameters and tables they belong to.
     names = [name for name, _ in health_checks(batch, state.sums, state.params, state.tables)]
     raise FloatingPointError(
-        f"step {step}: {names[place]} is not finite. Nothing was saved since; the last checkpoint "
-        f"is sound. Look at that batch or lower config.train.optimizer.learning_rate."
+        f"step {step}: {names[position]} is not finite. Nothing was saved since; the last "
+        f"checkpoint is sound. Look at that batch or lower config.train.optimizer.learning_rate."
     )
 
 

@@ -1,12 +1,8 @@
-"""Optimizers: optax for the dense parameters, row-wise updates for the embedding tables."""
+"""Learning rates, and the optimizer of all but the tables (`tables/optimizer.py`)."""
 
 from typing import Any
 
-import jax
 import optax
-
-Array = jax.Array
-RowState = dict[str, Array]
 
 
 def learning_rate(config: Any, total_steps: int) -> optax.Schedule:

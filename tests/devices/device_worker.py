@@ -3,11 +3,8 @@
 python -m tests.devices.device_worker EXAMPLES RESULT.npz
 """
 
-import functools
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,15 +18,12 @@ from interactrank_jax.evaluation.evaluate import Rows, slate_figures
 from interactrank_jax.evaluation.scorers import ModelScorer
 from interactrank_jax.examples.format import Examples
 from interactrank_jax.examples.input import train_iterator
-from interactrank_jax.runs.run import Run
 from interactrank_jax.tables import lookup
-from interactrank_jax.tables.lookup import Slot, item_store
+from interactrank_jax.tables.lookup import Slot
+from interactrank_jax.tables.optimizer import RowOptimizer
 from interactrank_jax.tables.sharding import look_up, reduce_rows
-from interactrank_jax.training import optim
 from interactrank_jax.training.checkpoint import Checkpoints, Progress
-from interactrank_jax.training.objective import Objective
-from interactrank_jax.training.state import TrainState, init_state
-from interactrank_jax.training.steps import make_train_step
+from interactrank_jax.training.trainer import Trainer
 from tests.synthetic import tiny_config, without_blocks
 
 DEVICES = 4
@@ -60,36 +54,30 @@ TABLE_SIZES = (3, 8, 12, 40)  # longer than, as long as and shorter than what de
 LOOKUPS, DIM = 2, 3  # per device
 
 
-class Parts(NamedTuple):
-    """A run, its initial state, and what `make_train_step` takes but for the layout."""
-
-    run: Run
-    init: Callable[[], TrainState]
-    step: tuple[Any, ...]
-
-
-def make_parts(examples: Examples) -> Parts:
-    """Returns them with every loss at work, but for what devices draw differently."""
+def make_trainer(
+    examples: Examples,
+    kind: str = "shard_map",
+    shards: int = 1,
+    devices: list[jax.Device] | None = None,
+    steps: int = 1,
+) -> Trainer:
+    """Returns a trainer with every loss at work, but for what devices draw differently."""
     config = tiny_config("interactrank")
     without_blocks(config)
+    config.train.update({"parallel": kind, "table_shards": shards, "max_steps": steps})
     config.train.loss.update(LOSS)
-    run = Run("unused", config, examples.metadata)
-    objective = Objective.from_config(
-        config, run.rule, examples.metadata, examples.num_items, run.model
-    )
+    config.train.tables.learning_rate = 0.05
     # Not Adam: it turns a gradient of rounding errors into a whole step.
     optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.sgd(0.1))
-    row_optimizer = optim.RowOptimizer("adagrad", lambda _: jnp.float32(0.05))
-    init = functools.partial(
-        init_state,
-        run.model,
-        config,
-        examples.metadata.tables,
-        optimizer,
-        row_optimizer,
-        objective,
-    )
-    return Parts(run, init, (run.model, objective, optimizer, row_optimizer))
+    return Trainer(config, examples, "unused", devices, optimizer=optimizer)
+
+
+def long_examples(path: str | Path) -> Examples:
+    """Returns examples with a table long enough to be split over devices, and ids all over it."""
+    examples = Examples(path)
+    examples.metadata.tables[LONG_TABLE] = LONG_ROWS
+    examples.items["id"] = examples.items["id"] * SPREAD
+    return examples
 
 
 def one_batch(examples: Examples) -> dict[str, np.ndarray]:
@@ -101,69 +89,60 @@ def main(examples_path: str, result_path: str) -> None:
     """Trains and evaluates on one and on four devices, and saves what came of it."""
     flags.FLAGS.mark_as_parsed()
     assert jax.device_count() == DEVICES, f"set XLA_FLAGS={FLAG}"
-    examples = Examples(examples_path)
-    examples.metadata.tables[LONG_TABLE] = LONG_ROWS
-    run, init, step_parts = make_parts(examples)
+    examples = long_examples(examples_path)
     stream = train_iterator(examples, BATCH, seed=0)
     batches = [next(stream) for _ in range(STEPS)]
-    store = item_store(examples.items)
-    store["id"] = store["id"] * SPREAD
 
     result: dict[str, np.ndarray] = {}
-    trained: dict[str, Any] = {}
+    trained: dict[str, Trainer] = {}
     for name, (kind, count, shards) in RUNS.items():
-        parallel = DataParallel(
-            kind, jax.devices()[:count], shards=shards, tables=examples.metadata.tables
-        )
-        per_device = make_train_step(*step_parts, parallel.layout, STEPS)
-        step = parallel.map_step(per_device)
-        now = parallel.place(parallel.initialise(init))
-        save(result, f"{name}/initial", parallel.canonical(now))
-        on_devices = parallel.replicate(store)
-        scorer = ModelScorer(run, examples, "test", parallel)
-        scorer._store = on_devices
-        evaluated(result, name, scorer.use({"params": now.params, "tables": now.tables}))
+        trainer = make_trainer(examples, kind, shards, jax.devices()[:count], STEPS)
+        parallel = trainer.parallel
+        save(result, f"{name}/initial", trainer.state)
+        scorer = ModelScorer(trainer.run, examples, "test", parallel)
+        model = {"params": trainer.placed.params, "tables": trainer.placed.tables}
+        evaluated(result, name, scorer.use(model))
         for number, batch in enumerate(batches):
-            copies = {key: value.copy() for key, value in batch.items()}
-            now = step(now, parallel.shard(copies), on_devices)
+            trainer.advance(parallel.shard({key: value.copy() for key, value in batch.items()}))
             if number == 0:
-                save(result, f"{name}/first", parallel.canonical(now))
+                save(result, f"{name}/first", trainer.state)
         if shards > 1:
-            held(result, name, now, parallel, init, per_device, batches[0], on_devices)
+            sharded(result, name, trainer, batches[0])
         else:
             for device in range(count):
-                save(result, f"{name}/device{device}", copy_on(now, device, kind))
-        trained[name] = parallel, now
-    restored(result, trained, init, stream, Path(result_path).parent)
+                save(result, f"{name}/device{device}", copy_on(trainer.placed, device, kind))
+        trained[name] = trainer
+    restored(result, trained, stream, Path(result_path).parent)
     reduced(result)
     np.savez(result_path, **result)  # type: ignore[arg-type]
 
 
-def restored(result, trained, init, stream, directory) -> None:
+def restored(result, trained, stream, directory) -> None:
     """Adds what a checkpoint of some devices gives on others, and what it was made of."""
     for number, (saver, reader) in enumerate(RESTORES):
-        parallel, state = trained[saver]
         root = directory / f"restore{number}"
         with Checkpoints(root) as checkpoints:
-            checkpoints.save(parallel.canonical(state), stream, Progress())
-        save(result, f"restore{number}/saved", parallel.canonical(state))
-        other = trained[reader][0]
+            checkpoints.save(trained[saver].state, stream, Progress())
+        save(result, f"restore{number}/saved", trained[saver].state)
+        parallel = trained[reader].parallel
         with Checkpoints(root) as checkpoints:
-            found, _ = checkpoints.restore(other.initialise(init), stream)
-        save(result, f"restore{number}/found", other.canonical(other.place(found)))
-        places = [leaf.sharding.device_set for leaf in jax.tree.leaves(found)]
-        result[f"restore{number}/devices"] = np.array([len(place) for place in places])
+            template = parallel.initialise(trained[reader].init)
+            state, _ = checkpoints.restore(template, stream)
+        save(result, f"restore{number}/found", parallel.canonical(parallel.place(state)))
+        device_sets = [leaf.sharding.device_set for leaf in jax.tree.leaves(state)]
+        result[f"restore{number}/devices"] = np.array([len(devices) for devices in device_sets])
 
 
-def held(result, name, state, parallel, init, per_device, batch, store) -> None:
+def sharded(result, name, trainer, batch) -> None:
     """Adds how many rows of the long table a device has ever held, and every replica of a shard."""
+    parallel, state = trainer.parallel, trainer.placed
     batch = parallel.shard({key: value.copy() for key, value in batch.items()})
     mapped = parallel._map(
-        per_device, outputs=lambda state, *_: parallel.specs(state), donate_argnums=(0, 1)
+        trainer.per_device, outputs=lambda state, *_: parallel.specs(state), donate_argnums=(0, 1)
     )
-    program = mapped.lower(state, batch, store).compile().as_text()
-    shardings = parallel.shardings(jax.eval_shape(init))
-    program += jax.jit(init, out_shardings=shardings).lower().compile().as_text()
+    program = mapped.lower(state, batch, trainer.store).compile().as_text()
+    shardings = parallel.shardings(jax.eval_shape(trainer.init))
+    program += jax.jit(trainer.init, out_shardings=shardings).lower().compile().as_text()
     rows = state.tables[LONG_TABLE].shape[0]
     result[f"{name}/whole_in_program"] = np.array(f"[{rows}," in program or f"[{rows}]" in program)
     result[f"{name}/part_in_program"] = np.array(f"[{rows // parallel.layout.shards}," in program)
@@ -203,7 +182,7 @@ def evaluated(result, name, scorer: ModelScorer) -> None:
 def reduced(result) -> None:
     """Adds tables after one update from lookups of four devices, and those lookups."""
     rng = np.random.default_rng(0)
-    optimizer = optim.RowOptimizer("adagrad", lambda _: jnp.float32(0.1))
+    optimizer = RowOptimizer("adagrad", lambda _: jnp.float32(0.1))
     parallel = DataParallel("shard_map", jax.devices())
     for size in TABLE_SIZES:
         table = rng.normal(size=(size, DIM)).astype(np.float32)

@@ -19,16 +19,20 @@ import numpy as np
 import pytest
 
 from interactrank_jax.devices import distributed
-from interactrank_jax.devices.parallel import DataParallel
 from interactrank_jax.evaluation import evaluate
 from interactrank_jax.examples.format import Examples, write_metadata
 from interactrank_jax.io.errors import InputError
-from interactrank_jax.tables.lookup import item_store
-from interactrank_jax.training.steps import make_train_step
 from interactrank_jax.training.train import train
-from tests import distributed_worker
 from tests.conftest import REPOSITORY
-from tests.devices.device_worker import LONG_ROWS, LONG_TABLE, SPREAD, make_parts, one_batch
+from tests.devices import distributed_worker
+from tests.devices.device_worker import (
+    LONG_ROWS,
+    LONG_TABLE,
+    SPREAD,
+    long_examples,
+    make_trainer,
+    one_batch,
+)
 from tests.devices.distributed_config import get_config
 from tests.synthetic import TABLES, make_encoder
 
@@ -115,19 +119,10 @@ def stepped(examples_path, tmp_path_factory):
     with np.load(file) as arrays:
         found = dict(arrays)
 
-    examples = Examples(examples_path)
-    examples.metadata.tables[LONG_TABLE] = LONG_ROWS
-    parts = make_parts(examples)
-    store = item_store(examples.items)
-    store["id"] = store["id"] * SPREAD
-    parallel = DataParallel("shard_map", jax.devices()[:1])
-    step = parallel.map_step(make_train_step(*parts.step, parallel.layout, 1))
-    state = step(
-        parallel.place(parallel.initialise(parts.init)),
-        parallel.shard(one_batch(examples)),
-        parallel.replicate(store),
-    )
-    return found, state
+    examples = long_examples(examples_path)
+    trainer = make_trainer(examples, devices=jax.devices()[:1])
+    trainer.advance(trainer.parallel.shard(one_batch(examples)))
+    return found, trainer.state
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ import pytest
 
 from interactrank_jax import cli, metrics
 from interactrank_jax.devices.parallel import DataParallel
-from interactrank_jax.evaluation import evaluate, scorers
+from interactrank_jax.evaluation import evaluate, scorers, tables
 from interactrank_jax.examples.format import PADDING, Examples
 from interactrank_jax.examples.input import evaluation_batches, request_batches
 from interactrank_jax.io.errors import InputError
@@ -20,7 +20,7 @@ from tests.synthetic import ACTIONS, tiny_config
 class Constant:
     """A scorer without an opinion."""
 
-    name, heads, offsets, utility = "constant", (), (), (1.0,)
+    name, heads, offsets, utility, has_corpus = "constant", (), (), (1.0,), True
 
     def __init__(self, num_items):
         self.num_items = num_items
@@ -28,8 +28,13 @@ class Constant:
     def slate(self, batch):
         return np.zeros((*batch["mask"].shape, 1), np.float32)
 
-    def corpus(self, batch):
-        return np.zeros((len(batch["mask"]), self.num_items), np.float32)
+    def corpus(self, batch, at_once):
+        for start in range(0, len(batch["mask"]), at_once):
+            request = batch["request_index"][start : start + at_once]
+            yield start, self.all_items(request)
+
+    def all_items(self, request):
+        return np.zeros((len(request), self.num_items), np.float32)
 
 
 class Oracle(Constant):
@@ -45,8 +50,8 @@ class Oracle(Constant):
     def slate(self, batch):
         return self.relevant[batch["request_index"][:, None], batch["item"]][..., None]
 
-    def corpus(self, batch):
-        return self.relevant[batch["request_index"]].copy()
+    def all_items(self, request):
+        return self.relevant[request]
 
 
 @pytest.fixture(scope="module")
@@ -116,21 +121,23 @@ def test_figures_are_those_of_the_models_own_scores(trained_run, examples, rule,
         assert result["metrics"][name] == pytest.approx(expected)
         low, high = result["intervals"][name]
         assert low <= expected <= high
-        assert f" {name} |" in evaluate.table([result])
+        assert f" {name} |" in tables.table([result])
 
 
 def test_corpus_ranks_equal_a_full_sort(trained_run, examples, rule):
     run = Run.open(trained_run)
     model, _ = run.restore_model()
     parallel = DataParallel("pmap")
-    scorer = scorers.ModelScorer(run, examples, "test", parallel).use(parallel.replicate(model))
+    scorer = scorers.ModelScorer(run, examples, "test", parallel, has_corpus=True)
+    scorer.use(parallel.replicate(model))
     rows = evaluate.Rows(scorer, examples, "test", 32)
     engaged = rule.engaged(rows.actions)
     config = tiny_config("interactrank").evaluate
-    request, ranks = evaluate.corpus_ranks(scorer, rows, engaged, examples, "test", config)
+    config.corpus_batch_size = 7  # of batches of 32: the last tile of a batch overlaps
+    _, request, ranks = evaluate.corpus_ranks(scorer, rows, engaged, examples, "test", config)
     expected = []
     for batch in request_batches(examples, "test", 45):
-        scores = scorer.corpus(batch)
+        scores = np.concatenate([part for _, part in scorer.corpus(batch, 45)])
         for row, index in enumerate(batch["request_index"]):
             own = np.flatnonzero(engaged & (rows.request == index))
             for item in rows.item[own]:
@@ -208,7 +215,7 @@ def test_heads_have_calibration_with_intervals(result):
             value, low, high = figures[name]
             assert low <= high
             assert value >= 0
-    assert "| engaged |" in evaluate.part_table(result, "heads")
+    assert "| engaged |" in tables.part_table(result, "heads")
 
 
 class TestRefusals:
@@ -253,7 +260,7 @@ class TestStages:
     def test_each_stage_is_measured_against_its_own_negatives(self):
         figures = evaluate.stage_figures(*self.rows(), replicates=20)
         expected = {"shown": 1 / 2, "retrieved": 0.0, "random": 3 / 4}
-        assert {name: found["request_auc"][0] for name, found in figures.items()} == expected
+        assert {name: figure["request_auc"][0] for name, figure in figures.items()} == expected
         assert figures["random"]["hit_at_3"][0] == 1.0
         value, low, high = figures["shown"]["roc_auc"]
         assert low <= value <= high
@@ -287,7 +294,12 @@ class TestFlags:
         config = f"--config={REPOSITORY / 'configs' / 'interactrank.py'}"
         flags = ["--baseline=iqp", f"--workdir={trained_run}", f"--examples={examples_path}"]
         assert self.run(config, *flags) == 2
-        assert "give either --workdir=RUN, or --baseline" in capsys.readouterr().err
+        assert "or --baseline=bm25 with --config" in capsys.readouterr().err
+
+    def test_results_are_not_written_over_a_directory(self, trained_run, examples_path, capsys):
+        flags = [f"--workdir={trained_run}", f"--examples={examples_path}"]
+        assert self.run(*flags, f"--json={trained_run}") == 2
+        assert "is a directory. Expected a file to write" in capsys.readouterr().err
 
     def test_fields_of_evaluate_are_taken_beside_a_run(self, trained_run, examples_path, capsys):
         flags = [f"--workdir={trained_run}", f"--examples={examples_path}"]

@@ -144,7 +144,8 @@ def test_raw_rows_are_those_that_came(examples, tables):
     by_id = [("request_id", "ascending")]
     assert raw.sort_by(by_id).equals(tables["requests"].sort_by(by_id))
     items = examples.raw_items()
-    assert items.slice(1).equals(tables["items"].drop_columns("created_at").sort_by("item_id"))
+    as_written = tables["items"].sort_by("item_id")
+    assert items.slice(1).select(as_written.column_names).equals(as_written)
     assert items["item_id"][0].as_py() is None
 
 

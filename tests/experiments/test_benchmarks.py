@@ -11,7 +11,7 @@ import pytest
 from experiments.benchmarks import input as input_benchmark
 from experiments.benchmarks import prepare, roofline, scatter, state, train_step
 from experiments.benchmarks.workload import (
-    Trainer,
+    BenchmarkTrainer,
     make_batch,
     make_workload,
     one_row_per_impression,
@@ -152,18 +152,18 @@ class TestPeer:
         workload.config.train.loss.impression_sampling = 1.0
         workload.config.model.tower.masknet.dropout = 0.0
         workload.config.model.tower.layer_norm = request.param
-        ours, peer = Trainer(workload), TorchTrainer(workload, sparse=True)
+        ours, peer = BenchmarkTrainer(workload), TorchTrainer(workload, sparse=True)
         state = ours.snapshot()
         peer.model.load(state.params, state.tables)
         return workload, ours, peer, state
 
     def test_logits_are_equal(self, pair):
         workload, ours, peer, state = pair
-        batch, inputs = make_batch(workload, 8, seed=5), ours.model.inputs
+        batch, inputs = make_batch(workload, 8, seed=5), ours.run.inputs
         store = lookup.item_store(workload.store)
         request = lookup.embed_requests(state.tables, batch, store, inputs)
         items = lookup.embed_items(state.tables, batch["item"], store, inputs)
-        expected = ours.model.apply({"params": state.params}, request, items, batch["cross"])
+        expected = ours.run.model.apply({"params": state.params}, request, items, batch["cross"])
         logits = peer.model(peer.model.convert(batch)).detach().numpy()
         np.testing.assert_allclose(logits, expected, atol=1e-4)
         rows = peer.model(peer.model.convert(one_row_per_impression(batch))).detach().numpy()
@@ -176,7 +176,7 @@ class TestPeer:
         loss, terms = peer.model.loss(tensors)
         before = peer.model.tables["item"].detach().clone()
         norm = peer.step(tensors)
-        ours.run([batch])
+        ours.run_steps([batch])
         after = ours.snapshot()
         np.testing.assert_allclose(loss.item(), after.sums["loss"], rtol=1e-4)
         for name, value in terms.items():

@@ -21,6 +21,7 @@ from interactrank_jax.runs.run import Run
 from tests.conftest import REPOSITORY
 from tests.faults.processes import steps
 from tests.log.adapters.raw_movielens import original_100k, write
+from tests.state.test_outputs import contents
 
 pytestmark = pytest.mark.thorough  # every station by its command
 
@@ -36,6 +37,7 @@ def arguments(tmp_path_factory, good_log, examples_path, trained_run, index_path
         "simulate": ["--preset=tiny"],
         "convert": ["--format=movielens", f"--source={source}"],
         "prepare": [f"{CONFIG}:log", f"--log={good_log}"],
+        "state build": [f"{CONFIG}:log", f"--log={good_log}"],
         "train": [f"{CONFIG}:tiny", examples],
         "evaluate": [examples],
         "index": [examples, workdir],
@@ -45,7 +47,7 @@ def arguments(tmp_path_factory, good_log, examples_path, trained_run, index_path
 
 def run(station: str, arguments: dict[str, list[str]], place: Path) -> int:
     name = "workdir" if station in ("train", "evaluate") else "out"
-    return cli.main([station, *arguments[station], f"--{name}={place}"])
+    return cli.main([*station.split(), *arguments[station], f"--{name}={place}"])
 
 
 def message(capsys) -> str:
@@ -78,6 +80,35 @@ def test_a_full_disk(station, arguments, tmp_path, mounts, capsys):
     mounts.resize(disk, "64m")
     assert run(station, arguments, disk / "out") == 0
     assert [path.name for path in disk.iterdir()] == ["out"]
+
+
+@pytest.mark.parametrize(
+    ("days", "room"),
+    [
+        *(("of the first days", room) for room in ("4k", "12k", "24k", "48k")),
+        *(("of later days", room) for room in ("4k", "12k", "24k")),
+    ],
+)
+def test_a_full_disk_in_state_build(days, room, arguments, tmp_path, mounts, capsys):
+    """Days that were complete stay, and the same command goes on from there."""
+    disk, state = mounts.disk(tmp_path / "disk", "64m"), ("state build", arguments)
+    whole, out = tmp_path / "whole", disk / "out"
+    if days == "of later days":
+        some = {"state build": [*arguments["state build"], "--through=2022-01-20"]}
+        assert [run("state build", some, place) for place in (whole, out)] == [0, 0]
+    assert run(*state, whole) == 0
+    before = contents(out)
+    used = sum(4096 * -(-len(data) // 4096) for data in before.values() if data is not None)
+    mounts.resize(disk, str(used + 1024 * int(room[:-1])))
+    assert run(*state, out) == 2
+    said = message(capsys)
+    assert "No space left on device. Free some space and run the same command again" in said
+    assert {name: contents(out).get(name) for name in before} == before
+    assert len(list(out.glob("chunks/*.json"))) == (days == "of later days")
+
+    mounts.resize(disk, "64m")
+    assert run(*state, out) == 0
+    assert contents(out) == contents(whole)
 
 
 def test_a_full_disk_in_training(arguments, trained_run, tmp_path, mounts, capfd):

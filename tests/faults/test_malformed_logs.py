@@ -2,6 +2,7 @@
 
 import fnmatch
 import json
+import re
 
 import numpy as np
 import pytest
@@ -9,9 +10,13 @@ import pytest
 from interactrank_jax.examples.format import Examples
 from interactrank_jax.examples.prepare import prepare
 from interactrank_jax.io.errors import InputError
-from tests.faults.mutate import Arrays
+from interactrank_jax.log.read import open_log
+from interactrank_jax.state import engines
+from interactrank_jax.state.build import build_store
+from tests.faults.mutate import SAME, Arrays
 from tests.faults.mutations import MUTATIONS
 from tests.log.handmade_log import data_config, write_log
+from tests.state.conftest import everything
 
 CONFIG = data_config(block_size=8)
 
@@ -37,14 +42,9 @@ def arrays(path) -> Arrays:
     return found | {"requests": np.array(requests)}
 
 
-@pytest.fixture(scope="module")
-def good(prepared):
-    return arrays(prepared)
-
-
-@pytest.mark.parametrize("name", MUTATIONS)
-def test_a_malformed_log(name, log_tables, good_log, good, tmp_path):
-    (kind, mutate), outcome = MUTATIONS[name]
+def malformed(name, log_tables, good_log, tmp_path):
+    """Writes a malformed log; returns its path."""
+    (kind, mutate), _ = MUTATIONS[name]
     tables = dict(log_tables)
     if kind == "tables":
         mutate(tables)
@@ -52,7 +52,18 @@ def test_a_malformed_log(name, log_tables, good_log, good, tmp_path):
     (log / "schema.json").write_text((good_log / "schema.json").read_text())
     if kind == "disk":
         mutate(log)
-    out = tmp_path / "out"
+    return log
+
+
+@pytest.fixture(scope="module")
+def good(prepared):
+    return arrays(prepared)
+
+
+@pytest.mark.parametrize("name", MUTATIONS)
+def test_a_malformed_log(name, log_tables, good_log, good, tmp_path):
+    _, outcome = MUTATIONS[name]
+    log, out = malformed(name, log_tables, good_log, tmp_path), tmp_path / "out"
     if isinstance(outcome, str):
         with pytest.raises(InputError, match=f"(?s){outcome}"):
             prepare(CONFIG, log, out)
@@ -74,6 +85,53 @@ def test_a_malformed_log(name, log_tables, good_log, good, tmp_path):
     assert not unexpected
     assert bool(different) == bool(outcome.arrays)
     assert outcome.hold(good, found)
+
+
+@pytest.fixture(scope="module")
+def engine(tmp_path_factory):
+    with engines.connect("duckdb", tmp_path_factory.mktemp("engine") / "scratch") as backend:
+        yield backend
+
+
+@pytest.fixture(scope="module")
+def good_counts(good_log, engine, tmp_path_factory):
+    path = tmp_path_factory.mktemp("good") / "state"
+    return counts(build_store(CONFIG, open_log(good_log), path, engine), engine)
+
+
+def counts(store, engine):
+    """Returns what STATE counted, by keys; users and texts aside."""
+    return {
+        name: table
+        for name, table in everything(store, engine).items()
+        if name == "query_items" or name.startswith("counts")
+    }
+
+
+@pytest.mark.parametrize("name", MUTATIONS)
+def test_a_malformed_log_in_state_build(name, log_tables, good_log, good_counts, engine, tmp_path):
+    """Refused, or counted as the good log; what STATE does not look at, prepare refuses."""
+    _, outcome = MUTATIONS[name]
+    log, state = malformed(name, log_tables, good_log, tmp_path), tmp_path / "state"
+    message = ""
+    try:
+        store = build_store(CONFIG, open_log(log), state, engine)
+    except InputError as error:
+        message = str(error)
+    if message:
+        assert isinstance(outcome, str), message
+        assert re.search(OTHER_WORDS.get(name, outcome), message, re.DOTALL), message
+        assert not list(state.glob("chunks/*"))
+    elif outcome == SAME:
+        assert counts(store, engine) == good_counts
+    elif isinstance(outcome, str):
+        with pytest.raises(InputError, match=f"(?s){outcome}"):
+            prepare(CONFIG, log, tmp_path / "out", state=state)
+        assert not (tmp_path / "out").exists()
+
+
+# Errors that say it from where STATE stands.
+OTHER_WORDS = {"timeless with events": "is timeless, so its STATE has folds for days"}
 
 
 def test_there_are_sixty_and_more():

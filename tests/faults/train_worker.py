@@ -46,9 +46,7 @@ def main() -> int:
         place, call, marker = flags.pause
         pause_at(place, int(call), Path(marker), flags.about)
     logging.basicConfig(level=logging.INFO, format="%(message)s")  # before what is imported does
-    importlib.import_module(
-        "interactrank_jax.training.train"
-    )  # what takes long, before the clock starts
+    importlib.import_module("interactrank_jax.training.loop")  # takes long: before the clock starts
     print(READY, flush=True)
     config = REPOSITORY / "tests" / "faults" / "configs.py"
     return cli.main(

@@ -9,7 +9,7 @@ import pytest
 
 from interactrank_jax import cli
 from interactrank_jax.cli.command import show
-from interactrank_jax.evaluation import evaluate
+from interactrank_jax.evaluation import tables
 from interactrank_jax.examples.format import Examples, write_metadata
 from interactrank_jax.io.errors import InputError
 from interactrank_jax.io.printable import cell, printable
@@ -50,8 +50,8 @@ def test_errors_and_figures_are_printed_safely(capsys):
     show("title", {HOSTILE: HOSTILE})
     assert is_safe(capsys.readouterr().out)
     result = {"name": HOSTILE, "metrics": {"auc": 0.5}, "intervals": {}, "heads": {HOSTILE: {}}}
-    assert is_safe(evaluate.table([result]))
-    assert is_safe(evaluate.part_table(result, "heads"))
+    assert is_safe(tables.table([result]))
+    assert is_safe(tables.part_table(result, "heads"))
 
 
 def test_explain_escapes_titles_ids_and_the_request(trained_run, examples_path, tmp_path, capsys):

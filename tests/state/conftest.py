@@ -41,6 +41,15 @@ FULL = {
 }
 
 
+# The same where impressions are split at random, which has no days.
+RANDOM = {
+    **{name: value for name, value in FULL.items() if "cap" not in name and "fresh" not in name},
+    "cross.features": ("share:click:30:country", "item_share:save:9", "rate:click:14"),
+    "history.rates": ("click", "save"),
+    "protocol": "clean_random",
+}
+
+
 def everything(held: Store, backend) -> dict[str, pa.Table]:
     """All tables of STATE, rows in order."""
     tables = {"counts by " + "+".join(k): held.counts(k, backend) for k in held.counted_keys}

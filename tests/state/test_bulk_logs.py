@@ -1,5 +1,6 @@
 """Logs of many rows: skew, ten million queries, and what of them a new day reads."""
 
+import os
 import time
 
 import numpy as np
@@ -74,16 +75,23 @@ def test_one_query_and_one_item_may_hold_a_fifth_of_the_log(backend, tmp_path):
 
 
 def test_a_new_day_needs_nothing_that_was_shown_before(backend, tmp_path):
-    """What the files hold of the days before is made unreadable."""
+    """What the files hold of the days before is made unreadable, and they look as they did."""
     rows = 20_000
     rng = np.random.default_rng(0)
     log = bulk_log(tmp_path / "log", rng.integers(0, 9, rows), rng.integers(0, 9, rows), rows)
+    for name in ("impressions", "events"):
+        table = pa.concat_tables([pq.read_table(path) for path in log.files(name)])
+        path, *others = log.files(name)
+        pq.write_table(table, path, row_group_size=1000)
+        for other in others:
+            other.unlink()
+    log = open_log(log.path)
     config = state_config(**{"cross.features": ("rate:click:7",)})
     whole = build_store(config, log, tmp_path / "whole", backend)
     build_store(config, log, tmp_path / "state", backend, through=FIRST + 20)
     day = pq.read_table(log.path / "requests.parquet")["timestamp"].to_numpy() // DAY
     for name in ("impressions", "events"):
-        spoil(log.files(name), int((day <= FIRST + 20).sum()))
+        spoil(log.files(name)[0], int((day <= FIRST + 20).sum()))
     other = open_log(log.path)
     held = build_store(config, other, tmp_path / "state", backend)
     counts = [
@@ -97,14 +105,9 @@ def test_a_new_day_needs_nothing_that_was_shown_before(backend, tmp_path):
         build_store(config, other, tmp_path / "again", backend)
 
 
-def spoil(files, rows, group=1000):
-    """Writes a table in groups of rows; overwrites those with some of the first rows alone."""
-    table = pa.concat_tables([pq.read_table(file) for file in files])
-    path, *others = files
-    for file in others:
-        file.unlink()
-    pq.write_table(table, path, row_group_size=group)
-    held = pq.ParquetFile(path).metadata
+def spoil(path, rows, group=1000):
+    """Overwrites the groups of some of the first rows alone, and sets back the time of change."""
+    status, held = path.stat(), pq.ParquetFile(path).metadata
     with path.open("r+b") as file:
         for number in range(rows // group):
             for column in range(held.num_columns):
@@ -112,6 +115,7 @@ def spoil(files, rows, group=1000):
                 starts = (chunk.dictionary_page_offset, chunk.data_page_offset)
                 file.seek(min(start for start in starts if start))
                 file.write(b"\xff" * chunk.total_compressed_size)
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
 
 
 @pytest.mark.slow(reason="ten million queries take a minute")

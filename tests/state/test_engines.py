@@ -15,10 +15,13 @@ from interactrank_jax.io.errors import InputError
 from interactrank_jax.log.read import open_log
 from interactrank_jax.state import as_of, engines, positions, report, snapshot, store
 from interactrank_jax.state.build import build_store
+from interactrank_jax.state.day_rows import day_rows
+from interactrank_jax.state.source import Source
+from interactrank_jax.state.store import Description
 from tests.golden import canonical
 from tests.golden.cases import CASES
 from tests.log import spark_engine
-from tests.log.handmade_log import START
+from tests.log.handmade_log import START, make_tables, write_log
 from tests.state.conftest import FULL, MEANS, by_pair, everything, state_config
 
 FIRST = START // 86_400
@@ -41,6 +44,15 @@ def serve(log, place, backend):
     held = snapshot.open_snapshot(place, log)
     table = snapshot.served(log, held, backend, held.day, held.day + 1)
     return by_pair(backend.to_pyarrow(table)).to_pydict()
+
+
+def source_without_events(tmp_path, backend) -> Source:
+    """Returns a log whose labels are its impressions, as an engine reads it."""
+    path = tmp_path / "without events"
+    if not path.exists():
+        write_log(path, make_tables(events=False))
+    log = open_log(path)
+    return Source(log, Description.from_config(state_config(**FULL), log).recipe, backend)
 
 
 def refuse_damaged(config, log, backend, place):
@@ -69,7 +81,12 @@ def test_spark_counts_and_serves_the_same(log, full, backend, tmp_path, monkeypa
         snapshot.write(log, counted, spark, tmp_path / "snapshot", day, MEANS)
         served = serve(log, tmp_path / "snapshot", spark)
         told = tell(log, spark, places)
+        shown = day_rows(source_without_events(tmp_path, spark))
         refuse_damaged(config, log, spark, tmp_path)
+    by_duckdb = {day: rows for chunk in full.chunks for day, rows in chunk.days.items()}
+    assert {day: rows for chunk in counted.chunks for day, rows in chunk.days.items()} == by_duckdb
+    assert shown == day_rows(source_without_events(tmp_path, backend))
+    assert any(any(rows.actions) for rows in shown.values())
     expected = everything(full, backend)
     assert held.keys() == expected.keys()
     for name, table in expected.items():

@@ -8,12 +8,21 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
+from interactrank_jax.examples.prepare import prepare
 from interactrank_jax.io.errors import InputError
 from interactrank_jax.log.read import open_log
 from interactrank_jax.log.schema import Schema
 from interactrank_jax.state import store
 from interactrank_jax.state.build import build_store
-from tests.log.handmade_log import ACTIONS, START, make_tables, random_config, replace, write_log
+from tests.log.handmade_log import (
+    ACTIONS,
+    START,
+    data_config,
+    make_tables,
+    random_config,
+    replace,
+    write_log,
+)
 from tests.state.conftest import FULL, everything, state_config
 
 DAY = 86_400
@@ -229,6 +238,81 @@ class TestCountedDays:
                 tables[name] = replace(tables[name], column, values)
         with pytest.raises(InputError, match=r"state counted 2022-.* none of those days"):
             self._build(tables, counted, backend, tmp_path)
+
+
+def relabelled(rows, of_day, how, has_events):
+    """Returns the events or impressions with other labels on a day, as many rows as before.
+
+    `one`: one row has another label; `two`: two rows have each other's, so that no count tells.
+    """
+    actions = ["action"] if has_events else list(ACTIONS)
+    labels = list(zip(*(rows[name].to_pylist() for name in actions), strict=True))
+    first = next(row for row in of_day if any(labels[row]))
+    second = next(row for row in of_day if labels[row] != labels[first])
+    labels[first], before = labels[second], labels[first]
+    if how == "two":
+        labels[second] = before
+    for name, column in zip(actions, zip(*labels, strict=True), strict=True):
+        rows = replace(rows, name, pa.array(column, rows[name].type))
+    return rows
+
+
+@pytest.mark.parametrize("events", [True, False], ids=["events", "impressions"])
+class TestLabelsEditedInPlace:
+    """No day has other numbers of requests or of rows than it had."""
+
+    @pytest.fixture
+    def night(self, events, backend, tmp_path):
+        """A log, its table with labels, the rows of a day, and STATE through a later one."""
+        log = open_log(write_log(tmp_path / "log", make_tables(events=events)))
+        config = state_config(**{"cross.features": ("share:click:30:country",)})
+        build_store(config, log, tmp_path / "state", backend, through=FIRST + 12)
+        file = log.path / ("events.parquet" if events else "impressions/0.parquet")
+        rows = pq.read_table(file)
+        if events:
+            days = rows["arrival_time"].to_numpy() // DAY
+        else:
+            requests = pq.read_table(log.path / "requests.parquet")
+            when = dict(
+                zip(*(requests[c].to_pylist() for c in ("request_id", "timestamp")), strict=True)
+            )
+            days = np.array([when[request] // DAY for request in rows["request_id"].to_pylist()])
+        return config, file, rows, np.flatnonzero(days == FIRST + 8).tolist()
+
+    @pytest.mark.parametrize(
+        ("how", "expected"),
+        [
+            ("one", r"has \d+ click, \d+ save, but had \d+ click, \d+ save when that day"),
+            ("two", r"that were counted are not there as they were, .* when that day"),
+        ],
+    )
+    def test_are_refused(self, how, expected, night, events, backend, tmp_path):
+        config, file, rows, of_day = night
+        whole = file.read_bytes()
+        pq.write_table(relabelled(rows, of_day, how, events), file)
+        before = sorted(path.name for path in (tmp_path / "state" / "chunks").iterdir())
+        table = "events" if events else "impressions"
+        expected = rf"{table} of 2022-01-16: .*{expected}.*edited in place.*another --out"
+        with pytest.raises(InputError, match=expected):
+            build_store(config, open_log(tmp_path / "log"), tmp_path / "state", backend)
+        with pytest.raises(InputError, match=expected):
+            prepare(
+                data_config(**{"cross.features": ("share:click:30:country",)}),
+                tmp_path / "log",
+                tmp_path / "examples",
+                state=tmp_path / "state",
+            )
+        assert before == sorted(path.name for path in (tmp_path / "state" / "chunks").iterdir())
+        file.write_bytes(whole)  # brought back, as the message asks
+        grown = build_store(config, open_log(tmp_path / "log"), tmp_path / "state", backend)
+        assert len(grown.chunks) == 2
+
+    def test_a_file_written_again_with_its_rows_is_what_it_was(self, night, backend, tmp_path):
+        """In another order, and changed by all that is seen of it from outside."""
+        config, file, rows, _ = night
+        pq.write_table(rows.take(pa.array(np.arange(len(rows))[::-1])), file)
+        grown = build_store(config, open_log(tmp_path / "log"), tmp_path / "state", backend)
+        assert len(grown.chunks) == 2
 
 
 @pytest.mark.parametrize("timeless", [True, False], ids=["timeless", "with time"])

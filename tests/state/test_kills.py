@@ -26,7 +26,7 @@ def write_config(place, options=""):
     config = place / "config.py"
     config.write_text(
         "import ml_collections\n"
-        "from tests.state.conftest import FULL, state_config\n"
+        "from tests.state.conftest import FULL, RANDOM, state_config\n"
         "def get_config():\n"
         f"    return ml_collections.ConfigDict({{'data': state_config({options})}})\n"
     )
@@ -184,11 +184,11 @@ class TestRandomMoments:
         assert not list((tmp_path / "out").glob(".partial-*"))
         assert not list((tmp_path / "scratch files").iterdir())
 
-    @pytest.mark.parametrize("is_given", [True, False], ids=["state given", "state built"])
-    def test_of_a_preparation(self, is_given, log, full, environment, tmp_path):
-        config = write_config(tmp_path, "**FULL")
+    @pytest.mark.parametrize("how", ["state given", "state built", "random split"])
+    def test_of_a_preparation(self, how, log, full, environment, tmp_path):
+        config = write_config(tmp_path, "**RANDOM" if how == "random split" else "**FULL")
         flags = ["prepare", f"--config={config}", f"--log={log.path}"]
-        flags += [f"--state={full.path}"] if is_given else []
+        flags += [f"--state={full.path}"] if how == "state given" else []
         before = contents(full.path)
         whole, out = tmp_path / "whole", tmp_path / "out"
         seconds = self._finish(self._start([*flags, f"--out={whole}"], environment))

@@ -127,10 +127,8 @@ def test_a_name_outside_is_refused(case, name):
 
 def test_a_record_of_something_else_is_refused(case):
     kind, place, read = case
-    file = place / {"state": store.KIND.file, "features": as_of.KIND.file}.get(
-        kind, snapshot.KIND.file
-    )
-    files.write_sealed(file, {"format_version": as_of.KIND.version, "files": {}})
+    other = {"state": store.KIND, "features": as_of.KIND}.get(kind, snapshot.KIND)
+    files.write_sealed(place / other.file, {"format_version": other.version, "files": {}})
     with pytest.raises(InputError, match=r"is not what `interactrank state .* writes"):
         read()
 

@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 
 from interactrank_jax.tables import lookup
 from interactrank_jax.tables.lookup import Slot
+from interactrank_jax.tables.optimizer import RowOptimizer, update_tables
 from interactrank_jax.training import optim
 
 DIM, BATCH = 3, 6
@@ -75,7 +76,7 @@ def make_step(optimizer):
             return (lookup.embed(values, slots, index)["slot"] * lookup_gradient).sum()
 
         gradient = jax.grad(functional)({"table": rows["table"].read(table)})
-        tables, states = optim.update_tables(
+        tables, states = update_tables(
             optimizer, {"table": table}, {"table": state}, rows, gradient, number
         )
         return tables["table"], states["table"]
@@ -86,7 +87,7 @@ def make_step(optimizer):
 @pytest.mark.parametrize("rows", [5, 50], ids=["whole table", "gathered rows"])
 @pytest.mark.parametrize("name", ["adagrad", "adam"])
 def test_row_updates_equal_a_dense_reference_and_leave_the_rest_bit_identical(name, rows):
-    optimizer = optim.RowOptimizer(name, schedule)
+    optimizer = RowOptimizer(name, schedule)
     table = draw(0, rows, DIM)
     reference = DenseReference(name, table)
     step = make_step(optimizer)
@@ -110,7 +111,7 @@ def test_row_updates_equal_a_dense_reference_and_leave_the_rest_bit_identical(na
 
 @pytest.mark.parametrize("rows", [5, 50], ids=["whole table", "gathered rows"])
 def test_a_row_that_is_touched_without_a_gradient_stays_with_adagrad(rows):
-    optimizer = optim.RowOptimizer("adagrad", schedule)
+    optimizer = RowOptimizer("adagrad", schedule)
     table = jnp.asarray(draw(0, rows, DIM))
     ids = np.array([1, 1, 2, 3, 0, 0], np.int32)
     now, state = make_step(optimizer)(
@@ -123,7 +124,7 @@ def test_a_row_that_is_touched_without_a_gradient_stays_with_adagrad(rows):
 @pytest.mark.parametrize("rows", [3, 50], ids=["whole table", "gathered rows"])
 @pytest.mark.parametrize("name", ["adagrad", "adam"])
 def test_a_row_that_is_not_touched_stays_whatever_its_gradient(name, rows):
-    optimizer = optim.RowOptimizer(name, schedule)
+    optimizer = RowOptimizer(name, schedule)
     table = jnp.asarray(draw(0, rows, DIM))
     ids = None if rows == 3 else jnp.array([0, 1, 2], jnp.int32)
     found = lookup.Rows(ids, jnp.array([False, True, False]))
@@ -136,15 +137,15 @@ def test_a_row_that_is_not_touched_stays_whatever_its_gradient(name, rows):
 
 
 def test_adagrad_starts_from_the_configured_accumulator_one_per_row():
-    state = optim.RowOptimizer("adagrad", schedule, 0.7).init(jnp.zeros((4, 3)))
+    state = RowOptimizer("adagrad", schedule, 0.7).init(jnp.zeros((4, 3)))
     np.testing.assert_array_equal(state["accumulator"], np.full(4, np.float32(0.7)))
 
 
 def test_tables_without_rows_pass_through():
-    optimizer = optim.RowOptimizer("adagrad", schedule)
+    optimizer = RowOptimizer("adagrad", schedule)
     tables = {"a": jnp.ones((4, 3))}
     states = {"a": optimizer.init(tables["a"])}
-    new_tables, new_states = optim.update_tables(optimizer, tables, states, {}, {}, jnp.int32(0))
+    new_tables, new_states = update_tables(optimizer, tables, states, {}, {}, jnp.int32(0))
     assert new_tables["a"] is tables["a"]
     assert new_states["a"] is states["a"]
 

@@ -19,10 +19,9 @@ from interactrank_jax.losses.labels import LabelRule
 from interactrank_jax.ranking.index import encode_items
 from interactrank_jax.runs.run import Run
 from interactrank_jax.training import objective as objectives
-from interactrank_jax.training import optim
 from interactrank_jax.training.objective import Objective
 from interactrank_jax.training.steps import HARD_INDEX
-from tests.step_trainer import BATCH, Trainer
+from tests.step_trainer import BATCH, StepTrainer
 from tests.synthetic import tiny_config
 
 EVERYTHING = {
@@ -40,13 +39,22 @@ EVERYTHING = {
 }
 
 
+class StagedExamples(Examples):
+    """Examples whose log had stages and a teacher."""
+
+    def __init__(self, path):
+        super().__init__(path)
+        columns = ("stage", "teacher_score")
+        self.metadata = dataclasses.replace(self.metadata, candidate_columns=columns)
+
+    def blocks(self, split, names=None):
+        for seed, block in enumerate(super().blocks(split)):
+            yield with_stages(block, seed)
+
+
 @pytest.fixture(scope="module")
 def examples(examples_path):
-    """Whose log had stages and a teacher."""
-    examples = Examples(examples_path)
-    columns = ("stage", "teacher_score")
-    examples.metadata = dataclasses.replace(examples.metadata, candidate_columns=columns)
-    return examples
+    return StagedExamples(examples_path)
 
 
 @pytest.fixture(scope="module")
@@ -67,11 +75,10 @@ def with_stages(batch, seed):
 @pytest.fixture(scope="module")
 def trainer(examples):
     """Every term at once."""
-    made = Trainer(
+    made = StepTrainer(
         examples,
         "interactrank",
         optax.chain(optax.clip_by_global_norm(1.0), optax.sgd(0.1)),
-        optim.RowOptimizer("adagrad", lambda _: jnp.float32(0.1)),
         EVERYTHING,
     )
     model = {"params": made.initial.params, "tables": made.initial.tables}
@@ -284,12 +291,11 @@ class TestALossOfOnesOwn:
         terms = {"listwise_weight": 0.1, "own_slate_weight": 0.1}
         terms |= {"distill_ndcg_weight": 0.1, "own_distill_weight": 0.1}
         optimizer = optax.sgd(0.1)
-        rows = optim.RowOptimizer("adagrad", lambda _: jnp.float32(0.1))
-        trainer = Trainer(examples, "two_tower", optimizer, rows, {**terms, "name": "bce_too"})
+        trainer = StepTrainer(examples, "two_tower", optimizer, {**terms, "name": "bce_too"})
         sums = trainer(trainer.initial, batches[0]).sums
         assert sums["loss/own_slate"] == sums["loss/listwise"] > 0
         assert sums["loss/own_distill"] == sums["loss/distill_ndcg"] > 0
-        plain = Trainer(examples, "two_tower", optimizer, rows, {**terms, "name": "bce"})
+        plain = StepTrainer(examples, "two_tower", optimizer, {**terms, "name": "bce"})
         assert sums["loss"] == plain(plain.initial, batches[0]).sums["loss"]
 
     def test_cannot_have_the_name_of_a_head(self, examples, registries):

@@ -12,10 +12,10 @@ import pytest
 from interactrank_jax.examples.format import PADDING, Examples
 from interactrank_jax.examples.input import train_iterator
 from interactrank_jax.tables import lookup
-from interactrank_jax.training import optim, steps
+from interactrank_jax.training import steps
 from interactrank_jax.training.loop import check_health
 from interactrank_jax.training.state import HEALTHY
-from tests.step_trainer import BATCH, Trainer
+from tests.step_trainer import BATCH, StepTrainer
 from tests.synthetic import HISTORY, TABLES
 
 LOSS = {"impression_sampling": 1.0, "softmax_weight": 0.5}
@@ -34,11 +34,10 @@ def batches(examples):
 
 @pytest.fixture(scope="module")
 def trainer(examples):
-    return Trainer(
+    return StepTrainer(
         examples,
         "interactrank",
         optax.chain(optax.clip_by_global_norm(1.0), optax.sgd(0.1)),
-        optim.RowOptimizer("adagrad", lambda _: jnp.float32(0.1)),
         LOSS,
     )
 
@@ -52,12 +51,12 @@ def warm(trainer, batches):
 @pytest.fixture(scope="module")
 def sampled(examples):
     """A model that scores by its bias alone, and learns nothing: only the sampling moves."""
-    return Trainer(
+    return StepTrainer(
         examples,
         "two_tower",
         optax.sgd(0.0),
-        optim.RowOptimizer("adagrad", lambda _: jnp.float32(0.0)),
         {"name": "focal", "impression_sampling": 0.25, "softmax_weight": 0.0},
+        table_rate=0.0,
         exclude=("user_id",),
     )
 
@@ -238,9 +237,7 @@ class TestWhatAStepTouches:
 @pytest.mark.parametrize("model", ["interactrank", "fit"])
 def test_microbatches_give_the_step_of_the_whole_batch(examples, trainer, batches, model):
     at_once, in_parts = (
-        Trainer(
-            examples, model, trainer.optimizer, trainer.row_optimizer, LOSS, microbatches=number
-        )
+        StepTrainer(examples, model, trainer.optimizer, LOSS, microbatches=number)
         for number in (1, 4)
     )
     whole, parts = (each(at_once.initial, *batches[:2]) for each in (at_once, in_parts))

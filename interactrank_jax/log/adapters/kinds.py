@@ -21,6 +21,7 @@ from interactrank_jax.log.adapters.raw_values import (
     parsed,
     shown,
 )
+from interactrank_jax.log.columns import is_list_of_floats
 
 IGNORE = "ignore"
 # What stands for a missing number in text, such as NA; a category may well be called so.
@@ -109,7 +110,7 @@ def feature_values(table: RawTable, column: Column) -> pa.Array:
         return pa.array(table.numbers(column.name))
     values = table.column(column.name)
     if column.kind == "embedding":
-        if not _is_embedding(values.type):
+        if not is_list_of_floats(values.type):
             raise _unfit(table, column.name, values.type, "an embedding is a list of floats")
         return values
     if pa.types.is_floating(values.type):
@@ -122,8 +123,13 @@ def feature_values(table: RawTable, column: Column) -> pa.Array:
         )
 
 
-def report(columns: Sequence[Column]) -> str:
-    """Returns a table of columns for people, and the warnings below it; '' if there are none."""
+def report(columns: Sequence[Column], unless: str = "a flag or --schema says") -> str:
+    """Returns a table of columns for people, and the warnings below it; '' if there are none.
+
+    Args:
+      columns: the columns.
+      unless: what a user can do about a guess.
+    """
     if not columns:
         return ""
     rows = [("column", "entity", "kind", "distinct", "examples")]
@@ -137,7 +143,7 @@ def report(columns: Sequence[Column]) -> str:
         for row in rows
     ]
     lines += [f"warning: {c.name}: {text}." for c in columns for text in c.warnings]
-    return "\n".join(["features, their kinds guessed unless a flag or --schema says", *lines])
+    return "\n".join([f"features, their kinds guessed unless {unless}", *lines])
 
 
 def _guess(
@@ -150,15 +156,16 @@ def _guess(
     if pa.types.is_boolean(kind):
         return "categorical", ()
     if pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind):
-        return "numeric", _code_warnings(name, parsed(stated), len(values))
-    if _is_embedding(kind):
+        return "numeric", _code_warnings(table, name, parsed(stated), len(values))
+    if is_list_of_floats(kind):
         return "embedding", ()
     raise _unfit(
         table,
         name,
         kind,
-        "expected numbers, UTF-8 text, booleans or lists of floats: name it in --categorical or "
-        "--text if it is one value a row",
+        f"expected numbers, UTF-8 text, booleans or lists of floats: "
+        f"{table.choice(name, 'categorical')} or {table.choice(name, 'text')} if it is one value a "
+        f"row",
     )
 
 
@@ -175,16 +182,19 @@ def _guess_text(
             return "categorical", (f"leading zeros as in {_first(zeros)}, so these are codes",)
         if not table.is_text:
             return "categorical", (
-                "all its strings are numbers: if they count something, make it numeric by --schema",
+                f"all its strings are numbers: if they count something, "
+                f"{table.choice(name, 'numeric')}",
             )
-        return "numeric", (*_mark_warnings(name, candidates), *_code_warnings(name, figures, rows))
-    return "categorical", _text_warnings(name, written, share, rows)
+        marks = _mark_warnings(table, name, candidates)
+        return "numeric", (*marks, *_code_warnings(table, name, figures, rows))
+    return "categorical", _text_warnings(table, name, written, share, rows)
 
 
-def _mark_warnings(name: str, written: pa.Array) -> tuple[str, ...]:
+def _mark_warnings(table: RawTable, name: str, written: pa.Array) -> tuple[str, ...]:
     """Warns of numbers as text whose commas or points may not be what they are read as."""
     if has_decimal_commas(written):
-        return (f"decimal commas as in {_first(written)}; if these are lists, --text={name}",)
+        choice = table.choice(name, "text")
+        return (f"decimal commas as in {_first(written)}; if these are lists, {choice}",)
     marked = grouped(written)
     rest = written.filter(pc.invert(marked))
     is_below_thousand = pc.all(pc.match_substring_regex(rest, r"^\s*[+-]?\d{1,3}\s*$")).as_py()
@@ -196,49 +206,50 @@ def _mark_warnings(name: str, written: pa.Array) -> tuple[str, ...]:
     return ()
 
 
-def _code_warnings(name: str, figures: pa.Array, rows: int) -> tuple[str, ...]:
+def _code_warnings(table: RawTable, name: str, figures: pa.Array, rows: int) -> tuple[str, ...]:
     """Warns of integers that are more likely names of things than amounts of them."""
     count = len(figures)
     is_whole = pc.and_(pc.is_finite(figures), pc.equal(figures, pc.floor(figures)))
     if not pc.all(is_whole).as_py():
         return ()
     words = {word.lower() for word in _WORDS.findall(name)}
+    categorical, ignore = table.choice(name, "categorical"), table.choice(name, IGNORE)
     if words & _CODES or name.lower().endswith(("id", "code")):
-        return (f"integers named like codes: if so, --categorical={name}",)
+        return (f"integers named like codes: if so, {categorical}",)
     digits = {len(str(int(pc.abs(edge).as_py()))) for edge in pc.min_max(figures).values()}
     if count >= 2 and len(digits) == 1 and min(digits) >= _CODE_DIGITS:
         return (
-            f"integers of {min(digits)} digits each: if they are codes, --categorical={name}; if "
-            f"they are times or dates, --ignore={name}, or write the part that matters, such as "
-            f"the year",
+            f"integers of {min(digits)} digits each: if they are codes, {categorical}; if they are "
+            f"times or dates, {ignore}, or write the part that matters, such as the year",
         )
     is_flag = pc.all(pc.is_in(figures, value_set=pa.array([0.0, 1.0]))).as_py()
     if 2 <= count <= _FEW and 2 * count <= rows and not is_flag:
-        return (
-            f"integers of only {count} distinct values: if they are codes, --categorical={name}",
-        )
+        return (f"integers of only {count} distinct values: if they are codes, {categorical}",)
     return ()
 
 
-def _text_warnings(name: str, stated: pa.Array, number_share: float, rows: int) -> tuple[str, ...]:
+def _text_warnings(
+    table: RawTable, name: str, stated: pa.Array, number_share: float, rows: int
+) -> tuple[str, ...]:
     """Warns of strings that are probably no categories, by their distinct values."""
+    text, ignore = table.choice(name, "text"), table.choice(name, IGNORE)
     if _share(stated, _DATE) >= 0.9:
         return (
             f"dates as text ({_first(stated, _DATE)}), each a category of its own: "
-            f"--ignore={name}, or write the part that matters, such as the year",
+            f"{ignore}, or write the part that matters, such as the year",
         )
     marked = grouped(stated)
     if pc.any(marked).as_py() and pc.mean(marked.cast(pa.int8())).as_py() + number_share >= 0.9:
         return (
             f"numbers with marks between thousands ({_first(stated.filter(marked))}), each a "
             f"category of its own: write them without these marks and with a decimal point; if "
-            f"they are lists, --text={name} takes them apart",
+            f"they are lists, {text} takes them apart",
         )
     for what, pattern in _LISTS.items():
         if _share(stated, pattern) >= 0.2:
             return (
                 f"{what} ({_first(stated, pattern)}), each combination a category of its own: "
-                f"--text={name} takes their words apart",
+                f"{text} takes their words apart",
             )
     if number_share >= 0.8:
         example = _first(stated.filter(parsed(stated).is_null()))
@@ -248,8 +259,8 @@ def _text_warnings(name: str, stated: pa.Array, number_share: float, rows: int) 
     is_long = length >= _LONG or spaces >= 1
     if len(stated) >= 0.9 * rows and (is_long or rows > 2 * _FEW):
         return (
-            f"nearly every row has a value of its own: if it is free text, --text={name}; if it "
-            f"is another id, --ignore={name}",
+            f"nearly every row has a value of its own: if it is free text, {text}; if it is "
+            f"another id, {ignore}",
         )
     return ()
 
@@ -263,12 +274,8 @@ def _first(values: pa.Array, pattern: str = "") -> str:
     return shown(matching[0].as_py(), 24)
 
 
-def _is_embedding(kind: pa.DataType) -> bool:
-    return pa.types.is_list(kind) and pa.types.is_floating(kind.value_type)
-
-
 def _unfit(table: RawTable, name: str, kind: pa.DataType, expected: str) -> InputError:
     return InputError(
         f"{table.where}: column '{name}' holds {kind}, but {expected}; or leave it out with "
-        f"--ignore={name}."
+        f"{table.choice(name, IGNORE)}."
     )

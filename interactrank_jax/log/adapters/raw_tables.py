@@ -72,8 +72,16 @@ class RawTable:
             raise not_utf_8(f"{self.where}: column '{name}'", str(error)) from error
         return values
 
-    def ids(self, name: str) -> pa.Array:
-        """Returns a column of ids: strings as written, or integers where the file has numbers."""
+    def choice(self, name: str, kind: str) -> str:
+        """Returns how a user says that a column is of a kind, for messages."""
+        return "make it numeric by --schema" if kind == "numeric" else f"--{kind}={name}"
+
+    def ids(self, name: str, optional: bool = False) -> pa.Array:
+        """Returns a column of ids: strings as written, or integers where the file has numbers.
+
+        Raises:
+          InputError: some are no ids; or, unless `optional`, some are missing.
+        """
         values = self.column(name)
         if pa.types.is_floating(values.type):  # as pandas makes of integers if any is missing
             exact = pc.and_(
@@ -91,7 +99,8 @@ class RawTable:
                 f"integers or strings."
             ) from error
         empty = pc.equal(written, "").to_numpy(zero_copy_only=False)
-        self.refuse(empty, name, ids, "is empty", "fill it in")
+        if not optional:
+            self.refuse(empty, name, ids, "is empty", "fill it in")
         broken = pc.match_substring_regex(written, "[\r\n]").to_numpy(zero_copy_only=False)
         remedy = "a stray quote before it may have swallowed the rows in between"
         self.refuse(broken, name, ids, "holds a line break", remedy)
@@ -182,7 +191,7 @@ def read_table(
         raise InputError(f"{where} cannot be read: {error}") from error
     if not len(rows):
         raise InputError(f"{where} has no rows.")
-    rows, left_out = _without_row_numbers(rows, where, needed)
+    rows, left_out = without_row_numbers(rows, where, needed)
     refuse_repeats(rows.column_names, where)
     return RawTable(where, rows, 2 if is_text and not columns else 1, is_text, left_out)
 
@@ -269,7 +278,7 @@ def _separator(line: str, columns: int, where: str) -> str:
     return separator
 
 
-def _without_row_numbers(
+def without_row_numbers(
     rows: pa.Table, where: str, needed: Collection[str]
 ) -> tuple[pa.Table, tuple[str, ...]]:
     """Leaves out pandas' row numbers, and nameless columns without any value."""

@@ -9,7 +9,7 @@ import pytest
 
 from interactrank_jax import cli
 from interactrank_jax.io.errors import InputError
-from interactrank_jax.log.adapters.kinds import IGNORE, describe
+from interactrank_jax.log.adapters.kinds import IGNORE, describe, feature_values
 from interactrank_jax.log.adapters.ratings import Options, convert
 from interactrank_jax.log.adapters.raw_tables import RawTable
 from interactrank_jax.log.read import open_log
@@ -43,6 +43,15 @@ def described(values, name="x", is_text=True):
 def test_a_column_that_is_clear_is_guessed_without_a_warning(values, kind):
     column = described(values)
     assert (column.kind, column.warnings) == (kind, ())
+
+
+@pytest.mark.parametrize("width", [pa.list_, pa.large_list, lambda kind: pa.list_(kind, 2)])
+def test_lists_of_floats_are_embeddings_whatever_their_writer_calls_them(width):
+    values = pa.array([[0.5, 1.5], [2.0, 3.0]], width(pa.float32()))
+    table = RawTable("items.parquet", pa.table({"x": values}), 1, is_text=False)
+    column = describe(table, "x", "item", None)
+    assert column.kind == "embedding"
+    assert feature_values(table, column).to_pylist() == values.to_pylist()
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,14 @@ rows (`roc_auc`), of two rows of one request, each request counting the same (`r
 pair (`pooled_request_auc`).
 
 Intervals over requests are made from the same prepared metrics in `uncertainty.py`.
+
+Example:
+  >>> import interactrank_jax as ir
+  >>> request, scores, labels = [1, 1, 2, 2], [0.9, 0.1, 0.2, 0.8], [1, 0, 1, 0]
+  >>> ir.metrics.request_auc(request, scores, labels)
+  0.5
+  >>> ir.metrics.hit_at_k(request, scores, labels, k=1)
+  0.5
 """
 
 from collections.abc import Callable
@@ -19,9 +27,18 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from interactrank_jax.io.errors import InputError
+from interactrank_jax.metrics.arrays import (
+    flat,
+    group_edges,
+    ratio,
+    scored,
+    segment_sum,
+    weights_of,
+)
 
-# Multiplicity of each request [R], in the order of sorted request values -> the metric's value.
-Statistic = Callable[[np.ndarray], float]
+# Multiplicities of the requests [..., R], in the order of sorted request values -> the metric's
+# values [...]: one resample, or many at once.
+Statistic = Callable[[np.ndarray], np.ndarray]
 
 METRICS = (
     "roc_auc",
@@ -56,7 +73,7 @@ def roc_auc(scores: ArrayLike, labels: ArrayLike, weights: ArrayLike | None = No
       InputError: lengths differ, a score is NaN, a label is not 0 or 1, a weight is negative.
     """
     curve = _Curve(*scored(scores, labels))
-    return curve.roc_auc(_weights(weights, curve.order.size))
+    return float(curve.roc_auc(weights_of(weights, curve.order.size)[curve.order]))
 
 
 def pr_auc(scores: ArrayLike, labels: ArrayLike, weights: ArrayLike | None = None) -> float:
@@ -66,7 +83,7 @@ def pr_auc(scores: ArrayLike, labels: ArrayLike, weights: ArrayLike | None = Non
     Arguments and errors as for `roc_auc`. NaN where there is no positive; 1 where all are.
     """
     curve = _Curve(*scored(scores, labels))
-    return curve.average_precision(_weights(weights, curve.order.size))
+    return float(curve.average_precision(weights_of(weights, curve.order.size)[curve.order]))
 
 
 def logloss(logits: ArrayLike, labels: ArrayLike, weights: ArrayLike | None = None) -> float:
@@ -76,38 +93,48 @@ def logloss(logits: ArrayLike, labels: ArrayLike, weights: ArrayLike | None = No
     Arguments and errors as for `roc_auc`. NaN where there is no row of positive weight.
     """
     logits, labels = scored(logits, labels)
-    weights = _weights(weights, labels.size)
-    return ratio(weights @ _row_logloss(logits, labels), weights.sum())
+    weights = weights_of(weights, labels.size)
+    return float(ratio(weights @ _row_logloss(logits, labels), weights.sum()))
 
 
 class _Curve:
-    """Rows ordered by falling score, once; any weighting of them then costs two running sums."""
+    """Rows ordered by falling score, once; any weighting of them then costs one running sum.
+
+    Only groups of equal scores that hold a positive add to an area: all else is done per group.
+    Weights are `[n]` in the order of `order`. Integers are summed exactly, and faster than floats.
+    """
 
     def __init__(self, scores: np.ndarray, labels: np.ndarray):
         self.order = np.argsort(scores)[::-1]
-        self.labels = labels[self.order]
-        self.edges = group_edges(scores[self.order])
+        edges = group_edges(scores[self.order])
+        self._positives = np.flatnonzero(labels[self.order])
+        group = np.searchsorted(edges, self._positives, side="right") - 1
+        self._last = group_edges(group)[1:] - 1  # each group's last positive, among the positives
+        self._starts, self._ends = edges[group[self._last]], edges[group[self._last] + 1]
 
-    def roc_auc(self, weights: np.ndarray) -> float:
-        """Area by trapezoids; `weights` [n] in the order the rows were given."""
-        true, false = self._cumulative(weights)
-        area = np.diff(false) @ (true[1:] + true[:-1]) / 2
-        return ratio(area, true[-1] * false[-1])
+    def roc_auc(self, weights: np.ndarray) -> np.ndarray:
+        """Area by trapezoids."""
+        running, true, positive = self._sums(weights)
+        # Negatives through the group before and through this one: of those in it half are beaten.
+        false_before = running[self._starts] - (true - positive)
+        false_through = running[self._ends] - true
+        all_true = true[-1:].sum()
+        false = running[-1] - all_true
+        return ratio(positive @ (false - (false_before + false_through) / 2), all_true * false)
 
-    def average_precision(self, weights: np.ndarray) -> float:
-        """Sum of precision times added recall; `weights` [n] in the order the rows were given."""
-        true, false = self._cumulative(weights)
-        predicted = true + false
-        precision = np.divide(true, predicted, out=np.zeros_like(true), where=predicted > 0)
-        return ratio(np.diff(true) @ precision[1:], true[-1])
+    def average_precision(self, weights: np.ndarray) -> np.ndarray:
+        """Sum of precision times added recall."""
+        running, true, positive = self._sums(weights)
+        through = running[self._ends]
+        precision = np.divide(true, through, out=np.zeros(true.size), where=through > 0)
+        return ratio(positive @ precision, true[-1:].sum())
 
-    def _cumulative(self, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Weight of the positives and negatives at or above each distinct score, from 0."""
-        weights = weights[self.order]
-        true, false = np.zeros((2, weights.size + 1))
-        np.cumsum(weights * self.labels, out=true[1:])
-        np.cumsum(weights * (1 - self.labels), out=false[1:])
-        return true[self.edges], false[self.edges]
+    def _sums(self, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Returns sums of weights: before each row, of positives through each group and in it."""
+        running = np.zeros(weights.size + 1, weights.dtype)
+        np.cumsum(weights, out=running[1:])
+        true = np.cumsum(weights[self._positives])[self._last]
+        return running, true, np.diff(true, prepend=true.dtype.type(0))
 
 
 # --- over requests ----------------------------------------------------------------------------
@@ -136,7 +163,7 @@ class Rankings:
           InputError: lengths differ, a score is NaN, a label is not 0 or 1.
         """
         scores, labels = scored(scores, labels)
-        request = _flat("request", request, labels.size)
+        request = flat("request", request, labels.size)
         # Last key first: by request, then falling score, then negatives before positives.
         order = np.lexsort((labels, -scores, request))
         request, self._scores, self._labels = request[order], scores[order], labels[order]
@@ -145,7 +172,7 @@ class Rankings:
         self.requests = request[self._starts]
         self._row_request = np.repeat(np.arange(sizes.size), sizes)
         self._rank = 1 + np.arange(order.size) - np.repeat(self._starts, sizes)
-        self._positives = _segment_sum(self._labels.astype(np.int64), self._starts)
+        self._positives = segment_sum(self._labels.astype(np.int64), self._starts)
         self._negatives = sizes - self._positives
         self.code = np.empty(order.size, np.int64)
         self.code[order] = self._row_request
@@ -161,7 +188,7 @@ class Rankings:
         """
         edges = group_edges(self._row_request, self._scores)
         groups, sizes = edges[:-1], np.diff(edges)  # rows of one request and one score
-        positives = _segment_sum(self._labels.astype(np.int64), groups)
+        positives = segment_sum(self._labels.astype(np.int64), groups)
         negatives = sizes - positives
         # Negatives of the request that rank after the group: all of its negatives, less those
         # through the group (a running sum over all rows, counted from the request's start).
@@ -170,11 +197,11 @@ class Rankings:
         through = np.cumsum(negatives) - before_request[request]
         won = positives * (self._negatives[request] - through + negatives / 2)
         first_group = np.searchsorted(groups, self._starts)
-        return _segment_sum(won, first_group), self._positives * self._negatives
+        return segment_sum(won, first_group), self._positives * self._negatives
 
     def hit_at_k(self, k: int) -> np.ndarray:
         """1 if a positive is among the first k, else 0; NaN without a positive."""
-        found = _segment_sum(self._labels * (self._rank <= k), self._starts) > 0
+        found = segment_sum(self._labels * (self._rank <= k), self._starts) > 0
         return self._divide(found.astype(float), self._positives > 0)
 
     def ndcg_at_k(self, k: int) -> np.ndarray:
@@ -182,7 +209,7 @@ class Rankings:
         gains = self._labels * (self._rank <= k) / np.log2(1.0 + self._rank)
         ideal = np.concatenate([[0.0], np.cumsum(1 / np.log2(np.arange(2.0, k + 2)))])
         best = ideal[np.minimum(self._positives, k)]
-        return self._divide(_segment_sum(gains, self._starts), best)
+        return self._divide(segment_sum(gains, self._starts), best)
 
     def reciprocal_rank(self) -> np.ndarray:
         """1 / rank of the first positive, the whole request ranked; NaN without a positive."""
@@ -212,7 +239,7 @@ def pooled_request_auc(request: ArrayLike, scores: ArrayLike, labels: ArrayLike)
     request has both classes.
     """
     won, pairs = Rankings(request, scores, labels).auc_pairs()
-    return ratio(won.sum(), pairs.sum())
+    return float(ratio(won.sum(), pairs.sum()))
 
 
 def hit_at_k(request: ArrayLike, scores: ArrayLike, labels: ArrayLike, k: int) -> float:
@@ -247,7 +274,7 @@ def corpus_recall_by_request(ranks: ArrayLike, request: ArrayLike, k: int) -> np
       items cannot reach 1.
     """
     ranks = np.asarray(ranks)
-    request = _flat("request", request, ranks.size)
+    request = flat("request", request, ranks.size)
     if ranks.size and ranks.min() < 1:
         raise InputError(f"ranks are counted from 1. Found {ranks.min()}.")
     _, code, relevant = np.unique(request, return_inverse=True, return_counts=True)
@@ -268,22 +295,12 @@ def statistics(
     """Prepares every metric of `METRICS` for resampling.
 
     Returns:
-      (name -> function of the multiplicities [R] of the requests, number of requests R).
+      (name -> function of the multiplicities [..., R] of the requests, number of requests R).
     """
-    scores, labels = scored(scores, labels)
+    of_rows, requests = row_statistics(request, scores, labels, logits)
     rankings = Rankings(request, scores, labels)
-    curve, code, requests = _Curve(scores, labels), rankings.code, rankings.requests.size
-    rows = np.bincount(code, minlength=requests)
     won, pairs = rankings.auc_pairs()
-    if logits is None:
-        losses = np.full(requests, np.nan)
-    else:
-        loss = _row_logloss(scored(logits, labels)[0], labels)
-        losses = np.bincount(code, weights=loss, minlength=requests)
-    return {
-        "roc_auc": lambda multiplicity: curve.roc_auc(multiplicity[code]),
-        "pr_auc": lambda multiplicity: curve.average_precision(multiplicity[code]),
-        "logloss": lambda multiplicity: ratio(multiplicity @ losses, multiplicity @ rows),
+    of_requests: dict[str, Statistic] = {
         "request_auc": mean_statistic(rankings.auc()),
         "pooled_request_auc": lambda multiplicity: ratio(multiplicity @ won, multiplicity @ pairs),
         "hit_at_1": mean_statistic(rankings.hit_at_k(1)),
@@ -291,7 +308,36 @@ def statistics(
         "hit_at_10": mean_statistic(rankings.hit_at_k(10)),
         "ndcg_at_10": mean_statistic(rankings.ndcg_at_k(10)),
         "mrr": mean_statistic(rankings.reciprocal_rank()),
-    }, requests
+    }
+    return of_rows | of_requests, requests
+
+
+def row_statistics(
+    request: ArrayLike, scores: ArrayLike, labels: ArrayLike, logits: ArrayLike | None = None
+) -> tuple[dict[str, Statistic], int]:
+    """Prepares roc_auc, pr_auc and logloss, which do not rank requests; see `statistics`."""
+    scores, labels = scored(scores, labels)
+    requests, code = np.unique(flat("request", request, labels.size), return_inverse=True)
+    curve = _Curve(scores, labels)
+    request_of_row = code[curve.order]
+    rows = np.bincount(code, minlength=requests.size)
+    if logits is None:
+        losses = np.full(requests.size, np.nan)
+    else:
+        loss = _row_logloss(scored(logits, labels)[0], labels)
+        losses = np.bincount(code, weights=loss, minlength=requests.size)
+
+    def of_curve(area: Callable[[np.ndarray], np.ndarray]) -> Statistic:
+        def of_resample(multiplicity: np.ndarray) -> np.ndarray:
+            return area(multiplicity.astype(np.int64)[request_of_row])
+
+        return lambda multiplicity: np.apply_along_axis(of_resample, -1, multiplicity)
+
+    return {
+        "roc_auc": of_curve(curve.roc_auc),
+        "pr_auc": of_curve(curve.average_precision),
+        "logloss": lambda multiplicity: ratio(multiplicity @ losses, multiplicity @ rows),
+    }, requests.size
 
 
 def evaluate_all(
@@ -311,7 +357,7 @@ def evaluate_all(
     """
     prepared, requests = statistics(request, scores, labels, logits)
     once = np.ones(requests)
-    return {name: statistic(once) for name, statistic in prepared.items()}
+    return {name: float(statistic(once)) for name, statistic in prepared.items()}
 
 
 # --- shared -----------------------------------------------------------------------------------
@@ -325,72 +371,8 @@ def mean_statistic(values: np.ndarray) -> Statistic:
 
 
 def _nan_mean(values: np.ndarray) -> float:
-    return mean_statistic(values)(np.ones(values.size))
-
-
-def ratio(numerator: float | np.ndarray, denominator: float | np.ndarray) -> float:
-    """Divides; NaN where there is nothing to divide by."""
-    return float(numerator / denominator) if denominator > 0 else float("nan")
+    return float(mean_statistic(values)(np.ones(values.size)))
 
 
 def _row_logloss(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
     return np.logaddexp(0.0, np.where(labels > 0, -1.0, 1.0) * logits.astype(np.float64))
-
-
-def group_edges(*keys: np.ndarray) -> np.ndarray:
-    """Boundaries of the runs of equal rows, ends included: run i is [edges[i], edges[i + 1])."""
-    size = keys[0].size
-    if not size:
-        return np.zeros(1, np.int64)
-    changes = np.logical_or.reduce([key[1:] != key[:-1] for key in keys])
-    return np.concatenate([[0], np.flatnonzero(changes) + 1, [size]])
-
-
-def _segment_sum(values: np.ndarray, starts: np.ndarray) -> np.ndarray:
-    """Sums of the segments that begin at `starts` (every segment non-empty)."""
-    return np.add.reduceat(values, starts) if starts.size else values[:0]
-
-
-def _flat(name: str, values: ArrayLike, size: int) -> np.ndarray:
-    array = np.asarray(values)
-    if array.shape != (size,):
-        raise InputError(
-            f"{name} has shape {array.shape}. Expected one entry per row: ({size},). "
-            "Flatten [requests, candidates] arrays and leave padding out first."
-        )
-    return array
-
-
-def scored(scores: ArrayLike, labels: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
-    """Checks and returns (scores as floats [n], labels as float64 0/1 [n])."""
-    labels = np.asarray(labels)
-    labels = _flat("labels", labels, labels.size)
-    scores = _flat("scores", scores, labels.size)
-    if not np.issubdtype(scores.dtype, np.floating):
-        scores = scores.astype(np.float64)
-    nan = np.isnan(scores)
-    if nan.any():
-        raise InputError(
-            f"scores: {nan.sum()} of {nan.size} are NaN, the first at row {nan.argmax()}. A NaN "
-            "cannot be ranked: find the model input or parameter that is not finite."
-        )
-    other = (labels != 0) & (labels != 1)
-    if other.any():
-        raise InputError(
-            f"labels: {other.sum()} of {other.size} are neither 0 nor 1, for example "
-            f"{labels[other.argmax()]} at row {other.argmax()}."
-        )
-    return scores, labels.astype(np.float64)
-
-
-def _weights(weights: ArrayLike | None, size: int) -> np.ndarray:
-    if weights is None:
-        return np.ones(size)
-    array = _flat("weights", weights, size).astype(np.float64)
-    if not (array >= 0).all():
-        bad = ~(array >= 0)
-        raise InputError(
-            f"weights: {bad.sum()} of {size} are negative or NaN, for example "
-            f"{array[bad.argmax()]} at row {bad.argmax()}."
-        )
-    return array

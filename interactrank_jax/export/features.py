@@ -1,0 +1,107 @@
+"""Writes what turns raw requests and candidates into features: a bundle without its model."""
+
+import dataclasses
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import ibis
+import numpy as np
+import pyarrow as pa
+
+from interactrank_jax.examples.encode import TextOptions, encode_features
+from interactrank_jax.examples.encoder import DIRECTORY as ENCODER
+from interactrank_jax.examples.encoder import Encoder
+from interactrank_jax.export.past import PastExport
+from interactrank_jax.io import files
+from interactrank_jax.log.schema import FeatureSpec
+from interactrank_jax.log.values import as_values
+from interactrank_jax.serving.keys import KeyIndex
+from interactrank_jax.state.days import date
+from interactrank_jax.state.store import Store
+
+
+class Knowledge(NamedTuple):
+    """What a bundle knows without its model.
+
+    Attributes:
+      record: fields of `bundle.json`.
+      store: the item store, padding included.
+    """
+
+    record: dict[str, Any]
+    store: dict[str, np.ndarray]
+
+
+def write_features(
+    store: Store,
+    backend: ibis.BaseBackend,
+    number: int,
+    encoder: Encoder,
+    data: Mapping[str, Any],
+    features: tuple[FeatureSpec, ...],
+    raw: pa.Table,
+    directory: Path,
+) -> Knowledge:
+    """Writes all that turns raw requests and candidates into features.
+
+    Args:
+      store: STATE.
+      backend: where it is read.
+      number: day that the bundle is for; 0 where there are no days.
+      encoder: of the run.
+      data: `config.data` as JSON has it.
+      features: of the log.
+      raw: the items, in the order of their ids.
+      directory: of the bundle.
+    """
+    arrays = _write_items(encoder, raw, features, directory)
+    scratch = directory / "scratch" / "past"
+    scratch.mkdir(parents=True)
+    actions = store.description.actions
+    history_actions = [actions.index(name) for name in data["history"]["actions"]]
+    rates = [actions.index(name) for name in data["history"]["rates"]]
+    past = PastExport(
+        store, backend, number, encoder, as_values(raw["item_id"]), directory, scratch
+    )
+    known = past.write(history_actions, rates)
+    shutil.rmtree(scratch)
+    encoder.save(directory / ENCODER, with_vocabularies=False)
+    for name, vocabulary in encoder.vocabularies.items():
+        KeyIndex.build(vocabulary.values).save(directory / ENCODER / "vocabulary" / name)
+    record = {
+        **known,
+        "encoder": encoder.digest,
+        "protocol": data["protocol"],
+        "timeless": encoder.timeless,
+        "as_of": None if encoder.timeless else date(number),
+        "lag_days": store.recipe.lag_days,
+        "delay_s": None if encoder.timeless else data["history"]["delay_s"],
+        "actions": list(actions),
+        "history_actions": history_actions,
+        "rates": rates,
+        "features": [dataclasses.asdict(feature) for feature in features],
+        "has_fresh": store.recipe.has_fresh,
+        "items": len(raw) + 1,
+    }
+    return Knowledge(record, arrays)
+
+
+def _write_items(
+    encoder: Encoder, raw: pa.Table, features: tuple[FeatureSpec, ...], directory: Path
+) -> dict[str, np.ndarray]:
+    """Writes ids and arrays of the items; returns the arrays, padding included."""
+    of_items = [feature for feature in features if feature.entity == "item"]
+    vocabularies = encoder.vocabularies
+    encoded = encode_features(of_items, raw, vocabularies, TextOptions.of_encoder(encoder))
+    ids = as_values(raw["item_id"])
+    arrays = {"id": vocabularies["item"].rows(ids), "numeric": encoded.numeric, **encoded.columns}
+    padding = {name: np.zeros((1, *a.shape[1:]), a.dtype) for name, a in arrays.items()}
+    arrays = {name: np.concatenate([padding[name], a]) for name, a in arrays.items()}
+    KeyIndex.build(ids).save(directory / "items" / "ids")
+    for name, array in arrays.items():
+        dtype = np.float32 if array.dtype.kind == "f" else np.int32
+        arrays[name] = array.astype(dtype, copy=False)
+        files.save_array(directory / "items" / f"{name}.npy", arrays[name])
+    return arrays
