@@ -3,7 +3,7 @@ r"""What each part of InteractFIT is worth: the whole, then one part less.
     python -m experiments.run --config=configs/interactfit.py:search --examples=EXAMPLES \
         --sweep=experiments/sweeps/interactfit_parts.py --out=OUT
 
-Each for one epoch, as the README's table of the simulated log (medium), with three seeds.
+Each for one epoch on the simulated log (medium), with three seeds. Results: docs/results.md.
 """
 
 from collections.abc import Iterator

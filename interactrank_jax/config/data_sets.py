@@ -62,7 +62,7 @@ def search_data() -> ConfigDict:
 
 
 def ratings_data(protocol: str) -> ConfigDict:
-    """Ratings or clicks of any data set, see `log/adapters/` (ratings.py, rating_log.py).
+    """Ratings or clicks of any data set, see `log/adapters/ratings.py`.
 
     By time a request is what one user rated within an hour. At random, its candidates are those of
     one fold: about ten of MovieLens.

@@ -89,7 +89,7 @@ def wait_for_all(what: str) -> None:
 
 @contextmanager
 def stop_requests() -> Iterator[Callable[[int], bool]]:
-    """Turns signals into a question that the loop asks after each step, see `interrupts.py`.
+    """Turns signals into a question that the loop asks after each step, see `io/interrupts.py`.
 
     The question takes the number of steps done. One process is answered from its own signals. Of
     several, each is answered yes at the same step once any of them was told to stop: jax's

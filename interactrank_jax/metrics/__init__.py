@@ -10,7 +10,7 @@ probabilities of a pair being in order and count a tie as one half, as scikit-le
 rows (`roc_auc`), of two rows of one request, each request counting the same (`request_auc`) or each
 pair (`pooled_request_auc`).
 
-Intervals over requests are made from the same prepared metrics in `uncertainty.py`.
+Intervals over requests are made from the same prepared metrics in `evaluation/uncertainty.py`.
 
 Example:
   >>> import interactrank_jax as ir

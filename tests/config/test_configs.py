@@ -1,9 +1,15 @@
 """Every config, with every argument, becomes a model that trains a step on data of its kind."""
 
+import ast
+import json
+import re
+
 import jax
 import numpy as np
 import pytest
 
+from experiments.public_datasets import ARGUMENTS as COMPARED
+from interactrank_jax import cli
 from interactrank_jax.config import configuration, data_sets
 from interactrank_jax.examples.format import Examples
 from interactrank_jax.examples.prepare import prepare
@@ -123,3 +129,43 @@ def test_the_difference_of_two_configs_names_the_fields():
     saved = {"train": {"lr": 1.0, "steps": 2}, "name": "a"}
     now = {"train": {"lr": 0.5, "steps": 2}, "name": "a"}
     assert configuration.difference(saved, now) == "config.train.lr was 1.0, is 0.5"
+
+
+def docstring(model: str) -> str:
+    return ast.get_docstring(ast.parse((REPOSITORY / f"configs/{model}.py").read_text()))
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_the_docstring_names_commands_that_parse(monkeypatch, model):
+    monkeypatch.chdir(REPOSITORY)
+    lines = [line.split() for line in docstring(model).splitlines() if "interactrank " in line[:20]]
+    assert [line[1] for line in lines] == ["prepare", "train"]
+    for _, *argv in lines:
+        command, flags = cli.split_command(argv)
+        values = cli.parse(cli.COMMANDS[command], command, flags)
+        assert values.config.model.name == model
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_the_docstring_names_hardware_time_and_the_results_of_every_data_set(model):
+    rows = json.loads((REPOSITORY / "experiments/results/public_datasets.json").read_text())
+    _, _, text = docstring(model).partition("Expected on the test split")
+    assert "Hardware: " in text
+    assert "Time: " in text
+    blocks = dict(re.findall(r"^ +:(\w+)(.*?)(?=^ +:|\Z)", text, re.DOTALL | re.MULTILINE))
+    results = {
+        COMPARED[row["dataset"], row["protocol"]]: row
+        for row in rows
+        if row["model"] == model and row["protocol"] != "published"
+    }
+    assert blocks.keys() == results.keys()
+    for argument, row in results.items():
+        block = " ".join(blocks[argument].split())
+        for expected in (
+            f"{row['seeds']} seeds",
+            f"ROC-AUC {row['auc_mean']:.4f} ± {row['auc_std']:.4f}",
+            f"log loss {row['logloss_mean']:.4f}",
+            f"{row['examples_per_s']:,} examples/s",
+            *(f"{field}={value}" for field, value in row["chosen"].items()),
+        ):
+            assert expected in block, (model, argument)

@@ -1,0 +1,190 @@
+"""Writes docs/results.md, and the results in the configs' docstrings, from the results' JSON files.
+
+    python -m experiments.make_results
+
+`results/page.md` is that page with fields in place of figures, in the syntax of `str.format`:
+
+    {table[NAME]}                           a table, see `tables`
+    {row[DATASET PROTOCOL MODEL][KEY]}      a value of a row of `public_datasets.json`
+    {FILE[KEY]}                             a value of FILE.json
+
+To add a table of another file, add one entry to `TABLES` and its field to the page. A data set that
+`public_datasets` adds needs its field alone.
+"""
+
+import argparse
+import re
+import string
+import sys
+import textwrap
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from experiments import comparison, contenders, freshness, unseen_queries
+from experiments.command_line import exit_status
+from experiments.public_datasets import ARGUMENTS
+from interactrank_jax.io import files
+from interactrank_jax.io.errors import InputError
+
+REPOSITORY = Path(__file__).parents[1]
+RESULTS = REPOSITORY / "experiments/results"
+TEMPLATE = RESULTS / "page.md"
+PAGE = REPOSITORY / "docs/results.md"
+COMPARED = "public_datasets"
+
+# A config's docstring ends with its results, from these words on.
+EXPECTED = "Expected on the test split"
+_EXPECTED = re.compile(rf'^{EXPECTED}.*?(?=""")', re.DOTALL | re.MULTILINE)
+
+
+def prepare_table(results: Mapping[str, Any]) -> str:
+    """Returns the Markdown table of `benchmarks/prepare.py`: a row per size of the log."""
+    lines = [
+        "| impressions | seconds | impressions/s | peak memory | seconds over before |",
+        "|---|---|---|---|---|",
+    ]
+    for size in ("1m", "10m", "100m"):
+        before = results.get(f"seconds_over_before_{size}")
+        cells = [
+            size.upper(),
+            f"{results[f'seconds_{size}']:,.1f}",
+            f"{results[f'rows_per_s_{size}']:,.0f}",
+            f"{results[f'peak_gib_{size}']:.1f} GiB",
+            "" if before is None else f"{before:.2f}",
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+# Name of a JSON file in results/, and of its table -> what makes the table of its content.
+TABLES: dict[str, Callable[[Any], str]] = {
+    "freshness": lambda results: freshness.table(results["rows"]),
+    "unseen_queries": lambda results: unseen_queries.table(results["rows"]),
+    "prepare": prepare_table,
+}
+
+
+def compared(rows: Sequence[comparison.Row]) -> str:
+    """Returns the table of one data set and protocol, with the differences below it."""
+    rows = sorted(rows, key=lambda row: contenders.MODELS.index(row["model"]))
+    lines = [f"- {line}." for line in comparison.versus(rows)]
+    lines += [f"- {row['model']}: {row['note']}." for row in rows if row["note"]]
+    return "\n\n".join(filter(None, (comparison.table(rows), "\n".join(lines))))
+
+
+def tables(results: Mapping[str, Any]) -> dict[str, str]:
+    """Returns every table by its name: 'DATASET PROTOCOL', or the name of a file in `TABLES`.
+
+    Args:
+      results: content of the JSON files by name.
+    """
+    rows = results[COMPARED]
+    keys = dict.fromkeys((row["dataset"], row["protocol"]) for row in rows)
+    made = {
+        " ".join(key): compared([row for row in rows if (row["dataset"], row["protocol"]) == key])
+        for key in keys
+    }
+    return made | {name: make(results[name]) for name, make in TABLES.items()}
+
+
+def read(directory: Path) -> dict[str, Any]:
+    """Returns the content of the JSON files of a directory by name."""
+    return {path.stem: files.read_json(path) for path in sorted(directory.glob("*.json"))}
+
+
+def page(results: Mapping[str, Any], template: str) -> str:
+    """Returns the page: the template with its fields filled in.
+
+    Raises:
+      InputError: a field that no result has, or a table that the page does not show.
+    """
+    made = tables(results)
+    row = {" ".join(row[name] for name in comparison.KEY): row for row in results[COMPARED]}
+    values = {**results, "table": made, "row": row}
+    fields = [field for _, field, _, _ in string.Formatter().parse(template) if field]
+    for name in made:
+        if f"table[{name}]" not in fields:
+            raise InputError(f"the page lacks {{table[{name}]}}. Add it where it belongs.")
+    try:
+        return template.format_map(values)
+    except (KeyError, IndexError, TypeError, ValueError) as error:
+        raise InputError(f"a field of the page names no result: {error!r}.") from error
+
+
+def expected(model: str, rows: Sequence[comparison.Row]) -> str:
+    """Returns the end of a config's docstring: what the model came to, by data set.
+
+    Rows of the protocol that leaks the label are left out.
+    """
+    lines = [
+        f"{EXPECTED}, mean ± deviation over seeds; docs/results.md says by which code.",
+        "Hardware: two CPU cores of a shared machine, two trainings at once. Time: training",
+        "examples/s, that is candidates. Not measured: seconds of whole runs, GPUs and TPUs.",
+        "",
+    ]
+    for key, argument in ARGUMENTS.items():
+        for row in rows:
+            of_key = tuple(row[name] for name in comparison.KEY) == (*key, model)
+            if of_key and not row["leaks"]:
+                lines += _expected_lines(argument, row)
+    if not lines[-1]:
+        raise InputError(f"no result of {model} in {COMPARED}.json.")
+    return "\n".join(lines) + "\n"
+
+
+def _expected_lines(argument: str, row: comparison.Row) -> list[str]:
+    """Returns a result in lines that fit a docstring."""
+    preset = f", preset {row['preset']}" if row["preset"] else ""
+    lines = [
+        f"    :{argument}{preset}, {row['seeds']} seeds",
+        f"        ROC-AUC {row['auc_mean']:.4f} ± {row['auc_std']:.4f}, {row['grouped_metric']} "
+        f"{row['grouped_auc_mean']:.4f}, log loss {row['logloss_mean']:.4f}, "
+        f"{row['examples_per_s']:,} examples/s",
+    ]
+    changed = [f"{name}={value}" for name, value in {**row["overrides"], **row["chosen"]}.items()]
+    if changed:
+        indent = " " * 8
+        text = "with " + ", ".join(changed)
+        lines += textwrap.wrap(text, 100, initial_indent=indent, subsequent_indent=indent)
+    return lines
+
+
+def with_expected(source: str, text: str) -> str:
+    """Returns the source of a config whose docstring ends with the text in place of its results.
+
+    Raises:
+      InputError: the docstring has no results.
+    """
+    if not _EXPECTED.search(source):
+        raise InputError(f"the docstring of a config has no line that begins with '{EXPECTED}'.")
+    return _EXPECTED.sub(lambda _: text, source, count=1)
+
+
+def written(results: Path = RESULTS) -> dict[Path, str]:
+    """Returns what each file that depends on the results must hold."""
+    content = read(results)
+    texts = {PAGE: page(content, TEMPLATE.read_text(encoding="utf-8"))}
+    for path in sorted(contenders.CONFIGS.glob("*.py")):
+        text = expected(path.stem, content[COMPARED])
+        texts[path] = with_expected(path.read_text(encoding="utf-8"), text)
+    return texts
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Parses the command line and writes the files."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    parser.parse_args(argv)
+    return exit_status("make_results", _main)
+
+
+def _main() -> int:
+    for path, text in written().items():
+        if path.read_text(encoding="utf-8") != text:
+            path.write_text(text, encoding="utf-8")
+            print(path.relative_to(REPOSITORY))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

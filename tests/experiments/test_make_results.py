@@ -1,0 +1,70 @@
+"""docs/results.md and the configs' docstrings are what the results in JSON make of them."""
+
+import copy
+import re
+
+import pytest
+
+from experiments import make_results
+from interactrank_jax.io.errors import InputError
+from tests.conftest import REPOSITORY
+
+
+@pytest.fixture(scope="module")
+def results():
+    return make_results.read(make_results.RESULTS)
+
+
+@pytest.fixture(scope="module")
+def template():
+    return make_results.TEMPLATE.read_text()
+
+
+def test_every_file_is_what_the_script_writes():
+    texts = make_results.written()
+    assert REPOSITORY / "docs/results.md" in texts
+    for path, text in texts.items():
+        assert path.read_text() == text, f"run python -m experiments.make_results: {path.name}"
+
+
+def test_every_file_of_results_has_a_table(results):
+    assert results.keys() == {make_results.COMPARED, *make_results.TABLES}
+
+
+def test_a_changed_result_changes_page_and_docstring(results, template):
+    changed = copy.deepcopy(results)
+    row = next(row for row in changed["public_datasets"] if row["model"] == "fit")
+    row["auc_mean"] = 0.9876
+    assert "| fit | 5 | 0.9876" not in make_results.page(results, template)
+    assert "| fit | 5 | 0.9876" in make_results.page(changed, template)
+    assert "ROC-AUC 0.9876" in make_results.expected("fit", changed["public_datasets"])
+
+
+def test_a_data_set_that_is_new_needs_its_field_alone(results, template):
+    more = copy.deepcopy(results)
+    row = {**more["public_datasets"][0], "dataset": "books", "model": "fit", "note": "one failed"}
+    more["public_datasets"].append(row)
+    with pytest.raises(InputError, match=re.escape("lacks {table[books clean_random]}")):
+        make_results.page(more, template)
+    page = make_results.page(more, template + "{table[books clean_random]}")
+    assert page.endswith("\n\n- fit: one failed.")
+
+
+@pytest.mark.parametrize(
+    "field",
+    ["{row[search clean_time nobody][auc_mean]}", "{table[nothing]}", "{prepare[seconds_1m]:q}"],
+)
+def test_a_field_without_a_result_is_an_error(results, template, field):
+    with pytest.raises(InputError, match="names no result"):
+        make_results.page(results, template + field)
+
+
+def test_the_leaking_protocol_is_no_expectation(results):
+    rows = [row for row in results["public_datasets"] if row["protocol"] == "published"]
+    with pytest.raises(InputError, match="no result of fit"):
+        make_results.expected("fit", rows)
+
+
+def test_a_docstring_without_results_is_an_error():
+    with pytest.raises(InputError, match="Expected on the test split"):
+        make_results.with_expected('"""A config."""\n', "")
