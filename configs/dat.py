@@ -1,9 +1,9 @@
-"""DAT: two towers, each with a vector per id that has learned what the other tower makes of it.
+"""DAT: two towers whose augmented id vectors mimic the output of the other tower.
 
     interactrank prepare --config=configs/dat.py --log=LOG --out=EXAMPLES
     interactrank train   --config=configs/dat.py --examples=EXAMPLES --workdir=RUN
 
-The data sets of `interactrank_jax/config/data_sets.py` are arguments: FILE:movielens_100k.
+Argument: a data set of `interactrank_jax/config/data_sets.py`, as in FILE:movielens_100k.
 
 Expected on the test split, mean ± deviation over seeds; docs/results.md says by which code.
 Hardware: two CPU cores of a shared machine, two trainings at once. Time: training

@@ -3,14 +3,15 @@
     interactrank prepare --config=configs/fit.py --log=LOG --out=EXAMPLES
     interactrank train   --config=configs/fit.py --examples=EXAMPLES --workdir=RUN
 
-The data sets of `interactrank_jax/config/data_sets.py` are arguments: FILE:movielens_100k.
+Argument: a data set of `interactrank_jax/config/data_sets.py`, as in FILE:movielens_100k.
+
 Switches: model.meta.vectors=0 (no meta queries) and model.meta.attention_hidden=0 (no target
-attention), each with another pooling than 'target' in model.sequence.history;
+attention), each with a pooling other than 'target' in model.sequence.history;
 model.late.user_heads=0 (a dot product). What each is worth: experiments/sweeps/fit_parts.py.
-model.meta.attention_softmax=True makes the target attention an average of the events; DIN's own
-weights, the default, are no shares. ROC-AUC on validation of MovieLens-100K, clean_random, seeds 0
-and 1: .8679 and .8695 without, .8685 and .8664 with a softmax; without layer norms in the towers
-.8710 and .8664 without, .8694 and .8650 with one.
+model.meta.attention_softmax=True normalizes the attention weights, which by default do not sum to
+one, as in DIN. ROC-AUC on validation of MovieLens-100K, clean_random, seeds 0 and 1: .8679 and
+.8695 without the softmax, .8685 and .8664 with it; in towers without layer norms .8710 and .8664
+without, .8694 and .8650 with it.
 
 Expected on the test split, mean ± deviation over seeds; docs/results.md says by which code.
 Hardware: two CPU cores of a shared machine, two trainings at once. Time: training

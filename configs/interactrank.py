@@ -3,7 +3,7 @@
     interactrank prepare --config=configs/interactrank.py --log=LOG --out=EXAMPLES
     interactrank train   --config=configs/interactrank.py --examples=EXAMPLES --workdir=RUN
 
-The data sets of `interactrank_jax/config/data_sets.py` are arguments: FILE:movielens_100k.
+Argument: a data set of `interactrank_jax/config/data_sets.py`, as in FILE:movielens_100k.
 
 Expected on the test split, mean ± deviation over seeds; docs/results.md says by which code.
 Hardware: two CPU cores of a shared machine, two trainings at once. Time: training

@@ -1,9 +1,9 @@
-"""IntTower: gated fields, heads of every layer compared with the item's, a contrast in the batch.
+"""IntTower: gated fields (Light-SE), heads of every layer (FE-block), an in-batch contrastive loss.
 
     interactrank prepare --config=configs/inttower.py --log=LOG --out=EXAMPLES
     interactrank train   --config=configs/inttower.py --examples=EXAMPLES --workdir=RUN
 
-The data sets of `interactrank_jax/config/data_sets.py` are arguments: FILE:movielens_100k.
+Argument: a data set of `interactrank_jax/config/data_sets.py`, as in FILE:movielens_100k.
 
 The authors' public PyTorch code has, for MovieLens-1M, towers and heads of another size:
 `--config.model.tower.hidden=(300,300,300) --config.model.fe.heads=32 --config.model.fe.width=64`,

@@ -1,4 +1,4 @@
-"""Writes docs/results.md, and the results in the configs' docstrings, from the results' JSON files.
+"""Writes what README, docs/results.md and configs/ say of results, from the JSON files in results/.
 
     python -m experiments.make_results
 
@@ -9,7 +9,8 @@
     {FILE[KEY]}                             a value of FILE.json
 
 To add a table of another file, add one entry to `TABLES` and its field to the page. A data set that
-`public_datasets` adds needs its field alone.
+`public_datasets` adds needs its field alone. The README shows `quickstart.json` as the quickstart
+prints it, and the docstring of a config ends with its model's rows.
 """
 
 import argparse
@@ -21,7 +22,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments import comparison, contenders, freshness, unseen_queries
+from experiments import comparison, contenders, freshness, quickstart, unseen_queries
 from experiments.command_line import exit_status
 from experiments.public_datasets import ARGUMENTS
 from interactrank_jax.io import files
@@ -30,9 +31,11 @@ from interactrank_jax.io.errors import InputError
 REPOSITORY = Path(__file__).parents[1]
 RESULTS = REPOSITORY / "experiments/results"
 TEMPLATE = RESULTS / "page.md"
-PAGE = REPOSITORY / "docs/results.md"
-COMPARED = "public_datasets"
+PAGE, README = REPOSITORY / "docs/results.md", REPOSITORY / "README.md"
+COMPARED, QUICKSTART = "public_datasets", "quickstart"
 
+# What the quickstart prints stands in a block of its own.
+_PRINTED = re.compile(r"^```\n[\d,]+ test requests, .*?^```$", re.DOTALL | re.MULTILINE)
 # A config's docstring ends with its results, from these words on.
 EXPECTED = "Expected on the test split"
 _EXPECTED = re.compile(rf'^{EXPECTED}.*?(?=""")', re.DOTALL | re.MULTILINE)
@@ -150,24 +153,28 @@ def _expected_lines(argument: str, row: comparison.Row) -> list[str]:
     return lines
 
 
-def with_expected(source: str, text: str) -> str:
-    """Returns the source of a config whose docstring ends with the text in place of its results.
+def replaced(pattern: re.Pattern[str], text: str, where: Path) -> str:
+    """Returns the content of a file with a text in place of the part that a pattern finds.
 
     Raises:
-      InputError: the docstring has no results.
+      InputError: the file has no such part.
     """
-    if not _EXPECTED.search(source):
-        raise InputError(f"the docstring of a config has no line that begins with '{EXPECTED}'.")
-    return _EXPECTED.sub(lambda _: text, source, count=1)
+    content = where.read_text(encoding="utf-8")
+    if not pattern.search(content):
+        raise InputError(f"{where} has nothing like {pattern.pattern!r} to replace by results.")
+    return pattern.sub(lambda _: text, content, count=1)
 
 
-def written(results: Path = RESULTS) -> dict[Path, str]:
-    """Returns what each file that depends on the results must hold."""
-    content = read(results)
-    texts = {PAGE: page(content, TEMPLATE.read_text(encoding="utf-8"))}
+def written(directory: Path = RESULTS) -> dict[Path, str]:
+    """Returns what each file that depends on the results in a directory must hold."""
+    results = read(directory)
+    printed = f"```\n{quickstart.report(results[QUICKSTART])}\n```"
+    texts = {
+        PAGE: page(results, TEMPLATE.read_text(encoding="utf-8")),
+        README: replaced(_PRINTED, printed, README),
+    }
     for path in sorted(contenders.CONFIGS.glob("*.py")):
-        text = expected(path.stem, content[COMPARED])
-        texts[path] = with_expected(path.read_text(encoding="utf-8"), text)
+        texts[path] = replaced(_EXPECTED, expected(path.stem, results[COMPARED]), path)
     return texts
 
 

@@ -14,7 +14,7 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -95,7 +95,7 @@ def load_config(model: str, preset: str, seed: int):
 
 def quickstart(preset: str, seed: int, out: Path) -> dict[str, Any]:
     """Runs every station; returns (and writes) the summary."""
-    from interactrank_jax.evaluation import evaluate, tables
+    from interactrank_jax.evaluation import evaluate
     from interactrank_jax.evaluation.baseline_scorers import BASELINES
     from interactrank_jax.examples.prepare import prepare
     from interactrank_jax.log.simulator.simulate import simulate
@@ -154,9 +154,11 @@ def quickstart(preset: str, seed: int, out: Path) -> dict[str, Any]:
         metric: paired_difference(out / "interactrank", out / "two_tower", examples, metric)
         for metric in ("roc_auc", "request_auc", "hit_at_3")
     }
+    first = results[0]
     summary = {
         "preset": preset,
         "seed": seed,
+        **{name: first[name] for name in ("requests", "candidates", "corpus")},
         "interactrank_minus_two_tower": gains,
         "models": {result["name"]: result["metrics"] for result in results},
         "intervals": {result["name"]: result["intervals"] for result in results},
@@ -166,19 +168,38 @@ def quickstart(preset: str, seed: int, out: Path) -> dict[str, Any]:
         "versions": {name: importlib.metadata.version(name) for name in ("jax", "flax", "numpy")},
     }
     files.write_json(out / "summary.json", summary)
-    print(
-        f"\n{results[0]['requests']:,} test requests, {results[0]['candidates']:,} candidates, "
-        f"recall among {results[0]['corpus']:,} items; ± is half a 95% interval over requests\n"
-    )
-    print(tables.table(results, TABLE_METRICS))
-    print("\nInteractRank minus two-tower, paired over requests, 95% intervals:")
-    for metric, (difference, low, high) in gains.items():
-        print(f"  {metric} {difference:+.4f} [{low:+.4f}, {high:+.4f}]")
+    print(f"\n{report(summary)}")
     print("\nseconds: " + ", ".join(f"{name} {value}" for name, value in stations.seconds.items()))
     for name, path in artefacts.items():
         print(f"{name:>16}: {path}")
     print(f"{'summary':>16}: {out / 'summary.json'}")
     return summary
+
+
+def report(summary: Mapping[str, Any]) -> str:
+    """Returns what the quickstart prints of its summary: the table, and differences."""
+    from interactrank_jax.evaluation import tables
+
+    results = [
+        {"name": name, "metrics": metrics, "intervals": summary["intervals"][name]}
+        for name, metrics in summary["models"].items()
+    ]
+    return "\n".join(
+        [
+            f"{summary['requests']:,} test requests, {summary['candidates']:,} candidates, recall "
+            f"among {summary['corpus']:,} items; ± is half a 95% interval over requests",
+            "",
+            tables.table(results, TABLE_METRICS),
+            "",
+            "InteractRank minus two-tower, paired over requests, 95% intervals:",
+            *(
+                f"  {metric} {difference:+.4f} [{low:+.4f}, {high:+.4f}]"
+                for metric, (difference, low, high) in (
+                    summary["interactrank_minus_two_tower"].items()
+                )
+            ),
+        ]
+    )
 
 
 def paired_difference(

@@ -1,8 +1,8 @@
 """A search of few trials that is the same for every model: one field after the other.
 
 The first trial is the config as it stands. Then each stage tries other values of one field (of the
-contrast, two), all else as in the best trial so far, and keeps what is better on validation. All
-with one seed: so the best of them run against each other with more, see `finalists`.
+sampled softmax, of two), all else as in the best trial so far, and keeps what is better on
+validation. All trials have one seed; the best of them are compared with more, see `finalists`.
 """
 
 import dataclasses
@@ -45,11 +45,11 @@ def _times(factor: float) -> Callable[[str, Get], Iterable[Overrides]]:
     return others
 
 
-def _other_contrast(field: str, get: Get) -> Iterable[Overrides]:
-    """IntTower's contrast where the softmax is corrected for how often items come; else with it.
+def _other_softmax(field: str, get: Get) -> Iterable[Overrides]:
+    """Tries a stronger softmax without logQ, as IntTower's, or logQ where the config has none.
 
-    Both fields at once: two-tower on the simulated log loses by the weight alone (.6642 to .6630 on
-    validation), and gains by both (.6677).
+    Weight and logQ change together: on validation of the simulated log two-tower loses by the
+    weight alone (.6642 to .6630), and gains by both (.6677).
     """
     if not get(SOFTMAX_WEIGHT):
         return ()
@@ -65,14 +65,14 @@ def _other_dropout(field: str, get: Get) -> Iterable[Overrides]:
 
 
 SOFTMAX_WEIGHT = "train.loss.softmax_weight"
-# What most decides how well a model does comes first: fewer trials leave the end away. The softmax
-# decides most: on validation FIT has .6666 to .6798 by its contrast on the simulated log (medium),
-# two-tower .8699 to .9014 by its weight on MovieLens-1M; the tables' rate, .001 to .006.
+# In order of effect, for a search of fewer trials stops early. The softmax matters most: on
+# validation FIT has .6666 to .6798 by weight and logQ on the simulated log (medium), two-tower
+# .8699 to .9014 by its weight on MovieLens-1M; the tables' rate is worth .001 to .006.
 SPACE = (
     Stage(
         "train.loss.log_q",
         "a softmax without logQ, of a weight of at least 0.1, or one with it",
-        _other_contrast,
+        _other_softmax,
     ),
     Stage(SOFTMAX_WEIGHT, "ten times and a tenth", _times(10)),
     Stage("train.tables.learning_rate", "three times and a third", _times(3)),

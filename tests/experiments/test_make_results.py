@@ -1,4 +1,4 @@
-"""docs/results.md and the configs' docstrings are what the results in JSON make of them."""
+"""What README, docs/results.md and configs/ say of results is what the JSON files make of them."""
 
 import copy
 import re
@@ -22,13 +22,21 @@ def template():
 
 def test_every_file_is_what_the_script_writes():
     texts = make_results.written()
-    assert REPOSITORY / "docs/results.md" in texts
+    assert {REPOSITORY / "docs/results.md", REPOSITORY / "README.md"} < texts.keys()
     for path, text in texts.items():
         assert path.read_text() == text, f"run python -m experiments.make_results: {path.name}"
 
 
-def test_every_file_of_results_has_a_table(results):
-    assert results.keys() == {make_results.COMPARED, *make_results.TABLES}
+def test_every_file_of_results_is_shown(results):
+    shown = {make_results.COMPARED, make_results.QUICKSTART, *make_results.TABLES}
+    assert results.keys() == shown
+
+
+def test_the_readme_shows_the_quickstart(results):
+    models = results["quickstart"]["models"]
+    readme = make_results.README.read_text()
+    for model, metrics in models.items():
+        assert f"| {model} | {metrics['roc_auc']:.4f} ±" in readme
 
 
 def test_a_changed_result_changes_page_and_docstring(results, template):
@@ -65,6 +73,8 @@ def test_the_leaking_protocol_is_no_expectation(results):
         make_results.expected("fit", rows)
 
 
-def test_a_docstring_without_results_is_an_error():
-    with pytest.raises(InputError, match="Expected on the test split"):
-        make_results.with_expected('"""A config."""\n', "")
+def test_a_file_without_a_place_for_results_is_an_error(tmp_path):
+    file = tmp_path / "config.py"
+    file.write_text('"""A config."""\n')
+    with pytest.raises(InputError, match="nothing like"):
+        make_results.replaced(re.compile("^Expected"), "", file)

@@ -47,11 +47,11 @@ def test_search_starts_from_the_config_and_keeps_what_is_better():
 
 
 def test_a_stage_starts_from_the_best_value_so_far():
-    contrast = {LOG_Q: "none", SOFTMAX: 0.1}
+    softmax = {LOG_Q: "none", SOFTMAX: 0.1}
     batches, best = run_search(lambda overrides: 1 + (overrides.get(SOFTMAX, 0) == 0.1))
-    assert batches[0] == [{}, contrast]
-    assert batches[1] == [{**contrast, SOFTMAX: 1.0}, {**contrast, SOFTMAX: 0.01}]
-    assert best == contrast
+    assert batches[0] == [{}, softmax]
+    assert batches[1] == [{**softmax, SOFTMAX: 1.0}, {**softmax, SOFTMAX: 0.01}]
+    assert best == softmax
     assert sum(map(len, batches)) == search.TRIALS
 
 
