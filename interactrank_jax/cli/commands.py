@@ -81,10 +81,15 @@ def _prepare(args: Any) -> None:
     from interactrank_jax.state.days import day_number
 
     days = None
-    if args.since or args.until:
-        if not (args.since and args.until and args.encoder):
-            raise InputError("--since, --until and --encoder go together: name all of them.")
-        days = Days(day_number(args.since), day_number(args.until))
+    if args.since or args.until or args.split_since:
+        if not (args.since and args.until):
+            raise InputError("--since and --until go together: name both of them.")
+        split_since = args.split_since or ("" if args.encoder else args.since)
+        days = Days(
+            day_number(args.since),
+            day_number(args.until),
+            day_number(split_since) if split_since else None,
+        )
     metadata = prepare(
         args.config.data,
         args.log,
@@ -246,8 +251,13 @@ COMMANDS: dict[str, Command] = {
             "extend": ("", "examples whose vocabularies and statistics to keep"),
             "state": ("", "STATE of the log, which `state build` wrote; built if not given"),
             "encoder": ("", "run, examples or bundle whose encoder is used: nothing is fitted"),
-            "since": ("", "with --encoder: first day of the requests, as 2024-05-31"),
-            "until": ("", "with --encoder: last day of the requests; all are split 'test'"),
+            "since": ("", "first day of the requests, as 2024-05-31; else all of the log"),
+            "until": ("", "last day of the requests; with --encoder all are split 'test'"),
+            "split_since": (
+                "",
+                "without --encoder: requests before this day are for training, those from it on "
+                "are split by config.data.split; else all are split",
+            ),
             **state_commands.ENGINE_FLAGS,
             "memory": ("4GB", state_commands.ENGINE_FLAGS["memory"][1]),
         },
