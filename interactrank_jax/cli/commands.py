@@ -144,6 +144,8 @@ def _evaluate(args: Any) -> None:
 
     by = [name for name in args.by.split(",") if name]
     what = args.examples, args.split
+    if args.against and (args.scores or args.baseline or not args.workdir):
+        raise InputError("--against=RUN goes with --workdir=RUN alone: the two are compared.")
     if (args.baseline and (args.workdir or args.scores)) or not (
         args.baseline or args.workdir or args.scores
     ):
@@ -163,6 +165,8 @@ def _evaluate(args: Any) -> None:
         results = evaluate.evaluate_scores(
             args.scores, *what, config=config, workdir=args.workdir or None, by=by
         )
+    elif args.against:
+        results = evaluate.evaluate_pair(args.workdir, args.against, *what, config=config, by=by)
     else:
         results = [evaluate.evaluate(args.workdir, *what, config=config, by=by)]
     print(tables.report(results))
@@ -299,6 +303,7 @@ COMMANDS: dict[str, Command] = {
         "interactrank evaluate --workdir=runs/interactrank --examples=runs/examples --split=test",
         {
             "workdir": ("", "run directory"),
+            "against": ("", "another run, evaluated beside it, with the paired differences"),
             "examples": EXAMPLES,
             "split": ("test", "train, validation or test"),
             "baseline": (
