@@ -8,6 +8,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
+from interactrank_jax.cli import daily as daily_commands
 from interactrank_jax.cli import serving as serving_commands
 from interactrank_jax.cli import state as state_commands
 from interactrank_jax.cli.command import (
@@ -269,6 +270,7 @@ COMMANDS: dict[str, Command] = {
     ),
     **state_commands.COMMANDS,
     **serving_commands.COMMANDS,
+    **daily_commands.COMMANDS,
     "leaks": Command(
         _leaks,
         "checks that no feature of a log's examples knows its own label or the future.",
