@@ -13,7 +13,7 @@ PATHS = frozenset(
     (
         *("log", "out", "examples", "workdir", "source", "extend", "index", "schema"),
         *("state", "encoder", "snapshot", "features", "training"),
-        *("bundle", "requests", "events", "items", "json"),
+        *("bundle", "requests", "events", "items", "json", "against", "root"),
     )
 )
 

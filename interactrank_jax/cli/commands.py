@@ -8,6 +8,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
+from interactrank_jax.cli import daily as daily_commands
 from interactrank_jax.cli import serving as serving_commands
 from interactrank_jax.cli import state as state_commands
 from interactrank_jax.cli.command import (
@@ -81,10 +82,15 @@ def _prepare(args: Any) -> None:
     from interactrank_jax.state.days import day_number
 
     days = None
-    if args.since or args.until:
-        if not (args.since and args.until and args.encoder):
-            raise InputError("--since, --until and --encoder go together: name all of them.")
-        days = Days(day_number(args.since), day_number(args.until))
+    if args.since or args.until or args.split_since:
+        if not (args.since and args.until):
+            raise InputError("--since and --until go together: name both of them.")
+        split_since = args.split_since or ("" if args.encoder else args.since)
+        days = Days(
+            day_number(args.since),
+            day_number(args.until),
+            day_number(split_since) if split_since else None,
+        )
     metadata = prepare(
         args.config.data,
         args.log,
@@ -139,6 +145,8 @@ def _evaluate(args: Any) -> None:
 
     by = [name for name in args.by.split(",") if name]
     what = args.examples, args.split
+    if args.against and (args.scores or args.baseline or not args.workdir):
+        raise InputError("--against=RUN goes with --workdir=RUN alone: the two are compared.")
     if (args.baseline and (args.workdir or args.scores)) or not (
         args.baseline or args.workdir or args.scores
     ):
@@ -158,6 +166,8 @@ def _evaluate(args: Any) -> None:
         results = evaluate.evaluate_scores(
             args.scores, *what, config=config, workdir=args.workdir or None, by=by
         )
+    elif args.against:
+        results = evaluate.evaluate_pair(args.workdir, args.against, *what, config=config, by=by)
     else:
         results = [evaluate.evaluate(args.workdir, *what, config=config, by=by)]
     print(tables.report(results))
@@ -246,8 +256,13 @@ COMMANDS: dict[str, Command] = {
             "extend": ("", "examples whose vocabularies and statistics to keep"),
             "state": ("", "STATE of the log, which `state build` wrote; built if not given"),
             "encoder": ("", "run, examples or bundle whose encoder is used: nothing is fitted"),
-            "since": ("", "with --encoder: first day of the requests, as 2024-05-31"),
-            "until": ("", "with --encoder: last day of the requests; all are split 'test'"),
+            "since": ("", "first day of the requests, as 2024-05-31; else all of the log"),
+            "until": ("", "last day of the requests; with --encoder all are split 'test'"),
+            "split_since": (
+                "",
+                "without --encoder: requests before this day are for training, those from it on "
+                "are split by config.data.split; else all are split",
+            ),
             **state_commands.ENGINE_FLAGS,
             "memory": ("4GB", state_commands.ENGINE_FLAGS["memory"][1]),
         },
@@ -255,6 +270,7 @@ COMMANDS: dict[str, Command] = {
     ),
     **state_commands.COMMANDS,
     **serving_commands.COMMANDS,
+    **daily_commands.COMMANDS,
     "leaks": Command(
         _leaks,
         "checks that no feature of a log's examples knows its own label or the future.",
@@ -289,6 +305,7 @@ COMMANDS: dict[str, Command] = {
         "interactrank evaluate --workdir=runs/interactrank --examples=runs/examples --split=test",
         {
             "workdir": ("", "run directory"),
+            "against": ("", "another run, evaluated beside it, with the paired differences"),
             "examples": EXAMPLES,
             "split": ("test", "train, validation or test"),
             "baseline": (

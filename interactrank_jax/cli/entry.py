@@ -86,8 +86,9 @@ def split_command(argv: Sequence[str]) -> tuple[str, list[str]]:
 def parse(command: Command, name: str, argv: Sequence[str]) -> argparse.Namespace:
     """Returns the values of a command's flags; `~` is expanded in those that are paths.
 
-    Of a command that takes a config also `config`, the checked config or None; `overrides`, the
-    fields that `--config.FIELD=VALUE` set; and `config_arguments`, those arguments.
+    Of a command that takes a config also `config`, the checked config or None; `config_file`, as
+    `--config` named it; `overrides`, the fields that `--config.FIELD=VALUE` set; and
+    `config_arguments`, those arguments.
 
     Raises:
       InputError: a flag that is unknown, missing, repeated or of another type, or a config that
@@ -104,6 +105,7 @@ def parse(command: Command, name: str, argv: Sequence[str]) -> argparse.Namespac
         if values.config and command.registers and values.workdir:
             configuration.run(values.config)
         elif values.config:
+            values.config_file = values.config
             values.config = configuration.load(values.config)
             values.overrides = configuration.override(values.config, config_arguments)
             fields.check(values.config, parts=())  # the station asks for those that it needs

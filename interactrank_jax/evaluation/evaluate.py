@@ -120,7 +120,8 @@ def _evaluate_run(
     split: str,
     config: Any,
     by: Sequence[str],
-) -> tuple[dict[str, Any], Rows]:
+) -> tuple[dict[str, Any], Rows, np.ndarray | None]:
+    """Returns what `evaluate` does, the rows, and the logits `[n]` of engagement, if any."""
     run, examples = Run.open(workdir), Examples(examples_path)
     config = run.config.evaluate if config is None else config
     fields.check(config, "evaluate")
@@ -145,7 +146,54 @@ def _evaluate_run(
             examples=np.array(examples.metadata.digest),
         )
     write_result(directory / f"{split}.json", result)
-    return result, rows
+    return result, rows, rows.ranked_logits(scorer)
+
+
+def evaluate_pair(
+    workdir: files.PathLike,
+    against: files.PathLike,
+    examples_path: files.PathLike,
+    split: str = "test",
+    config: Any = None,
+    by: Sequence[str] = (),
+) -> list[dict[str, Any]]:
+    """Evaluates two runs on the same requests.
+
+    Args:
+      workdir, against: the runs; each is evaluated as by `evaluate`, and writes what that writes.
+      examples_path, split: whose requests; they must fit both.
+      config: the `evaluate` part of a config; by default that of `workdir`, for both.
+      by: how to cut the split, see `slices.slicings`.
+
+    Returns:
+      The result of either. The first has `differences` too: by metric, itself minus the other with
+      its interval, over the same resamples of requests.
+
+    Raises:
+      InputError: as `evaluate` raises, or what counts as engaged differs between them.
+    """
+    config = Run.open(workdir).config.evaluate if config is None else config
+    rules = [Run.open(path).rule for path in (workdir, against)]
+    runs = [_evaluate_run(path, examples_path, split, config, by) for path in (workdir, against)]
+    (result, rows, logits), (other, other_rows, other_logits) = runs
+    engaged = rules[0].engaged(rows.actions)
+    if not np.array_equal(engaged, rules[1].engaged(rows.actions)):
+        raise InputError(
+            f"what counts as engaged in {workdir} is something else in {against}, so that their "
+            f"metrics cannot be compared: name runs of one config.label."
+        )
+    names = list(metrics.METRICS)
+    if logits is None or other_logits is None:
+        names.remove("logloss")
+    differences = uncertainty.paired_differences(
+        *(rows.request, rows.score, other_rows.score, engaged, names),
+        logits=(logits, other_logits),
+        replicates=int(config.bootstrap),
+    )
+    result["differences"] = {name: list(values) for name, values in differences.items()}
+    for each, path in ((result, workdir), (other, against)):
+        each["name"] = f"{each['name']} in {path}"
+    return [result, other]
 
 
 def _references(
@@ -239,7 +287,7 @@ def evaluate_scores(
     result["extra"] = scorer.extra
     if workdir is None:
         return [result]
-    of_run, run_rows = _evaluate_run(workdir, examples_path, split, config, by)
+    of_run, run_rows, _ = _evaluate_run(workdir, examples_path, split, config, by)
     differences = uncertainty.paired_differences(
         rows.request,
         rows.score,

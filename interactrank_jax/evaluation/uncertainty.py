@@ -99,16 +99,23 @@ def paired_differences(
     labels: ArrayLike,
     names: Sequence[str],
     *,
+    logits: tuple[ArrayLike | None, ArrayLike | None] = (None, None),
     replicates: int = 200,
     level: float = 0.95,
     seed: int = 0,
 ) -> dict[str, PairedDifference]:
-    """Returns the difference of several metrics by name, each as `paired_bootstrap` has it."""
+    """Returns the difference of several metrics by name, each as `paired_bootstrap` has it.
+
+    `logits` are those of A and of B, [n] each, for `logloss`; None where the scores are logits.
+    """
     for name in names:
         if name not in METRICS:
             raise InputError(f"no metric named '{name}'.{did_you_mean(name, METRICS)}")
-    of_a, requests = statistics(request, scores_a, labels, scores_a)
-    of_b, _ = statistics(request, scores_b, labels, scores_b)
+    logits_a, logits_b = logits
+    of_a, requests = statistics(
+        request, scores_a, labels, scores_a if logits_a is None else logits_a
+    )
+    of_b, _ = statistics(request, scores_b, labels, scores_b if logits_b is None else logits_b)
 
     def difference(name: str) -> Statistic:
         return lambda multiplicity: of_a[name](multiplicity) - of_b[name](multiplicity)

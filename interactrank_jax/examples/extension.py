@@ -113,11 +113,43 @@ def _names(features: Sequence[tuple[str, str, str]]) -> str:
     return ", ".join(f"{name} ({entity}, {kind})" for name, entity, kind in features) or "none"
 
 
+def check_days(plan: Plan, days: Days | None, encoder: Encoder | None) -> None:
+    """Refuses days that do not fit what is made of their requests.
+
+    Args:
+      plan: of the examples.
+      days: whose requests become examples; None for all.
+      encoder: by which they are encoded; None where it is fitted.
+
+    Raises:
+      InputError: data without time, an encoder without days, or days that are split beside one.
+    """
+    if days is None:
+        if encoder is not None:
+            raise InputError("--encoder needs days: name them by --since and --until.")
+        return
+    if plan.timeless:
+        raise InputError(
+            f"--since and --until name days, but under protocol '{plan.protocol}' impressions are "
+            f"split at random: leave them out."
+        )
+    if encoder is not None and days.split_since is not None:
+        raise InputError(
+            "--split_since beside --encoder, with which all requests are split 'test': leave one "
+            "of them out."
+        )
+    if encoder is None and days.split_since is None:
+        raise InputError("days without an encoder: say from which on they are split.")
+    if not days.since <= (days.split_since or days.since) <= days.until:
+        raise InputError(
+            f"--since, --split_since and --until name {days}. Expected them in this order."
+        )
+
+
 def check_encoder(
     encoder: Encoder,
     plan: Plan,
     config: Mapping[str, Any],
-    days: Days | None,
     extend: files.PathLike | None,
 ) -> None:
     """Refuses to encode by an encoder what it was not fitted for.
@@ -126,18 +158,15 @@ def check_encoder(
       encoder: the encoder.
       plan: of the examples.
       config: `config.data` as JSON has it.
-      days: whose requests become examples.
       extend: examples that were to be extended.
 
     Raises:
-      InputError: data without time, another config, no days, or examples to extend beside it.
+      InputError: data without time, another config, or examples to extend beside it.
     """
     if extend is not None:
         raise InputError("--encoder fits nothing, --extend does: name one of them.")
     if plan.timeless or encoder.timeless:
         raise InputError("--encoder is for data with time, of which it takes some days.")
-    if days is None:
-        raise InputError("--encoder needs days: name them by --since and --until.")
     differences = config_differences(encoder.meaning, meaning(config))
     if differences:
         raise InputError(

@@ -73,7 +73,7 @@ def order_log(
       old: examples whose items keep their rows, if any.
       backend: that reads it.
       scratch: a directory for what does not fit into memory.
-      days: whose requests are taken, all as split 'test'; None for all, by the plan's splits.
+      days: whose requests are taken, see `Days`; None for all.
 
     Raises:
       InputError: a split is empty.

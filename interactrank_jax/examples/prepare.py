@@ -60,8 +60,8 @@ def prepare(
       progress: called with the name of each phase as it begins.
       state: STATE of the log (`state build`); None builds one, OUT/state.
       encoder: of a run or of other examples: nothing is fitted, and the examples can be read by
-        every model of that encoder. Needs `days`.
-      days: whose requests become examples, all of them split 'test'.
+        every model of that encoder. Needs `days`, all of whose requests are split 'test'.
+      days: whose requests become examples; None for all of the log.
       engine, memory, master: see `engines.connect`.
 
     Returns:
@@ -77,8 +77,10 @@ def prepare(
     progress("validate")
     plan = make_plan(config, log)
     config_json = configuration.to_json(config)
+    extension.check_days(plan, days, encoder)
+    is_given = encoder is not None
     if encoder is not None:
-        extension.check_encoder(encoder, plan, config_json, days, extend)
+        extension.check_encoder(encoder, plan, config_json, extend)
     old = Examples(extend) if extend is not None else None
     if old is not None:
         extension.check_extension(config_json, log, plan, old)
@@ -126,7 +128,7 @@ def prepare(
             splits=written.sizes,
             log_statistics=log_statistics,
             config=config_json,
-            digest=examples_digest(log, config, old, encoder if days else None, days),
+            digest=examples_digest(log, config, old, encoder if is_given else None, days),
             extends=old.metadata.digest if old is not None else "",
         )
         write_metadata(directory, metadata)
@@ -171,8 +173,8 @@ def examples_digest(
     """Returns the hash of the log, the `data` part of a config, and what else was given."""
     of_config = configuration.to_json(config)
     parts: list[Any] = [log_digest(log), of_config, old and old.metadata.digest]
-    if encoder is not None:
-        parts += [encoder.digest, str(days)]
+    if days is not None:
+        parts += [encoder and encoder.digest, str(days)]
     return files.digest(parts)
 
 

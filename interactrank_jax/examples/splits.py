@@ -31,13 +31,25 @@ _COUNTED_ORDER, _SPLIT, _FOLD, _TRAINING_ORDER = 1, 2, 3, 4
 
 @dataclasses.dataclass(frozen=True)
 class Days:
-    """Days of requests, by their numbers, both included."""
+    """Days whose requests become examples, by their numbers.
+
+    Attributes:
+      since, until: the first and the last.
+      split_since: the requests from this day on are split by time at the plan's fractions, those
+        before it are for training. None: nothing is for training, all are the split 'test'.
+    """
 
     since: int
     until: int
+    split_since: int | None = None
 
     def __str__(self) -> str:
-        return f"{date(self.since)} to {date(self.until)}"
+        days = f"{date(self.since)} to {date(self.until)}"
+        return days if self.split_since is None else f"{days}, split from {date(self.split_since)}"
+
+    def of(self, requests: Requests) -> np.ndarray:
+        """Returns which requests are of these days, bool `[R]`."""
+        return (requests.day >= self.since) & (requests.day <= self.until)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,28 +107,41 @@ def split(
     Raises:
       InputError: a split is empty.
     """
-    if days is not None:
-        return split_off_days(plan, requests, days, backend, scratch)
     if plan.timeless:
         return split_at_random(plan, log, requests, backend, scratch)
-    return split_by_time(plan, requests, backend, scratch)
+    if days is not None and days.split_since is None:
+        return split_off_days(plan, requests, days, backend, scratch)
+    return split_by_time(plan, requests, days, backend, scratch)
 
 
-def split_by_time(plan: Plan, requests: Requests, backend: ibis.BaseBackend, scratch: Path) -> Rows:
+def split_by_time(
+    plan: Plan, requests: Requests, days: Days | None, backend: ibis.BaseBackend, scratch: Path
+) -> Rows:
     """Splits in order of the requests' time, fractions being of impressions.
 
     Requests of one second stay together.
 
     Raises:
-      InputError: a split is empty.
+      InputError: a split is empty, or no request with impressions is of those days.
     """
-    sizes, total = requests.impressions, int(requests.impressions.sum())
+    is_taken = is_cut = np.full(len(requests), True)
+    if days is not None:
+        assert days.split_since is not None
+        cut = Days(days.split_since, days.until)
+        is_taken, is_cut = days.of(requests), cut.of(requests)
+        if not requests.impressions[is_cut].any():
+            raise _no_requests(cut)
+    sizes = np.where(is_cut, requests.impressions, 0)
+    total = int(sizes.sum())
     bounds = np.cumsum(plan.fractions)[:2]
     first = np.minimum(np.round(bounds * total).astype(int), total - 1)
     # The time of the impression at each bound, in the order of time.
     times = requests.timestamp[np.searchsorted(np.cumsum(sizes), first, side="right")]
-    split = np.searchsorted(times, requests.timestamp, side="right")
-    _check_sizes(plan, np.bincount(split, sizes, 3), int((sizes > 0).sum()))
+    # What lies before all that is cut is before the first bound: for training.
+    split = np.where(is_taken, np.searchsorted(times, requests.timestamp, side="right"), -1)
+    sizes = np.where(is_taken, requests.impressions, 0)
+    by_split = np.bincount(split[is_taken], sizes[is_taken], 3)
+    _check_sizes(plan, by_split, int((sizes > 0).sum()))
     return _whole_requests(plan, requests, split, SPLITS, backend, scratch)
 
 
@@ -128,13 +153,17 @@ def split_off_days(
     Raises:
       InputError: no request with impressions is of those days.
     """
-    is_asked = (requests.day >= days.since) & (requests.day <= days.until)
+    is_asked = days.of(requests)
     if not requests.impressions[is_asked].any():
-        raise InputError(
-            f"no request with impressions is of {days}: name other days by --since and --until."
-        )
+        raise _no_requests(days)
     split = np.where(is_asked, SPLITS.index("test"), -1)
     return _whole_requests(plan, requests, split, ("test",), backend, scratch)
+
+
+def _no_requests(days: Days) -> InputError:
+    return InputError(
+        f"no request with impressions is of {days}: name other days by --since and --until."
+    )
 
 
 def _whole_requests(
