@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from interactrank_jax.config import configuration
+from interactrank_jax.config import configuration, fields
 from interactrank_jax.daily import history
 from interactrank_jax.daily.plan import Bounds, Plan, Windows, choose_day, make_plan
 from interactrank_jax.daily.processes import run_command
@@ -90,6 +90,7 @@ def run_day(
 
 
 def _check_config(config: Any) -> None:
+    fields.check(config)
     if config.data.protocol != CLEAN_TIME:
         raise InputError(
             f"config.data.protocol is '{config.data.protocol}', which has no days. Expected "
