@@ -182,12 +182,12 @@ def _run(
 ) -> dict[str, Any]:
     """Makes the steps of a day that are left, and settles it."""
     version, all_steps = root.version(plan.day), steps(plan, root, words)
-    *before, export = all_steps
-    for number in range(len(before)):
+    export = len(all_steps) - 1
+    for number in range(export):
         _make(all_steps, number, execute, show)
     line = judge(plan, version)
     if line["outcome"] == PUBLISHED:
-        _make(all_steps, all_steps.index(export), execute, show)
+        _make(all_steps, export, execute, show)
     files.write_json(version / OUTCOME, line)
     root.settle()
     return line
