@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from interactrank_jax.config import configuration
+from interactrank_jax.config import configuration, fields
 from interactrank_jax.daily import history
 from interactrank_jax.daily.plan import Bounds, Plan, Windows, choose_day, make_plan
 from interactrank_jax.daily.processes import run_command
@@ -90,6 +90,7 @@ def run_day(
 
 
 def _check_config(config: Any) -> None:
+    fields.check(config)
     if config.data.protocol != CLEAN_TIME:
         raise InputError(
             f"config.data.protocol is '{config.data.protocol}', which has no days. Expected "
@@ -181,12 +182,12 @@ def _run(
 ) -> dict[str, Any]:
     """Makes the steps of a day that are left, and settles it."""
     version, all_steps = root.version(plan.day), steps(plan, root, words)
-    *before, export = all_steps
-    for number in range(len(before)):
+    export = len(all_steps) - 1
+    for number in range(export):
         _make(all_steps, number, execute, show)
     line = judge(plan, version)
     if line["outcome"] == PUBLISHED:
-        _make(all_steps, all_steps.index(export), execute, show)
+        _make(all_steps, export, execute, show)
     files.write_json(version / OUTCOME, line)
     root.settle()
     return line

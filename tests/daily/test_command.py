@@ -5,6 +5,7 @@ import pytest
 from interactrank_jax import cli
 from interactrank_jax.daily import daily, history
 from interactrank_jax.daily.history import draw
+from interactrank_jax.daily.processes import run_command
 from tests.daily.conftest import CONFIG, DAYS
 from tests.daily.fake_commands import UNDEFINED, FakeCommands
 
@@ -76,3 +77,10 @@ def test_the_history_is_drawn_where_days_lack_figures(loop, monkeypatch):
     loop.run(DAYS[1])
     loop.run(DAYS[2], FakeCommands(drift={DAYS[2]}))
     assert loop.root.figure.stat().st_mtime_ns > before
+
+
+def test_a_command_runs_in_a_process_of_its_own_and_tells_its_status(capfd):
+    assert run_command(["help"]) == 0
+    assert "daily " in capfd.readouterr().out
+    assert run_command(["prepare", "--log=a b"]) == 2
+    assert "missing --config" in capfd.readouterr().err
