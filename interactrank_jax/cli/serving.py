@@ -19,8 +19,6 @@ def _export(args: Any) -> None:
     from interactrank_jax.export.export import export
 
     check_registers_only(args)
-    if args.vectors and args.vectors not in VECTORS:
-        raise InputError(f"--vectors={args.vectors}. Expected one of {', '.join(VECTORS)}.")
     summary = export(
         args.workdir,
         args.state,
@@ -102,7 +100,7 @@ def _replay(args: Any) -> None:
     print(replay.table(differences))
     if args.json:
         replay.write(differences, args.json)
-    different = [name for name, found in differences.items() if found.equal < found.rows]
+    different = [name for name, one in differences.items() if one.equal < one.rows]
     if different:
         raise InputError(
             f"served and rebuilt differ in {', '.join(different)}: this model would rank with "
@@ -110,7 +108,6 @@ def _replay(args: Any) -> None:
         )
 
 
-VECTORS = ("parquet", "npy")
 BUNDLE = (REQUIRED, "directory that `export` wrote")
 
 COMMANDS: dict[str, Command] = {
@@ -165,7 +162,7 @@ COMMANDS: dict[str, Command] = {
             "examples": ("", "directory that `prepare` wrote"),
             "split": ("test", "whose requests"),
             "out": (REQUIRED, "new directory"),
-            "k": (100, "items kept per request"),
+            "k": (500, "items kept per request"),
         },
         config=False,
         config_help=REGISTERS,
