@@ -253,9 +253,9 @@ class Ranking:
     def _corpus(self, encoded: EncodedRequests, query: Leaves, k: int) -> Top:
         """Scores every item, tile by tile; items with cross features get scores of their own."""
         count, items = len(encoded), self.bundle["items"]
-        if not count:
+        tile = min(TILE, items - 1)
+        if not count or not tile:
             return _joined_tops([])
-        k = min(k, items - 1)
         size = self.graphs.padded(count)
         padded = {name: _pad(values, size) for name, values in query.items()}
         index = {
@@ -265,16 +265,13 @@ class Ranking:
         }
         start, rows, exact = self._with_cross(encoded, query)
         best: list[list[Top]] = [[] for _ in range(count)]
-        tile = min(TILE, items)
-        for first in range(0, items, tile):
+        for first in range(PADDING + 1, items, tile):
             # The last tile starts earlier rather than being shorter: one shape.
             begin = min(first, items - tile)
             inputs = {name: values[begin : begin + tile] for name, values in index.items()}
             scores = self.graphs.run("score_all", {**padded, **inputs})["score"][:count]
             scores = np.array(scores[:, first - begin :])  # what jax gives is read-only
             row = np.arange(first, first + scores.shape[1])
-            if first == 0:
-                scores, row = scores[:, PADDING + 1 :], row[PADDING + 1 :]
             for request in range(count):
                 of_request = slice(start[request], start[request + 1])
                 low, high = np.searchsorted(rows[of_request], [row[0], row[-1] + 1])

@@ -229,9 +229,9 @@ class FreshEventReader:
             )
         day = day_number(self._bundle["as_of"])
         table = self._check(as_table(events, "events"), day)
-        is_new = pc.greater_equal(table["arrival_time"], day * SECONDS_PER_DAY)
-        left_out = {"arrived before the bundle's day": len(table) - (pc.sum(is_new).as_py() or 0)}
-        table = table.filter(is_new)
+        is_new = column(table, "arrival_time").to_numpy() >= day * SECONDS_PER_DAY
+        left_out = {"arrived before the bundle's day": int((~is_new).sum())}
+        table = table.filter(pa.array(is_new))
         if "event_id" in table.column_names:
             before = len(table)
             table = self._first_copies(table)
@@ -258,10 +258,10 @@ class FreshEventReader:
                 raise InputError(f"{what}: action '{action}'." + did_you_mean(action, actions))
         for name in ("event_time", "arrival_time"):
             refuse_other_units(column(table, name).to_numpy(), day, name, what)
-        early = pc.less(table["arrival_time"], table["event_time"])
-        if pc.any(early).as_py():
+        happened, arrived = (column(table, n).to_numpy() for n in ("event_time", "arrival_time"))
+        if early := int((arrived < happened).sum()):
             raise InputError(
-                f"{what}: {pc.sum(early).as_py():,} events arrived before they happened. Are "
+                f"{what}: {early:,} events arrived before they happened. Are "
                 f"event_time and arrival_time swapped?"
             )
         return table
