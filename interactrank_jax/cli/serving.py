@@ -1,5 +1,6 @@
 """The subcommands around a bundle: export it, add items, rank by it, compare it with the past."""
 
+from pathlib import Path
 from typing import Any
 
 from interactrank_jax.cli.command import (
@@ -91,6 +92,8 @@ def _replay(args: Any) -> None:
     from interactrank_jax.export import replay
 
     check_registers_only(args)
+    if args.json and Path(args.json).is_dir():
+        raise InputError(f"--json={args.json} is a directory. Name a file.")
     differences = replay.replay(
         args.bundle,
         args.log,

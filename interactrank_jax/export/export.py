@@ -37,6 +37,7 @@ from interactrank_jax.state.store import Description, Store, open_without_log
 
 PACKAGES = ("jax", "jaxlib", "flax", "numpy", "pyarrow", "jax2onnx", "onnxruntime")
 MEMORY = "4GB"
+ITEMS_TO_CHECK = 64  # by each of a model's ways to score
 
 
 def export(
@@ -114,7 +115,7 @@ def export(
             "graphs": write_graphs(graphs, directory / "graphs", onnx),
         }
         progress("golden requests")
-        parity = _prove(record, raw, graphs, directory)
+        parity = _prove(record, raw, served, graphs, directory)
     return {"items": len(raw), "as_of": record["as_of"], "step": step, **parity}
 
 
@@ -231,13 +232,19 @@ def _version(package: str) -> str:
 
 
 def _prove(
-    record: dict[str, Any], raw: pa.Table, graphs: Mapping[str, Graph], directory: Path
+    record: dict[str, Any],
+    raw: pa.Table,
+    served: ServedModel,
+    graphs: Mapping[str, Graph],
+    directory: Path,
 ) -> dict[str, float]:
     """Writes golden requests and the manifest; returns the parity of each format."""
     write_record(directory, {**record, "parity": {}})
     bundle = Bundle.open(directory)
     golden.write_raw(bundle, raw)
-    save_golden(Ranking(bundle, _ModelGraphs(bundle, graphs)))
+    ranking = Ranking(bundle, _ModelGraphs(bundle, graphs))
+    ranked = save_golden(ranking)
+    _check_scores(record["model"], served, ranking.encode(ranked.requests), bundle)
     write_record(directory, {**record, "parity": {}})
     readers = {"jax": ("ranking.ranker", "Ranker")}
     if all("onnx" in graph for graph in record["graphs"].values()) and _version("onnxruntime"):
@@ -247,6 +254,21 @@ def _prove(
     }
     write_record(directory, {**record, "parity": parity})
     return {f"largest difference, {name}": value for name, value in parity.items()}
+
+
+def _check_scores(
+    model: str, served: ServedModel, query: dict[str, np.ndarray], bundle: Bundle
+) -> None:
+    index = {
+        name.replace("index/", "item/"): array[1 : 1 + ITEMS_TO_CHECK]
+        for name, array in bundle.arrays.items()
+        if name.startswith("index/")
+    }
+    if problem := served.contradiction({**query, **index}):
+        raise InputError(
+            f"model '{model}' contradicts itself: {problem}. Lists and the whole corpus would be "
+            f"ranked differently, or otherwise than in evaluation: correct its class."
+        )
 
 
 def write_record(directory: Path, record: dict[str, Any]) -> None:

@@ -29,14 +29,15 @@ def rank_golden(ranking: Ranking) -> Ranked:
     return ranking.rank(requests, candidates, fresh, k=len(candidates), with_features=True)
 
 
-def save_golden(ranking: Ranking) -> None:
-    """Ranks the golden requests of a bundle, and writes what they became."""
+def save_golden(ranking: Ranking) -> Ranked:
+    """Ranks the golden requests of a bundle, and writes what they became; returns it."""
     ranked, directory = rank_golden(ranking), ranking.bundle.path / FOLDER
     arrays = _features(ranked)
     for number, array in enumerate(arrays.values()):
         np.save(directory / f"{number}.npy", array)
     (directory / "index.json").write_text(json.dumps(list(arrays)))
     pq.write_table(ranked.table, directory / "scores.parquet")
+    return ranked
 
 
 def verify_golden(ranking: Ranking) -> float:

@@ -253,10 +253,12 @@ class Ranking:
     def _corpus(self, encoded: EncodedRequests, query: Leaves, k: int) -> Top:
         """Scores every item, tile by tile; items with cross features get scores of their own."""
         count, items = len(encoded), self.bundle["items"]
-        tile = min(TILE, items - 1)
+        size = self.graphs.padded(count)
+        # Other than a dot product, a score takes memory for each pair.
+        is_dot = "query_vector" in self.bundle["graphs"]
+        tile = min(TILE if is_dot else max(PAIRS_AT_ONCE // size, 1), items - 1)
         if not count or not tile:
             return _joined_tops([])
-        size = self.graphs.padded(count)
         padded = {name: _pad(values, size) for name, values in query.items()}
         index = {
             f"item/{name.partition('/')[2]}": values
