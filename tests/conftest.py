@@ -89,3 +89,28 @@ def tiny_examples(tmp_path_factory, tiny_log):
     path = tmp_path_factory.mktemp("prepared") / "tiny"
     prepare(models.interactrank("search").data, tiny_log, path)
     return path
+
+
+@pytest.fixture(scope="session")
+def served(tmp_path_factory):
+    """A run on the handmade log and its bundle, see `tests.serving.making.Made`; read only."""
+    from tests.serving.making import make_served
+
+    return make_served(tmp_path_factory.mktemp("served"))
+
+
+@pytest.fixture(scope="session")
+def ranker(served):
+    """A Ranker of that bundle."""
+    from interactrank_jax.ranking.ranker import Ranker
+
+    return Ranker(served.bundle)
+
+
+@pytest.fixture(scope="session")
+def reader(served):
+    """A Reader of that bundle."""
+    pytest.importorskip("onnxruntime")
+    from interactrank_jax.serving.reader import Reader
+
+    return Reader(served.bundle)

@@ -24,7 +24,7 @@ PAGES = {
 }
 README = PAGES["README.md"]
 # A page and a command that are named before they are there.
-COMING = {"docs/daily.md", "daily"}
+COMING: set[str] = set()  # pages and commands that are named before they are there
 SMALL = (
     "--config.train.batch_size=32",
     "--config.train.max_steps=4",

@@ -1,5 +1,6 @@
 """The subcommands around a bundle: export it, add items, rank by it, compare it with the past."""
 
+from pathlib import Path
 from typing import Any
 
 from interactrank_jax.cli.command import (
@@ -19,8 +20,6 @@ def _export(args: Any) -> None:
     from interactrank_jax.export.export import export
 
     check_registers_only(args)
-    if args.vectors and args.vectors not in VECTORS:
-        raise InputError(f"--vectors={args.vectors}. Expected one of {', '.join(VECTORS)}.")
     summary = export(
         args.workdir,
         args.state,
@@ -93,6 +92,8 @@ def _replay(args: Any) -> None:
     from interactrank_jax.export import replay
 
     check_registers_only(args)
+    if args.json and Path(args.json).is_dir():
+        raise InputError(f"--json={args.json} is a directory. Name a file.")
     differences = replay.replay(
         args.bundle,
         args.log,
@@ -102,7 +103,7 @@ def _replay(args: Any) -> None:
     print(replay.table(differences))
     if args.json:
         replay.write(differences, args.json)
-    different = [name for name, found in differences.items() if found.equal < found.rows]
+    different = [name for name, one in differences.items() if one.equal < one.rows]
     if different:
         raise InputError(
             f"served and rebuilt differ in {', '.join(different)}: this model would rank with "
@@ -110,7 +111,6 @@ def _replay(args: Any) -> None:
         )
 
 
-VECTORS = ("parquet", "npy")
 BUNDLE = (REQUIRED, "directory that `export` wrote")
 
 COMMANDS: dict[str, Command] = {
@@ -165,7 +165,7 @@ COMMANDS: dict[str, Command] = {
             "examples": ("", "directory that `prepare` wrote"),
             "split": ("test", "whose requests"),
             "out": (REQUIRED, "new directory"),
-            "k": (100, "items kept per request"),
+            "k": (500, "items kept per request"),
         },
         config=False,
         config_help=REGISTERS,

@@ -8,12 +8,15 @@ import json
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-from array_record.python import array_record_module
 
 from interactrank_jax.io.errors import InputError
 from interactrank_jax.io.files import PathLike
+
+if TYPE_CHECKING:  # a process that serves reads no blocks, and need not have it
+    from array_record.python import array_record_module
 
 MAGIC = b"IRB1"
 _PREFIX = len(MAGIC) + 8
@@ -80,6 +83,8 @@ class BlockWriter:
 
     def write(self, columns: Columns) -> None:
         """Appends one block."""
+        from array_record.python import array_record_module
+
         if self._writer is None:
             name = f"blocks-{len(self.files):05d}.array_record"
             self._writer = array_record_module.ArrayRecordWriter(
@@ -120,6 +125,8 @@ def read_blocks(
     Raises:
       InputError: a file is absent or damaged, or `check` refuses a block; the message names it.
     """
+    from array_record.python import array_record_module
+
     for file in files:
         if not Path(file).is_file():
             raise InputError(f"{file} does not exist: prepare the examples again.")

@@ -12,7 +12,7 @@ from interactrank_jax.io import files
 from interactrank_jax.log.schema import FeatureSpec
 from interactrank_jax.log.values import as_values, concat_tables, index_in
 from interactrank_jax.ranking.requests import parquet_files
-from interactrank_jax.serving.tables import check_columns, refuse_nulls, refuse_repeated
+from interactrank_jax.serving.items import RawItems
 from interactrank_jax.state.store import Store
 
 
@@ -28,29 +28,20 @@ def read_items(
     Args:
       store: STATE.
       backend: where it is read.
-      features: of the log.
+      features: of the log that the model knows.
       further: Parquet file or directory with further items, or ''; one that the catalogue has too
         replaces it.
-      encoder: of the run, for the types of categories.
+      encoder: of the run.
 
     Raises:
       InputError: the further items lack a column, or have another type, or an id twice.
     """
-    of_items = [feature for feature in features if feature.entity == "item"]
-    columns = ["item_id", *(feature.name for feature in of_items)]
+    columns = ["item_id", *(f.name for f in features if f.entity == "item")]
     items = backend.to_pyarrow(store.catalogue(backend).select(columns))
     if further:
         new = concat_tables([pq.read_table(path) for path in parquet_files(further, "--items")])
-        kinds = {"item_id": "id"} | {feature.name: feature.kind for feature in of_items}
-        types = {"item_id": as_values(items["item_id"]).type}
-        for feature in of_items:
-            if feature.kind == "categorical":
-                types[feature.name] = encoder.vocabularies[feature.name].values.type
-        what = f"items ({further})"
-        check_columns(new, kinds, types, what)
-        refuse_nulls(new, columns, what, "item_id")
-        refuse_repeated(as_values(new["item_id"]), "item_id", what)
+        raw = RawItems(features, encoder, as_values(items["item_id"]).type)
+        new = raw.check(new, f"items ({further})").select(columns)
         replaced = index_in(as_values(items["item_id"]), as_values(new["item_id"])) >= 0
-        kept = items.filter(pa.array(~replaced))
-        items = concat_tables([kept, new.select(columns)])
+        items = concat_tables([items.filter(pa.array(~replaced)), new])
     return items.take(pc.sort_indices(as_values(items["item_id"])))

@@ -12,7 +12,6 @@ from typing import Any
 import jax
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from ml_collections import ConfigDict
 
 from interactrank_jax.examples.format import PUBLISHED
@@ -21,15 +20,16 @@ from interactrank_jax.export.catalogue import read_items
 from interactrank_jax.export.features import write_features
 from interactrank_jax.export.formats import write_graphs
 from interactrank_jax.export.graphs import Graph, ServedModel
+from interactrank_jax.export.vectors import FORMS, write_vectors
 from interactrank_jax.io import artifact, files, interrupts, outputs
-from interactrank_jax.io.errors import InputError
+from interactrank_jax.io.errors import InputError, did_you_mean
 from interactrank_jax.log.schema import FeatureSpec
 from interactrank_jax.log.values import as_values
 from interactrank_jax.ranking.index import encode_items
 from interactrank_jax.runs.best import fingerprint
 from interactrank_jax.runs.run import Run
 from interactrank_jax.serving.bundle import KIND, Bundle
-from interactrank_jax.serving.golden import FOLDER, rank_golden, save_features
+from interactrank_jax.serving.golden import save_golden
 from interactrank_jax.serving.ranking import Ranking
 from interactrank_jax.state import engines
 from interactrank_jax.state.days import date, day_number
@@ -37,6 +37,7 @@ from interactrank_jax.state.store import Description, Store, open_without_log
 
 PACKAGES = ("jax", "jaxlib", "flax", "numpy", "pyarrow", "jax2onnx", "onnxruntime")
 MEMORY = "4GB"
+ITEMS_TO_CHECK = 64  # by each of a model's ways to score
 
 
 def export(
@@ -102,16 +103,19 @@ def export(
         graphs = served.graphs()
         _write_arrays(model, index, graphs, directory)
         if vectors:
-            ids = as_values(raw["item_id"])
-            _write_vectors(served, ids, index, vectors, directory / "vectors")
+            leaf = np.asarray(jax.tree.leaves(index)[0])[1:]
+            write_vectors(
+                as_values(raw["item_id"]), leaf, served.vector_bias, vectors, directory / "vectors"
+            )
         record = {
             **_describe(run, model, step),
             **knowledge.record,
             "vector_bias": served.vector_bias if served.is_dot else None,
+            "vectors": vectors,
             "graphs": write_graphs(graphs, directory / "graphs", onnx),
         }
         progress("golden requests")
-        parity = _prove(record, raw, graphs, directory)
+        parity = _prove(record, raw, served, graphs, directory)
     return {"items": len(raw), "as_of": record["as_of"], "step": step, **parity}
 
 
@@ -121,6 +125,8 @@ def _check_run(run: Run, vectors: str) -> None:
             f"{run.workdir} holds a '{run.config.model.name}' model, a network over each pair of "
             f"query and item: nothing can be computed ahead. Export a model of two towers."
         )
+    if vectors and vectors not in FORMS:
+        raise InputError(f"--vectors={vectors}." + did_you_mean(vectors, FORMS))
     if vectors and not hasattr(run.model, "serving_query"):
         raise InputError(
             f"--vectors={vectors}: the score of '{run.config.model.name}' is no dot product, so "
@@ -146,18 +152,11 @@ def _open_state(
             f"--state={path} was built with {difference}. Name the STATE that {run.workdir}'s "
             f"examples were prepared from, or that of their log built with the same config."
         )
-    declared = {f.name: (f.entity, f.kind) for f in schema.features}
-    for feature in run.encoder.features:
-        known = declared.get(feature.name, ("user", "numeric"))  # rates of users are made by us
-        if known != (feature.entity, feature.kind):
-            raise InputError(
-                f"--state={path}: the log has '{feature.name}' as {known}, {run.workdir} was "
-                f"trained with {(feature.entity, feature.kind)}: this is another log."
-            )
+    features = _features(run, path, schema.features)
     if timeless:
         if as_of:
             raise InputError(f"--as_of={as_of}: the data is timeless, there are no days.")
-        return store, schema.features, 0
+        return store, features, 0
     assert store.recipe.lag_days is not None
     if store.next_day is None:
         raise InputError(f"{path} holds no day yet: run `interactrank state build` again.")
@@ -169,7 +168,32 @@ def _open_state(
             f"that a bundle can be of {date(first + 1)} to {date(last)}. Name one of them, or "
             f"bring STATE up to date by `interactrank state build`."
         )
-    return store, schema.features, number
+    return store, features, number
+
+
+def _features(
+    run: Run, path: files.PathLike, declared: tuple[FeatureSpec, ...]
+) -> tuple[FeatureSpec, ...]:
+    """Returns the features of a log that a run was trained with; the log may have grown others."""
+    by_name = {feature.name: feature for feature in declared}
+    features = []
+    for feature in run.encoder.features:
+        if feature.name in by_name:
+            spec = by_name[feature.name]
+            if (spec.entity, spec.kind) == (feature.entity, feature.kind):
+                features.append(spec)
+                continue
+            present = f"is a {spec.kind} feature of {spec.entity}s"
+        elif (feature.entity, feature.kind) == ("user", "numeric"):
+            continue  # the rate of an action, which no log has
+        else:
+            present = "is not there"
+        raise InputError(
+            f"--state={path}: {run.workdir} was trained with '{feature.name}', a {feature.kind} "
+            f"feature of {feature.entity}s; in the log of that STATE it {present}. Name the STATE "
+            f"of the log that the run was trained on."
+        )
+    return tuple(features)
 
 
 def _write_arrays(
@@ -183,22 +207,6 @@ def _write_arrays(
     for number, leaf in enumerate(jax.tree.leaves(index)):
         spec = graphs["score"].inputs[f"index/{number}"]
         files.save_array(directory / "index" / f"{number}.npy", np.asarray(leaf, spec.dtype))
-
-
-def _write_vectors(
-    served: ServedModel, ids: pa.Array, index: Any, form: str, directory: Path
-) -> None:
-    """Writes what a vector index takes: score = <query_vector, vector> + bias, plus cross terms."""
-    directory.mkdir()
-    vector = np.asarray(jax.tree.leaves(index)[0], np.float32)[1:]
-    files.write_json(directory / "bias.json", {"bias": served.vector_bias})
-    if form == "npy":
-        files.save_array(directory / "vector.npy", vector)
-        pq.write_table(pa.table({"item_id": ids}), directory / "ids.parquet")
-        return
-    flat = pa.array(vector.reshape(-1))
-    lists = pa.FixedSizeListArray.from_arrays(flat, vector.shape[1])
-    pq.write_table(pa.table({"item_id": ids, "vector": lists}), directory / "items.parquet")
 
 
 def _describe(run: Run, model: dict[str, Any], step: int) -> dict[str, Any]:
@@ -224,15 +232,19 @@ def _version(package: str) -> str:
 
 
 def _prove(
-    record: dict[str, Any], raw: pa.Table, graphs: Mapping[str, Graph], directory: Path
+    record: dict[str, Any],
+    raw: pa.Table,
+    served: ServedModel,
+    graphs: Mapping[str, Graph],
+    directory: Path,
 ) -> dict[str, float]:
     """Writes golden requests and the manifest; returns the parity of each format."""
     write_record(directory, {**record, "parity": {}})
     bundle = Bundle.open(directory)
     golden.write_raw(bundle, raw)
-    ranked = rank_golden(Ranking(bundle, _ModelGraphs(bundle, graphs)))
-    save_features(ranked, directory / FOLDER)
-    pq.write_table(ranked.table, directory / FOLDER / "scores.parquet")
+    ranking = Ranking(bundle, _ModelGraphs(bundle, graphs))
+    ranked = save_golden(ranking)
+    _check_scores(record["model"], served, ranking.encode(ranked.requests), bundle)
     write_record(directory, {**record, "parity": {}})
     readers = {"jax": ("ranking.ranker", "Ranker")}
     if all("onnx" in graph for graph in record["graphs"].values()) and _version("onnxruntime"):
@@ -242,6 +254,21 @@ def _prove(
     }
     write_record(directory, {**record, "parity": parity})
     return {f"largest difference, {name}": value for name, value in parity.items()}
+
+
+def _check_scores(
+    model: str, served: ServedModel, query: dict[str, np.ndarray], bundle: Bundle
+) -> None:
+    index = {
+        name.replace("index/", "item/"): array[1 : 1 + ITEMS_TO_CHECK]
+        for name, array in bundle.arrays.items()
+        if name.startswith("index/")
+    }
+    if problem := served.contradiction({**query, **index}):
+        raise InputError(
+            f"model '{model}' contradicts itself: {problem}. Lists and the whole corpus would be "
+            f"ranked differently, or otherwise than in evaluation: correct its class."
+        )
 
 
 def write_record(directory: Path, record: dict[str, Any]) -> None:

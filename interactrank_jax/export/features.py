@@ -10,13 +10,13 @@ import ibis
 import numpy as np
 import pyarrow as pa
 
-from interactrank_jax.examples.encode import TextOptions, encode_features
 from interactrank_jax.examples.encoder import DIRECTORY as ENCODER
 from interactrank_jax.examples.encoder import Encoder
 from interactrank_jax.export.past import PastExport
 from interactrank_jax.io import files
 from interactrank_jax.log.schema import FeatureSpec
 from interactrank_jax.log.values import as_values
+from interactrank_jax.serving.items import RawItems
 from interactrank_jax.serving.keys import KeyIndex
 from interactrank_jax.state.days import date
 from interactrank_jax.state.store import Store
@@ -52,7 +52,7 @@ def write_features(
       number: day that the bundle is for; 0 where there are no days.
       encoder: of the run.
       data: `config.data` as JSON has it.
-      features: of the log.
+      features: of the log that the encoder knows, in its order.
       raw: the items, in the order of their ids.
       directory: of the bundle.
     """
@@ -65,13 +65,13 @@ def write_features(
     past = PastExport(
         store, backend, number, encoder, as_values(raw["item_id"]), directory, scratch
     )
-    known = past.write(history_actions, rates)
+    history = past.write(history_actions, rates)
     shutil.rmtree(scratch)
     encoder.save(directory / ENCODER, with_vocabularies=False)
     for name, vocabulary in encoder.vocabularies.items():
         KeyIndex.build(vocabulary.values).save(directory / ENCODER / "vocabulary" / name)
     record = {
-        **known,
+        **history,
         "encoder": encoder.digest,
         "protocol": data["protocol"],
         "timeless": encoder.timeless,
@@ -92,16 +92,11 @@ def _write_items(
     encoder: Encoder, raw: pa.Table, features: tuple[FeatureSpec, ...], directory: Path
 ) -> dict[str, np.ndarray]:
     """Writes ids and arrays of the items; returns the arrays, padding included."""
-    of_items = [feature for feature in features if feature.entity == "item"]
-    vocabularies = encoder.vocabularies
-    encoded = encode_features(of_items, raw, vocabularies, TextOptions.of_encoder(encoder))
     ids = as_values(raw["item_id"])
-    arrays = {"id": vocabularies["item"].rows(ids), "numeric": encoded.numeric, **encoded.columns}
+    arrays = RawItems(features, encoder, ids.type).store(raw)
     padding = {name: np.zeros((1, *a.shape[1:]), a.dtype) for name, a in arrays.items()}
     arrays = {name: np.concatenate([padding[name], a]) for name, a in arrays.items()}
     KeyIndex.build(ids).save(directory / "items" / "ids")
     for name, array in arrays.items():
-        dtype = np.float32 if array.dtype.kind == "f" else np.int32
-        arrays[name] = array.astype(dtype, copy=False)
-        files.save_array(directory / "items" / f"{name}.npy", arrays[name])
+        files.save_array(directory / "items" / f"{name}.npy", array)
     return arrays

@@ -61,9 +61,29 @@ def write_graphs(graphs: dict[str, Graph], directory: Path, onnx: bool = True) -
             result[name]["onnx_error"] = f"the converter failed: {error}".splitlines()[0][:300]
             logger.warning("no ONNX form of %s: %s", name, result[name]["onnx_error"])
             continue
-        (directory / f"{name}.onnx").write_bytes(model.SerializeToString())
+        content = model.SerializeToString()
+        if problem := _problem(content):
+            result[name]["onnx_error"] = problem
+            logger.warning("no ONNX form of %s: %s", name, problem)
+            continue
+        (directory / f"{name}.onnx").write_bytes(content)
         result[name]["onnx"] = f"{directory.name}/{name}.onnx"
     return result
+
+
+def _problem(content: bytes) -> str | None:
+    """Returns why onnxruntime does not run a graph, None where it does or is not installed."""
+    try:
+        import onnxruntime
+    except ImportError:
+        return None
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    try:
+        onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # it has types of its own
+        return f"onnxruntime does not run it: {error}".splitlines()[0][:300]
+    return None
 
 
 def _converter() -> Any:

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from interactrank_jax.examples.format import REQUEST_ENTITIES
+from interactrank_jax.io import interrupts
 from interactrank_jax.io.errors import InputError
 from interactrank_jax.log.values import words
 from interactrank_jax.serving.bundle import Bundle
@@ -42,8 +43,8 @@ def write_raw(bundle: Bundle, items: pa.Table) -> None:
     start = 0 if bundle["as_of"] is None else day_number(bundle["as_of"]) * SECONDS_PER_DAY
     requests: dict[str, Any] = {
         "request_id": [f"golden-{number}" for number in range(REQUESTS)],
-        "user_id": draw.known("user", REQUESTS),
-        "query_id": draw.known("query", REQUESTS),
+        "user_id": draw.seen("user", REQUESTS),
+        "query_id": draw.seen("query", REQUESTS),
     }
     if not bundle["timeless"]:
         requests["timestamp"] = start + rng.integers(0, SECONDS_PER_DAY, REQUESTS)
@@ -56,6 +57,8 @@ def write_raw(bundle: Bundle, items: pa.Table) -> None:
         "item_id": draw.items(REQUESTS * CANDIDATES),
     }
     pq.write_table(pa.table(candidates), directory / "candidates.parquet")
+    if bundle["timeless"]:
+        return
     happened = start + rng.integers(0, SECONDS_PER_DAY, EVENTS)
     events = {
         "event_id": pa.array(np.arange(EVENTS)).cast(pa.string()),
@@ -74,11 +77,10 @@ class _Draw:
     def __init__(self, bundle: Bundle, items: pa.Table, rng: np.random.Generator):
         self._bundle, self._rng = bundle, rng
         texts = [items[f.name] for f in items.schema if pa.types.is_large_string(f.type)]
-        known = [text or "" for column in texts for text in column[:200].to_pylist()]
-        found = {word for text in known for word in words(text)}
-        self._words = sorted(found)[:500] or ["word"]
+        some = [text or "" for column in texts for text in column[:200].to_pylist()]
+        self._words = sorted({word for text in some for word in words(text)})[:500] or ["word"]
 
-    def known(self, vocabulary: str, count: int) -> pa.Array:
+    def seen(self, vocabulary: str, count: int) -> pa.Array:
         """Draws from a vocabulary, with a tenth that is not in it."""
         return self._mixed(self._bundle.encoder.vocabularies[vocabulary].values, count)
 
@@ -95,7 +97,7 @@ class _Draw:
         """Draws values of a feature of requests."""
         encoder = self._bundle.encoder
         if kind == "categorical":
-            return self.known(name, count)
+            return self.seen(name, count)
         if kind == "numeric":
             statistics = encoder.numeric_statistics[name]
             return self._rng.normal(statistics.mean, statistics.std, count)
@@ -131,6 +133,7 @@ def largest_difference(bundle: Path, module: str, name: str) -> float:
     result = subprocess.run(
         [sys.executable, "-c", code, str(bundle)], capture_output=True, text=True, check=False
     )
+    interrupts.check()  # the signal that ended us ended the other process too
     if result.returncode:
         reason = result.stderr.strip().splitlines()[-1:] or ["no output"]
         raise InputError(f"{bundle} does not rank its golden requests in {name}: {reason[0]}")

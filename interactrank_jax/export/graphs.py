@@ -36,6 +36,7 @@ Arrays = Mapping[str, Any]
 REQUESTS, CANDIDATES, ITEMS, TILE = "requests", "candidates", "items", "tile"
 SYMBOLS = (REQUESTS, CANDIDATES, ITEMS, TILE)
 TABLE, STORE, INDEX = "table/", "store/", "index/"
+CLOSE = 1e-3  # of scores of one model by several ways; that of bfloat16 adds in another order
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,6 +125,37 @@ class ServedModel:
     def vector_bias(self) -> float:
         """The constant beside the dot product with `query_vector`."""
         return float(self._variables["params"]["bias"] @ np.asarray(self._utility))
+
+    def contradiction(self, arrays: Arrays) -> str | None:
+        """Returns how the model's ways to score contradict each other; None if they do not.
+
+        A class of somebody's own may override one of them and inherit another.
+
+        Args:
+          arrays: `query/N` of R requests and `item/N` of I items.
+        """
+        query, items = self._unflatten(0, arrays, "query/"), self._unflatten(1, arrays, "item/")
+        requests, count = (len(jax.tree.leaves(tree)[0]) for tree in (query, items))
+        lists = jax.tree.map(
+            lambda leaf: jnp.broadcast_to(leaf[None], (requests, *leaf.shape)), items
+        )
+        zeros = jnp.zeros((requests, count, len(self._model.inputs.cross)))
+
+        @jax.jit
+        def score(cross: Array) -> Array:
+            logits = self._model.apply(self._variables, query, lists, cross, method="score")
+            return self._ranked(jnp.asarray(logits))
+
+        without = score(zeros)
+        if not self._model.uses_cross and not np.array_equal(without, score(zeros + 1)):
+            return "`score` depends on cross features, although `uses_cross` is False"
+        (every,) = jax.jit(self._score_all)(arrays)
+        if not np.allclose(every, without, rtol=CLOSE, atol=CLOSE):
+            return (
+                f"`rank_all` gives other scores than `score` does with cross features of zero, by "
+                f"up to {np.abs(every - without).max():.1e}"
+            )
+        return None
 
     def _asked(self) -> dict[str, Spec]:
         """Returns what `encode_query` takes: tables, items of histories, a batch of requests."""
@@ -226,9 +258,13 @@ class ServedModel:
 
     def _score_all(self, arrays: Arrays) -> tuple[Array, ...]:
         query, items = self._unflatten(0, arrays, "query/"), self._unflatten(1, arrays, "item/")
-        method = "rank_all"
-        scores = self._model.apply(self._variables, query, items, self._utility, method=method)
-        return (jnp.asarray(scores),)
+        if self.is_dot:
+            method, weights = "rank_all", self._utility
+            scores = self._model.apply(self._variables, query, items, weights, method=method)
+            return (jnp.asarray(scores),)
+        # By `score` on broadcast items: loops that save memory elsewhere do not become ONNX.
+        logits = self._model.apply(self._variables, query, items, method=PreRanker.score_all)
+        return (self._ranked(jnp.asarray(logits)),)
 
     def _query_vector(self, arrays: Arrays) -> tuple[Array, ...]:
         query, method = self._query_tree(arrays), "serving_query"

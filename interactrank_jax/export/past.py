@@ -12,14 +12,13 @@ from typing import Any
 import ibis
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from interactrank_jax.examples.encoder import Encoder
 from interactrank_jax.examples.rates import item_means
 from interactrank_jax.examples.vocabulary import stable_hash
 from interactrank_jax.io import files
-from interactrank_jax.log.values import as_values
+from interactrank_jax.log.values import as_values, index_in
 from interactrank_jax.serving.keys import KeyIndex, save_columns
 from interactrank_jax.serving.past import SHIFT
 from interactrank_jax.state import engines, snapshot
@@ -126,22 +125,22 @@ class PastExport:
             index = KeyIndex.build(*(as_values(distinct[key]) for key in keys))
             index.save(directory / "groups")
             group = index.find(*columns)
-        place = pc.index_in(as_values(table["item"]).cast(self.items.type), self.items)
-        item = pc.fill_null(place, -1).to_numpy(zero_copy_only=False).astype(np.int64) + 1
-        known = (item > 0) & (group >= 0)
-        pair = (group << SHIFT | item)[known]
+        item = index_in(as_values(table["item"]), self.items).astype(np.int64) + 1
+        kept = (item > 0) & (group >= 0)
+        pair = (group << SHIFT | item)[kept]
         order = np.argsort(pair, kind="stable")
-        value = np.stack([table[name].to_numpy()[known] for name in names], 1).astype(np.float32)
+        value = np.stack([table[name].to_numpy()[kept] for name in names], 1).astype(np.float32)
         files.save_array(directory / "pair.npy", pair[order])
         files.save_array(directory / "value.npy", value[order])
 
     def _fresh(self, created: Any) -> None:
         fresh = is_fresh(ibis.literal(self.number), created.created, self.store.recipe.fresh_days)
         table = self.backend.to_pyarrow(created.select("item", flag=fresh))
-        place = pc.index_in(self.items, as_values(table["item"]).cast(self.items.type))
-        flag = pc.fill_null(table["flag"].combine_chunks().take(place), 0)
-        flags = np.append(np.int8(0), flag.to_numpy(zero_copy_only=False).astype(np.int8))
-        files.save_array(self.directory / "items" / "fresh.npy", flags)
+        row = index_in(self.items, as_values(table["item"]))
+        flag = np.append(table["flag"].to_numpy().astype(np.int8), np.int8(0))  # row -1
+        flags = np.append(np.int8(0), flag[row])
+        (self.directory / "cross").mkdir(exist_ok=True)
+        files.save_array(self.directory / "cross" / "fresh.npy", flags)
 
     # Queries.
 

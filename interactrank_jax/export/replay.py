@@ -26,6 +26,7 @@ from interactrank_jax.io.errors import InputError
 from interactrank_jax.io.printable import cell
 from interactrank_jax.log.read import Log, open_log
 from interactrank_jax.ranking.ranker import Ranker
+from interactrank_jax.runs.best import fingerprint
 from interactrank_jax.runs.run import Run
 from interactrank_jax.serving.bundle import Bundle
 from interactrank_jax.serving.ranking import Ranked
@@ -103,6 +104,8 @@ def replay(
     bundle = ranker.bundle
     if bundle["timeless"]:
         raise InputError(f"{bundle_path} is of timeless data: there is no day to replay.")
+    if workdir:
+        _check_model(bundle, workdir)
     number = day_number(bundle["as_of"])
     with outputs.scratch_directory() as scratch, interrupts.deferred():
         progress("rebuild")
@@ -126,6 +129,15 @@ def replay(
         scores = _evaluated(workdir, examples) if workdir else _rescored(ranker, examples)
         differences["score"] = _compare_scores(ranked.table, scores)
     return differences
+
+
+def _check_model(bundle: Bundle, workdir: files.PathLike) -> None:
+    model, step = Run.open(workdir).restore_model()
+    if fingerprint(model) != bundle["fingerprint"]:
+        raise InputError(
+            f"{bundle.path} is a bundle of another model than the best of {workdir}, of step "
+            f"{step}: name the run that it was exported from, or export again."
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -160,25 +172,25 @@ def compare(
 ) -> dict[str, Difference]:
     """Compares the features of requests and candidates."""
     assert ranked.candidates is not None
-    place = {request: number for number, request in enumerate(ranked.requests.ids.to_pylist())}
+    numbers = {request: number for number, request in enumerate(ranked.requests.ids.to_pylist())}
     ids = [None, *bundle.items.ids.to_pylist()]
     pairs = zip(ranked.candidates["request"], ranked.candidates["row"], strict=True)
     of_pair = {(int(request), ids[row]): number for number, (request, row) in enumerate(pairs)}
     differences: dict[str, Difference] = {}
     for example in rebuilt:
-        request = place[example.request]
+        request = numbers[example.request]
         for name, values in ranked.requests.arrays.items():
             served = values[request]
             if name in _ITEMS:
                 served = [ids[row] for row in served]
-            found = differences.setdefault(name, Difference())
-            found.add(f"request {example.request}", served, example.arrays[name])
+            difference = differences.setdefault(name, Difference())
+            difference.add(f"request {example.request}", served, example.arrays[name])
         for item, cross in zip(example.items, example.cross, strict=True):
             served = ranked.candidates["cross"][of_pair[request, item]]
             for column, name in enumerate(names):
-                found = differences.setdefault(name, Difference())
+                difference = differences.setdefault(name, Difference())
                 where = f"request {example.request}, item {item}"
-                found.add(where, served[column], cross[column])
+                difference.add(where, served[column], cross[column])
     return differences
 
 
@@ -224,10 +236,10 @@ def _rescored(ranker: Ranker, examples: Examples) -> dict[tuple[Any, Any], float
     row_of = np.append(0, bundle.rows_of(ids)).astype(np.int32)
 
     def score(batch: dict[str, np.ndarray]) -> np.ndarray:
-        known = {**batch, "row": row_of[batch["item"]]}
-        known |= {name: row_of[batch[name]] for name in _ITEMS}
+        arrays = {**batch, "row": row_of[batch["item"]]}
+        arrays |= {name: row_of[batch[name]] for name in _ITEMS}
         wanted = bundle["graphs"]["score_list"]["inputs"]
-        inputs = {name: values for name, values in known.items() if name in wanted}
+        inputs = {name: values for name, values in arrays.items() if name in wanted}
         return graphs.run("score_list", inputs)["score"]
 
     return _by_pair(examples, score)
@@ -263,13 +275,13 @@ def table(differences: dict[str, Difference]) -> str:
     """Returns differences as a Markdown table, those that differ first."""
     lines = ["| feature | rows | equal | largest difference |", "|---|---|---|---|"]
     ordered = sorted(differences.items(), key=lambda pair: pair[1].equal == pair[1].rows)
-    for name, found in ordered:
-        share = found.equal / max(found.rows, 1)
-        lines.append(f"| {cell(name)} | {found.rows:,} | {share:.2%} | {found.largest:.2g} |")
-    lines += [f"{name}: {found.first}" for name, found in ordered if found.first]
+    for name, one in ordered:
+        share = one.equal / max(one.rows, 1)
+        lines.append(f"| {cell(name)} | {one.rows:,} | {share:.2%} | {one.largest:.2g} |")
+    lines += [f"{name}: {one.first}" for name, one in ordered if one.first]
     return "\n".join(lines)
 
 
 def write(differences: dict[str, Difference], path: files.PathLike) -> None:
     """Writes differences as JSON."""
-    files.write_json(path, {name: dataclasses.asdict(found) for name, found in differences.items()})
+    files.write_json(path, {name: dataclasses.asdict(one) for name, one in differences.items()})

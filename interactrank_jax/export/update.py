@@ -2,18 +2,20 @@
 
 import shutil
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from interactrank_jax.export.export import write_record
+from interactrank_jax.export.vectors import write_vectors
 from interactrank_jax.io import files, interrupts, outputs
-from interactrank_jax.log.values import as_values, concat_tables
+from interactrank_jax.log.values import concat_tables
 from interactrank_jax.ranking.ranker import JaxGraphs
 from interactrank_jax.ranking.requests import parquet_files
 from interactrank_jax.serving.bundle import Bundle
-from interactrank_jax.serving.golden import FOLDER, rank_golden, save_features
+from interactrank_jax.serving.golden import save_golden
 from interactrank_jax.serving.items import ItemEncoder
 from interactrank_jax.serving.keys import KeyIndex
 from interactrank_jax.serving.ranking import Ranking
@@ -42,47 +44,52 @@ def update_items(
       InputError: items that do not fit the bundle.
     """
     outputs.output_directory(out, bundle_path, items)
-    bundle = Bundle.open(bundle_path)
-    graphs = JaxGraphs(bundle)
-    encoder = ItemEncoder(bundle, graphs)
     listed = parquet_files(items, "--items")
-    table = encoder.check(concat_tables([pq.ParquetFile(path).read() for path in listed]))
-    progress("encode")
-    store = encoder.store(table)
-    leaves = encoder.encode_store(store)
-    row = bundle.rows_of(as_values(table["item_id"]).cast(bundle.items.ids.type))
-    is_new = row == 0
-    row[is_new] = bundle["items"] + np.arange(is_new.sum())
-    total = bundle["items"] + int(is_new.sum())
+    bundle = Bundle.open(bundle_path)
     with interrupts.deferred(), outputs.new_directory(out) as directory:
+        encoder = ItemEncoder(bundle, JaxGraphs(bundle))
+        table = concat_tables([pq.ParquetFile(path).read() for path in listed])
+        table = encoder.raw.check(table, f"items ({items})")
+        progress("encode")
+        store = encoder.raw.store(table)
+        leaves = encoder.encode_store(store)
+        row = bundle.rows_of(encoder.raw.ids(table))
+        is_new = row == 0
+        row[is_new] = bundle["items"] + np.arange(is_new.sum())
+        total = bundle["items"] + int(is_new.sum())
         progress("copy")
         shutil.copytree(bundle.path, directory, dirs_exist_ok=True)
-        of_index = {f"index/{name.partition('/')[2]}": leaf for name, leaf in leaves.items()}
-        of_store = {f"items/{name}": values for name, values in store.items()}
-        for name, values in {**of_index, **of_store}.items():
-            path = directory / f"{name}.npy"
-            old = np.load(bundle.path / f"{name}.npy")
-            whole = np.zeros((total, *old.shape[1:]), old.dtype)
-            whole[: len(old)] = old
-            whole[row] = values
-            path.unlink()
-            files.save_array(path, whole)
-        if bundle["has_fresh"]:
-            fresh = np.load(bundle.path / "items" / "fresh.npy")
-            (directory / "items" / "fresh.npy").unlink()
-            flags = np.append(fresh, np.zeros(total - len(fresh), fresh.dtype))
-            files.save_array(directory / "items" / "fresh.npy", flags)
-        added = as_values(table["item_id"]).cast(bundle.items.ids.type).filter(pa.array(is_new))
+        interrupts.check()
+        new_ids = encoder.raw.ids(table).filter(pa.array(is_new))
+        ids = pa.concat_arrays([bundle.items.ids, new_ids])
         shutil.rmtree(directory / "items" / "ids")
-        KeyIndex.build(pa.concat_arrays([bundle.items.ids, added])).save(
-            directory / "items" / "ids"
-        )
+        KeyIndex.build(ids).save(directory / "items" / "ids")
+        arrays = {f"items/{name}": values for name, values in store.items()}
+        arrays |= {name.replace("item/", "index/"): leaf for name, leaf in leaves.items()}
+        for name, values in arrays.items():
+            _extend(bundle.path / f"{name}.npy", directory / f"{name}.npy", total, row, values)
+        if bundle["has_fresh"]:  # whose history is not known, its age does not matter
+            name, none = "cross/fresh.npy", np.zeros(0, np.int8)
+            _extend(bundle.path / name, directory / name, total, row[:0], none)
+        if bundle["vectors"]:
+            shutil.rmtree(directory / "vectors")
+            vectors = np.load(directory / "index" / "0.npy", mmap_mode="r")[1:]
+            bias, form = bundle["vector_bias"], bundle["vectors"]
+            write_vectors(ids, vectors, bias, form, directory / "vectors")
+        progress("golden requests")
         record = {**bundle.artifact.record, "items": total}
         write_record(directory, record)
-        progress("golden requests")
         updated = Bundle.open(directory)
-        ranked = rank_golden(Ranking(updated, JaxGraphs(updated)))
-        save_features(ranked, directory / FOLDER)
-        pq.write_table(ranked.table, directory / FOLDER / "scores.parquet")
+        save_golden(Ranking(updated, JaxGraphs(updated)))
         write_record(directory, record)
     return {"added": int(is_new.sum()), "replaced": int((~is_new).sum()), "items": total - 1}
+
+
+def _extend(source: Path, file: Path, total: int, row: np.ndarray, values: np.ndarray) -> None:
+    """Writes an array of items anew: `total` rows, those of `row` being `values`."""
+    old = np.load(source, mmap_mode="r")
+    whole = np.zeros((total, *old.shape[1:]), old.dtype)
+    whole[: len(old)] = old
+    whole[row] = values
+    file.unlink()
+    files.save_array(file, whole)

@@ -192,7 +192,7 @@ class FIT(AffineRanker):
         if not self.config.meta.vectors:
             return self.query_tower.encode_output(request.x, train=train)[:, None]
         group = self.meta.group()
-        queries = jnp.broadcast_to(group, (len(request.x), *group.shape))
+        queries = jnp.broadcast_to(group, (request.x.shape[0], *group.shape))
         return self._user_vectors(request, queries, train=train)
 
     def encode_item(self, items: ItemInput, *, train: bool = False) -> Item:

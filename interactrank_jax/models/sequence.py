@@ -54,7 +54,7 @@ def masked_mean_by_action(items: Array, action: Array, mask: Array, actions: int
     weight = one_hot * mask.astype(items.dtype)[..., None]
     total = jnp.einsum("rla,rld->rad", weight, items)
     mean = total / jnp.maximum(weight.sum(-2), 1.0)[..., None]
-    return mean.reshape(len(items), -1)
+    return mean.reshape(mean.shape[0], mean.shape[1] * mean.shape[2])
 
 
 class EventEmbedding(nn.Module):
@@ -159,11 +159,14 @@ class TargetAttention(nn.Module):
         # Of each request one matrix [D, M H]: all its targets see all its events in one product.
         weight = target[..., None] * of_product[None, None]
         weight += (of_event - of_difference)[None, None]
-        weight = jnp.moveaxis(weight, 1, 2).reshape(len(events), dim, -1)
+        # Sizes in full: where the number of requests is a symbol, none follows from the others.
+        requests, targets = events.shape[0], target.shape[1]
+        weight = jnp.moveaxis(weight, 1, 2).reshape(requests, dim, targets * self.hidden)
         of_target = target @ (of_target + of_difference)
-        of_target = (of_target + along_last(bias, of_target)).reshape(len(events), 1, -1)
+        of_target = of_target + along_last(bias, of_target)
+        of_target = of_target.reshape(requests, 1, targets * self.hidden)
         hidden = nn.relu(events @ weight + of_target)
-        hidden = hidden.reshape(*mask.shape, -1, self.hidden)
+        hidden = hidden.reshape(*mask.shape, targets, self.hidden)
         attention = nn.Dense(1, name="attention", dtype=dtype)(hidden)[..., 0]
         present = mask[..., None]
         if self.softmax:

@@ -6,19 +6,16 @@
 Opens a bundle without flax, grain, orbax or an engine, and needs no code of the model.
 """
 
-from collections.abc import Sequence
 from typing import Any
 
 import jax
 import numpy as np
-import pyarrow as pa
 from jax import export as jax_export
 
 from interactrank_jax.io import artifact, files
 from interactrank_jax.io.errors import InputError
+from interactrank_jax.serving.base import BundleRanker
 from interactrank_jax.serving.bundle import Bundle
-from interactrank_jax.serving.items import ItemEncoder
-from interactrank_jax.serving.ranking import Ranked, Ranking
 
 SMALLEST = 8  # lists and batches are padded to powers of 2 from this on: each size compiles once
 
@@ -73,7 +70,7 @@ class JaxGraphs:
         return max(SMALLEST, 1 << max(length - 1, 0).bit_length())
 
 
-class Ranker:
+class Ranker(BundleRanker):
     """Ranks requests by a bundle.
 
     Example:
@@ -89,7 +86,8 @@ class Ranker:
       >>> ranker.rank(requests, candidates)["rank"].to_pylist()
       [1, 2]
 
-    Can be pickled: another process opens the same path, which it must be able to read.
+    Can be pickled: another process opens the same path, which it must be able to read, on its own
+    first device.
 
     Args:
       path: of a bundle, what `interactrank export` wrote.
@@ -104,11 +102,7 @@ class Ranker:
         self, path: files.PathLike, *, verify: bool = False, device: jax.Device | None = None
     ):
         bundle = Bundle.open(path, verify)
-        self.ranking = Ranking(bundle, JaxGraphs(bundle, device))
-        if verify:
-            from interactrank_jax.serving.golden import verify_golden
-
-            verify_golden(self.ranking)
+        super().__init__(bundle, JaxGraphs(bundle, device), verify)
 
     @classmethod
     def load(cls, path: files.PathLike, *, verify: bool = False) -> "Ranker":
@@ -117,62 +111,3 @@ class Ranker:
 
     def __reduce__(self) -> Any:
         return Ranker, (str(self.bundle.path.absolute()),)
-
-    @property
-    def bundle(self) -> Bundle:
-        """The bundle."""
-        return self.ranking.bundle
-
-    def rank(
-        self, requests: Any, candidates: Any = None, events: Any = None, k: int = 500
-    ) -> pa.Table:
-        """Ranks candidates, or the whole corpus, of requests that no log needs to hold.
-
-        Args:
-          requests: a table with request_id, user_id, query_id, timestamp and the features of users
-            and requests that the log has: of Arrow, pandas or Polars, or dictionaries.
-          candidates: request_id and item_id, a row per candidate. None: the requests' own list
-            column `candidates`, or else every item of the bundle.
-          events: what users did since the bundle's day began: user_id, item_id, action, event_time,
-            optionally arrival_time and event_id.
-          k: items kept of each request.
-
-        Returns:
-          request_id, item_id, rank (from 1) and score, a request's rows together, best first.
-          Candidates that the bundle does not know are left out; `rank_fully` names them.
-
-        Raises:
-          InputError: what is given does not fit the bundle.
-        """
-        return self.rank_fully(requests, candidates, events, k).table
-
-    def rank_fully(
-        self,
-        requests: Any,
-        candidates: Any = None,
-        events: Any = None,
-        k: int = 500,
-        with_features: bool = False,
-    ) -> Ranked:
-        """Ranks as `rank` does, and returns what was left out and what scores were made of."""
-        fresh = None if events is None else self.ranking.read_events(events)[0]
-        return self.ranking.rank(requests, candidates, fresh, k, with_features)
-
-    def encode_requests(self, requests: Any, events: Any = None) -> dict[str, np.ndarray]:
-        """Returns the representation of requests: leaves `query/0`, ..., `[R, ...]`."""
-        return self.ranking.encode_requests(requests, events)
-
-    def encode_items(self, items: Any) -> dict[str, np.ndarray]:
-        """Returns the representation of items by their raw features: leaves `item/0`, `[N, ...]`.
-
-        Args:
-          items: item_id and the item features of the log. Ids that training did not see have an
-            out-of-vocabulary row.
-        """
-        return ItemEncoder(self.bundle, self.ranking.graphs).encode(items)
-
-    def explain(
-        self, request: Any, candidates: Sequence[Any] | None = None, events: Any = None
-    ) -> pa.Table:
-        """Takes the scores of one request's candidates apart, see `Ranking.explain`."""
-        return self.ranking.explain(request, candidates, events)

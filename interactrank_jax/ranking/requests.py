@@ -10,6 +10,8 @@ and the fresh events, however many there are.
 """
 
 import contextlib
+import itertools
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -30,6 +32,7 @@ from interactrank_jax.serving.ranking import Ranked
 
 REQUESTS_IN_PART, ROWS_IN_PART = 100_000, 4_000_000
 ROWS_AT_ONCE = 1 << 17
+MOST_PARTS = 256  # each is a file that is open while they are cut
 _NAMES = {"history_item", "query_history_item"}  # rows of items, written as ids
 
 
@@ -167,43 +170,41 @@ def _parts(
         tables = {name: _read(listed) for name, listed in paths.items()}
         yield tables["requests"], tables.get("candidates")
         return
+    parts = min(parts, MOST_PARTS)
     for name, listed in paths.items():
-        _cut(listed, parts, scratch / name, f"--{name}")
+        for number, path in enumerate(listed):
+            _cut(path, parts, scratch / name / f"{number:06}", f"--{name}")
     for part in range(parts):
-        tables = {name: _read([scratch / name / f"{part}.parquet"]) for name in paths}
+        files_of = {name: sorted((scratch / name).glob(f"*/{part}.parquet")) for name in paths}
+        tables = {name: _read(listed) for name, listed in files_of.items()}
         yield tables["requests"], tables.get("candidates")
-    for name in paths:
-        for part in range(parts):
-            (scratch / name / f"{part}.parquet").unlink()
-        (scratch / name).rmdir()
-    scratch.rmdir()
+    shutil.rmtree(scratch)
 
 
-def _cut(listed: list[Path], parts: int, directory: Path, flag: str) -> None:
-    """Writes the rows of files as DIRECTORY/PART.parquet, by a hash of request_id."""
+def _cut(path: Path, parts: int, directory: Path, flag: str) -> None:
+    """Writes the rows of a file as DIRECTORY/PART.parquet, by a hash of request_id."""
     directory.mkdir(parents=True)
     with contextlib.ExitStack() as stack:
-        writers: list[pq.ParquetWriter] = []
-        for path in listed:
-            file = stack.enter_context(contextlib.closing(pq.ParquetFile(path)))
-            for batch in file.iter_batches(ROWS_AT_ONCE):
-                interrupts.check()
-                if "request_id" not in batch.schema.names:
-                    raise InputError(f"{flag} ({path}): column 'request_id' is missing.")
-                ids = as_values(pa.chunked_array([batch["request_id"]]))
-                if ids.null_count:
-                    raise InputError(f"{flag} ({path}): column 'request_id' has rows without one.")
-                part = (stable_hash(ids) % np.uint64(parts)).astype(np.int64)
-                table = pa.Table.from_batches([batch])
-                if not writers:
-                    writers = [
-                        stack.enter_context(
-                            pq.ParquetWriter(directory / f"{number}.parquet", table.schema)
-                        )
-                        for number in range(parts)
-                    ]
-                for number, writer in enumerate(writers):
-                    writer.write_table(table.filter(pa.array(part == number)))
+        file = stack.enter_context(contextlib.closing(pq.ParquetFile(path)))
+        if "request_id" not in file.schema_arrow.names:
+            raise InputError(f"{flag} ({path}): column 'request_id' is missing.")
+        writers = [
+            stack.enter_context(
+                pq.ParquetWriter(directory / f"{number}.parquet", file.schema_arrow)
+            )
+            for number in range(parts)
+        ]
+        for batch in file.iter_batches(ROWS_AT_ONCE):
+            interrupts.check()
+            ids = as_values(batch["request_id"])
+            if ids.null_count:
+                raise InputError(f"{flag} ({path}): column 'request_id' has rows without one.")
+            part = (stable_hash(ids) % np.uint64(parts)).astype(np.int64)
+            order, bounds = np.argsort(part, kind="stable"), np.arange(parts + 1)
+            table = pa.Table.from_batches([batch]).take(pa.array(order))
+            ends = np.searchsorted(part[order], bounds)
+            for writer, (first, end) in zip(writers, itertools.pairwise(ends), strict=True):
+                writer.write_table(table.slice(first, end - first))
 
 
 def parquet_files(path: files.PathLike, flag: str) -> list[Path]:
@@ -212,8 +213,8 @@ def parquet_files(path: files.PathLike, flag: str) -> list[Path]:
     Raises:
       InputError: there is none.
     """
-    place = Path(path).absolute()
-    listed = sorted(place.glob("*.parquet")) if place.is_dir() else [place]
+    root = Path(path).absolute()
+    listed = sorted(root.glob("*.parquet")) if root.is_dir() else [root]
     if not listed or not all(file.is_file() for file in listed):
         raise InputError(f"{flag}={path}: expected a Parquet file, or a directory of some.")
     for file in listed:

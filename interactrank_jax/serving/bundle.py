@@ -37,7 +37,7 @@ _FIELDS = (
     *("model", "as_of", "lag_days", "delay_s", "timeless", "actions", "history_actions"),
     *("rates", "heads", "utility", "prior_offsets", "features", "key_types", "chains", "cross"),
     *("items", "has_users", "has_queries", "has_fresh", "form_of", "has_seen"),
-    *("graphs", "sizes", "versions", "protocol", "parity"),
+    *("graphs", "sizes", "versions", "protocol", "parity", "vectors", "vector_bias"),
 )
 
 
@@ -108,7 +108,7 @@ class Bundle:
 
     @functools.cached_property
     def items(self) -> KeyIndex:
-        """Ids of the items: the one in place p has row p + 1."""
+        """Ids of the items: the one at position p has row p + 1."""
         return KeyIndex.open(self.path / "items" / "ids")
 
     def rows_of(self, ids: pa.Array) -> np.ndarray:
@@ -117,8 +117,8 @@ class Bundle:
 
     def ids_of(self, row: np.ndarray) -> pa.Array:
         """Returns the ids of items by their rows; null for padding."""
-        place = pa.array(row.astype(np.int64) - 1, mask=row == 0)
-        return self.items.ids.take(place)
+        position = pa.array(row.astype(np.int64) - 1, mask=row == 0)
+        return self.items.ids.take(position)
 
     @functools.cached_property
     def arrays(self) -> dict[str, np.ndarray]:
@@ -149,7 +149,7 @@ class Bundle:
         chains = {name: [tuple(keys) for keys in chain] for name, chain in self["chains"].items()}
         fresh = None
         if self["has_fresh"]:
-            fresh = open_array(self.path / "items" / "fresh.npy", (self["items"],), "iu")
+            fresh = open_array(self.path / "cross" / "fresh.npy", (self["items"],), "iu")
         return CrossFeatures(chains, tables, fresh)
 
     @functools.cached_property

@@ -1,12 +1,12 @@
 """Golden requests: a bundle's own examples, by which it proves itself wherever it is opened.
 
-golden/requests.parquet, candidates.parquet, events.parquet     raw, as a user would give them
+golden/requests.parquet, candidates.parquet, events.parquet     raw, as a user would give them;
+                        no events where there is no time
 golden/NAME.npy         what the requests became, by the names of `index.json`
 golden/scores.parquet   what the model gave when it was exported, by its own code
 """
 
 import json
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -23,17 +23,21 @@ TOLERANCE = 1e-5  # of scores, relative to their size where that is above 1
 def rank_golden(ranking: Ranking) -> Ranked:
     """Ranks the golden requests of a bundle."""
     directory = (ranking.bundle.path / FOLDER).absolute()
-    requests, candidates, events = (pq.read_table(directory / f"{name}.parquet") for name in RAW)
-    fresh, _ = ranking.read_events(events)
+    names = RAW[:-1] if ranking.bundle["timeless"] else RAW
+    requests, candidates, *events = (pq.read_table(directory / f"{name}.parquet") for name in names)
+    fresh = ranking.read_events(events[0])[0] if events else None
     return ranking.rank(requests, candidates, fresh, k=len(candidates), with_features=True)
 
 
-def save_features(ranked: Ranked, directory: Path) -> None:
-    """Writes what requests became."""
+def save_golden(ranking: Ranking) -> Ranked:
+    """Ranks the golden requests of a bundle, and writes what they became; returns it."""
+    ranked, directory = rank_golden(ranking), ranking.bundle.path / FOLDER
     arrays = _features(ranked)
     for number, array in enumerate(arrays.values()):
         np.save(directory / f"{number}.npy", array)
     (directory / "index.json").write_text(json.dumps(list(arrays)))
+    pq.write_table(ranked.table, directory / "scores.parquet")
+    return ranked
 
 
 def verify_golden(ranking: Ranking) -> float:

@@ -1,80 +1,96 @@
 """From raw items to their representation, for items that came after the export."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from interactrank_jax.examples.encode import TextOptions, encode_features
+from interactrank_jax.examples.encoder import Encoder
+from interactrank_jax.log.schema import FeatureSpec
 from interactrank_jax.serving.bundle import Bundle
-from interactrank_jax.serving.ranking import Graphs
-from interactrank_jax.serving.tables import (
-    as_table,
-    check_columns,
-    column,
-    refuse_nulls,
-    refuse_repeated,
-)
+from interactrank_jax.serving.features import RawFeatures
+from interactrank_jax.serving.ranking import Graphs, empty_leaves
+from interactrank_jax.serving.tables import as_table, column, refuse_nulls, refuse_repeated
 
 ITEMS_AT_ONCE = 4096
 
 
-class ItemEncoder:
-    """Encodes items by a bundle."""
+class RawItems:
+    """Raw items: item_id and the item features of the log.
 
-    def __init__(self, bundle: Bundle, graphs: Graphs):
-        self._bundle, self._graphs = bundle, graphs
-        self._features = [feature for feature in bundle.features if feature.entity == "item"]
+    Args:
+      features: of the log.
+      encoder: of the model.
+      id_type: `int64` or `large_string`, of the ids.
+    """
 
-    def check(self, items: Any) -> pa.Table:
+    def __init__(self, features: Sequence[FeatureSpec], encoder: Encoder, id_type: pa.DataType):
+        of_items = [feature for feature in features if feature.entity == "item"]
+        self._features = RawFeatures(of_items, encoder)
+        self._vocabulary, self._id_type = encoder.vocabularies["item"], id_type
+
+    def check(self, items: Any, what: str = "items") -> pa.Table:
         """Returns raw items as a table, once its columns are what they must be.
+
+        Categories and texts may be null: nothing is known of them then.
+
+        Args:
+          items: a table, see `as_table`.
+          what: they are, for messages.
 
         Raises:
           InputError: a column is missing or mistyped, a number is absent, or an id comes twice.
         """
-        table, what = as_table(items, "items"), "items"
-        vocabularies = self._bundle.encoder.vocabularies
-        kinds = {"item_id": "id"} | {feature.name: feature.kind for feature in self._features}
-        types = {"item_id": self._bundle.items.ids.type}
-        for feature in self._features:
-            if feature.kind == "categorical":
-                types[feature.name] = vocabularies[feature.name].values.type
-        check_columns(table, kinds, types, what)
-        numbers = [f.name for f in self._features if f.kind in ("numeric", "embedding")]
-        refuse_nulls(table, ("item_id", *numbers), what, "item_id")
+        table = as_table(items, what)
+        self._features.check(table, {"item_id": "id"}, {"item_id": self._id_type}, what, "item_id")
+        refuse_nulls(table, ("item_id",), what, "item_id")
         refuse_repeated(column(table, "item_id"), "item_id", what)
         return table
 
+    def ids(self, table: pa.Table) -> pa.Array:
+        """Returns the ids of items that were checked."""
+        return column(table, "item_id", self._id_type)
+
     def store(self, table: pa.Table) -> dict[str, np.ndarray]:
         """Returns items that were checked as the item store has them, `[N, ...]`; no padding."""
-        encoder = self._bundle.encoder
-        for feature in self._features:
-            if feature.kind in ("categorical", "text"):
-                kind = pa.large_string()
-                if feature.kind == "categorical":
-                    kind = encoder.vocabularies[feature.name].values.type
-                place = table.column_names.index(feature.name)
-                table = table.set_column(place, feature.name, column(table, feature.name, kind))
-        encoded = encode_features(
-            self._features, table, encoder.vocabularies, TextOptions.of_encoder(encoder)
-        )
-        ids = column(table, "item_id", self._bundle.items.ids.type)
-        arrays = {"id": encoder.vocabularies["item"].rows(ids), "numeric": encoded.numeric}
-        return arrays | encoded.columns
+        encoded = self._features.encode(table)
+        arrays = {"id": self._vocabulary.rows(self.ids(table)), "numeric": encoded.numeric}
+        arrays |= encoded.columns
+        return {
+            name: array.astype(np.float32 if array.dtype.kind == "f" else np.int32, copy=False)
+            for name, array in arrays.items()
+        }
+
+
+class ItemEncoder:
+    """Encodes items by a bundle.
+
+    Attributes:
+      raw: the items as they come.
+    """
+
+    def __init__(self, bundle: Bundle, graphs: Graphs):
+        self._bundle, self._graphs = bundle, graphs
+        self.raw = RawItems(bundle.features, bundle.encoder, bundle.items.ids.type)
 
     def encode(self, items: Any) -> dict[str, np.ndarray]:
-        """Returns the representation of raw items: leaves `item/0`, ..., `[N, ...]`."""
-        return self.encode_store(self.store(self.check(items)))
+        """Returns the representation of raw items: leaves `item/0`, ..., `[N, ...]`.
+
+        Raises:
+          InputError: see `RawItems.check`.
+        """
+        return self.encode_store(self.raw.store(self.raw.check(items)))
 
     def encode_store(self, store: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Returns the representation of items as the store has them."""
-        count = len(store["id"])
-        names = self._bundle["graphs"]["encode_item"]["inputs"]
+        inputs = self._bundle["graphs"]["encode_item"]["inputs"]
         parts = []
-        for first in range(0, count, ITEMS_AT_ONCE):
+        for first in range(0, len(store["id"]), ITEMS_AT_ONCE):
             part = {f"store/{name}": a[first : first + ITEMS_AT_ONCE] for name, a in store.items()}
-            inputs = {name: values for name, values in part.items() if name in names}
-            parts.append(self._graphs.run("encode_item", inputs))
+            part = {name: values for name, values in part.items() if name in inputs}
+            parts.append(self._graphs.run("encode_item", part))
         if not parts:
-            return {}
+            leaves = empty_leaves(self._bundle, "index")
+            return {name.replace("index/", "item/"): leaf for name, leaf in leaves.items()}
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}

@@ -9,6 +9,7 @@ import pyarrow.compute as pc
 
 from interactrank_jax.examples.format import PADDING
 from interactrank_jax.io.errors import InputError
+from interactrank_jax.log.values import index_in
 from interactrank_jax.serving.bundle import Bundle
 from interactrank_jax.serving.tables import as_table, check_columns, column, refuse_nulls
 
@@ -22,7 +23,7 @@ class Lists:
     Attributes:
       start: `[R + 1]` first row of each request's candidates.
       row: `[M]` rows of the items in the store, each once in a request.
-      unknown: request (its place, ascending) of the candidates that have no vector.
+      unknown: request (its number, ascending) of the candidates that have no vector.
       unknown_ids: their ids.
       repeated: `[R]` how often candidates came again in each request.
     """
@@ -61,19 +62,14 @@ def candidate_lists(bundle: Bundle, requests: pa.Table, candidates: Any) -> List
     if candidates is None and CANDIDATES not in requests.column_names:
         return None
     if candidates is None:
-        request, ids = _of_list_column(requests)
+        request, ids = _of_list_column(bundle, requests)
     else:
         request, ids = _of_rows(bundle, requests, candidates)
-    kind = bundle.items.ids.type
-    if ids.type != kind and ids.null_count < len(ids):
-        raise InputError(
-            f"candidates: items are of type {ids.type}, the bundle's are {kind}. Convert them."
-        )
-    row = bundle.rows_of(ids.cast(kind))
+    row = bundle.rows_of(ids)
     unknown = np.flatnonzero(row == PADDING)
     unknown = unknown[np.argsort(request[unknown], kind="stable")]
-    known = row != PADDING
-    pair = request[known].astype(np.int64) << 32 | row[known]
+    has_row = row != PADDING
+    pair = request[has_row].astype(np.int64) << 32 | row[has_row]
     distinct, times = np.unique(pair, return_counts=True)
     start = np.searchsorted(distinct, np.arange(len(requests) + 1, dtype=np.int64) << 32)
     again = np.bincount(distinct >> 32, times - 1, len(requests)).astype(np.int64)
@@ -83,12 +79,12 @@ def candidate_lists(bundle: Bundle, requests: pa.Table, candidates: Any) -> List
 
 def _of_rows(bundle: Bundle, requests: pa.Table, candidates: Any) -> tuple[np.ndarray, pa.Array]:
     table, what = as_table(candidates, "candidates"), "candidates"
-    known = column(requests, "request_id")
-    types = {"request_id": known.type, "item_id": bundle.items.ids.type}
+    request_ids = column(requests, "request_id")
+    types = {"request_id": request_ids.type, "item_id": bundle.items.ids.type}
     check_columns(table, {"request_id": "id", "item_id": "id"}, types, what)
     refuse_nulls(table, ("request_id", "item_id"), what, "item_id")
-    asked = column(table, "request_id", known.type)
-    request = _places(asked, known)
+    asked = column(table, "request_id", request_ids.type)
+    request = index_in(asked, request_ids).astype(np.int64)
     if (request < 0).any():
         first = asked[int(np.argmax(request < 0))].as_py()
         raise InputError(
@@ -98,20 +94,19 @@ def _of_rows(bundle: Bundle, requests: pa.Table, candidates: Any) -> tuple[np.nd
     return request, column(table, "item_id", bundle.items.ids.type)
 
 
-def _places(values: pa.Array, known: pa.Array) -> np.ndarray:
-    found = pc.index_in(values, value_set=known)
-    return pc.fill_null(found, -1).to_numpy(zero_copy_only=False).astype(np.int64)
-
-
-def _of_list_column(requests: pa.Table) -> tuple[np.ndarray, pa.Array]:
+def _of_list_column(bundle: Bundle, requests: pa.Table) -> tuple[np.ndarray, pa.Array]:
     lists = requests[CANDIDATES].combine_chunks()
-    if isinstance(lists, pa.ChunkedArray):
-        lists = pa.concat_arrays(lists.chunks)
-    if not (pa.types.is_list(lists.type) or pa.types.is_large_list(lists.type)):
-        raise InputError(
-            f"requests: column '{CANDIDATES}' has type {lists.type}. Expected lists of item ids."
-        )
+    if isinstance(lists, pa.ChunkedArray):  # combine_chunks keeps the type where it has no rows
+        lists = pa.concat_arrays(lists.chunks) if lists.num_chunks else pa.array([], lists.type)
+    what, kind = f"requests: column '{CANDIDATES}'", lists.type
+    nested = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
+    if pa.types.is_null(kind):
+        return np.zeros(0, np.int64), pa.array([], bundle.items.ids.type)
+    if not any(test(kind) for test in nested):
+        raise InputError(f"{what} has type {kind}. Expected lists of item ids.")
     lengths = pc.fill_null(pc.list_value_length(lists), 0).to_numpy(zero_copy_only=False)
     values = pa.table({"item_id": lists.flatten()})
-    refuse_nulls(values, ("item_id",), f"requests: column '{CANDIDATES}'", "item_id")
-    return np.repeat(np.arange(len(lists)), lengths), column(values, "item_id")
+    check_columns(values, {"item_id": "id"}, {"item_id": bundle.items.ids.type}, what)
+    refuse_nulls(values, ("item_id",), what, "item_id")
+    request = np.repeat(np.arange(len(lists)), lengths)
+    return request, column(values, "item_id", bundle.items.ids.type)

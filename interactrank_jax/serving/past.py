@@ -3,6 +3,7 @@
 `export` writes what the lookups read, from STATE as of the day and by the code that prepares
 examples. What users did after STATE ends comes with the requests, as fresh events.
 
+    cross/fresh.npy             int8 `[I]` 1 for items that are fresh on the day, if features ask
     cross/NAME/groups/          keys that a table is asked with beside the item (`KeyIndex`)
     cross/NAME/pair.npy         int64 `[N]`, group << 32 | item row, ascending
     cross/NAME/value.npy        float32 `[N, F]`
@@ -144,15 +145,15 @@ class CrossFeatures:
         flag = np.zeros(item.shape, np.int64)
         if self._fresh is not None:
             flag = self._fresh[item].astype(np.int64)
-        known, found = {}, {}
+        has_group, values = {}, {}
         for keys, table in self._tables.items():
             group = np.take_along_axis(groups[keys], flag, 1)
-            known[keys], found[keys] = group >= 0, table.look_up(group, item)
+            has_group[keys], values[keys] = group >= 0, table.look_up(group, item)
         result = np.zeros((*item.shape, len(self._chains)), np.float32)
         for column, (name, chain) in enumerate(self._chains.items()):
             for keys in reversed(chain):  # a finer level goes before
-                values = found[keys][..., self._tables[keys].names.index(name)]
-                result[..., column] = np.where(known[keys], values, result[..., column])
+                value = values[keys][..., self._tables[keys].names.index(name)]
+                result[..., column] = np.where(has_group[keys], value, result[..., column])
         return result
 
     def items(self, groups: Mapping[tuple[str, ...], np.ndarray], request: int) -> np.ndarray:
@@ -183,32 +184,30 @@ class QueryPast:
 
     def top(self, query: pa.Array) -> np.ndarray:
         """Returns the items of queries, int32 `[R, Lq]`; zeros for a query without any."""
-        place = self.ids.find(query)
-        result = np.zeros((len(place), self.item.shape[1]), np.int32)
-        result[place >= 0] = self.item[place[place >= 0]]
+        row = self.ids.find(query)
+        result = np.zeros((len(row), self.item.shape[1]), np.int32)
+        result[row >= 0] = self.item[row[row >= 0]]
         return result
 
 
 @dataclasses.dataclass(frozen=True)
 class FreshEvents:
-    """What users did after STATE ends, in the order of timelines.
+    """What users did after STATE ends.
 
     Attributes:
-      user: `[E]` place among `users`.
-      users: the ids.
-      arrays: `item` (row), `action` (code), `time` (of arrival) and `event_time`, `[E]` each.
+      users: their ids.
+      history: their pasts, by position in `users`; None where no feature depends on them.
     """
 
     users: KeyIndex
-    arrays: dict[str, np.ndarray]
-
-    def timelines(self) -> Timelines:
-        """Returns them as timelines."""
-        return Timelines(self.arrays, len(self.users))
+    history: UserHistory | None
 
 
 class UserPast:
     """What each user did: up to the bundle's day, and after it.
+
+    Attributes:
+      history: makes the past of other timelines, by the same rules.
 
     Args:
       ids: of the users.
@@ -233,11 +232,11 @@ class UserPast:
         delay_s: int | None,
     ):
         self._ids, self._count, self._length = ids, count, length
-        self._history = functools.partial(
+        self.history = functools.partial(
             UserHistory, actions=actions, length=length, delay_s=delay_s
         )
-        self._old = self._history(old)
-        self._recent = None if recent is None else self._history(recent)
+        self._old = self.history(old)
+        self._recent = None if recent is None else self.history(recent)
 
     @classmethod
     def open(
@@ -264,22 +263,15 @@ class UserPast:
         self, user: pa.Array, timestamp: np.ndarray, fresh: FreshEvents | None = None
     ) -> History:
         """Returns the histories of requests `[R, L]`, fresh events first."""
-        place, fold = self._ids.find(user), np.full(len(user), NO_FOLD)
-        old = _of_known(self._old, place, timestamp, fold, self._length)
-        if fresh is None or not len(fresh.users):
+        old = _histories(self._old, self._ids.find(user), timestamp, self._length)
+        if fresh is None or fresh.history is None or not len(fresh.users):
             return old
-        new = _of_known(
-            self._history(fresh.timelines()),
-            fresh.users.find(user),
-            timestamp,
-            fold,
-            self._length,
-        )
-        # Fresh events arrived after all others: theirs are the first places.
-        place = np.arange(self._length) - (new.item != 0).sum(1, keepdims=True)
+        new = _histories(fresh.history, fresh.users.find(user), timestamp, self._length)
+        # Fresh events arrived after all others: theirs come first.
+        shifted = np.arange(self._length) - (new.item != 0).sum(1, keepdims=True)
 
         def joined(first: np.ndarray, then: np.ndarray) -> np.ndarray:
-            return np.where(place < 0, first, np.take_along_axis(then, np.maximum(place, 0), 1))
+            return np.where(shifted < 0, first, np.take_along_axis(then, np.maximum(shifted, 0), 1))
 
         return History(
             joined(new.item, old.item), joined(new.action, old.action), joined(new.age, old.age)
@@ -295,33 +287,33 @@ class UserPast:
         """Returns how often each user had done each action, int64 `[R, A]`."""
         assert self._count is not None
         assert self._recent is not None
-        place, fold = self._ids.find(user), np.full(len(user), NO_FOLD)
+        user_row = self._ids.find(user)
         impressions = self._count.shape[1] - 1
         columns = [impressions if action == IMPRESSION else action for action in actions]
         result = np.zeros((len(user), len(actions)), np.int64)
-        known = place >= 0
-        result[known] = self._count[place[known]][:, columns]
-        parts = [(self._recent, place)]
-        if fresh is not None and len(fresh.users):
-            parts.append((self._history(fresh.timelines()), fresh.users.find(user)))
-        for history, rows_of_users in parts:
-            known = rows_of_users >= 0
-            result[known] += history.counts(
-                rows_of_users[known], timestamp[known], fold[known], actions
-            )
+        is_old = user_row >= 0
+        result[is_old] = self._count[user_row[is_old]][:, columns]
+        parts = [(self._recent, user_row)]
+        if fresh is not None and fresh.history is not None and len(fresh.users):
+            parts.append((fresh.history, fresh.users.find(user)))
+        for history, row in parts:
+            present = np.flatnonzero(row >= 0)
+            fold = np.full(len(present), NO_FOLD)
+            result[present] += history.counts(row[present], timestamp[present], fold, actions)
         return result
 
 
-def _of_known(
-    history: UserHistory, place: np.ndarray, timestamp: np.ndarray, fold: np.ndarray, length: int
+def _histories(
+    history: UserHistory, row: np.ndarray, timestamp: np.ndarray, length: int
 ) -> History:
-    """Returns the histories of users by their places, empty ones where it is -1."""
-    known, shape = place >= 0, (len(place), length)
+    """Returns the histories `[N, L]` of users by their rows `[N]`, empty ones where it is -1."""
+    shape, present = (len(row), length), np.flatnonzero(row >= 0)
     item, action = np.zeros(shape, np.int32), np.zeros(shape, np.int32)
     age = np.zeros(shape, np.float32)
-    if known.any():
-        found = history.last(place[known], timestamp[known], fold[known])
-        item[known], action[known], age[known] = found.item, found.action, found.age
+    if len(present):
+        fold = np.full(len(present), NO_FOLD)
+        past = history.last(row[present], timestamp[present], fold)
+        item[present], action[present], age[present] = past.item, past.action, past.age
     return History(item, action, age)
 
 

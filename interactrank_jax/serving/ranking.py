@@ -5,7 +5,8 @@ lists are padded, nor on tiles.
 """
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+import itertools
+from collections.abc import Iterator
 from typing import Any, Protocol
 
 import numpy as np
@@ -17,11 +18,13 @@ from interactrank_jax.serving.bundle import Bundle
 from interactrank_jax.serving.lists import Lists, candidate_lists
 from interactrank_jax.serving.past import FreshEvents
 from interactrank_jax.serving.requests import EncodedRequests, FreshEventReader, RequestEncoder
-from interactrank_jax.serving.tables import column
 
 PAIRS_AT_ONCE = 1 << 19  # request and candidate, padding included
 REQUESTS_AT_ONCE = 256
 TILE = 1 << 17  # items of the corpus at a time
+
+Leaves = dict[str, np.ndarray]  # of a representation, by name
+Top = tuple[np.ndarray, np.ndarray, np.ndarray]  # request, row and score of each item, `[M]`
 
 
 class Graphs(Protocol):
@@ -48,8 +51,8 @@ class Ranked:
       left_out: request_id and item_id of candidates that have no vector.
       repeated: candidates that came more than once in a request, which was ranked once.
       requests: the requests as arrays.
-      candidates: for features that are to be logged, those of the candidates: request (place), row
-        and cross `[M, K]`; None where they were not asked for, or of the whole corpus.
+      candidates: for features that are to be logged, those of the candidates: request (its number),
+        row and cross `[M, K]`; None where they were not asked for, or of the whole corpus.
     """
 
     table: pa.Table
@@ -71,6 +74,11 @@ class Ranking:
     def __init__(self, bundle: Bundle, graphs: Graphs):
         self.bundle, self.graphs = bundle, graphs
         self.encoder, self._events = RequestEncoder(bundle), FreshEventReader(bundle)
+
+    @property
+    def uses_cross(self) -> bool:
+        """Whether scores depend on cross features."""
+        return "cross" in self.bundle["graphs"]["score"]["inputs"]
 
     def read_events(self, events: Any) -> tuple[FreshEvents, dict[str, int]]:
         """Returns fresh events, and how many were left out, see `FreshEventReader.read`."""
@@ -109,8 +117,8 @@ class Ranking:
         with_features: bool = False,
     ) -> Iterator[Ranked]:
         """Ranks as `rank` does, some requests at a time; yields at least one part."""
-        if k < 1:
-            raise InputError(f"k is {k}. Expected at least 1 item per request.")
+        if isinstance(k, bool) or not isinstance(k, int | np.integer) or k < 1:
+            raise InputError(f"k is {k!r}. Expected a whole number of items, at least 1.")
         table = self.encoder.check(requests)
         lists = candidate_lists(self.bundle, table, candidates)
         for first in range(0, max(len(table), 1), REQUESTS_AT_ONCE):
@@ -119,68 +127,19 @@ class Ranking:
             of_part = None if lists is None else lists.of_requests(first, len(part))
             yield self._rank(encoded, of_part, k, with_features)
 
-    def encode_requests(self, requests: Any, events: Any = None) -> dict[str, np.ndarray]:
+    def encode_requests(self, requests: Any, events: Any = None) -> Leaves:
         """Returns the representation of raw requests: leaves `query/0`, ..., `[R, ...]`."""
         fresh = None if events is None else self.read_events(events)[0]
         table, parts = self.encoder.check(requests), []
-        for part in requests_in_parts(table, REQUESTS_AT_ONCE):
-            parts.append(self._encode(self.encoder.encode(part, fresh)))
-        return _concatenated(parts) if parts else {}
-
-    def explain(
-        self, request: Any, candidates: Sequence[Any] | None = None, events: Any = None
-    ) -> pa.Table:
-        """Takes the scores of one request's candidates apart.
-
-        Args:
-          request: raw, one row.
-          candidates: item ids; None: the request's own list column.
-          events: see `rank`.
-
-        Returns:
-          item_id, rank, score, `towers` (the score with all cross features zero), and of each cross
-          feature its value and `NAME part`, what it adds to the score; best first.
-
-        Raises:
-          InputError: several requests, or cross features that are not addends of the score.
-        """
-        table = self.encoder.check(request)
-        if len(table) != 1:
-            raise InputError(f"explain takes one request. Got {len(table)}.")
-        listed = None
-        if candidates is not None:
-            ids = pa.array(candidates)
-            asked = column(table, "request_id").take(pa.array(np.zeros(len(ids), np.int64)))
-            listed = pa.table({"request_id": asked, "item_id": ids})
-        lists = candidate_lists(self.bundle, table, listed)
-        if lists is None:
-            raise InputError("explain needs candidates: name item ids.")
-        fresh = None if events is None else self.read_events(events)[0]
-        encoded = self.encoder.encode(table, fresh)
-        query, row, chosen = self._encode(encoded), lists.row[None, :], np.zeros(1, np.int64)
-        total, cross = self.scores(encoded, query, chosen, row)
-        towers, _ = self.scores(encoded, query, chosen, row, np.zeros_like(cross))
-        columns: dict[str, Any] = {"score": total[0], "towers": towers[0]}
-        parts = np.zeros_like(total)
-        for number, name in enumerate(self.bundle.cross.names):
-            alone = np.zeros_like(cross)
-            alone[..., number] = cross[..., number]
-            part = self.scores(encoded, query, chosen, row, alone)[0] - towers
-            columns |= {name: cross[0, :, number], f"{name} part": part[0]}
-            parts += part
-        if not np.allclose(towers + parts, total, rtol=1e-4, atol=1e-4):
-            raise InputError(
-                f"the cross features of '{self.bundle['model']}' are not addends of its score: "
-                f"they cannot be told apart."
-            )
-        order = np.lexsort((lists.row, -total[0]))
-        result = pa.table({"item_id": self.bundle.ids_of(lists.row), **columns}).take(order)
-        return result.add_column(1, "rank", pa.array(np.arange(1, len(result) + 1), pa.int32()))
+        for first in range(0, max(len(table), 1), REQUESTS_AT_ONCE):
+            part = table.slice(first, REQUESTS_AT_ONCE)
+            parts.append(self.encode(self.encoder.encode(part, fresh)))
+        return _concatenated(parts)
 
     def _rank(
         self, encoded: EncodedRequests, lists: Lists | None, k: int, with_features: bool
     ) -> Ranked:
-        query = self._encode(encoded)
+        query = self.encode(encoded)
         candidates = None
         if lists is None:
             request, row, score = self._corpus(encoded, query, k)
@@ -203,11 +162,11 @@ class Ranking:
         logged = candidates if with_features else None
         return Ranked(table, pa.table(left_out), repeated, encoded, logged)
 
-    def _encode(self, encoded: EncodedRequests) -> dict[str, np.ndarray]:
-        """Returns the representation of requests."""
+    def encode(self, encoded: EncodedRequests) -> Leaves:
+        """Returns the representation of encoded requests."""
         count = len(encoded)
         if not count:
-            return {}
+            return empty_leaves(self.bundle, "query")
         wanted = self.bundle["graphs"]["encode_query"]["inputs"]
         size = self.graphs.padded(count)
         batch = {
@@ -216,30 +175,56 @@ class Ranking:
         outputs = self.graphs.run("encode_query", batch)
         return {name: values[:count] for name, values in outputs.items()}
 
-    def _listed(self, encoded, query, lists: Lists, k: int):
-        """Scores candidate lists; requests with lists of like lengths go together."""
-        start, sizes = lists.start, np.diff(lists.start)
+    def _listed(
+        self, encoded: EncodedRequests, query: Leaves, lists: Lists, k: int
+    ) -> tuple[Top, dict[str, np.ndarray]]:
+        """Returns the best of candidate lists, and the features of all candidates."""
+        score, cross = self._scores_of_lists(encoded, query, lists.start, lists.row)
+        bounds = itertools.pairwise(lists.start.tolist())
+        tops = [
+            top_k(score[first:end], lists.row[first:end], k, request)
+            for request, (first, end) in enumerate(bounds)
+            if first < end
+        ]
+        request = np.repeat(np.arange(len(encoded)), np.diff(lists.start))
+        return _joined_tops(tops), {"request": request, "row": lists.row, "cross": cross}
+
+    def _scores_of_lists(
+        self, encoded: EncodedRequests, query: Leaves, start: np.ndarray, row: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Returns scores `[M]` and cross features `[M, K]` of the items of R requests.
+
+        Lists of like lengths are scored together, long ones a piece at a time.
+
+        Args:
+          encoded: R requests.
+          query: their representation.
+          start: `[R + 1]` first of each request's items.
+          row: `[M]` their rows.
+        """
+        pieces = -(-np.diff(start) // PAIRS_AT_ONCE)
+        request = np.repeat(np.arange(len(pieces)), pieces)
+        number = np.arange(len(request)) - np.repeat(np.cumsum(pieces) - pieces, pieces)
+        first = start[request] + number * PAIRS_AT_ONCE
+        sizes = np.minimum(start[request + 1] - first, PAIRS_AT_ONCE)
+        score = np.zeros(len(row), np.float32)
+        cross = np.zeros((len(row), len(self.bundle.cross.names)), np.float32)
         order = np.argsort(sizes, kind="stable")
-        order = order[sizes[order] > 0]
-        parts, logged = [], []
         while len(order):
             width = self.graphs.padded(int(sizes[order[-1]]))
             chosen = order[-max(PAIRS_AT_ONCE // width, 1) :]
             order = order[: -len(chosen)]
-            at = start[chosen, None] + np.arange(width)
+            at = first[chosen, None] + np.arange(width)
             mask = np.arange(width) < sizes[chosen, None]
-            row = np.where(mask, lists.row[np.minimum(at, len(lists.row) - 1)], PADDING)
-            score, cross = self.scores(encoded, query, chosen, row)
-            score = np.where(mask, score, -np.inf)
-            parts += [top_k(score[n], row[n], min(k, sizes[r]), r) for n, r in enumerate(chosen)]
-            request = np.broadcast_to(chosen[:, None], row.shape)
-            logged.append((request[mask], row[mask], cross[mask]))
-        return _in_order(parts), _logged(logged, len(self.bundle.cross.names))
+            rows = np.where(mask, row[np.minimum(at, len(row) - 1)], PADDING)
+            scores, values = self.scores(encoded, query, request[chosen], rows)
+            score[at[mask]], cross[at[mask]] = scores[mask], values[mask]
+        return score, cross
 
     def scores(
         self,
         encoded: EncodedRequests,
-        query: dict[str, np.ndarray],
+        query: Leaves,
         chosen: np.ndarray,
         row: np.ndarray,
         cross: np.ndarray | None = None,
@@ -256,67 +241,71 @@ class Ranking:
         if cross is None:
             groups = {keys: group[chosen] for keys, group in encoded.groups.items()}
             cross = self.bundle.cross.values(groups, row)
+        if not row.size:  # no graph takes an empty list
+            return np.zeros(row.shape, np.float32), cross
         size = self.graphs.padded(len(chosen))
         inputs = {name: _pad(values[chosen], size) for name, values in query.items()}
         inputs["row"] = _pad(row.astype(np.int32), size)
-        if "cross" in self.bundle["graphs"]["score"]["inputs"]:
+        if self.uses_cross:
             inputs["cross"] = _pad(cross, size)
         return self.graphs.run("score", inputs)["score"][: len(chosen)], cross
 
-    def _corpus(self, encoded: EncodedRequests, query, k: int):
+    def _corpus(self, encoded: EncodedRequests, query: Leaves, k: int) -> Top:
         """Scores every item, tile by tile; items with cross features get scores of their own."""
         count, items = len(encoded), self.bundle["items"]
-        if not count:
-            return _in_order([])
-        exact = [self._exact(encoded, query, request) for request in range(count)]
         size = self.graphs.padded(count)
+        # Other than a dot product, a score takes memory for each pair.
+        is_dot = "query_vector" in self.bundle["graphs"]
+        tile = min(TILE if is_dot else max(PAIRS_AT_ONCE // size, 1), items - 1)
+        if not count or not tile:
+            return _joined_tops([])
         padded = {name: _pad(values, size) for name, values in query.items()}
         index = {
             f"item/{name.partition('/')[2]}": values
             for name, values in self.bundle.arrays.items()
             if name.startswith("index/")
         }
-        best: list[list[tuple[np.ndarray, np.ndarray]]] = [[] for _ in range(count)]
-        tile = min(TILE, items)
-        for first in range(0, items, tile):
+        start, rows, exact = self._with_cross(encoded, query)
+        best: list[list[Top]] = [[] for _ in range(count)]
+        for first in range(PADDING + 1, items, tile):
             # The last tile starts earlier rather than being shorter: one shape.
             begin = min(first, items - tile)
             inputs = {name: values[begin : begin + tile] for name, values in index.items()}
             scores = self.graphs.run("score_all", {**padded, **inputs})["score"][:count]
             scores = np.array(scores[:, first - begin :])  # what jax gives is read-only
-            for request, (rows, own) in enumerate(exact):
-                low, high = np.searchsorted(rows, [first, first + scores.shape[1]])
-                scores[request, rows[low:high] - first] = own[low:high]
-            if first == 0:
-                scores[:, PADDING] = -np.inf
             row = np.arange(first, first + scores.shape[1])
             for request in range(count):
-                _, kept, score = top_k(scores[request], row, min(k, items - 1), request)
-                best[request].append((kept, score))
-        parts = []
-        for request, tiles in enumerate(best):
-            row, score = (np.concatenate(column) for column in zip(*tiles, strict=True))
-            real = score > -np.inf
-            parts.append(top_k(score[real], row[real], min(k, items - 1), request))
-        return _in_order(parts)
+                of_request = slice(start[request], start[request + 1])
+                low, high = np.searchsorted(rows[of_request], [row[0], row[-1] + 1])
+                inside = slice(start[request] + low, start[request] + high)
+                scores[request, rows[inside] - row[0]] = exact[inside]
+                best[request].append(top_k(scores[request], row, k, request))
+        tops = [
+            top_k(score, row, k, request)
+            for request, tiles in enumerate(best)
+            for _, row, score in [_joined_tops(tiles)]
+        ]
+        return _joined_tops(tops)
 
-    def _exact(self, encoded, query, request: int) -> tuple[np.ndarray, np.ndarray]:
-        """Returns the items that a request has cross features for, and their scores."""
-        if "cross" not in self.bundle["graphs"]["score"]["inputs"]:
-            return np.zeros(0, np.int64), np.zeros(0, np.float32)
-        rows = self.bundle.cross.items(encoded.groups, request)
-        scores = []
-        for first in range(0, len(rows), PAIRS_AT_ONCE):
-            part = rows[first : first + PAIRS_AT_ONCE]
-            row = _pad(part[None, :].T, self.graphs.padded(len(part))).T
-            chosen = np.array([request])
-            scores.append(self.scores(encoded, query, chosen, row)[0][0, : len(part)])
-        return rows, np.concatenate([np.zeros(0, np.float32), *scores])
+    def _with_cross(
+        self, encoded: EncodedRequests, query: Leaves
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Returns the items that R requests have cross features for.
+
+        Returns:
+          (first of each request's items `[R + 1]`, their rows `[M]`, ascending in each request,
+          their scores `[M]`).
+        """
+        count = len(encoded)
+        if not self.uses_cross:
+            return np.zeros(count + 1, np.int64), np.zeros(0, np.int64), np.zeros(0, np.float32)
+        rows = [self.bundle.cross.items(encoded.groups, request) for request in range(count)]
+        start = np.append(0, np.cumsum([len(part) for part in rows]))
+        row = np.concatenate(rows)
+        return start, row, self._scores_of_lists(encoded, query, start, row)[0]
 
 
-def top_k(
-    score: np.ndarray, row: np.ndarray, k: int, request: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def top_k(score: np.ndarray, row: np.ndarray, k: int, request: int) -> Top:
     """Returns the best k items of a request, best first; of equal scores the first in the store.
 
     Returns:
@@ -330,18 +319,21 @@ def top_k(
     return np.full(len(order), request), row[order], score[order]
 
 
-def _in_order(parts: list[tuple[np.ndarray, np.ndarray, np.ndarray]]):
-    if not parts:
+def _joined_tops(tops: list[Top]) -> Top:
+    if not tops:
         return np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.float32)
-    parts = sorted(parts, key=lambda part: int(part[0][0]) if len(part[0]) else -1)
-    return tuple(np.concatenate(column) for column in zip(*parts, strict=True))
+    request, row, score = (np.concatenate(arrays) for arrays in zip(*tops, strict=True))
+    return request, row, score
 
 
-def _logged(parts, features: int) -> dict[str, np.ndarray]:
-    parts = parts or [(np.zeros(0, int), np.zeros(0, int), np.zeros((0, features), np.float32))]
-    request, row, cross = (np.concatenate(column) for column in zip(*parts, strict=True))
-    order = np.lexsort((row, request))
-    return {"request": request[order], "row": row[order], "cross": cross[order]}
+def empty_leaves(bundle: Bundle, side: str) -> Leaves:
+    """Returns the representation of no requests (`side` 'query') or of no items ('index')."""
+    inputs = bundle["graphs"]["score"]["inputs"]
+    return {
+        name: np.zeros((0, *spec["shape"][1:]), spec["dtype"])
+        for name, spec in inputs.items()
+        if name.startswith(f"{side}/")
+    }
 
 
 def _joined(parts: list[Ranked]) -> Ranked:
@@ -374,9 +366,3 @@ def _pad(values: np.ndarray, size: int) -> np.ndarray:
         return values
     filling = np.broadcast_to(values[:1], (size - len(values), *values.shape[1:]))
     return np.concatenate([values, filling])
-
-
-def requests_in_parts(table: pa.Table, size: int) -> Iterator[pa.Table]:
-    """Yields the rows of a table, so many at a time."""
-    for first in range(0, len(table), size):
-        yield table.slice(first, size)

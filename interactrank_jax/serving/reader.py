@@ -9,12 +9,11 @@ Needs numpy, pyarrow and onnxruntime.
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 
 from interactrank_jax.io import artifact, files
 from interactrank_jax.io.errors import InputError
+from interactrank_jax.serving.base import BundleRanker
 from interactrank_jax.serving.bundle import Bundle
-from interactrank_jax.serving.ranking import Ranked, Ranking
 
 
 class OnnxGraphs:
@@ -69,8 +68,10 @@ class OnnxGraphs:
         return length
 
 
-class Reader:
+class Reader(BundleRanker):
     """Ranks requests by a bundle, without jax.
+
+    Can be pickled: another process opens the same path, which it must be able to read.
 
     Args:
       path: of a bundle, what `interactrank export` wrote.
@@ -83,48 +84,12 @@ class Reader:
 
     def __init__(self, path: files.PathLike, *, verify: bool = False, threads: int = 0):
         bundle = Bundle.open(path, verify)
-        self.ranking = Ranking(bundle, OnnxGraphs(bundle, threads))
-        if verify:
-            from interactrank_jax.serving.golden import verify_golden
+        super().__init__(bundle, OnnxGraphs(bundle, threads), verify)
+        self._threads = threads
 
-            verify_golden(self.ranking)
+    def __reduce__(self) -> Any:
+        return _reopen, (str(self.bundle.path.absolute()), self._threads)
 
-    @property
-    def bundle(self) -> Bundle:
-        """The bundle."""
-        return self.ranking.bundle
 
-    def rank(
-        self, requests: Any, candidates: Any = None, events: Any = None, k: int = 500
-    ) -> pa.Table:
-        """Ranks candidates, or the whole corpus, of requests that no log needs to hold.
-
-        Args:
-          requests: a table with request_id, user_id, query_id, timestamp and the features of users
-            and requests that the log has: of Arrow, pandas or Polars, or dictionaries.
-          candidates: request_id and item_id, a row per candidate. None: the requests' own list
-            column `candidates`, or else every item of the bundle.
-          events: what users did since the bundle's day began: user_id, item_id, action, event_time,
-            optionally arrival_time and event_id.
-          k: items kept of each request.
-
-        Returns:
-          request_id, item_id, rank (from 1) and score, a request's rows together, best first.
-          Candidates that the bundle does not know are left out; `rank_fully` names them.
-
-        Raises:
-          InputError: what is given does not fit the bundle.
-        """
-        return self.rank_fully(requests, candidates, events, k).table
-
-    def rank_fully(
-        self,
-        requests: Any,
-        candidates: Any = None,
-        events: Any = None,
-        k: int = 500,
-        with_features: bool = False,
-    ) -> Ranked:
-        """Ranks as `rank` does, and returns what was left out and what scores were made of."""
-        fresh = None if events is None else self.ranking.read_events(events)[0]
-        return self.ranking.rank(requests, candidates, fresh, k, with_features)
+def _reopen(path: str, threads: int) -> Reader:
+    return Reader(path, threads=threads)

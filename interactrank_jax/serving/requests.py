@@ -13,13 +13,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from interactrank_jax.examples.encode import TextOptions, encode_features
 from interactrank_jax.examples.format import REQUEST_ENTITIES
 from interactrank_jax.examples.rates import rate_features
 from interactrank_jax.examples.vocabulary import stable_hash
 from interactrank_jax.io.errors import InputError, did_you_mean
 from interactrank_jax.log.schema import IMPLICIT_ACTION
+from interactrank_jax.log.values import index_in
 from interactrank_jax.serving.bundle import Bundle
+from interactrank_jax.serving.features import RawFeatures
 from interactrank_jax.serving.keys import KeyIndex
 from interactrank_jax.serving.past import FORM, FreshEvents, normalized_query
 from interactrank_jax.serving.tables import (
@@ -27,10 +28,11 @@ from interactrank_jax.serving.tables import (
     check_columns,
     column,
     refuse_nulls,
+    refuse_other_units,
     refuse_repeated,
 )
 from interactrank_jax.state.days import SECONDS_PER_DAY, date, day_number
-from interactrank_jax.state.histories import IMPRESSION
+from interactrank_jax.state.histories import IMPRESSION, Timelines
 
 logger = logging.getLogger(__name__)
 STALE_DAYS = 7  # a bundle of so many days before a request is worth a warning
@@ -59,9 +61,11 @@ class RequestEncoder:
 
     def __init__(self, bundle: Bundle):
         self._bundle, self._encoder = bundle, bundle.encoder
-        self._features = [f for f in bundle.features if f.entity in REQUEST_ENTITIES]
-        self._text = TextOptions.of_encoder(self._encoder)
-        self._is_timed = not bundle["timeless"]
+        of_requests = [f for f in bundle.features if f.entity in REQUEST_ENTITIES]
+        self._features = RawFeatures(of_requests, bundle.encoder)
+        day = bundle["as_of"]
+        self._day = None if day is None else day_number(day)
+        self._warned: set[str] = set()
 
     def check(self, requests: Any) -> pa.Table:
         """Returns raw requests as a table, once its columns are what they must be.
@@ -74,21 +78,15 @@ class RequestEncoder:
           InputError: a column is missing or mistyped, a value that is needed is absent, or two
             requests have one id.
         """
-        table, what = as_table(requests, "requests"), "requests"
-        kinds = {"request_id": "id", "user_id": "id", "query_id": "id"}
-        kinds |= {"timestamp": "integer"} if self._is_timed else {}
-        kinds |= {feature.name: feature.kind for feature in self._features}
+        table, what, key = as_table(requests, "requests"), "requests", "request_id"
+        kinds = {key: "id", "user_id": "id", "query_id": "id"}
+        kinds |= {} if self._day is None else {"timestamp": "integer"}
         types = {"user_id": self._type("user"), "query_id": self._type("query")}
-        types |= {
-            feature.name: self._type(feature.name)
-            for feature in self._features
-            if feature.kind == "categorical"
-        }
-        check_columns(table, kinds, types, what)
-        needed = ["request_id", *(["timestamp"] if self._is_timed else [])]
-        needed += [f.name for f in self._features if f.kind in ("numeric", "embedding")]
-        refuse_nulls(table, needed, what, "request_id")
-        refuse_repeated(column(table, "request_id"), "request_id", what)
+        self._features.check(table, kinds, types, what, key)
+        refuse_nulls(table, [key, *(["timestamp"] if self._day is not None else [])], what, key)
+        refuse_repeated(column(table, key), key, what)
+        if self._day is not None and len(table):
+            self._check_times(column(table, "timestamp").to_numpy(), self._day)
         return table
 
     def _type(self, vocabulary: str) -> pa.DataType:
@@ -104,51 +102,48 @@ class RequestEncoder:
         vocabularies = self._encoder.vocabularies
         user = column(table, "user_id", self._type("user"))
         query = column(table, "query_id", self._type("query"))
-        encoded = encode_features(self._features, self._filled(table), vocabularies, self._text)
+        encoded = self._features.encode(table)
         arrays = {
             "user": vocabularies["user"].rows(user),
             "query": vocabularies["query"].rows(query),
         }
         arrays |= {f"request/{name}": values for name, values in encoded.columns.items()}
         timestamp = np.zeros(len(table), np.int64)
-        if self._is_timed:
+        if self._day is not None:
             timestamp = column(table, "timestamp").to_numpy().astype(np.int64)
-            self._warn_of_staleness(timestamp)
+            # Counts are as of the day: so a request from before it is one of the day's first.
+            timestamp = np.maximum(timestamp, self._day * SECONDS_PER_DAY)
         arrays |= self._past(user, query, timestamp, fresh)
         numeric = [encoded.numeric, *self._rates(user, timestamp, fresh)]
         arrays["request_numeric"] = np.concatenate(numeric, 1).astype(np.float32, copy=False)
         groups = self._bundle.cross.groups(self._keys(table, query))
         return EncodedRequests(column(table, "request_id"), arrays, groups)
 
-    def _filled(self, table: pa.Table) -> pa.Table:
-        """Returns the table, columns without any value having the type that they should have."""
-        for feature in self._features:
-            if feature.kind in ("categorical", "text"):
-                kind = pa.large_string()
-                if feature.kind == "categorical":
-                    kind = self._type(feature.name)
-                place = table.column_names.index(feature.name)
-                table = table.set_column(place, feature.name, column(table, feature.name, kind))
-        return table
+    def _check_times(self, timestamp: np.ndarray, day: int) -> None:
+        """Refuses times that are no seconds; warns of a bundle that is not of the requests' day."""
+        refuse_other_units(timestamp, day, "timestamp", "requests")
+        days = timestamp // SECONDS_PER_DAY - day
+        if early := int((days < 0).sum()):
+            self._warn_once(
+                f"the bundle is of {date(day)}, requests are from up to {-int(days.min())} days "
+                f"before it ({early:,} of {len(days):,}, the first of {date(int(days.min()) + day)}"
+                f"): they are ranked as if they came when that day began",
+                key="early",
+            )
+        last = int(days.max())
+        if last >= STALE_DAYS:
+            self._warn_once(
+                f"the bundle is of {date(day)}, {last} days before the last of these requests "
+                f"({date(last + day)}): its counts lack what happened since. Export one of a later "
+                f"day",
+                key=f"late {last}",
+            )
 
-    def _warn_of_staleness(self, timestamp: np.ndarray) -> None:
-        if not len(timestamp) or self._bundle["as_of"] is None:
-            return
-        start = day_number(self._bundle["as_of"]) * SECONDS_PER_DAY
-        early = int((timestamp < start).sum())
-        if early:
-            logger.warning(
-                "%d of %d requests are from before %s, the bundle's day: they are ranked as if "
-                "they came on that day",
-                *(early, len(timestamp), self._bundle["as_of"]),
-            )
-        days = (int(timestamp.max()) - start) // SECONDS_PER_DAY
-        if days >= STALE_DAYS:
-            logger.warning(
-                "the bundle is of %s, %d days before the last of these requests (%s): its counts "
-                "lack what happened since. Export one of a later day",
-                *(self._bundle["as_of"], days, date(int(timestamp.max()) // SECONDS_PER_DAY)),
-            )
+    def _warn_once(self, message: str, key: str) -> None:
+        """Logs a warning, unless one like it was given: a service ranks one request at a time."""
+        if key not in self._warned:
+            self._warned.add(key)
+            logger.warning("%s", message)
 
     def _past(
         self, user: pa.Array, query: pa.Array, timestamp: np.ndarray, fresh: FreshEvents | None
@@ -186,10 +181,9 @@ class RequestEncoder:
     def _keys(self, table: pa.Table, query: pa.Array) -> dict[str, pa.Array]:
         """Returns what tables of cross features are asked with."""
         keys = {"query": query}
-        for name, kind in self._bundle["key_types"].items():
+        for name in self._bundle["key_types"]:
             if name not in ("query", "user", "item", FORM) and name in table.column_names:
-                type_of_keys = pa.int64() if kind == "int64" else pa.large_string()
-                keys[name] = column(table, name, type_of_keys)
+                keys[name] = column(table, name, self._bundle.key_type(name))
         if self._bundle["form_of"]:
             keys[FORM] = self._forms(table, query)
         return keys
@@ -197,12 +191,13 @@ class RequestEncoder:
     def _forms(self, table: pa.Table, query: pa.Array) -> pa.Array:
         """Returns the normalized query of each request; of a new query, that of its own text."""
         ids, forms = self._bundle.forms
-        place = ids.find(query)
-        texts = column(table, self._bundle["form_of"]).cast(pa.large_string())
-        known = forms.take(pa.array(place, mask=place < 0))
-        own = [normalized_query(text or "") or None for text in texts.to_pylist()]
-        is_known = pa.array(place >= 0)
-        return pc.if_else(is_known, known, pa.array(own, pa.large_string()))
+        position = ids.find(query)
+        is_new = position < 0
+        texts = column(table, self._bundle["form_of"]).filter(pa.array(is_new))
+        new = [normalized_query(text or "") or None for text in texts.to_pylist()]
+        choices = pa.concat_arrays([forms, pa.array(new, pa.large_string())])
+        position[is_new] = len(forms) + np.arange(len(new))
+        return choices.take(pa.array(position))
 
 
 class FreshEventReader:
@@ -225,16 +220,18 @@ class FreshEventReader:
 
         Raises:
           InputError: a column is missing or mistyped, a value is absent, an action is unknown, or
-            an event arrived before it happened.
+            an event arrived before it happened, or the data is timeless.
         """
-        table = self._check(as_table(events, "events"))
-        left_out = {}
-        day = self._bundle["as_of"]
-        if day is not None:
-            start = day_number(day) * SECONDS_PER_DAY
-            is_new = pc.greater_equal(table["arrival_time"], start)
-            left_out["arrived before the bundle's day"] = len(table) - (pc.sum(is_new).as_py() or 0)
-            table = table.filter(is_new)
+        if self._bundle["as_of"] is None:
+            raise InputError(
+                "events: the bundle is of timeless data, where nothing happens after anything. "
+                "Leave them out."
+            )
+        day = day_number(self._bundle["as_of"])
+        table = self._check(as_table(events, "events"), day)
+        is_new = column(table, "arrival_time").to_numpy() >= day * SECONDS_PER_DAY
+        left_out = {"arrived before the bundle's day": int((~is_new).sum())}
+        table = table.filter(pa.array(is_new))
         if "event_id" in table.column_names:
             before = len(table)
             table = self._first_copies(table)
@@ -244,7 +241,7 @@ class FreshEventReader:
         table = table.append_column("row", pa.array(row)).filter(pa.array(row > 0))
         return self._ordered(table), {name: count for name, count in left_out.items() if count}
 
-    def _check(self, table: pa.Table) -> pa.Table:
+    def _check(self, table: pa.Table, day: int) -> pa.Table:
         what = "events"
         if "arrival_time" not in table.column_names and "event_time" in table.column_names:
             table = table.append_column("arrival_time", table["event_time"])
@@ -259,10 +256,12 @@ class FreshEventReader:
         for action in pc.unique(column(table, "action", pa.large_string())).to_pylist():
             if action not in actions:
                 raise InputError(f"{what}: action '{action}'." + did_you_mean(action, actions))
-        early = pc.less(table["arrival_time"], table["event_time"])
-        if pc.any(early).as_py():
+        for name in ("event_time", "arrival_time"):
+            refuse_other_units(column(table, name).to_numpy(), day, name, what)
+        happened, arrived = (column(table, n).to_numpy() for n in ("event_time", "arrival_time"))
+        if early := int((arrived < happened).sum()):
             raise InputError(
-                f"{what}: {pc.sum(early).as_py():,} events arrived before they happened. Are "
+                f"{what}: {early:,} events arrived before they happened. Are "
                 f"event_time and arrival_time swapped?"
             )
         return table
@@ -296,11 +295,11 @@ class FreshEventReader:
 
     def _ordered(self, table: pa.Table) -> FreshEvents:
         users, user = _distinct(column(table, "user_id"))
-        actions = {name: code for code, name in enumerate(self._bundle["actions"])}
-        actions[IMPLICIT_ACTION] = IMPRESSION
-        codes = [actions[name] for name in column(table, "action").to_pylist()]
+        names = pa.array([*self._bundle["actions"], IMPLICIT_ACTION], pa.large_string())
+        code = index_in(column(table, "action", pa.large_string()), names).astype(np.int8)
+        code[code == len(names) - 1] = IMPRESSION
         table = table.append_column("user", pa.array(user))
-        table = table.append_column("code", pa.array(codes, pa.int8()))
+        table = table.append_column("code", pa.array(code))
         ties = ("event_id", "request_id", "position")
         order = ["user", "arrival_time", "event_time"]
         order += [*(name for name in ties if name in table.column_names), "item_id", "code"]
@@ -316,7 +315,10 @@ class FreshEventReader:
             "time": array("arrival_time", np.int64),
             "event_time": array("event_time", np.int64),
         }
-        return FreshEvents(users, arrays)
+        history = None
+        if self._bundle.users is not None:
+            history = self._bundle.users.history(Timelines(arrays, len(users)))
+        return FreshEvents(users, history)
 
 
 def _sorted(table: pa.Table, by: Sequence[str]) -> pa.Table:

@@ -10,6 +10,9 @@ import pyarrow.compute as pc
 from interactrank_jax.io.errors import InputError, did_you_mean
 from interactrank_jax.log.columns import TYPES, is_string
 from interactrank_jax.log.values import as_values
+from interactrank_jax.state.days import SECONDS_PER_DAY, date
+
+DAYS_PER_CENTURY = 36_525
 
 
 def as_table(data: Any, what: str) -> pa.Table:
@@ -33,7 +36,11 @@ def as_table(data: Any, what: str) -> pa.Table:
         if hasattr(data, "iloc"):  # pandas before it had the Arrow interface
             return pa.Table.from_pandas(data, preserve_index=False)
         if isinstance(data, Mapping):
-            return pa.table(dict(data))
+            columns = dict(data)
+            for name, values in columns.items():
+                if isinstance(values, str | bytes):  # whose letters Arrow would take for rows
+                    raise TypeError(f"column '{name}' is one string, not several values")
+            return pa.table(columns)
         if isinstance(data, Iterable) and not isinstance(data, str | bytes):
             return pa.Table.from_pylist(list(data))
     except (pa.ArrowException, TypeError, ValueError, AttributeError) as error:
@@ -79,10 +86,10 @@ def check_columns(
                 f"{what}: column '{name}' has type {present}. Expected {words}: convert it."
             )
         if name in types and is_string(present) != is_string(types[name]):
-            known = "strings" if is_string(types[name]) else "integers"
+            expected = "strings" if is_string(types[name]) else "integers"
             raise InputError(
-                f"{what}: column '{name}' has type {present}, in the log it has {known}: '7' is "
-                f"not 7. Convert it."
+                f"{what}: column '{name}' has type {present}. Expected {expected}, as the values "
+                f"that it is compared with: '7' is not 7. Convert it."
             )
 
 
@@ -104,7 +111,8 @@ def refuse_nulls(table: pa.Table, names: Iterable[str], what: str, key: str) -> 
         values = table[name]
         missing = values.is_null()
         if pa.types.is_floating(values.type):
-            missing = pc.or_(missing, pc.fill_null(pc.invert(pc.is_finite(values)), False))
+            numbers = values.cast(pa.float32(), safe=False)  # what they become
+            missing = pc.or_(missing, pc.fill_null(pc.invert(pc.is_finite(numbers)), False))
         count = pc.sum(missing).as_py() or 0
         if count:
             row = pc.index(missing, True).as_py()
@@ -113,6 +121,26 @@ def refuse_nulls(table: pa.Table, names: Iterable[str], what: str, key: str) -> 
                 f"{what}: column '{name}' has no value, or none that is finite, in {count:,} of "
                 f"{len(table):,} rows{example}. Expected a value in every row: fill them in."
             )
+
+
+def refuse_other_units(seconds: np.ndarray, day: int, name: str, what: str) -> None:
+    """Refuses times that cannot be seconds: those more than a century away from a day.
+
+    Args:
+      seconds: `[N]` times.
+      day: number of the bundle's day.
+      name: of their column.
+      what: the table is, for messages.
+
+    Raises:
+      InputError: names the column and one such time.
+    """
+    is_far = np.abs(seconds // SECONDS_PER_DAY - day) > DAYS_PER_CENTURY
+    if is_far.any():
+        raise InputError(
+            f"{what}: column '{name}' has {seconds[int(np.argmax(is_far))]}, more than a century "
+            f"from {date(day)}, the bundle's day. Expected UTC seconds: are these milliseconds?"
+        )
 
 
 def refuse_repeated(values: pa.Array, name: str, what: str) -> None:

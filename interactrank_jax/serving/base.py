@@ -1,0 +1,94 @@
+"""What `Ranker` and `Reader` have in common: they rank by a bundle, whatever runs its graphs."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from interactrank_jax.serving.bundle import Bundle
+from interactrank_jax.serving.explain import explain
+from interactrank_jax.serving.golden import verify_golden
+from interactrank_jax.serving.items import ItemEncoder
+from interactrank_jax.serving.ranking import Graphs, Ranked, Ranking
+
+
+class BundleRanker:
+    """Ranks requests by a bundle.
+
+    Attributes:
+      ranking: how it does.
+
+    Args:
+      bundle: the bundle.
+      graphs: what computes its graphs.
+      verify: whether the golden requests are ranked.
+
+    Raises:
+      InputError: the golden requests have other features or scores than at export.
+    """
+
+    def __init__(self, bundle: Bundle, graphs: Graphs, verify: bool):
+        self.ranking = Ranking(bundle, graphs)
+        if verify:
+            verify_golden(self.ranking)
+
+    @property
+    def bundle(self) -> Bundle:
+        """The bundle."""
+        return self.ranking.bundle
+
+    def rank(
+        self, requests: Any, candidates: Any = None, events: Any = None, k: int = 500
+    ) -> pa.Table:
+        """Ranks candidates, or the whole corpus, of requests that no log needs to hold.
+
+        Args:
+          requests: a table with request_id, user_id, query_id, timestamp and the features of users
+            and requests that the log has: of Arrow, pandas or Polars, or dictionaries.
+          candidates: request_id and item_id, a row per candidate. None: the requests' own list
+            column `candidates`, or else every item of the bundle.
+          events: what users did since the bundle's day began: user_id, item_id, action, event_time,
+            optionally arrival_time and event_id.
+          k: items kept of each request.
+
+        Returns:
+          request_id, item_id, rank (from 1) and score, a request's rows together, best first; of
+          equal scores the item that comes first in the bundle. Candidates that the bundle does not
+          know are left out; `rank_fully` names them.
+
+        Raises:
+          InputError: what is given does not fit the bundle.
+        """
+        return self.rank_fully(requests, candidates, events, k).table
+
+    def rank_fully(
+        self,
+        requests: Any,
+        candidates: Any = None,
+        events: Any = None,
+        k: int = 500,
+        with_features: bool = False,
+    ) -> Ranked:
+        """Ranks as `rank` does, and returns what was left out and what scores were made of."""
+        fresh = None if events is None else self.ranking.read_events(events)[0]
+        return self.ranking.rank(requests, candidates, fresh, k, with_features)
+
+    def encode_requests(self, requests: Any, events: Any = None) -> dict[str, np.ndarray]:
+        """Returns the representation of requests: leaves `query/0`, ..., `[R, ...]`."""
+        return self.ranking.encode_requests(requests, events)
+
+    def encode_items(self, items: Any) -> dict[str, np.ndarray]:
+        """Returns the representation of items by their raw features: leaves `item/0`, `[N, ...]`.
+
+        Args:
+          items: item_id and the item features of the log. Ids that training did not see have an
+            out-of-vocabulary row.
+        """
+        return ItemEncoder(self.bundle, self.ranking.graphs).encode(items)
+
+    def explain(
+        self, request: Any, candidates: Sequence[Any] | None = None, events: Any = None
+    ) -> pa.Table:
+        """Takes the scores of one request's candidates apart, see `serving.explain`."""
+        return explain(self.ranking, request, candidates, events)
