@@ -35,7 +35,7 @@ def base_config(argument: str) -> ConfigDict:
             id_dropout=0.0,
             # The projection of cross features: whether it starts at its logistic regression, and
             # what its learning rate is multiplied by.
-            affine=_config(fit=False, learning_rate=1.0),
+            affine=_config(fit=False, rate_scale=1.0),
             optimizer=_config(
                 learning_rate=1e-3,
                 warmup_steps=100,

@@ -277,7 +277,7 @@ TRAIN = _fields(
         "whether the weights of cross features start at their logistic regression",
     ),
     (
-        "affine.learning_rate",
+        "affine.rate_scale",
         Number(0, 1e6),
         "what the learning rate of those weights is multiplied by",
     ),

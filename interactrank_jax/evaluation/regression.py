@@ -79,7 +79,8 @@ def fit_regression(
       with_rates: whether the user's counts and rates are inputs too.
 
     Raises:
-      InputError: scikit-learn is not installed, or the examples have neither input.
+      InputError: scikit-learn is not installed, or the examples have neither input or one that is
+        not finite.
     """
     try:
         from sklearn.linear_model import LogisticRegression
@@ -96,6 +97,10 @@ def fit_regression(
     mean = numeric.mean(0) if rates else np.zeros(0)
     std = np.maximum(numeric.std(0), 1e-6) if rates else np.ones(0)
     inputs = np.concatenate([transformed(cross, scale, transform), (numeric - mean) / std], 1)
+    if not np.isfinite(inputs).all():
+        raise InputError(
+            "cross features or rates of training rows are not finite: prepare the examples again."
+        )
     row_weights = None if weights is None else np.asarray(weights(actions), np.float64)
     labels = np.asarray(rule.labels(actions))
     weight, bias = np.zeros((inputs.shape[1], labels.shape[1])), np.zeros(labels.shape[1])

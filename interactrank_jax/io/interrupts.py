@@ -11,6 +11,7 @@ What is raised in a callback of the garbage collector, such as jax's, Python pri
 signal is then sent again.
 """
 
+import builtins
 import contextlib
 import os
 import signal
@@ -194,7 +195,7 @@ def _watch(receiver: socket.socket, requests: _Requests, taken: list[signal.Sign
 
 def _is_interactive() -> bool:
     """Whether somebody works in this process, a notebook say, and would lose it if it ended."""
-    return hasattr(sys, "ps1") or not hasattr(sys.modules.get("__main__"), "__file__")
+    return hasattr(sys, "ps1") or hasattr(builtins, "get_ipython")
 
 
 def _end(number: int, why: str) -> None:

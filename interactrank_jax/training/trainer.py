@@ -159,7 +159,7 @@ class Trainer:
         warn_of_warmup(train, total)
         self.schedule = learning_rate(train.optimizer, total)
         self.optimizer = self._given_optimizer or dense_optimizer(
-            train.optimizer, self.schedule, float(train.affine.learning_rate)
+            train.optimizer, self.schedule, float(train.affine.rate_scale)
         )
         self.row_optimizer = RowOptimizer(
             train.tables.name, learning_rate(train.tables, total), train.tables.initial_accumulator

@@ -59,7 +59,7 @@ def test_the_rate_of_the_projection_is_its_own(examples_path):
     """At ten times the rate its first update is ten times as large, and no other one is."""
     changes = []
     for scale in (1.0, 10.0):
-        overrides = {"affine.learning_rate": scale, "optimizer.warmup_steps": 0}
+        overrides = {"affine.rate_scale": scale, "optimizer.warmup_steps": 0}
         trainer = make_trainer(examples_path, **overrides)
         before = jax.device_get(trainer.state.params)
         trainer.advance(trainer.parallel.shard(next(trainer.batches())))
