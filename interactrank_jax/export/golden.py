@@ -135,6 +135,10 @@ def largest_difference(bundle: Path, module: str, name: str) -> float:
     )
     interrupts.check()  # the signal that ended us ended the other process too
     if result.returncode:
-        reason = result.stderr.strip().splitlines()[-1:] or ["no output"]
-        raise InputError(f"{bundle} does not rank its golden requests in {name}: {reason[0]}")
+        reason = (result.stderr.strip().splitlines() or ["no output"])[-1]
+        reason = reason.removeprefix(f"{InputError.__module__}.{InputError.__name__}: ")
+        raise InputError(
+            f"golden requests ranked by {name} in a process of its own: "
+            f"{reason.replace(str(bundle), 'the bundle')}"
+        )
     return float(json.loads(result.stdout.splitlines()[-1]))

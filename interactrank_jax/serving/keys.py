@@ -2,9 +2,9 @@
 
 Opening one reads nothing but headers, however many keys there are; a search reads a few pages.
 
-    DIRECTORY/keys.arrow    the keys in their places, a column per part of a key
+    DIRECTORY/keys.arrow    the keys in their order, a column per part of a key
     DIRECTORY/hash.npy      uint64, the hash of each key, ascending
-    DIRECTORY/place.npy     int64, the place of the key of each hash
+    DIRECTORY/position.npy  int64, the position of the key of each hash
 """
 
 import dataclasses
@@ -20,7 +20,7 @@ from interactrank_jax.io import contents, files, outputs
 from interactrank_jax.io.errors import InputError
 
 _PRIME = np.uint64(0x9E3779B97F4A7C15)
-_KEYS, _HASH, _PLACE = "keys.arrow", "hash.npy", "place.npy"
+_KEYS, _HASH, _POSITION = "keys.arrow", "hash.npy", "position.npy"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,12 +30,12 @@ class KeyIndex:
     Attributes:
       columns: `[N]` each, the parts of the keys: `int64` or `large_string`.
       hashes: `[N]` uint64, ascending.
-      places: `[N]` of the key with each hash.
+      positions: `[N]` of the key with each hash.
     """
 
     columns: tuple[pa.Array, ...]
     hashes: np.ndarray
-    places: np.ndarray
+    positions: np.ndarray
 
     def __len__(self) -> int:
         return len(self.hashes)
@@ -58,7 +58,7 @@ class KeyIndex:
         directory.mkdir(parents=True, exist_ok=True)
         save_columns(directory / _KEYS, self.columns)
         files.save_array(directory / _HASH, self.hashes)
-        files.save_array(directory / _PLACE, self.places)
+        files.save_array(directory / _POSITION, self.positions)
 
     @classmethod
     def open(cls, directory: Path) -> "KeyIndex":
@@ -70,18 +70,18 @@ class KeyIndex:
         columns = open_columns(directory / _KEYS)
         shape = (len(columns[0]),)
         hashes = open_array(directory / _HASH, shape, "u")
-        return cls(columns, hashes, open_array(directory / _PLACE, shape, "i"))
+        return cls(columns, hashes, open_array(directory / _POSITION, shape, "i"))
 
     def find(self, *columns: pa.Array) -> np.ndarray:
-        """Returns the place of each key, int64 `[M]`; -1 where it is unknown, or a part is null.
+        """Returns the position of each key, int64 `[M]`; -1 where it is unknown, or a part is null.
 
         Args:
           *columns: `[M]` each, of the types of the keys.
         """
         count = len(columns[0])
-        found = np.full(count, -1, np.int64)
+        result = np.full(count, -1, np.int64)
         if not count or not len(self):
-            return found
+            return result
         present = np.ones(count, bool)
         for column in columns:
             present &= column.is_valid().to_numpy(zero_copy_only=False)
@@ -95,16 +95,16 @@ class KeyIndex:
             inside[inside] = self.hashes[at[inside]] == hashes[inside]
             rows, at, hashes = rows[inside], at[inside], hashes[inside]
             asked = [column.filter(pa.array(inside)) for column in asked]
-            place = self.places[at]
+            position = self.positions[at]
             equal = np.ones(len(rows), bool)
             for column, key in zip(asked, self.columns, strict=True):
-                same = pc.equal(key.take(pa.array(place)), column)
+                same = pc.equal(key.take(pa.array(position)), column)
                 equal &= same.to_numpy(zero_copy_only=False)
-            found[rows[equal]] = place[equal]
+            result[rows[equal]] = position[equal]
             other = ~equal
             rows, at, hashes = rows[other], at[other] + 1, hashes[other]
             asked = [column.filter(pa.array(other)) for column in asked]
-        return found
+        return result
 
 
 class IndexedVocabulary(Vocabulary):

@@ -142,8 +142,8 @@ class TestItems:
         path = tmp_path / "bundle"
         export(served.run, served.state, path, items=tmp_path / "items.parquet", onnx=False)
         update_items(served.bundle, tmp_path / "items.parquet", tmp_path / "updated")
-        found, other = (Ranker(p).rank(requests(), k=100) for p in (path, tmp_path / "updated"))
-        assert_scores(found, other)
+        given, updated = (Ranker(p).rank(requests(), k=100) for p in (path, tmp_path / "updated"))
+        assert_scores(given, updated)
 
 
 def check_vectors(path, form: str) -> None:
@@ -196,8 +196,8 @@ def test_explain_is_what_the_command_says_of_a_request_of_the_log(served, tmp_pa
     assert expected.part.any()
     for column, name in enumerate(expected.features):
         np.testing.assert_array_equal(parts[name].to_numpy(), expected.value[:, column])
-        found = parts[f"{name} part"].to_numpy()
-        np.testing.assert_allclose(found, expected.part[:, column], atol=1e-5)
+        result = parts[f"{name} part"].to_numpy()
+        np.testing.assert_allclose(result, expected.part[:, column], atol=1e-5)
     total = parts["towers"].to_numpy() + sum(
         parts[f"{name} part"].to_numpy() for name in expected.features
     )

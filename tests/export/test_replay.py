@@ -152,7 +152,6 @@ def simulated(seed: int, root) -> tuple[list[int], object]:
     config.data.query_history.length = 5
     without_blocks(config)
     prepare(config.data, root / "log", root / "examples")
-    config.label.update(models.build("interactrank", "search").label)
     train(config, root / "examples", root / "run")
     raw = Examples(root / "examples").raw_requests("test")
     return sorted(set((raw["timestamp"].to_numpy() // SECONDS_PER_DAY).tolist()))

@@ -28,21 +28,21 @@ def check(seed: int, root: Path) -> None:
     for split in ("validation", "test"):
         if examples.encoder.timeless:
             bundle = write_bundle(examples, state, 0, root / f"bundle-{split}")
-            found = differences(bundle, examples, path, None, split, root / "scratch")
-            assert_equal(found, f"seed {seed}, {split}, options {options}")
+            result = differences(bundle, examples, path, None, split, root / "scratch")
+            assert_equal(result, f"seed {seed}, {split}, options {options}")
             continue
         requests = examples.raw_requests(split)
         days = sorted(set((requests["timestamp"].to_numpy() // 86_400).tolist()))
         for number in random.Random(seed).sample(days, min(2, len(days))):
             name = f"{split}-{number}"
             bundle = write_bundle(examples, state, number, root / f"bundle-{name}")
-            found = differences(bundle, examples, path, number, split, root / "scratch")
-            assert_equal(found, f"seed {seed}, {name}, options {options}")
+            result = differences(bundle, examples, path, number, split, root / "scratch")
+            assert_equal(result, f"seed {seed}, {name}, options {options}")
 
 
-def assert_equal(found, where: str) -> None:
-    assert found
-    for name, difference in found.items():
+def assert_equal(result, where: str) -> None:
+    assert result
+    for name, difference in result.items():
         assert difference.rows
         assert difference.equal == difference.rows, f"{where}: {name}: {difference.first}"
 

@@ -305,8 +305,8 @@ class TestEvents:
     def test_without_arrival_they_arrive_when_they_happen(self, ranker):
         listed = candidates()
         expected = events(arrival_time=events()["event_time"])
-        found = ranker.rank(requests(), listed, events(arrival_time=None))
-        assert found.equals(ranker.rank(requests(), listed, expected))
+        result = ranker.rank(requests(), listed, events(arrival_time=None))
+        assert result.equals(ranker.rank(requests(), listed, expected))
 
     def test_copies_count_once_and_the_first_to_arrive_does(self, ranker):
         table = events()
@@ -317,8 +317,8 @@ class TestEvents:
         both = pa.concat_tables([later, table])
         assert self.left_out(ranker, both) == {"copies": len(table)}
         listed = candidates(14)
-        found = ranker.rank(requests(14), listed, both)
-        assert found.equals(ranker.rank(requests(14), listed, table))
+        result = ranker.rank(requests(14), listed, both)
+        assert result.equals(ranker.rank(requests(14), listed, table))
 
     def test_rows_without_an_id_are_no_copies(self, ranker):
         assert self.left_out(ranker, events(event_id=None)) == {}
@@ -337,8 +337,8 @@ class TestEvents:
     def test_items_that_the_bundle_does_not_know(self, ranker):
         assert self.left_out(ranker, events(item_id=["zz"] * 40)) == {"unknown items": 40}
         listed = candidates()
-        found = ranker.rank(requests(), listed, events(item_id=["zz"] * 40))
-        assert found.equals(ranker.rank(requests(), listed))
+        result = ranker.rank(requests(), listed, events(item_id=["zz"] * 40))
+        assert result.equals(ranker.rank(requests(), listed))
 
     def test_none_are_as_if_there_were_none(self, ranker):
         listed = candidates()

@@ -76,7 +76,7 @@ def test_a_vocabulary_that_is_indexed_has_the_same_rows(values, tmp_path):
         np.testing.assert_array_equal(indexed.rows(asked), plain.rows(asked))
 
 
-@pytest.mark.parametrize("name", ["keys.arrow", "hash.npy", "place.npy"])
+@pytest.mark.parametrize("name", ["keys.arrow", "hash.npy", "position.npy"])
 def test_a_file_that_is_absent_or_another(name, tmp_path):
     KeyIndex.build(STRINGS).save(tmp_path / "index")
     (tmp_path / "index" / name).write_bytes(b"nothing")

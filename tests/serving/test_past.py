@@ -36,8 +36,8 @@ def test_the_past_as_it_is_served(seed, tmp_path):
     rng = np.random.default_rng(seed)
     users, length, delay = 9, int(rng.integers(1, 8)), int(rng.choice(DELAYS))
     actions = [[0], [0, 2], [0, 1, 2], []][seed % 4]
-    known = users - 2  # two users came to be on the day
-    old = draw_events(rng, known, int(rng.integers(0, 400)), START - 9 * DAY, START)
+    earlier = users - 2  # two users came to be on the day
+    old = draw_events(rng, earlier, int(rng.integers(0, 400)), START - 9 * DAY, START)
     new = draw_events(rng, users, int(rng.integers(0, 120)), START, START + 3 * DAY)
     both = {name: np.concatenate([old[name], new[name]]) for name in old}
     order = np.lexsort((np.arange(len(both["user"])), both["time"], both["user"]))
@@ -46,16 +46,16 @@ def test_the_past_as_it_is_served(seed, tmp_path):
     expected = UserHistory(whole, **options)
 
     # As `PastExport` writes it.
-    timelines = Timelines(old, known)
+    timelines = Timelines(old, earlier)
     is_late = timelines.time > START - delay
     chosen = np.isin(timelines.action, np.asarray(actions, np.int8))
-    last = _last_of_each(timelines, known, chosen & ~is_late, length)
+    last = _last_of_each(timelines, earlier, chosen & ~is_late, length)
     ids = pa.array([f"user {n}" for n in range(users)], pa.large_string())
-    KeyIndex.build(ids[:known]).save(tmp_path / "ids")
-    _save_timelines(tmp_path, timelines, known, last | (chosen & is_late))
-    _save_timelines(tmp_path / "recent", timelines, known, is_late)
+    KeyIndex.build(ids[:earlier]).save(tmp_path / "ids")
+    _save_timelines(tmp_path, timelines, earlier, last | (chosen & is_late))
+    _save_timelines(tmp_path / "recent", timelines, earlier, is_late)
     every = [*range(ACTIONS), IMPRESSION]
-    np.save(tmp_path / "count.npy", _counts(timelines, known, ~is_late, every))
+    np.save(tmp_path / "count.npy", _counts(timelines, earlier, ~is_late, every))
     past = UserPast.open(tmp_path, ACTIONS, has_counts=True, **options)
 
     asked = rng.integers(0, users + 1, 200)  # and one whom nobody knows
