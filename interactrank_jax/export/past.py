@@ -89,6 +89,10 @@ class PastExport:
         engines.write_parquet(self.backend, rows, self.scratch / name)
         return pq.read_table((self.scratch / name).absolute())
 
+    def _distinct(self, rows: Any, name: str) -> pa.Array:
+        """Returns the distinct values of a column in order: bundles of one STATE are alike."""
+        return as_values(self._read(rows.select(name).distinct().order_by(name), name)[name])
+
     # Cross features.
 
     def _cross(self) -> dict[str, Any]:
@@ -146,7 +150,7 @@ class PastExport:
 
     def _queries(self, item_rows: Any) -> None:
         rows = self.store.query_items(self.backend)
-        ids = as_values(self._read(rows.select("query").distinct(), "query-ids")["query"])
+        ids = self._distinct(rows, "query")
         codes = np.arange(len(ids), dtype=np.int32)
         table = pa.table({"query_id": ids, "query": codes})
         queries = engines.write_arrow(self.backend, table, self.scratch / "queries")
@@ -178,7 +182,7 @@ class PastExport:
         rows = self.store.timelines(self.backend)
         if self.day_start is not None:
             rows = rows.filter(rows.time < self.day_start)
-        ids = as_values(self._read(rows.select("user").distinct(), "user-ids")["user"])
+        ids = self._distinct(rows, "user")
         codes = np.arange(len(ids), dtype=np.int32)
         table = pa.table({"user_id": ids, "user": codes})
         users = engines.write_arrow(self.backend, table, self.scratch / "users")

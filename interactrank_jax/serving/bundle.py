@@ -64,7 +64,7 @@ class Bundle:
         Raises:
           InputError: none there, of another release, damaged, or a file is missing.
         """
-        opened = artifact.open_artifact(KIND, path, _FIELDS)
+        opened = artifact.open_artifact(KIND, Path(path).resolve(), _FIELDS)
         sizes = opened.record["sizes"]
         for name in opened.digests:
             file = artifact.inside(opened.root, name)
