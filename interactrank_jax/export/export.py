@@ -88,34 +88,16 @@ def export(
         progress("items")
         raw = read_items(store, backend, features, items, run.encoder)
         progress("history")
-        data = run.metadata.config
-        knowledge = write_features(
-            store, backend, number, run.encoder, data, features, raw, directory
-        )
+        of_run = (run.encoder, run.metadata.config)
+        knowledge = write_features(store, backend, number, *of_run, features, raw, directory)
         progress("index")
         index = encode_items(run, model, knowledge.store)
         progress("graphs")
-        served = ServedModel(
-            run.model,
-            model["params"],
-            {name: np.shape(table) for name, table in model["tables"].items()},
-            run.encoder,
-            run.rule.utility,
-        )
-        graphs = served.graphs()
-        _write_arrays(model, index, graphs, directory)
+        served, graphs, fields = _write_model(run, model, index, onnx, directory)
         if vectors:
-            leaf = np.asarray(jax.tree.leaves(index)[0])[1:]
-            write_vectors(
-                as_values(raw["item_id"]), leaf, served.vector_bias, vectors, directory / "vectors"
-            )
-        record = {
-            **_describe(run, model, step),
-            **knowledge.record,
-            "vector_bias": served.vector_bias if served.is_dot else None,
-            "vectors": vectors,
-            "graphs": write_graphs(graphs, directory / "graphs", onnx),
-        }
+            ids, leaf = as_values(raw["item_id"]), jax.tree.leaves(index)[0][1:]
+            write_vectors(ids, leaf, served.vector_bias, vectors, directory / "vectors")
+        record = _describe(run, model, step) | knowledge.record | fields | {"vectors": vectors}
         progress("golden requests")
         parity = _prove(record, raw, served, graphs, directory)
     return {"items": len(raw), "as_of": record["as_of"], "step": step, **parity}
@@ -196,6 +178,26 @@ def _features(
             f"of the log that the run was trained on."
         )
     return tuple(features)
+
+
+def _write_model(
+    run: Run, model: Mapping[str, Any], index: Any, onnx: bool, directory: Path
+) -> tuple[ServedModel, dict[str, Graph], dict[str, Any]]:
+    """Writes arrays and graphs; returns the model, its graphs, and the fields that name them."""
+    served = ServedModel(
+        run.model,
+        model["params"],
+        {name: np.shape(table) for name, table in model["tables"].items()},
+        run.encoder,
+        run.rule.utility,
+    )
+    graphs = served.graphs()
+    _write_arrays(model, index, graphs, directory)
+    fields = {
+        "vector_bias": served.vector_bias if served.is_dot else None,
+        "graphs": write_graphs(graphs, directory / "graphs", onnx),
+    }
+    return served, graphs, fields
 
 
 def _write_arrays(

@@ -60,22 +60,10 @@ def update_items(
         progress("copy")
         shutil.copytree(bundle.path, directory, dirs_exist_ok=True)
         interrupts.check()
-        new_ids = encoder.raw.ids(table).filter(pa.array(is_new))
-        ids = pa.concat_arrays([bundle.items.ids, new_ids])
-        shutil.rmtree(directory / "items" / "ids")
-        KeyIndex.build(ids).save(directory / "items" / "ids")
+        ids = pa.concat_arrays([bundle.items.ids, encoder.raw.ids(table).filter(pa.array(is_new))])
         arrays = {f"items/{name}": values for name, values in store.items()}
         arrays |= {name.replace("item/", "index/"): leaf for name, leaf in leaves.items()}
-        for name, values in arrays.items():
-            _extend(bundle.path / f"{name}.npy", directory / f"{name}.npy", total, row, values)
-        if bundle["has_fresh"]:  # whose history is not known, its age does not matter
-            name, none = "cross/fresh.npy", np.zeros(0, np.int8)
-            _extend(bundle.path / name, directory / name, total, row[:0], none)
-        if bundle["vectors"]:
-            shutil.rmtree(directory / "vectors")
-            vectors = np.load(directory / "index" / "0.npy", mmap_mode="r")[1:]
-            bias, form = bundle["vector_bias"], bundle["vectors"]
-            write_vectors(ids, vectors, bias, form, directory / "vectors")
+        _write_items(bundle, directory, ids, row, arrays)
         progress("golden requests")
         record = {**bundle.artifact.record, "items": total}
         write_record(directory, record)
@@ -83,6 +71,24 @@ def update_items(
         save_golden(Ranking(updated, JaxGraphs(updated)))
         write_record(directory, record)
     return {"added": int(is_new.sum()), "replaced": int((~is_new).sum()), "items": total - 1}
+
+
+def _write_items(
+    bundle: Bundle, directory: Path, ids: pa.Array, row: np.ndarray, arrays: dict[str, np.ndarray]
+) -> None:
+    """Writes the items of a bundle anew into a copy of it: `ids`, those of `row` being `arrays`."""
+    shutil.rmtree(directory / "items" / "ids")
+    KeyIndex.build(ids).save(directory / "items" / "ids")
+    total = 1 + len(ids)
+    for name, values in arrays.items():
+        _extend(bundle.path / f"{name}.npy", directory / f"{name}.npy", total, row, values)
+    if bundle["has_fresh"]:  # whose history is not known, its age does not matter
+        name, none = "cross/fresh.npy", np.zeros(0, np.int8)
+        _extend(bundle.path / name, directory / name, total, row[:0], none)
+    if bundle["vectors"]:
+        shutil.rmtree(directory / "vectors")
+        vectors = np.load(directory / "index" / "0.npy", mmap_mode="r")[1:]
+        write_vectors(ids, vectors, bundle["vector_bias"], bundle["vectors"], directory / "vectors")
 
 
 def _extend(source: Path, file: Path, total: int, row: np.ndarray, values: np.ndarray) -> None:
