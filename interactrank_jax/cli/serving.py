@@ -47,7 +47,7 @@ def _score(args: Any) -> None:
     from interactrank_jax.ranking.score import score
 
     check_registers_only(args)
-    for flag in ("requests", "events", "log_features"):
+    for flag in ("requests", "events", "log_features", "verify"):
         if getattr(args, flag):
             raise InputError(f"--{flag} goes with --bundle: name one, or leave it out.")
     for flag in ("workdir", "index", "examples"):
@@ -84,6 +84,7 @@ def _score_requests(args: Any) -> None:
         events=args.events,
         k=args.k,
         log_features=bool(args.log_features),
+        verify=bool(args.verify),
     )
     show(f"scores in {args.out}/scores.parquet", summary)
 
@@ -159,6 +160,7 @@ COMMANDS: dict[str, Command] = {
                 "whole corpus; without: slate (of the log, the default) or corpus",
             ),
             "events": ("", "with --bundle: Parquet of what users did since its day began"),
+            "verify": (0, "with --bundle: 1 compares all its files and ranks its golden requests"),
             "log_features": (0, "with --bundle: 1 writes what scores were made of"),
             "workdir": ("", "instead, run directory"),
             "index": ("", "directory that `index` wrote"),

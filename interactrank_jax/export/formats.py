@@ -57,7 +57,7 @@ def write_graphs(graphs: dict[str, Graph], directory: Path, onnx: bool = True) -
                     input_names=list(graph.inputs),
                     output_names=list(graph.outputs),
                 )
-        except Exception as error:  # whatever an operation that it does not know leads it to
+        except Exception as error:  # of many types, for an operation that it lacks
             result[name]["onnx_error"] = f"the converter failed: {error}".splitlines()[0][:300]
             logger.warning("no ONNX form of %s: %s", name, result[name]["onnx_error"])
             continue

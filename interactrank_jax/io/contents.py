@@ -29,7 +29,7 @@ def load_array(path: files.PathLike, shape: Sequence[int | None], kind: str) -> 
     """
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except Exception as error:  # NumPy raises whatever the header leads it to
+    except Exception as error:  # of many types, for a damaged header
         raise InputError(f"{path} is no array ({error}): it was truncated or edited.") from error
     fits = len(array.shape) == len(shape) and all(
         wanted in (None, length) for length, wanted in zip(array.shape, shape, strict=True)

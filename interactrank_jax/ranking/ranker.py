@@ -42,7 +42,7 @@ class JaxGraphs:
             path = artifact.inside(bundle.path, graph["jax"])
             try:
                 exported = jax_export.deserialize(bytearray(path.read_bytes()))
-            except Exception as error:  # whatever a damaged graph leads it to
+            except Exception as error:  # of many types, for a damaged graph
                 raise InputError(f"{path} cannot be read ({error}): export it again.") from error
             platforms = {p.replace("rocm", "gpu") for p in exported.platforms}
             here = {"gpu": "cuda"}.get(self._device.platform, self._device.platform)

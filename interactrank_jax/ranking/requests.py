@@ -45,7 +45,8 @@ def score_requests(
     events: files.PathLike = "",
     k: int = 500,
     log_features: bool = False,
-    open_ranker: Callable[[files.PathLike], Any] = Ranker,
+    verify: bool = False,
+    open_ranker: Callable[..., Any] = Ranker,
 ) -> dict[str, int]:
     """Ranks the requests of Parquet files.
 
@@ -58,6 +59,8 @@ def score_requests(
       events: the same of what users did since the bundle's day began; ''.
       k: items kept of each request.
       log_features: whether features are written too.
+      verify: whether every file of the bundle is compared with its digest, and its golden requests
+        are ranked, before any work.
       open_ranker: opens a bundle.
 
     Returns:
@@ -72,7 +75,7 @@ def score_requests(
         raise InputError("--log_features needs candidates: those of the whole corpus are too many.")
     sources = [path for path in (bundle, requests, candidates, events) if path]
     outputs.output_directory(out, *sources)
-    ranker = open_ranker(bundle)
+    ranker = open_ranker(bundle, verify=verify)
     fresh, left_out = None, {}
     if events:
         fresh, left_out = ranker.ranking.read_events(_read(parquet_files(events, "--events")))

@@ -270,7 +270,7 @@ class Run:
             with np.load(file, allow_pickle=False) as arrays:  # zip holds a checksum of each
                 scores = {name: arrays[name] for name in kinds}
                 digest = str(arrays["examples"])
-        except Exception as error:  # zipfile raises whatever the damaged byte leads it to
+        except Exception as error:  # of many types, for a damaged byte
             raise InputError(f"{file} is damaged ({error}): evaluate again.") from error
         if digest != examples.metadata.digest:
             raise InputError(

@@ -125,7 +125,7 @@ def open_array(path: Path, shape: Sequence[int | None], kind: str) -> np.ndarray
     if 0 in shape:
         try:
             array = np.load(path, allow_pickle=False)
-        except Exception as error:  # NumPy raises whatever the header leads it to
+        except Exception as error:  # of many types, for a damaged header
             raise InputError(f"{path} is no array ({error}): it was edited.") from error
         if array.size:
             raise InputError(f"{path} has shape {array.shape}, expected an empty array.")

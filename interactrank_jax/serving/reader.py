@@ -49,7 +49,7 @@ class OnnxGraphs:
                 self._sessions[name] = onnxruntime.InferenceSession(
                     path.read_bytes(), options, providers=["CPUExecutionProvider"]
                 )
-            except Exception as error:  # whatever a damaged graph leads it to
+            except Exception as error:  # of many types, for a damaged graph
                 raise InputError(f"{path} cannot be run ({error}): export it again.") from error
 
     def run(self, name: str, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,9 +16,12 @@ import pytest
 from interactrank_jax import cli
 from interactrank_jax.examples.format import Examples
 from interactrank_jax.export import replay
+from interactrank_jax.export.export import write_record
+from interactrank_jax.io import artifact
 from interactrank_jax.io.errors import InputError
 from interactrank_jax.ranking import requests as station
 from interactrank_jax.ranking.requests import score_requests
+from interactrank_jax.serving.bundle import KIND
 from tests.conftest import REPOSITORY
 from tests.log.handmade_log import DAY
 from tests.serving.making import BUNDLE_DAY, assert_scores, candidates, events, requests
@@ -312,3 +316,19 @@ def test_an_interruption_leaves_nothing_and_it_runs_again(served, paths, tables,
     assert "interrupted; nothing half-written was left" in said
     assert not list((tmp_path / "out").iterdir())
     assert run(served, paths, tmp_path / "out" / "scores") == 0
+
+
+def test_verify_ranks_the_golden_requests_before_any_work(served, paths, tmp_path, capsys):
+    assert run(served, paths, tmp_path / "out", "--verify=1") == 0
+    bundle = shutil.copytree(served.bundle, tmp_path / "bundle")
+    scores = pq.read_table(bundle / "golden" / "scores.parquet")
+    wrong = scores.set_column(3, "score", pa.array(scores["score"].to_numpy() + np.float32(0.1)))
+    pq.write_table(wrong, bundle / "golden" / "scores.parquet")
+    record = artifact.open_artifact(KIND, bundle).record
+    write_record(bundle, record)  # whole, but for what its model gives
+    arguments = [f"--bundle={bundle}", f"--requests={paths['requests']}"]
+    assert cli.main(["score", *arguments, f"--out={tmp_path / 'unverified'}", "--k=1"]) == 0
+    capsys.readouterr()
+    assert cli.main(["score", *arguments, f"--out={tmp_path / 'no'}", "--verify=1"]) == 2
+    assert "golden requests differ" in capsys.readouterr().err
+    assert not (tmp_path / "no").exists()
