@@ -10,10 +10,13 @@ in a scratch directory within the output, which is written beside `out` and rena
 
 import concurrent.futures
 import contextlib
+import dataclasses
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+
+import ibis
 
 from interactrank_jax.config import configuration
 from interactrank_jax.examples import corpus, extension, past
@@ -24,13 +27,19 @@ from interactrank_jax.examples.encoder import Encoder
 from interactrank_jax.examples.fitting import fit, fitted_before
 from interactrank_jax.examples.format import Examples, Metadata, write_metadata
 from interactrank_jax.examples.ordered import order_log
-from interactrank_jax.examples.plan import make_plan
+from interactrank_jax.examples.plan import Plan, make_plan
 from interactrank_jax.examples.splits import Days
-from interactrank_jax.examples.writing import finish_encoder, write_raw_requests, write_splits
+from interactrank_jax.examples.writing import (
+    Written,
+    finish_encoder,
+    write_raw_requests,
+    write_splits,
+)
 from interactrank_jax.io import files, outputs
 from interactrank_jax.log import read, schema
 from interactrank_jax.log.validate import validate
 from interactrank_jax.state import engines
+from interactrank_jax.state.store import Store
 
 MEMORY = "4GB"  # of the engine, which spills to disk beyond it
 
@@ -72,67 +81,113 @@ def prepare(
         nothing was ever engaged with in training.
     """
     log = read.open_log(log_path)
-    sources = [path for path in (extend, state) if path is not None]
-    outputs.output_directory(out, log.path, *sources)
+    outputs.output_directory(out, log.path, *(path for path in (extend, state) if path is not None))
     progress("validate")
-    plan = make_plan(config, log)
-    config_json = configuration.to_json(config)
-    extension.check_days(plan, days, encoder)
-    is_given = encoder is not None
-    if encoder is not None:
-        extension.check_encoder(encoder, plan, config_json, extend)
-    old = Examples(extend) if extend is not None else None
-    if old is not None:
-        extension.check_extension(config_json, log, plan, old)
-    given = past.open_given(state, plan, log) if state is not None else None
+    asked = _check(config, log, extend, state, encoder, days)
     engines.check_flags(engine, memory, master)
     log_statistics = validate(log)
-    if old is not None:
-        extension.check_columns(log, old)
+    if asked.old is not None:
+        extension.check_columns(log, asked.old)
     with outputs.new_directory(out) as directory:
         with (
             _scratch(directory) as scratch,
             engines.connect(engine, scratch / "engine", memory, master) as backend,
             engines.readable(backend, log),
         ):
-            progress("requests")
-            ordered = order_log(plan, log, old, backend, scratch, days)
-            progress("state")
-            history = past.open_past(plan, ordered, given, directory, progress)
-            progress("candidates")
-            buckets = write_buckets(ordered, history)
-            progress("encoder")
-            old_encoder = old.encoder if old is not None else None
-            if encoder is not None:
-                fitted = fitted_before(plan, ordered, encoder)
-            else:
-                fitted = fit(config, plan, ordered, buckets, old_encoder)
-            fitted.write_items(directory)
-            progress("histories")
-            with buckets.read_ahead(ordered.rows.buckets) as candidates:
-                lookups = past.look_up(plan, ordered, history)
-                assembler = Assembler(plan, ordered, fitted, lookups, buckets.places)
-                with _ragged(assembler, history, directory, progress):
-                    written = write_splits(
-                        assembler, candidates, directory, int(config.block_size), progress
-                    )
-                    write_raw_requests(ordered, fitted.leaking, directory / "raw")
-            progress("metadata")
-            if encoder is None:
-                encoder = finish_encoder(config_json, plan, fitted, written, old_encoder)
-            encoder.save(directory / ENCODER)
+            written, made = _make(asked, backend, scratch, directory, progress)
+            made.save(directory / ENCODER)
         metadata = Metadata(
-            encoder=encoder,
-            slate=plan.slate,
+            encoder=made,
+            slate=asked.plan.slate,
             candidate_columns=written.candidate_columns,
             splits=written.sizes,
             log_statistics=log_statistics,
-            config=config_json,
-            digest=examples_digest(log, config, old, encoder if is_given else None, days),
-            extends=old.metadata.digest if old is not None else "",
+            config=configuration.to_json(config),
+            digest=examples_digest(log, config, asked.old, encoder, days),
+            extends=asked.old.metadata.digest if asked.old is not None else "",
         )
         write_metadata(directory, metadata)
     return metadata
+
+
+@dataclasses.dataclass(frozen=True)
+class _Asked:
+    """What a preparation is asked for, checked.
+
+    Attributes:
+      config: the `data` part of a config.
+      log: the log.
+      plan: the config, checked against the log.
+      old: examples to extend.
+      given: STATE to look things up in; None to build one.
+      encoder: to encode by; None to fit one.
+      days: whose requests become examples; None for all.
+    """
+
+    config: Any
+    log: read.Log
+    plan: Plan
+    old: Examples | None
+    given: Store | None
+    encoder: Encoder | None
+    days: Days | None
+
+
+def _check(
+    config: Any,
+    log: read.Log,
+    extend: files.PathLike | None,
+    state: files.PathLike | None,
+    encoder: Encoder | None,
+    days: Days | None,
+) -> _Asked:
+    """Holds what is asked for against each other, before any row is read."""
+    plan, config_json = make_plan(config, log), configuration.to_json(config)
+    extension.check_days(plan, days, encoder)
+    if encoder is not None:
+        extension.check_encoder(encoder, plan, config_json, extend)
+    old = Examples(extend) if extend is not None else None
+    if old is not None:
+        extension.check_extension(config_json, log, plan, old)
+    given = past.open_given(state, plan, log) if state is not None else None
+    return _Asked(config, log, plan, old, given, encoder, days)
+
+
+def _make(
+    asked: _Asked,
+    backend: ibis.BaseBackend,
+    scratch: Path,
+    directory: Path,
+    progress: Callable[[str], None],
+) -> tuple[Written, Encoder]:
+    """Writes all but encoder and metadata; returns what was written, and the encoder."""
+    plan, config = asked.plan, asked.config
+    progress("requests")
+    ordered = order_log(plan, asked.log, asked.old, backend, scratch, asked.days)
+    progress("state")
+    history = past.open_past(plan, ordered, asked.given, directory, progress)
+    progress("candidates")
+    buckets = write_buckets(ordered, history)
+    progress("encoder")
+    old_encoder = asked.old.encoder if asked.old is not None else None
+    if asked.encoder is not None:
+        fitted = fitted_before(plan, ordered, asked.encoder)
+    else:
+        fitted = fit(config, plan, ordered, buckets, old_encoder)
+    fitted.write_items(directory)
+    progress("histories")
+    with buckets.read_ahead(ordered.rows.buckets) as candidates:
+        lookups = past.look_up(plan, ordered, history)
+        assembler = Assembler(plan, ordered, fitted, lookups, buckets.places)
+        with _ragged(assembler, history, directory, progress):
+            size = int(config.block_size)
+            written = write_splits(assembler, candidates, directory, size, progress)
+            write_raw_requests(ordered, fitted.leaking, directory / "raw")
+    progress("metadata")
+    if asked.encoder is not None:
+        return written, asked.encoder
+    config_json = configuration.to_json(config)
+    return written, finish_encoder(config_json, plan, fitted, written, old_encoder)
 
 
 @contextlib.contextmanager
