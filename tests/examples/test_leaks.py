@@ -7,7 +7,7 @@ import pytest
 from interactrank_jax.examples import leaks
 from interactrank_jax.examples.rates import MeanRates
 from interactrank_jax.io.errors import InputError
-from interactrank_jax.state import expressions, timelines
+from interactrank_jax.state import expressions, histories
 from interactrank_jax.state.histories import NO_FOLD, Timelines
 from interactrank_jax.state.query_history import QueryHistory
 from tests.log.handmade_log import data_config, make_tables, random_config, write_log
@@ -73,7 +73,7 @@ def test_counts_of_the_same_day_are_caught(log, monkeypatch):
 
 @pytest.mark.thorough
 def test_histories_without_a_cut_are_caught(log_without_events, monkeypatch):
-    monkeypatch.setattr(timelines, "known_until", lambda timestamp, delay_s: timestamp + 7 * 86_400)
+    monkeypatch.setattr(histories, "known_until", lambda timestamp, delay_s: timestamp + 7 * 86_400)
     config = _config(**{"cross.features": ("share:click:7",)})
     found = _features(leaks.examine(config, log_without_events))
     assert {"history_item", "history_action", "history_age", "user_count_click"} <= found
@@ -82,10 +82,12 @@ def test_histories_without_a_cut_are_caught(log_without_events, monkeypatch):
 
 @pytest.mark.thorough
 def test_query_histories_without_a_lag_are_caught(log, monkeypatch):
-    sweep = QueryHistory._sweep
-    monkeypatch.setattr(
-        QueryHistory, "_sweep", lambda self, rows, when: sweep(self, rows, when + self._lag_days)
-    )
+    as_of_days = QueryHistory._as_of_days
+
+    def without_lag(self, rows, days, result):
+        as_of_days(self, rows, days + self._lag_days, result)
+
+    monkeypatch.setattr(QueryHistory, "_as_of_days", without_lag)
     config = _config(**{"cross.features": ()})
     assert _features(leaks.examine(config, log)) == {"query_history_item"}
 
@@ -109,12 +111,12 @@ def test_counts_that_include_the_own_fold_are_caught(log, monkeypatch):
 @pytest.mark.thorough
 def test_histories_that_include_the_own_fold_are_caught(log, monkeypatch):
     monkeypatch.setattr(Timelines, "visible_to", lambda self, fold: self)
-    sweep = QueryHistory._sweep
-    monkeypatch.setattr(
-        QueryHistory,
-        "_sweep",
-        lambda self, rows, when: sweep(self, rows, np.full(len(when), NO_FOLD)),
-    )
+    out_of_fold = QueryHistory._out_of_fold
+
+    def of_all_folds(self, rows, folds, result):
+        out_of_fold(self, rows, np.full(len(folds), NO_FOLD), result)
+
+    monkeypatch.setattr(QueryHistory, "_out_of_fold", of_all_folds)
     report = leaks.examine(_config(random_config, **{"cross.features": ()}), log)
     found = {leak.feature for leak in report.leaks if leak.check.startswith("labels of fold")}
     assert {"history_item", "query_history_item", "user_count_click", "user_rate_click"} <= found
