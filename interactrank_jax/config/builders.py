@@ -33,9 +33,9 @@ def base_config(argument: str) -> ConfigDict:
             microbatches=1,  # parts of a device's batch, encoded one after the other
             # Of users', queries' and candidates' ids, replaced by hashed rows.
             id_dropout=0.0,
-            # The projection of cross features: whether it starts at its logistic regression, and
-            # what its learning rate is multiplied by.
-            affine=_config(fit=False, rate_scale=1.0),
+            # What ends a model, the weights of the dot product and of what history knows: whether
+            # those start at their logistic regression, what its rate is multiplied by, its decay.
+            affine=_config(fit=True, rate_scale=1.0, weight_decay=0.0),
             optimizer=_config(
                 learning_rate=1e-3,
                 warmup_steps=100,

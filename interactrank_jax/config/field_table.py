@@ -205,11 +205,20 @@ _FIT = ("fit", "interactfit")
 _CROSS = ("interactrank", "interactfit", "cold", "lr", "wide_deep", "deepfm", "dcn_v2", "autoint")
 SOME_MODELS = (
     *_model_fields(
-        _CROSS, ("cross.transform", Choice(("log", "linear")), "of cross features, after scaling")
+        _CROSS,
+        (
+            "cross.transform",
+            Choice(("odds", "log", "linear")),
+            "of cross features; 'odds': rates as log odds ratios, shares as 'log'",
+        ),
+    ),
+    *_model_fields(
+        ("cold", "wide_deep", "deepfm", "dcn_v2", "autoint"),
+        ("cross.affine", Switch(), "whether they are addends of the logit too, with users' rates"),
     ),
     *_model_fields(
         ("interactrank", "interactfit", "lr"),
-        ("cross.weight_init", Number(-100, 100), "weight of each cross feature at the start"),
+        ("cross.weight_init", Number(-100, 100), "weight of each cross feature, where it is not fitted"),
     ),
     *_model_fields(
         _FIT,
@@ -274,13 +283,14 @@ TRAIN = _fields(
     (
         "affine.fit",
         Switch(),
-        "whether the weights of cross features start at their logistic regression",
+        "whether the terms of cross features and users' rates start at their regression",
     ),
     (
         "affine.rate_scale",
         Number(0, 1e6),
-        "what the learning rate of those weights is multiplied by",
+        "what the learning rate of those terms and of the dot product's weight is multiplied by",
     ),
+    ("affine.weight_decay", Number(0, 100), "of those terms and that weight"),
     ("optimizer.warmup_steps", Whole(0, COUNT), "steps in which the rate rises from 0"),
     ("optimizer.decay", _DECAYS, "how the rate falls after that"),
     ("optimizer.weight_decay", Number(0, 100), "of AdamW"),

@@ -31,18 +31,15 @@ def interactrank(argument: str = "search") -> ConfigDict:
     """InteractRank: real-time sequences, and ItemQueryPerf beside the dot product."""
     config = base_config(argument)
     config.model = model_config("interactrank", pooling="interactrank", masknet_blocks=4)
-    _add_cross_terms(config, argument)
+    _add_cross_terms(config)
     fit_to_data(config, argument)
     return config
 
 
-def _add_cross_terms(config: ConfigDict, argument: str) -> None:
+def _add_cross_terms(config: ConfigDict) -> None:
     """Adds the fields of the cross features' affine projection."""
-    # Shares are spread over decades, rates are not. The official code starts all weights at 1.
-    is_search = argument == "search"
-    config.model.cross = ConfigDict(
-        {"transform": "log" if is_search else "linear", "weight_init": 1.0 if is_search else 0.5}
-    )
+    # Where they are not fitted: the official code starts all weights at 1.
+    config.model.cross = ConfigDict({"transform": "odds", "weight_init": 1.0})
 
 
 def fit(argument: str = "search") -> ConfigDict:
@@ -90,7 +87,7 @@ def interactfit(argument: str = "search") -> ConfigDict:
     # On validation the target attention beats InteractRank's pooling of the user's history: .6787
     # and .6776 on the simulated log (medium), .7753 and .7738 on MovieLens-100K by time.
     config.model.sequence.history = "target"
-    _add_cross_terms(config, argument)
+    _add_cross_terms(config)
     _add_fit(config, argument)
     fit_to_data(config, argument)
     return config
@@ -141,7 +138,7 @@ def _joint_config(name: str, argument: str) -> ConfigDict:
     """
     config = base_config(argument)
     config.model = model_config(name, pooling="mean", masknet_blocks=0)
-    config.model.cross = ConfigDict({"transform": "log" if argument == "search" else "linear"})
+    config.model.cross = ConfigDict({"transform": "odds", "affine": True})
     config.model.tower.dropout = 0.1
     # As in their papers. DeepFM on MovieLens-100K, validation, two seeds: .8688, with it .8682.
     config.model.tower.layer_norm = False
@@ -182,10 +179,7 @@ def lr(argument: str = "search") -> ConfigDict:
     """Logistic regression: a weight per id, numbers and cross features linear."""
     config = base_config(argument)
     config.model = model_config("lr", pooling="none", masknet_blocks=0)
-    is_search = argument == "search"
-    config.model.cross = ConfigDict(
-        {"transform": "log" if is_search else "linear", "weight_init": 0.0}
-    )
+    config.model.cross = ConfigDict({"transform": "odds", "weight_init": 0.0})
     config.model.tower.numeric_views = ("gaussian",)
     config.train.loss.softmax_weight = 0.0
     fit_to_data(config, argument)

@@ -14,6 +14,13 @@ from interactrank_jax.models.preranker import PreRanker
 Array = jax.Array
 
 
+def add_offset(logits: Array, offset: Array | None) -> Array:
+    """Adds what all candidates of a request have in common, `[R, H]`, to logits `[R, ..., H]`."""
+    if offset is None:
+        return logits
+    return logits + offset.reshape(len(offset), *(1,) * (logits.ndim - 2), -1)
+
+
 class AffineRanker(PreRanker):
     """A model with logits w_h <u_h, v> + b_h, a positive w_h, and a temperature beside them."""
 
@@ -40,9 +47,10 @@ class AffineRanker(PreRanker):
             return nn.softplus(self.dot_weight_raw)
         return self.dot_weight_raw
 
-    def _project(self, dot: Array) -> Array:
-        """Returns the logits `[..., H]` of dot products `[..., H]`."""
-        return dot * along_last(self.dot_weight(), dot) + along_last(self.bias, dot)
+    def _project(self, dot: Array, offset: Array | None = None) -> Array:
+        """Returns the logits `[R, ..., H]` of dot products and the requests' offset `[R, H]`."""
+        logits = dot * along_last(self.dot_weight(), dot) + along_last(self.bias, dot)
+        return add_offset(logits, offset)
 
     def _over_temperature(self, cosine: Array) -> Array:
         """Returns cosines over the learned temperature (>= 1/100)."""

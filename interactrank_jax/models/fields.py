@@ -6,7 +6,7 @@ are the references that pre-ranking models are held against, not models to serve
 """
 
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +15,8 @@ from flax import linen as nn
 from interactrank_jax.examples.encoder import Feature, NumericStatistics
 from interactrank_jax.io.errors import InputError
 from interactrank_jax.losses import Total
-from interactrank_jax.models.cross import scale_cross
+from interactrank_jax.models.affine import add_offset
+from interactrank_jax.models.history_terms import CrossTerms, UserTerms, transform_cross
 from interactrank_jax.models.inputs import ItemInput, RequestInput
 from interactrank_jax.models.layers import MLP, NumericNormalizer
 from interactrank_jax.models.preranker import PreRanker, Training
@@ -107,8 +108,24 @@ class SideFields(nn.Module):
         return jnp.concatenate(stacked, -2)
 
 
+class Query(NamedTuple):
+    """A request.
+
+    Attributes:
+      fields: `[R, Fq, w]`.
+      offset: `[R, H]` what all its candidates have in common; None: nothing.
+    """
+
+    fields: Array
+    offset: Array | None = None
+
+
 class JointRanker(PreRanker):
     """A network over the fields of a pair, run anew for each; subclasses give `logits`.
+
+    logit_h = network_h(all fields) + sum_k w_hk f(IQP_k) + sum_u v_hu g(z_u): the affine terms of
+    InteractRank beside the network, whose last layer starts at zero. They are no part of the
+    papers; `config.cross.affine` off leaves them out.
 
     Fields are every embedded feature, every numeric one, the average of each history (one field per
     feature that it is made of, and per action in 'mean_by_action'), and every cross feature.
@@ -116,8 +133,8 @@ class JointRanker(PreRanker):
     A field has `config.embedding_dim` places, and in models with first-order terms one more per
     head: the weight of that input in a linear model, kept in the same row of the same table.
 
-    QueryRep: `[R, Fq, w]`, the request's fields. ItemRep: `[..., Fi, w]`, the item's fields, passed
-    through: nothing of the network can be computed ahead, so an index of them is of no use.
+    QueryRep: a `Query`. ItemRep: `[..., Fi, w]`, the item's fields, passed through: nothing of the
+    network can be computed ahead, so an index of them is of no use.
     """
 
     uses_cross: ClassVar[bool] = True
@@ -141,7 +158,10 @@ class JointRanker(PreRanker):
         self.deep = MLP(
             tuple(tower.hidden), tower.dropout, dtype=self.dtype, layer_norm=tower.layer_norm
         )
-        self.deep_output = nn.Dense(heads)
+        self.deep_output = output_layer(heads)
+        if config.cross.affine:
+            self.cross_terms = CrossTerms(inputs, config.cross.transform)
+            self.user_terms = UserTerms(inputs)
 
     @property
     def heads(self) -> int:
@@ -154,11 +174,20 @@ class JointRanker(PreRanker):
 
     # --- What a pair consists of ---
 
-    def encode_query(self, request: RequestInput, *, train: bool = False) -> Array:
-        """Returns the request's fields `[R, Fq, w]`."""
+    def encode_query(self, request: RequestInput, *, train: bool = False) -> Query:
+        """Returns the request's fields, and what all its candidates have in common."""
         del train
         fields = self.request_fields(request.features, request.numeric)
-        return jnp.concatenate([fields, *self._history_fields(request)], -2)
+        fields = jnp.concatenate([fields, *self._history_fields(request)], -2)
+        return Query(fields, self.offset(request))
+
+    def offset(self, request: RequestInput) -> Array | None:
+        """Returns what the user's past adds to all candidates, `[R, H]`."""
+        return self.user_terms(request.numeric) if self.config.cross.affine else None
+
+    def bias_path(self) -> tuple[str, ...]:
+        """Returns where the constant of the logits is: in the last layer of the MLP."""
+        return ("deep_output", "bias")
 
     def _history_fields(self, request: RequestInput) -> list[Array]:
         fields, width = [], self.row_width("")
@@ -186,7 +215,7 @@ class JointRanker(PreRanker):
         """Returns the fields that differ between candidates, `[R, C, Fi + K, w]`."""
         if not self.inputs.cross:
             return items
-        values = scale_cross(cross, self.inputs.cross_scale, self.config.cross.transform)
+        values = transform_cross(cross, self.inputs, self.config.cross.transform)
         return jnp.concatenate([items, self.cross_fields(values)], -2)
 
     # --- Scoring ---
@@ -195,23 +224,30 @@ class JointRanker(PreRanker):
         """Returns `[R, C, H]` of fields: the request's `[R, Fq, w]`, the pair's `[R, C, Fp, w]`."""
         raise NotImplementedError
 
-    def score(self, query: Array, items: Array, cross: Array) -> Array:
+    def score(self, query: Query, items: Array, cross: Array) -> Array:
         """Returns `[R, C, H]`."""
-        return self.logits(query, self._pair_fields(items, cross), train=False)
+        return self._with_terms(query, items, cross, train=False)
 
-    def score_all(self, query: Array, items: Array) -> Array:
+    def _with_terms(self, query: Query, items: Array, cross: Array, *, train: bool) -> Array:
+        """Returns the network's logits with the affine terms beside them, `[R, C, H]`."""
+        logits = self.logits(query.fields, self._pair_fields(items, cross), train=train)
+        if self.config.cross.affine:
+            logits = logits + self.cross_terms(cross)
+        return add_offset(logits, query.offset)
+
+    def score_all(self, query: Query, items: Array) -> Array:
         """Returns `[R, I, H]`, request by request: the fields of all pairs would fill a memory."""
         no_cross = jnp.zeros((1, len(items), len(self.inputs.cross)))
 
         def one(model, carry, fields):
-            return carry, model.score(fields[None], items[None], no_cross)[0]
+            return carry, model.score(Query(fields[None]), items[None], no_cross)[0]
 
         by_request = nn.scan(one, variable_broadcast="params", split_rngs={"params": False})
-        return by_request(self, (), query)[1]
+        return add_offset(by_request(self, (), query.fields)[1], query.offset)
 
     def train_score(
         self,
-        query: Array,
+        query: Query,
         items: Array,
         cross: Array,
         *,
@@ -221,8 +257,8 @@ class JointRanker(PreRanker):
     ) -> Training:
         """Returns the logits, with dropout, and the vectors' squared lengths as the loss 'l2'."""
         del engaged, progress
-        logits = self.logits(query, self._pair_fields(items, cross), train=True)
-        penalty = l2_penalty(self.vectors(query), self.vectors(items), mask)
+        logits = self._with_terms(query, items, cross, train=True)
+        penalty = l2_penalty(self.vectors(query.fields), self.vectors(items), mask)
         return Training(logits, {"l2": penalty}, {})
 
     def auxiliary_losses(self) -> dict[str, float]:
@@ -256,6 +292,11 @@ class JointRanker(PreRanker):
         """
         hidden = self.deep(flat(self.vectors(query)), flat(self.vectors(pair)), train=train)
         return self.deep_output(hidden)
+
+
+def output_layer(heads: int, *, use_bias: bool = True) -> nn.Dense:
+    """Returns a last layer that starts at zero, so that what stands beside the network counts."""
+    return nn.Dense(heads, use_bias=use_bias, kernel_init=nn.initializers.zeros)
 
 
 def flat(fields: Array) -> Array:

@@ -15,7 +15,7 @@ from flax import linen as nn
 from interactrank_jax.io.errors import InputError
 from interactrank_jax.losses import Total
 from interactrank_jax.models import flops
-from interactrank_jax.models.affine import AffineRanker
+from interactrank_jax.models.affine import AffineRanker, add_offset
 from interactrank_jax.models.inputs import ItemInput, RequestInput
 from interactrank_jax.models.late import LightweightScorer
 from interactrank_jax.models.preranker import Training
@@ -32,13 +32,27 @@ class Request(NamedTuple):
     Attributes:
       x: `[R, D]` input of the tower's MLP.
       history: events `[R, L, De]` that the meta query attends to and their mask `[R, L]`, or None.
+      offset: `[R, H]` what all its candidates have in common; None: nothing.
       hard: `[R, N, U, p]` user vectors of the meta queries, which the sampled softmax compares;
         a loss without one does not look at them, and they are then not computed.
     """
 
     x: Array
     history: tuple[Array, Array] | None
+    offset: Array | None = None
     hard: Array | None = None
+
+
+class Query(NamedTuple):
+    """A request in serving.
+
+    Attributes:
+      vectors: `[R, N, U, p]` user vectors, one set per meta query.
+      offset: `[R, H]` what all its candidates have in common; None: nothing.
+    """
+
+    vectors: Array
+    offset: Array | None = None
 
 
 class Item(NamedTuple):
@@ -75,10 +89,6 @@ class MetaQueries(nn.Module):
         """Returns the queries Q*, `[N, D]`: parameter-free self-attention without a softmax."""
         return (self.matrix @ self.matrix.T) @ self.matrix
 
-    def bias_path(self) -> tuple[str, ...]:
-        """Returns where the constant of the logits is: in the last layer of the scorer."""
-        return ("scorer", "output", "bias") if self.config.late.user_heads else ("bias",)
-
     def similarity(self, attributes: Array) -> Array:
         """Returns e Q^T `[..., N]` of attributes `[..., D]`, with the raw matrix."""
         return attributes @ self.matrix.T
@@ -108,7 +118,7 @@ class FIT(AffineRanker):
     is 0. That alone is the history where `config.sequence.history` is 'target'; otherwise it is
     pooled beside that, once for all candidates.
 
-    QueryRep: `[R, N, U, p]` user vectors; in training a `Request`. ItemRep: an `Item`.
+    QueryRep: a `Query`; in training a `Request`. ItemRep: an `Item`.
     """
 
     uses_cross: ClassVar[bool] = False
@@ -164,20 +174,24 @@ class FIT(AffineRanker):
         meta = self.config.meta
         return bool(meta.vectors and meta.attention_hidden and "history" in self.inputs.histories)
 
+    def bias_path(self) -> tuple[str, ...]:
+        """Returns where the constant of the logits is: in the last layer of the scorer."""
+        return ("scorer", "output", "bias") if self.config.late.user_heads else ("bias",)
+
     # --- Encoding ---
 
     def encode_query(self, request: RequestInput, *, train: bool = False) -> Any:
-        """Returns user vectors `[R, N, U, p]`; in training a `Request`."""
+        """Returns a `Query`; in training a `Request`."""
         encoded = self._encode_request(request, train=train)
         hard = self._hard_vectors(encoded, train=train)
-        return encoded._replace(hard=hard) if train else hard
+        return encoded._replace(hard=hard) if train else Query(hard, encoded.offset)
 
     def _encode_request(self, request: RequestInput, *, train: bool) -> Request:
-        x = self.query_tower.encode_input(request, train=train)
+        x, offset = self.query_tower.encode_input(request, train=train), self.offset(request)
         history = request.history
         if history is None or not self._attends():
-            return Request(x, None)
-        return Request(x, (self.events(history), history.mask))
+            return Request(x, None, offset)
+        return Request(x, (self.events(history), history.mask), offset)
 
     def _user_vectors(self, request: Request, queries: Array, *, train: bool) -> Array:
         """Returns `[R, M, U, p]` of M queries per request, `[R, M, D]`."""
@@ -211,21 +225,21 @@ class FIT(AffineRanker):
 
     # --- Scoring ---
 
-    def score(self, query: Array, items: Item, cross: Array) -> Array:
+    def score(self, query: Query, items: Item, cross: Array) -> Array:
         """Returns `[R, C, H]`: the item's own user vector with the item."""
         del cross
         place = items.meta[..., None, None]
-        user = jnp.take_along_axis(query, place, 1, mode="promise_in_bounds")
-        return self._logits(user, items.vectors)
+        user = jnp.take_along_axis(query.vectors, place, 1, mode="promise_in_bounds")
+        return add_offset(self._logits(user, items.vectors), query.offset)
 
-    def score_all(self, query: Array, items: Item) -> Array:
+    def score_all(self, query: Query, items: Item) -> Array:
         """Returns `[R, I, H]`, request by request: user vectors are picked for each item."""
 
         def one(model, carry, vectors):
             return carry, model._logits(vectors[items.meta], items.vectors)
 
         by_request = nn.scan(one, variable_broadcast="params", split_rngs={"params": False})
-        return by_request(self, (), query)[1]
+        return add_offset(by_request(self, (), query.vectors)[1], query.offset)
 
     def _logits(self, user: Array, item: Array) -> Array:
         """Returns logits `[..., H]` of user vectors `[..., U, p]` and items `[..., V, p]`."""
@@ -235,10 +249,9 @@ class FIT(AffineRanker):
 
     def similarity(self, query: Any, items: Item) -> Array:
         """Returns `[R, N]`: mean cosine of the heads over the learned temperature."""
-        if isinstance(query, Request):
-            query = query.hard
+        vectors = query.hard if isinstance(query, Request) else query.vectors
         late = bool(self.config.late.user_heads)
-        user = query.mean(-2) if late else query[..., 0, :]
+        user = vectors.mean(-2) if late else vectors[..., 0, :]
         # An item's vector in its meta query's block of N, zeros in the others: one product does not
         # need the cosines of the N - 1 user vectors that the item does not go with.
         block = jax.nn.one_hot(items.meta, user.shape[1], dtype=user.dtype)[..., None]
@@ -258,13 +271,15 @@ class FIT(AffineRanker):
         """
         del cross, engaged
         if not self.config.meta.vectors:
-            return Training(self._logits(query.hard, items.vectors), {}, {})
+            logits = self._logits(query.hard, items.vectors)
+            return Training(add_offset(logits, query.offset), {}, {})
         config = self.config.meta
         tau = temperature(progress, config.decay, config.temperature_min)
         group = self.meta.group()
         soft = jax.nn.softmax(items.similarity / tau, -1) @ group
         hard = group[items.meta]
-        logits = self._logits(self._user_vectors(query, soft, train=True), items.vectors)
+        user = self._user_vectors(query, soft, train=True)
+        logits = add_offset(self._logits(user, items.vectors), query.offset)
         norms = jnp.linalg.norm(soft, axis=-1) * jnp.linalg.norm(hard, axis=-1)
         cosine = (soft * hard).sum(-1) / jnp.maximum(norms, 1e-12)
         count = mask.sum().astype(jnp.float32)

@@ -13,6 +13,7 @@ from flax import struct
 
 from interactrank_jax.examples.encoder import Feature, NumericStatistics
 from interactrank_jax.examples.format import Metadata
+from interactrank_jax.examples.rates import item_means
 from interactrank_jax.io.errors import InputError, did_you_mean
 
 Array = jax.Array
@@ -20,6 +21,18 @@ Array = jax.Array
 HISTORIES = ("history", "query_history")
 LOOKED_UP = ("categorical", "text")  # kinds of features that embedding tables hold
 USER, QUERY, ITEM = "user_id", "query_id", "item_id"  # names of the id features
+
+
+class UserValue(NamedTuple):
+    """A count or rate of what a user did before a request.
+
+    Attributes:
+      column: its place among the numeric features of requests that the model looks at.
+      mean: the rate that a rate is a difference from; 0 of a count.
+    """
+
+    column: int
+    mean: float
 
 
 class Inputs(NamedTuple):
@@ -31,6 +44,8 @@ class Inputs(NamedTuple):
       request_columns, item_columns: their places among the stacked numeric features of the data.
       cross: names of the cross features.
       cross_scale: root mean square of each one's non-zero training values.
+      cross_mean: the rate that each one of kind rate is a difference from; 0 of shares.
+      user_values: what is known of the user's past.
       heads: names of the heads.
       actions: number of actions (of history events).
       history_length, query_history_length: L, Lq.
@@ -46,6 +61,8 @@ class Inputs(NamedTuple):
     item_columns: tuple[int, ...]
     cross: tuple[str, ...]
     cross_scale: tuple[float, ...]
+    cross_mean: tuple[float, ...]
+    user_values: tuple[UserValue, ...]
     heads: tuple[str, ...]
     actions: int
     history_length: int
@@ -111,6 +128,8 @@ class Inputs(NamedTuple):
             item_columns=item_columns,
             cross=metadata.cross,
             cross_scale=tuple(metadata.cross_statistics[name].rms for name in metadata.cross),
+            cross_mean=cross_means(metadata),
+            user_values=user_values(metadata, request_columns),
             heads=tuple(heads),
             actions=len(metadata.actions),
             history_length=metadata.history_length,
@@ -162,6 +181,32 @@ class Inputs(NamedTuple):
                 "'none', or keep one."
             )
         return self._replace(histories=())
+
+
+def cross_means(metadata: Metadata) -> tuple[float, ...]:
+    """Returns the mean rate that each cross feature of kind rate is a difference from, else 0."""
+    means = item_means(metadata.encoder.mean_rates)
+    parts = [name.split(":") for name in metadata.cross]
+    return tuple(means.get(part[1], 0.0) if part[0].endswith("rate") else 0.0 for part in parts)
+
+
+def user_values(metadata: Metadata, columns: Sequence[int]) -> tuple[UserValue, ...]:
+    """Returns the user's counts and rates among some numeric features of requests.
+
+    Args:
+      metadata: of the examples.
+      columns: places of those features among all numeric ones of requests.
+    """
+    numeric = metadata.select(("user", "request"), "numeric")
+    names = [numeric[column].name for column in columns]
+    rates = metadata.encoder.mean_rates
+    result = []
+    for action in metadata.actions:
+        for what, mean in (("count", 0.0), ("rate", rates.get(f"{action} per impression", 0.0))):
+            name = f"user_{what}_{action}"
+            if name in names:
+                result.append(UserValue(names.index(name), float(mean)))
+    return tuple(result)
 
 
 @struct.dataclass

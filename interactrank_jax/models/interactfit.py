@@ -5,8 +5,9 @@ from typing import Any, ClassVar
 import jax
 
 from interactrank_jax.models import flops
-from interactrank_jax.models.cross import CrossTerms
 from interactrank_jax.models.fit import FIT, Item
+from interactrank_jax.models.history_terms import CrossTerms, UserTerms
+from interactrank_jax.models.inputs import RequestInput
 from interactrank_jax.models.preranker import Training
 from interactrank_jax.models.registry import register
 
@@ -15,7 +16,7 @@ Array = jax.Array
 
 @register("interactfit", flops=flops.interactfit)
 class InteractFIT(FIT):
-    """logit = FIT's logit + sum_k w_hk f(IQP_k).
+    """logit = FIT's logit + sum_k w_hk f(IQP_k) + sum_u v_hu g(z_u), as InteractRank's.
 
     InteractRank's sequence, MaskNet and losses are those of the config. Where the examples have no
     cross features it is FIT.
@@ -24,11 +25,14 @@ class InteractFIT(FIT):
     uses_cross: ClassVar[bool] = True
 
     def setup(self):
-        """Adds the weights of the cross features."""
+        """Adds the weights of what history knows."""
         super().setup()
-        self.cross_terms = CrossTerms(
-            self.inputs.cross_scale, len(self.inputs.heads), **self.config.cross
-        )
+        self.cross_terms = CrossTerms(self.inputs, **self.config.cross)
+        self.user_terms = UserTerms(self.inputs)
+
+    def offset(self, request: RequestInput) -> Array | None:
+        """Returns what the user's past adds to all candidates, `[R, H]`."""
+        return self.user_terms(request.numeric)
 
     def score(self, query: Array, items: Item, cross: Array) -> Array:
         """Returns `[R, C, H]`."""

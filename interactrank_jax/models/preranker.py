@@ -79,6 +79,11 @@ class PreRanker(nn.Module):
         """Returns the one ranked score `[R, I]`: `score_all` weighted by `utility` `[H]`."""
         return self.score_all(query, items) @ jnp.asarray(utility, jnp.float32)
 
+    def offset(self, request: RequestInput) -> Array | None:
+        """Returns what all candidates of a request have in common `[R, H]`; None: nothing."""
+        del request
+        return None
+
     def cross_parts(self, cross: Array) -> Array | None:
         """Returns what each cross feature adds to the logits, `[..., K, H]`.
 

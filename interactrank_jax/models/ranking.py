@@ -7,8 +7,9 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from interactrank_jax.models import flops
-from interactrank_jax.models.cross import CrossTerms
-from interactrank_jax.models.fields import JointRanker, SideFields, flat
+from interactrank_jax.models.affine import add_offset
+from interactrank_jax.models.fields import JointRanker, SideFields, flat, output_layer
+from interactrank_jax.models.history_terms import CrossTerms, UserTerms
 from interactrank_jax.models.inputs import ItemInput, RequestInput
 from interactrank_jax.models.layers import along_last
 from interactrank_jax.models.preranker import PreRanker
@@ -36,7 +37,7 @@ class LogisticRegression(PreRanker):
             heads, inputs.request, inputs.request_numeric, views, scale
         )
         self.item_weights = SideFields(heads, inputs.item, inputs.item_numeric, views, scale)
-        self.cross_terms = CrossTerms(inputs.cross_scale, heads, **config.cross)
+        self.cross_terms, self.user_terms = CrossTerms(inputs, **config.cross), UserTerms(inputs)
         self.bias = self.param("bias", nn.initializers.zeros, (heads,))
 
     def row_width(self, table: str) -> int:
@@ -47,7 +48,8 @@ class LogisticRegression(PreRanker):
     def encode_query(self, request: RequestInput, *, train: bool = False) -> Array:
         """Returns the request's part of the logits, `[R, H]`."""
         del train
-        return self.request_weights(request.features, request.numeric).sum(-2)
+        weights = self.request_weights(request.features, request.numeric).sum(-2)
+        return add_offset(weights, self.user_terms(request.numeric))
 
     def encode_item(self, items: ItemInput, *, train: bool = False) -> Array:
         """Returns the item's part of the logits, `[..., H]`."""
@@ -144,7 +146,7 @@ class DCNV2(JointRanker):
         """Adds the cross network."""
         super().setup()
         self.cross_network = CrossNetwork(self.config.cross_layers, self.dtype)
-        self.cross_output = nn.Dense(self.heads, use_bias=False)
+        self.cross_output = output_layer(self.heads, use_bias=False)
 
     def logits(self, query: Array, pair: Array, *, train: bool) -> Array:
         """Returns `[R, C, H]`."""
@@ -200,7 +202,7 @@ class AutoInt(JointRanker):
         self.interacting = [
             InteractingLayer(config.heads, config.width, self.dtype) for _ in range(config.layers)
         ]
-        self.interacting_output = nn.Dense(self.heads, use_bias=False)
+        self.interacting_output = output_layer(self.heads, use_bias=False)
 
     def logits(self, query: Array, pair: Array, *, train: bool) -> Array:
         """Returns `[R, C, H]`."""

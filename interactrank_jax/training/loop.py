@@ -130,6 +130,8 @@ class Loop:
         trainer.mine_hard_negatives()
         self._validation = ModelScorer(self._run, trainer.examples, "validation", self._parallel)
         with self._instruments() as profiler:
+            if not self._first_step and trainer.affine is not None:
+                self._validate(0)  # the regression that training adds to, and has to pass
             self._clock = time.perf_counter()
             for done in range(self._first_step + 1, timetable.total + 1):
                 if self.progress.stopped:

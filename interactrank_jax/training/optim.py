@@ -4,7 +4,7 @@ from typing import Any
 
 import optax
 
-from interactrank_jax.training.affine import scaled_rate
+from interactrank_jax.training.start import AFFINE
 
 
 def learning_rate(config: Any, total_steps: int) -> optax.Schedule:
@@ -18,18 +18,30 @@ def learning_rate(config: Any, total_steps: int) -> optax.Schedule:
 
 
 def dense_optimizer(
-    config: Any, schedule: optax.Schedule, affine_scale: float = 1.0
+    config: Any, schedule: optax.Schedule, affine: Any
 ) -> optax.GradientTransformation:
     """Returns AdamW for everything but the tables; a `clip_norm` above 0 bounds the global norm.
 
     Args:
       config: `config.train.optimizer`.
       schedule: learning rate by step.
-      affine_scale: what the rate of the projection of cross features is multiplied by.
+      affine: `config.train.affine`: the weight decay of the projection that ends a model (`AFFINE`),
+        and what its rate is multiplied by.
     """
-    parts = [optax.adamw(schedule, weight_decay=config.weight_decay)]
+
+    def is_affine(params: Any) -> Any:
+        return {name: name in AFFINE for name in params}
+
+    def is_other(params: Any) -> Any:
+        return {name: name not in AFFINE for name in params}
+
+    parts = [
+        optax.scale_by_adam(),
+        optax.add_decayed_weights(config.weight_decay, is_other),
+        optax.add_decayed_weights(affine.weight_decay, is_affine),
+        optax.scale_by_learning_rate(schedule),
+        optax.masked(optax.scale(affine.rate_scale), is_affine),
+    ]
     if config.clip_norm:
         parts.insert(0, optax.clip_by_global_norm(config.clip_norm))
-    if affine_scale != 1.0:
-        parts.append(scaled_rate(affine_scale))
-    return optax.chain(*parts) if len(parts) > 1 else parts[0]
+    return optax.chain(*parts)

@@ -30,10 +30,10 @@ from interactrank_jax.runs.run import Run
 from interactrank_jax.tables.lookup import item_store
 from interactrank_jax.tables.optimizer import RowOptimizer
 from interactrank_jax.training import reports
-from interactrank_jax.training.affine import AffineStart, affine_start
 from interactrank_jax.training.checks import check_config, with_data_of
 from interactrank_jax.training.objective import Objective
 from interactrank_jax.training.optim import dense_optimizer, learning_rate
+from interactrank_jax.training.start import AffineStart, affine_start
 from interactrank_jax.training.state import TrainState, init_state
 from interactrank_jax.training.steps import HARD_INDEX, make_train_step
 from interactrank_jax.training.timetable import Timetable
@@ -159,7 +159,7 @@ class Trainer:
         warn_of_warmup(train, total)
         self.schedule = learning_rate(train.optimizer, total)
         self.optimizer = self._given_optimizer or dense_optimizer(
-            train.optimizer, self.schedule, float(train.affine.rate_scale)
+            train.optimizer, self.schedule, train.affine
         )
         self.row_optimizer = RowOptimizer(
             train.tables.name, learning_rate(train.tables, total), train.tables.initial_accumulator
@@ -183,8 +183,8 @@ class Trainer:
 
     @functools.cached_property
     def affine(self) -> AffineStart | None:
-        """What the projection of cross features starts with, see `affine.py`."""
-        return affine_start(self.examples, self.run.rule, self.config)
+        """What the terms of history start with, see `start.py`."""
+        return affine_start(self.examples, self.run.rule, self.run.model.inputs, self.config)
 
     # --- state -----------------------------------------------------------------------------------
 
