@@ -49,6 +49,7 @@ def base_config(argument: str) -> ConfigDict:
                 warmup_steps=0,
                 decay="constant",
                 initial_accumulator=0.1,
+                weight_decay=0.0,
             ),
             loss=_config(
                 name="bce",

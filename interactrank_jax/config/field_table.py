@@ -218,7 +218,11 @@ SOME_MODELS = (
     ),
     *_model_fields(
         ("interactrank", "interactfit", "lr"),
-        ("cross.weight_init", Number(-100, 100), "weight of each cross feature, where it is not fitted"),
+        (
+            "cross.weight_init",
+            Number(-100, 100),
+            "weight of each cross feature, where it is not fitted",
+        ),
     ),
     *_model_fields(
         _FIT,
@@ -300,6 +304,7 @@ TRAIN = _fields(
     ("tables.warmup_steps", Whole(0, COUNT), "steps in which the rate rises from 0"),
     ("tables.decay", _DECAYS, "how the rate falls after that"),
     ("tables.initial_accumulator", Number(0, 1e9), "of Adagrad"),
+    ("tables.weight_decay", Number(0, 1e4), "of table rows, those touched alone"),
     ("loss.name", Text("the name of a pointwise loss"), "the pointwise loss of each head"),
     (
         "loss.head_weights",

@@ -62,7 +62,7 @@ def _cross_values(cross: np.ndarray, inputs: Inputs, transform: str) -> np.ndarr
 
 def _user_values(numeric: np.ndarray, inputs: Inputs) -> np.ndarray:
     columns = numeric[..., list(inputs.request_columns)].astype(np.float32)
-    return np.asarray(transform_user_values(columns, inputs.user_values))
+    return np.asarray(transform_user_values(jnp.asarray(columns), inputs.user_values))
 
 
 def fit_regression(
@@ -120,9 +120,7 @@ def _fit_head(
 def every_input(metadata: Metadata, heads: Sequence[str]) -> Inputs:
     """Returns all that examples have, histories left out."""
     sequence = {"history": "none", "query_history": "none", "features": ()}
-    return Inputs.from_metadata(
-        metadata, heads, {"only": (), "exclude": (), "sequence": sequence}
-    )
+    return Inputs.from_metadata(metadata, heads, {"only": (), "exclude": (), "sequence": sequence})
 
 
 def _training_rows(

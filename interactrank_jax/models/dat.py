@@ -31,11 +31,11 @@ class Augmented(NamedTuple):
     """A side in training.
 
     Attributes:
-      vectors: of the two-tower model.
+      encoded: that of the two-tower model.
       augmented: `[R, d]` or `[..., d]`; None where the config excludes the side's id.
     """
 
-    vectors: Array
+    encoded: Any
     augmented: Array | None
 
 
@@ -71,14 +71,14 @@ class DAT(TwoTower):
     # --- Encoding ---
 
     def encode_query(self, request: RequestInput, *, train: bool = False) -> Any:
-        """Returns one unit vector per head, `[R, H, d]`; in training as `Augmented`."""
+        """Returns the two-tower model's query; in training `Augmented`."""
         name = self.config.augment.request
         features, augmented = self._split(request.features, self.inputs.request, name)
         changed: dict[str, Any] = {"features": features}
         changed |= {role: self._events(getattr(request, role)) for role in self.inputs.histories}
         request = dataclasses.replace(request, **changed)
-        vectors = super().encode_query(request, train=train)
-        return Augmented(vectors, augmented) if train else vectors
+        query = super().encode_query(request, train=train)
+        return Augmented(query, augmented) if train else query
 
     def encode_item(self, items: ItemInput, *, train: bool = False) -> Any:
         """Returns one unit vector per item, `[..., d]`; in training as `Augmented`."""
@@ -116,7 +116,7 @@ class DAT(TwoTower):
     def similarity(self, query: Any, items: Any) -> Array:
         """Returns `[R, N]`, that of the two-tower model."""
         if isinstance(query, Augmented):
-            query, items = query.vectors, items.vectors
+            query, items = query.encoded, items.encoded
         return super().similarity(query, items)
 
     def train_score(
@@ -135,7 +135,7 @@ class DAT(TwoTower):
         vectors, sg a stopped gradient, v the item's vector and u the request's of the first head.
         """
         del mask, progress
-        u, v = query.vectors[:, :1], items.vectors
+        u, v = query.encoded.vectors[:, :1], items.encoded
         distance = jnp.zeros(engaged.shape)
         if query.augmented is not None:
             distance += _squared_distance(query.augmented[:, None], v)
@@ -143,7 +143,7 @@ class DAT(TwoTower):
             distance += _squared_distance(items.augmented, u)
         weight = engaged.astype(jnp.float32)
         mimic = Total((distance * weight).sum(), weight.sum())
-        return Training(self.score(query.vectors, v, cross), {"mimic": mimic}, {})
+        return Training(self.score(query.encoded, v, cross), {"mimic": mimic}, {})
 
     def auxiliary_losses(self) -> dict[str, float]:
         """Returns the weight of the mimic loss."""

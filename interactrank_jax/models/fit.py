@@ -249,7 +249,7 @@ class FIT(AffineRanker):
 
     def similarity(self, query: Any, items: Item) -> Array:
         """Returns `[R, N]`: mean cosine of the heads over the learned temperature."""
-        vectors = query.hard if isinstance(query, Request) else query.vectors
+        vectors: Any = query.hard if isinstance(query, Request) else query.vectors
         late = bool(self.config.late.user_heads)
         user = vectors.mean(-2) if late else vectors[..., 0, :]
         # An item's vector in its meta query's block of N, zeros in the others: one product does not

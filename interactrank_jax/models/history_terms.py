@@ -4,6 +4,7 @@ Every value is zero where history knows nothing, and so is its term.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +20,7 @@ TRANSFORMS = ("odds", "log", "linear")
 FARTHEST = 100.0  # times a mean rate, or its complement, that a rate may lie below it
 
 
-def log_odds_ratio(difference: Array, mean: float | np.ndarray) -> Array:
+def log_odds_ratio(difference: Array, mean: Any) -> Array:
     """Returns logit(m + d) - logit(m) of differences d from a mean rate m: 0 where d is.
 
     A rate that predicts its action well is, on this scale, the logit itself, whatever its mean. It

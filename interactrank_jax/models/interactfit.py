@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 import jax
 
 from interactrank_jax.models import flops
-from interactrank_jax.models.fit import FIT, Item
+from interactrank_jax.models.fit import FIT, Item, Query
 from interactrank_jax.models.history_terms import CrossTerms, UserTerms
 from interactrank_jax.models.inputs import RequestInput
 from interactrank_jax.models.preranker import Training
@@ -34,7 +34,7 @@ class InteractFIT(FIT):
         """Returns what the user's past adds to all candidates, `[R, H]`."""
         return self.user_terms(request.numeric)
 
-    def score(self, query: Array, items: Item, cross: Array) -> Array:
+    def score(self, query: Query, items: Item, cross: Array) -> Array:
         """Returns `[R, C, H]`."""
         return super().score(query, items, cross) + self.cross_terms(cross)
 

@@ -40,7 +40,7 @@ class LightweightScorer(nn.Module):
         by_item = nn.relu(nn.Dense(first, kernel_init=he, name="item")(similarity))
         by_item = jnp.swapaxes(by_item, -1, -2)
         by_user = nn.relu(nn.Dense(second, kernel_init=he, name="user")(by_item))
-        # The last layer starts at zero, so that what stands beside the scorer counts from the start.
+        # The last layer starts at zero: what stands beside the scorer then counts from the start.
         zero = nn.initializers.zeros
         flat = by_user.reshape(*by_user.shape[:-2], -1)
         return nn.Dense(self.outputs, kernel_init=zero, name="output")(flat)

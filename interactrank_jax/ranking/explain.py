@@ -3,8 +3,9 @@
     score = towers + sum_k w_k f(x_k)
 
 `towers` is the model's score with all cross features zero: the dot product of InteractRank, or the
-scorer of FIT, with their bias. x_k is a cross feature's value, f its transform (`models/history_terms.py`),
-w_k its weight over all heads. The parts are of the one ranked score: heads weighted by utility.
+scorer of FIT, with their bias and what the user's past adds to all candidates. x_k is a cross
+feature's value, f its transform (`models/history_terms.py`), w_k its weight over all heads. The
+parts are of the one ranked score: heads weighted by utility.
 """
 
 import dataclasses

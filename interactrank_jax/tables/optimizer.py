@@ -18,12 +18,17 @@ class RowOptimizer:
       name: 'adagrad' (one accumulator per row, the mean square of its gradient) or 'adam' (lazy:
         a row's moments decay only when it is touched; the bias correction counts global steps).
       schedule: learning rate by step.
+      weight_decay: times the rate, the share that a touched row loses at each step, as in AdamW.
     """
 
     def __init__(
-        self, name: str, schedule: Callable[[Array], Array], initial_accumulator: float = 0.1
+        self,
+        name: str,
+        schedule: Callable[[Array], Array],
+        initial_accumulator: float = 0.1,
+        weight_decay: float = 0.0,
     ):
-        self.name = name
+        self.name, self.weight_decay = name, weight_decay
         self.schedule = schedule
         self.initial_accumulator = initial_accumulator
 
@@ -58,7 +63,10 @@ class RowOptimizer:
             corrected = jnp.sqrt(second / (1 - 0.999**time)) + 1e-8
             change = rate * first / (1 - 0.9**time) / corrected
             new = {"first": first, "second": second}
-        new_table = rows.write(table, rows.read(table) - change)
+        before = rows.read(table)
+        if self.weight_decay:
+            change = change + rate * self.weight_decay * before
+        new_table = rows.write(table, before - change)
         return new_table, {name: rows.write(state[name], value) for name, value in new.items()}
 
 

@@ -25,8 +25,8 @@ def dense_optimizer(
     Args:
       config: `config.train.optimizer`.
       schedule: learning rate by step.
-      affine: `config.train.affine`: the weight decay of the projection that ends a model (`AFFINE`),
-        and what its rate is multiplied by.
+      affine: `config.train.affine`, of the projection that ends a model (`AFFINE`): its weight
+        decay, and what its rate is multiplied by.
     """
 
     def is_affine(params: Any) -> Any:

@@ -1,9 +1,9 @@
 """Where training starts: what history knows enters by its logistic regression.
 
-A model with terms w_hk f(x_k) of cross features and v_hu g(z_u) of the user's past in its logits is,
-while its network gives nothing, a logistic regression over x and z. That one is convex: it is fitted
-on training rows with the weights of the loss, so that step 0 knows what history knows, and training
-adds to it.
+A model with terms w_hk f(x_k) of cross features and v_hu g(z_u) of the user's past in its logits
+is, while its network gives nothing, a logistic regression over x and z. That one is convex: it is
+fitted on training rows with the weights of the loss, so that step 0 knows what history knows, and
+training adds to it.
 """
 
 from collections.abc import Sequence

@@ -12,8 +12,8 @@ from interactrank_jax.models.inputs import zero_inputs
 from interactrank_jax.models.preranker import PreRanker
 from interactrank_jax.tables.optimizer import RowOptimizer
 from interactrank_jax.tables.sharding import init_tables
-from interactrank_jax.training.start import AffineStart, with_start
 from interactrank_jax.training.objective import Objective
+from interactrank_jax.training.start import AffineStart, with_start
 
 Array = jax.Array
 

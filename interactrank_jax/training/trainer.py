@@ -162,7 +162,10 @@ class Trainer:
             train.optimizer, self.schedule, train.affine
         )
         self.row_optimizer = RowOptimizer(
-            train.tables.name, learning_rate(train.tables, total), train.tables.initial_accumulator
+            train.tables.name,
+            learning_rate(train.tables, total),
+            train.tables.initial_accumulator,
+            train.tables.weight_decay,
         )
         self.per_device = make_train_step(
             *(run.model, self.objective, self.optimizer, self.row_optimizer),
