@@ -51,7 +51,7 @@ def test_every_line_is_scored_on_the_rows_of_the_split(examples, rule):
 
 @pytest.mark.parametrize("transform", ["log", "linear"])
 def test_the_regression_is_the_convex_fit_of_each_head(examples, rule, transform):
-    fitted = fit_regression(examples, rule, transform)
+    fitted = fit_regression(examples, rule, transform=transform)
     cross, actions = training_rows(examples)
     scale = [examples.metadata.cross_statistics[name].rms for name in examples.metadata.cross]
     inputs = cross / np.array(scale)
@@ -59,7 +59,7 @@ def test_the_regression_is_the_convex_fit_of_each_head(examples, rule, transform
         inputs = np.sign(inputs) * np.log1p(np.abs(inputs))
     for head, label in enumerate(rule.labels(actions).T):
         expected = LogisticRegression(max_iter=1000).fit(inputs, label)
-        np.testing.assert_allclose(fitted.weight[:, head], expected.coef_[0], atol=1e-3)
+        np.testing.assert_allclose(fitted.cross_weight[:, head], expected.coef_[0], atol=1e-3)
         np.testing.assert_allclose(fitted.bias[head], expected.intercept_[0], atol=1e-3)
 
 
@@ -72,7 +72,7 @@ def test_weights_count_rows_so_often(examples, rule):
 def test_a_label_that_never_happened_has_a_finite_logit(examples, rule):
     never = dataclasses.replace(rule, positive=(), heads=("engaged",), utility=(1.0,))
     fitted = fit_regression(examples, never)
-    assert not fitted.weight.any()
+    assert not fitted.cross_weight.any()
     assert -20 < fitted.bias[0] < -10
 
 

@@ -43,10 +43,11 @@ def test_a_logit_is_an_mlp_of_all_scaled_fields(case):
     damped = np.sign(scaled) * np.log1p(np.abs(scaled))
     for request, candidate in np.ndindex(REQUESTS, SLATE):
         crossed = damped[request, candidate][:, None] * params["cross_fields"]["vectors"]
-        fields = [outputs["query"][request], outputs["items"][request, candidate], crossed]
+        fields = [outputs["query"].fields[request], outputs["items"][request, candidate], crossed]
         fields = squeeze_excitation(params["squeeze_excitation"], np.concatenate(fields))
         hidden = np.maximum(dense(params["deep"]["Dense_0"], fields.reshape(-1)), 0)
-        expected = dense(params["deep_output"], hidden)
+        affine = damped[request, candidate] @ params["cross_terms"]["weight"]
+        expected = dense(params["deep_output"], hidden) + affine
         found = outputs["score"][request, candidate]
         np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-4)
 

@@ -86,7 +86,7 @@ class TestTowers:
         own = case.tables["item"][case.store["id"][CORPUS], DIM:]
         items = apply(with_input(corpus, "item_id/augmented", own), method="encode_item")
         outputs = case()
-        np.testing.assert_allclose(query, outputs["query"], atol=1e-5)
+        np.testing.assert_allclose(query.vectors, outputs["query"].vectors, atol=1e-5)
         np.testing.assert_allclose(items, outputs["corpus"], atol=1e-5)
         scores = apply(query, items, method="score_all")
         np.testing.assert_allclose(scores, outputs["score_all"], atol=1e-5)
@@ -117,7 +117,7 @@ class TestMimic:
         outputs, batch = case(), case.batch
         total = 0.0
         for request, candidate in zip(*np.nonzero(engaged), strict=True):
-            u = outputs["query"][request, 0]  # of the first head
+            u = outputs["query"].vectors[request, 0]  # of the first head
             v = outputs["items"][request, candidate]
             a_u = case.tables["query"][batch["query"][request]][DIM:]
             a_v = case.tables["item"][case.store["id"][batch["item"][request, candidate]]][DIM:]
@@ -161,7 +161,7 @@ class TestMimic:
         outputs, batch = case(), case.batch
         expected = {name: np.zeros_like(table) for name, table in case.tables.items()}
         for request, candidate in zip(*np.nonzero(engaged), strict=True):
-            u, v = outputs["query"][request, 0], outputs["items"][request, candidate]
+            u, v = outputs["query"].vectors[request, 0], outputs["items"][request, candidate]
             query, item = (
                 batch["query"][request],
                 case.store["id"][batch["item"][request][candidate]],

@@ -10,7 +10,7 @@ import pytest
 from ml_collections import FrozenConfigDict
 
 from interactrank_jax.models import fit
-from interactrank_jax.models.fit import FIT, MetaQueries
+from interactrank_jax.models.fit import FIT, MetaQueries, Query
 from interactrank_jax.models.inputs import zero_inputs
 from interactrank_jax.models.interactfit import InteractFIT
 from interactrank_jax.models.two_tower import TwoTower
@@ -175,7 +175,7 @@ class TestTraining:
                 return np.where(kept(np.arange(len(leaf))[:, None]), leaf, 0).astype(leaf.dtype)
 
             params = jax.tree_util.tree_map_with_path(silence, case.params)
-            return case(params=params)["query"]
+            return case(params=params)["query"].vectors
 
         full, query_alone, attended_alone, neither = (
             vectors(kept)
@@ -202,8 +202,8 @@ class TestTraining:
         other = copy.copy(case)  # the same parameters: the switch adds none
         other.model = FIT(FrozenConfigDict(config.model), case.inputs)
         arguments = (case.params, case.tables, case.store, case.batch, CORPUS)
-        found = np.asarray(jax.jit(other._everything)(*arguments)["query"])
-        moved = np.abs(found - case()["query"]).max((1, 2, 3)) > 1e-3
+        found = np.asarray(jax.jit(other._everything)(*arguments)["query"].vectors)
+        moved = np.abs(found - case()["query"].vectors).max((1, 2, 3)) > 1e-3
         np.testing.assert_array_equal(moved, case.batch["history_item"].max(1) > 0)
 
     def test_a_candidate_costs_less_than_a_user_tower(self, case):
@@ -248,7 +248,7 @@ class TestServing:
             alone = {**outputs["corpus"]._asdict(), "meta": np.zeros_like(meta)}
             scores = case.model.apply(
                 {"params": case.params},
-                outputs["query"][:, n : n + 1],
+                Query(outputs["query"].vectors[:, n : n + 1]),
                 fit.Item(**alone),
                 method="score_all",
             )
@@ -308,7 +308,7 @@ class TestRelatives:
             sequence={"history": "mean"},
         )
         outputs = case()
-        assert outputs["query"].shape[1] == 1
+        assert outputs["query"].vectors.shape[1] == 1
         assert not outputs["corpus"].meta.any()
         matrix = case.params["meta"]["matrix"]
         params = {name: value for name, value in case.params.items() if name != "meta"}
@@ -335,7 +335,7 @@ class TestRelatives:
     def test_interactfit_without_cross_features_is_fit(self, examples):
         """On one config; that the configs can be made one: tests/config/test_configs.py."""
         case = Case("fit", examples)
-        bare = case.inputs._replace(cross=(), cross_scale=())
+        bare = case.inputs._replace(cross=(), cross_scale=(), cross_mean=())
         config = tiny_config("interactfit", **case.config.model.to_dict() | {"name": "interactfit"})
         other = copy.copy(case)  # the same parameters, tables and batch
         other.model, other.inputs = InteractFIT(FrozenConfigDict(config.model), bare), bare
@@ -380,4 +380,4 @@ def test_the_number_of_meta_queries_is_that_of_the_user_vectors(examples, vector
         sample["request"],
     )
     late = config.model.late
-    assert query.shape == (1, vectors, late.user_heads, late.width)
+    assert query.vectors.shape == (1, vectors, late.user_heads, late.width)

@@ -323,7 +323,7 @@ class TestProjection:
 
     def test_a_logit_is_affine_in_the_dot_product_of_unit_vectors(self, interactrank):
         outputs = interactrank()
-        query, items = outputs["query"], outputs["corpus"]
+        query, items = outputs["query"].vectors, outputs["corpus"]
         np.testing.assert_allclose(np.linalg.norm(query, axis=-1), 1, atol=1e-5)
         np.testing.assert_allclose(np.linalg.norm(items, axis=-1), 1, atol=1e-5)
         weight = np.log1p(np.exp(interactrank.params["dot_weight"]))
@@ -343,7 +343,7 @@ class TestProjection:
     def test_the_similarity_is_a_cosine_over_a_temperature_clamped_at_a_hundredth(self, cases):
         case = cases("two_tower")
         outputs = case()
-        cosine = outputs["query"][:, 0] @ outputs["corpus"].T
+        cosine = outputs["query"].vectors[:, 0] @ outputs["corpus"].T
         for learned, inverse in ((np.log(20.0), 20.0), (np.log(1e4), 100.0)):
             params = {**case.params, "log_inverse_temperature": np.float32(learned)}
             similarity = case(params=params)["similarity"]

@@ -9,7 +9,7 @@ import pytest
 
 from interactrank_jax.examples.format import PADDING
 from interactrank_jax.io.errors import InputError
-from interactrank_jax.models.cross import scale_cross
+from interactrank_jax.models.history_terms import transform_cross
 from interactrank_jax.models.fields import SideFields
 from interactrank_jax.models.inputs import zero_inputs
 from interactrank_jax.models.layers import NumericNormalizer
@@ -63,10 +63,15 @@ class Pair:
         ]
         self.params = case.params
         self.fields = np.array(
-            [*outputs["query"][request], *outputs["items"][request, candidate], *crossed]
+            [
+                *outputs["query"].fields[request],
+                *outputs["items"][request, candidate],
+                *crossed,
+            ]
         )
         self.vectors = self.fields[:, :DIM]
         self.first_order = self.fields[:, DIM:].sum(0)
+        self.affine = damped @ case.params["cross_terms"]["weight"]
 
     def deep(self):
         layer, pair = self.params["deep"]["Dense_0"], self.params["deep"]["pair"]
@@ -76,24 +81,25 @@ class Pair:
 
 
 def wide_deep(pair):
-    return pair.first_order + pair.deep()
+    return pair.first_order + pair.deep() + pair.affine
 
 
 def deepfm(pair):
     machine = second_order(pair.vectors) * pair.params["second_order"]
-    return pair.first_order + machine + pair.deep()
+    return pair.first_order + machine + pair.deep() + pair.affine
 
 
 def dcn_v2(pair):
     crossed = cross_network(pair.params["cross_network"], 2, pair.vectors.reshape(-1))
-    return crossed @ pair.params["cross_output"]["kernel"] + pair.deep()
+    return crossed @ pair.params["cross_output"]["kernel"] + pair.deep() + pair.affine
 
 
 def autoint(pair):
     fields = pair.vectors
     for layer in range(3):
         fields = interacting_layer(pair.params[f"interacting_{layer}"], 2, fields)
-    return fields.reshape(-1) @ pair.params["interacting_output"]["kernel"] + pair.deep()
+    output = fields.reshape(-1) @ pair.params["interacting_output"]["kernel"]
+    return output + pair.deep() + pair.affine
 
 
 def train_score(case, outputs, seed=0) -> Any:
@@ -155,7 +161,7 @@ class TestPenalty:
         assert not mask.all()
         lengths = []
         for request, candidate in np.argwhere(mask):
-            fields = [*outputs["query"][request], *outputs["items"][request, candidate]]
+            fields = [*outputs["query"].fields[request], *outputs["items"][request, candidate]]
             lengths.append(sum((field[:DIM] ** 2).sum() for field in fields))
         penalty = train_score(case, outputs).losses["l2"]
         assert penalty.weight == mask.sum()
@@ -258,7 +264,7 @@ class TestFields:
 
     def test_a_request_is_its_features_its_numbers_and_its_histories(self, cases):
         case = cases(self.NAME)
-        query = case()["query"]
+        query = case()["query"].fields
         assert query.shape == (REQUESTS, 5 + 1 + 2 * 2, DIM + HEADS)
         for request in range(REQUESTS):
             expected = self.by_hand(case, case.batch, request, by_action=False)
@@ -269,7 +275,8 @@ class TestFields:
         config = tiny_config(self.NAME, sequence={"history": "mean_by_action"})
         model = Run("unused", config, examples.metadata).model
         request = lookup.embed_requests(case.tables, case.batch, case.store, case.inputs)
-        query: Any = model.apply({"params": case.params}, request, method="encode_query")
+        encoded: Any = model.apply({"params": case.params}, request, method="encode_query")
+        query = encoded.fields
         assert query.shape == (REQUESTS, 5 + 1 + 2 * len(ACTIONS) + 2, DIM + HEADS)
         for row in range(REQUESTS):
             expected = self.by_hand(case, case.batch, row, by_action=True)
@@ -292,9 +299,10 @@ class TestFields:
             np.testing.assert_allclose(items[place], expected, rtol=1e-4, atol=1e-5)
 
     @pytest.mark.parametrize("transform", ["log", "linear"])
-    def test_a_cross_feature_counts_by_its_scale_and_both_signs_alike(self, transform):
+    def test_a_cross_feature_counts_by_its_scale_and_both_signs_alike(self, transform, cases):
         cross: Any = np.array([[-3.0, 0.0], [0.5, 6.0]], np.float32)
-        found = scale_cross(cross, (0.5, 2.0), transform)
+        inputs = cases(self.NAME).inputs._replace(cross_scale=(0.5, 2.0), cross_mean=(0.0, 0.0))
+        found = transform_cross(cross, inputs, transform)
         expected = np.array([[-6.0, 0.0], [1.0, 3.0]])
         if transform == "log":
             expected = np.array([[-np.log(7), 0.0], [np.log(2), np.log(4)]])
@@ -320,7 +328,7 @@ class TestFields:
     def test_examples_without_histories_or_cross_features_are_enough(self, examples, name):
         run = Run("unused", tiny_config(name), examples.metadata)
         inputs = run.inputs._replace(
-            cross=(), cross_scale=(), history_length=0, query_history_length=0
+            cross=(), cross_scale=(), cross_mean=(), history_length=0, query_history_length=0
         )
         model = run.model.clone(inputs=inputs)
         sample = zero_inputs(inputs, model.row_width)

@@ -1,3 +1,4 @@
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -6,7 +7,7 @@ from interactrank_jax.devices.parallel import DataParallel
 from interactrank_jax.evaluation import evaluate, scorers
 from interactrank_jax.examples.format import Examples
 from interactrank_jax.io.errors import InputError
-from interactrank_jax.models.cross import scale_cross
+from interactrank_jax.models.history_terms import transform_cross
 from interactrank_jax.ranking.explain import explain
 from interactrank_jax.runs.run import Run
 from interactrank_jax.training.train import train
@@ -43,8 +44,8 @@ def test_the_parts_sum_to_the_score(trained_run, examples_path):
         check(found, examples, rows, index)
         assert found.request["request_id"] == ids[index]
         run = Run.open(trained_run)
-        scale = run.model.inputs.cross_scale
-        transformed = scale_cross(found.value, scale, run.config.model.cross.transform)
+        transform = run.config.model.cross.transform
+        transformed = transform_cross(jnp.asarray(found.value), run.model.inputs, transform)
         np.testing.assert_allclose(found.part, found.weight * np.asarray(transformed), atol=1e-6)
     assert found.part.any()
 
