@@ -9,8 +9,8 @@ import pytest
 
 from interactrank_jax.examples.format import PADDING
 from interactrank_jax.io.errors import InputError
-from interactrank_jax.models.history_terms import transform_cross
 from interactrank_jax.models.fields import SideFields
+from interactrank_jax.models.history_terms import transform_cross
 from interactrank_jax.models.inputs import zero_inputs
 from interactrank_jax.models.layers import NumericNormalizer
 from interactrank_jax.models.ranking import CrossNetwork, InteractingLayer, factorization_machine

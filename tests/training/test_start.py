@@ -1,4 +1,4 @@
-"""The projection of cross features: where it starts, and at which rate it learns."""
+"""Where training starts, at which rate the last projection learns, and ids that are dropped."""
 
 import jax
 import jax.numpy as jnp
@@ -6,48 +6,71 @@ import numpy as np
 import pytest
 
 from interactrank_jax.evaluation.regression import fit_regression
+from interactrank_jax.evaluation.scorers import ModelScorer
 from interactrank_jax.examples.format import PADDING, Examples
+from interactrank_jax.examples.input import evaluation_batches
+from interactrank_jax.models.inputs import zero_inputs
 from interactrank_jax.tables.lookup import Slot
 from interactrank_jax.training.steps import drop_ids
 from interactrank_jax.training.trainer import Trainer
 from tests.synthetic import tiny_config
 
+WITH_TERMS = (
+    *("interactrank", "interactfit", "lr", "cold", "wide_deep", "deepfm", "dcn_v2", "autoint"),
+)
 
-def make_trainer(examples_path, model="interactrank", **train):
+START_AT_ZERO = ("interactfit", "cold", "dcn_v2", "autoint")
+
+
+def make_trainer(examples_path, model="interactrank", dot_weight_init=1.0, **train):
     config = tiny_config(model)
+    config.model.dot_weight_init = dot_weight_init
     config.train.update_from_flattened_dict(train)
     return Trainer(config, Examples(examples_path))
 
 
-@pytest.mark.parametrize("model", ["interactrank", "interactfit", "lr", "wide_deep"])
-def test_step_0_has_the_weights_of_the_regression(examples_path, model):
-    trainer = make_trainer(examples_path, model, **{"affine.fit": True})
+@pytest.mark.parametrize("model", WITH_TERMS)
+def test_step_0_is_the_regression(examples_path, model):
+    """Its weights to the bit, and its scores where the network starts at zero."""
+    trainer = make_trainer(examples_path, model, dot_weight_init=0.01)
     rule, sampling = trainer.run.rule, float(trainer.config.train.loss.impression_sampling)
 
     def weights(actions):
         return rule.example_weights(actions) * np.where(rule.acted(actions), 1.0, sampling)
 
-    transform = trainer.config.model.cross.transform
-    fitted = fit_regression(trainer.examples, rule, transform, weights, with_rates=False)
+    inputs, transform = trainer.run.model.inputs, trainer.config.model.cross.transform
+    fitted = fit_regression(trainer.examples, rule, inputs, transform, weights)
     params = trainer.state.params
-    if "cross_terms" not in params:
-        pytest.skip("cross features are inputs of its network, not addends")
-    np.testing.assert_allclose(params["cross_terms"]["weight"], fitted.weight, rtol=1e-6)
+    np.testing.assert_allclose(params["cross_terms"]["weight"], fitted.cross_weight, rtol=1e-6)
     bias = params
     for name in trainer.run.model.bias_path():
         bias = bias[name]
     np.testing.assert_allclose(bias, fitted.bias, rtol=1e-6)
+    shapes = jax.eval_shape(trainer.run.model.init, jax.random.key(0), **sample(trainer))
+    assert jax.tree.structure(params) == jax.tree.structure(shapes["params"])  # and no others
+
+    batch = next(evaluation_batches(trainer.examples, "validation", 32))
+    scorer = ModelScorer(trainer.run, trainer.examples, "validation", trainer.parallel)
+    scorer.use({"params": trainer.placed.params, "tables": trainer.placed.tables})
+    logits = scorer.slate(batch)
+    difference = np.abs(logits - fitted.logits(batch))[batch["mask"]]
+    # Small is what stands beside: first-order weights, and a dot product of the weight 0.01.
+    assert difference.max() < (1e-4 if model in START_AT_ZERO else 1.0)
+
+
+def sample(trainer):
+    return zero_inputs(trainer.run.model.inputs, trainer.run.model.row_width)
 
 
 def test_switched_off_it_starts_as_the_config_says(examples_path):
-    trainer = make_trainer(examples_path)
+    trainer = make_trainer(examples_path, **{"affine.fit": False})
     weight = trainer.state.params["cross_terms"]["weight"]
     assert (np.asarray(weight) == trainer.config.model.cross.weight_init).all()
     assert trainer.affine is None
 
 
-@pytest.mark.parametrize("model", ["two_tower", "cold"])
-def test_a_model_without_a_projection_starts_as_ever(examples_path, model):
+@pytest.mark.parametrize("model", ["two_tower", "fit", "matrix_factorization"])
+def test_a_model_without_terms_of_history_starts_as_ever(examples_path, model):
     plain, fitted = (
         make_trainer(examples_path, model, **{"affine.fit": on}) for on in (False, True)
     )
@@ -67,7 +90,7 @@ def test_the_rate_of_the_projection_is_its_own(examples_path):
         changes.append(jax.tree.map(lambda new, old: new - old, after, before))
     plain, scaled = changes
     for name, change in plain.items():
-        factor = 10.0 if name in ("cross_terms", "bias") else 1.0
+        factor = 10.0 if name in ("cross_terms", "bias", "dot_weight") else 1.0
         jax.tree.map(
             lambda one, other, factor=factor: np.testing.assert_allclose(
                 other, factor * one, rtol=2e-3, atol=1e-6
