@@ -1,6 +1,7 @@
 """`interactrank_jax.prepare`: the preparation station, called from a notebook."""
 
 import contextlib
+import logging
 import os
 import weakref
 from pathlib import Path
@@ -8,8 +9,11 @@ from typing import Any
 
 from interactrank_jax.examples import prepare as station
 from interactrank_jax.examples.format import Examples
+from interactrank_jax.examples.warnings import before_training
 from interactrank_jax.io import outputs
 from interactrank_jax.log.read import Log
+
+logger = logging.getLogger(__name__)
 
 
 def prepare(
@@ -51,6 +55,8 @@ def prepare(
         old = extend.path if isinstance(extend, Examples) else extend
         station.prepare(config.get("data", config), path, out, extend=old, **options)
         examples = Examples(out)
+        for text in before_training(examples.metadata):
+            logger.warning("warning: %s", text)
         weakref.finalize(examples, stack.pop_all().close)
     return examples
 

@@ -78,6 +78,7 @@ def _rating_options(args: Any) -> Any:
 def _prepare(args: Any) -> None:
     from interactrank_jax.examples.prepare import prepare
     from interactrank_jax.examples.splits import Days
+    from interactrank_jax.examples.warnings import before_training
     from interactrank_jax.serving.bundle import open_encoder
     from interactrank_jax.state.days import day_number
 
@@ -109,6 +110,8 @@ def _prepare(args: Any) -> None:
         for name, split in metadata.splits.items()
     }
     show(f"examples in {args.out}", sizes)
+    for text in before_training(metadata):
+        logging.warning("warning: %s", text)
 
 
 def _leaks(args: Any) -> None:

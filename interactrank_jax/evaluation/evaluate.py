@@ -22,6 +22,7 @@ from interactrank_jax.evaluation.figures import (
 from interactrank_jax.evaluation.rows import Rows
 from interactrank_jax.evaluation.scorers import ModelScorer, Scorer
 from interactrank_jax.evaluation.slices import slice_figures, slicings
+from interactrank_jax.examples import warnings
 from interactrank_jax.examples.format import Examples
 from interactrank_jax.io import files, interrupts, outputs
 from interactrank_jax.io.errors import InputError
@@ -85,6 +86,7 @@ def evaluate_scorer(
         "slices": {
             cut.name: slice_figures(cut, rows, engaged, logits, ranks, replicates) for cut in cuts
         },
+        "warnings": warnings.of_requests(rows.request, split),
     }
     return result, rows
 

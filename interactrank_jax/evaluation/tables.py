@@ -31,6 +31,8 @@ def report(results: Sequence[dict[str, Any]]) -> str:
         parts += [slice_table(result, by) for by in result["slices"]]
         if "differences" in result:
             parts.append(difference_table(results[0], results[1]))
+    texts = (text for result in results for text in result.get("warnings", ()))
+    parts += [f"warning: {printable(text)}" for text in dict.fromkeys(texts)]
     last = results[-1]
     corpus = ""
     if last["corpus_requests"]:

@@ -87,6 +87,10 @@ def check_metadata(metadata: "Metadata") -> None:
         for file, blocks in split.files:
             artifact.inside(name, file)
             _check_count(f"the number of blocks of {file}", blocks)
+    if metadata.survey is not None:
+        spoken_of = {*metadata.survey.few, *(("train",) if metadata.survey.equal else ())}
+        if unknown := spoken_of - metadata.splits.keys():
+            raise InputError(f"survey speaks of the split '{unknown.pop()}', which is not there.")
 
 
 def _check_count(name: str, value: Any, above_zero: bool = False) -> None:

@@ -34,6 +34,7 @@ from interactrank_jax.examples.encoder import (
     Feature,
     NumericStatistics,
 )
+from interactrank_jax.examples.survey import Survey
 from interactrank_jax.io import artifact, contents, files
 from interactrank_jax.io.errors import InputError, did_you_mean
 
@@ -85,6 +86,7 @@ class Metadata:
       config: `config.data` as it was prepared with.
       digest: hash of the log and of the preparation's config.
       extends: digest of the examples whose vocabularies these continue, or ''.
+      survey: what `warnings.py` may have to speak of; None of an older release.
     """
 
     encoder: Encoder
@@ -95,15 +97,18 @@ class Metadata:
     config: dict[str, Any]
     digest: str
     extends: str = ""
+    survey: Survey | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Returns plain dictionaries and lists, the encoder by its digest alone."""
         value = {
             field.name: getattr(self, field.name)
             for field in dataclasses.fields(self)
-            if field.name not in ("encoder", "splits")
+            if field.name not in ("encoder", "splits", "survey")
         }
         splits = {name: dataclasses.asdict(split) for name, split in self.splits.items()}
+        if self.survey is not None:
+            value["survey"] = dataclasses.asdict(self.survey)
         return {**value, "splits": splits, "encoder": self.encoder.digest}
 
     @property
@@ -182,6 +187,8 @@ class Metadata:
             splits = {name: Split(**split) for name, split in value["splits"].items()}
             columns = tuple(value["candidate_columns"])
             parts = {"encoder": encoder, "splits": splits, "candidate_columns": columns}
+            if "survey" in value:
+                parts["survey"] = Survey.from_json(value["survey"])
             metadata = cls(**{**value, **parts})
             checks.check_metadata(metadata)
         except InputError as error:

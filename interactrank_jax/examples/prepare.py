@@ -29,6 +29,7 @@ from interactrank_jax.examples.format import Examples, Metadata, write_metadata
 from interactrank_jax.examples.ordered import order_log
 from interactrank_jax.examples.plan import Plan, make_plan
 from interactrank_jax.examples.splits import Days
+from interactrank_jax.examples.survey import Survey, survey
 from interactrank_jax.examples.writing import (
     Written,
     finish_encoder,
@@ -94,7 +95,7 @@ def prepare(
             engines.connect(engine, scratch / "engine", memory, master) as backend,
             engines.readable(backend, log),
         ):
-            written, made = _make(asked, backend, scratch, directory, progress)
+            written, made, seen = _make(asked, backend, scratch, directory, progress)
             made.save(directory / ENCODER)
         metadata = Metadata(
             encoder=made,
@@ -105,6 +106,7 @@ def prepare(
             config=configuration.to_json(config),
             digest=examples_digest(log, config, asked.old, encoder, days),
             extends=asked.old.metadata.digest if asked.old is not None else "",
+            survey=seen,
         )
         write_metadata(directory, metadata)
     return metadata
@@ -159,8 +161,8 @@ def _make(
     scratch: Path,
     directory: Path,
     progress: Callable[[str], None],
-) -> tuple[Written, Encoder]:
-    """Writes all but encoder and metadata; returns what was written, and the encoder."""
+) -> tuple[Written, Encoder, Survey]:
+    """Writes all but encoder and metadata; returns what was written, the encoder and a survey."""
     plan, config = asked.plan, asked.config
     progress("requests")
     ordered = order_log(plan, asked.log, asked.old, backend, scratch, asked.days)
@@ -184,10 +186,11 @@ def _make(
             written = write_splits(assembler, candidates, directory, size, progress)
             write_raw_requests(ordered, fitted.leaking, directory / "raw")
     progress("metadata")
+    seen = survey(ordered, fitted, written, [spec.name for spec in plan.cross.specs])
     if asked.encoder is not None:
-        return written, asked.encoder
+        return written, asked.encoder, seen
     config_json = configuration.to_json(config)
-    return written, finish_encoder(config_json, plan, fitted, written, old_encoder)
+    return written, finish_encoder(config_json, plan, fitted, written, old_encoder), seen
 
 
 @contextlib.contextmanager

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from interactrank_jax.examples import splits
-from interactrank_jax.examples.assemble import Assembler, action_patterns
+from interactrank_jax.examples.assemble import AssembledBucket, Assembler, action_patterns
 from interactrank_jax.examples.blocks import BlockWriter
 from interactrank_jax.examples.candidates import Candidates
 from interactrank_jax.examples.encoder import CrossStatistics, Encoder, NumericStatistics
@@ -22,6 +22,7 @@ from interactrank_jax.examples.ordered import OrderedLog
 from interactrank_jax.examples.plan import Plan
 from interactrank_jax.examples.protocols import LeakingMeans
 from interactrank_jax.examples.statistics import CrossSums, all_numeric_statistics
+from interactrank_jax.examples.survey import Sameness, few_candidates
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,13 +33,46 @@ class Written:
       sizes: of each split.
       numeric: `[E, Fn]` numeric features of the requests of training, in the order of requests.
       cross: statistics of the cross features in training.
+      equal, constant: columns of the cross features, see `Sameness`.
+      few: by split, how many requests have few candidates, see `Survey`.
       candidate_columns: which optional columns the log has.
     """
 
     sizes: dict[str, Split]
     numeric: np.ndarray
     cross: tuple[CrossStatistics, ...]
+    equal: list[list[int]]
+    constant: list[int]
+    few: dict[str, int]
     candidate_columns: tuple[str, ...]
+
+
+class _OfTraining:
+    """What the training split's examples tell, bucket by bucket; of `features` cross features."""
+
+    def __init__(self, features: int):
+        self._sums, self._same = CrossSums(features), Sameness(features)
+        self._numeric: list[np.ndarray] = []
+        self._requests: list[np.ndarray] = []
+
+    def add(self, assembled: AssembledBucket) -> None:
+        """Adds the examples of a bucket."""
+        cross = assembled.of_candidates["cross"]
+        self._sums.add(cross)
+        self._same.add(cross)
+        self._numeric.append(assembled.of_examples["request_numeric"])
+        self._requests.append(assembled.slates.request)
+
+    def written(self) -> dict[str, Any]:
+        """Returns what `Written` says of training."""
+        numeric = np.zeros((0, 0), np.float32)
+        cross: tuple[CrossStatistics, ...] = ()
+        if self._numeric:  # else an encoder was given, so that there is nothing to fit
+            # Sums of floats depend on their order, which must not be that of the buckets.
+            order = np.argsort(np.concatenate(self._requests), kind="stable")
+            numeric, cross = np.concatenate(self._numeric)[order], self._sums.statistics()
+        same = {"equal": self._same.equal, "constant": self._same.constant}
+        return {"numeric": numeric, "cross": cross, **same}
 
 
 def write_splits(
@@ -58,9 +92,8 @@ def write_splits(
       progress: called with the name of each phase as it begins.
     """
     plan, rows = assembler.plan, assembler.ordered.rows
-    sums = CrossSums(len(plan.cross.specs))
-    numeric, requests = [], []
-    sizes, columns = {}, {}
+    training = _OfTraining(len(plan.cross.specs))
+    sizes, few, columns = {}, dict.fromkeys(rows.requests, 0), {}
     for name in rows.requests:
         progress(f"write {name}")
         examples = candidate_count = 0
@@ -70,17 +103,17 @@ def write_splits(
             for bucket in of_split:
                 candidates = next(candidates_of)
                 assembled = assembler.bucket(candidates, name)
-                order = splits.example_order(bucket, len(assembled.slates), plan.seed)
+                slates = assembled.slates
+                order = splits.example_order(bucket, len(slates), plan.seed)
                 for block in assembler.blocks(assembled, order, block_size):
                     write(block)
                 examples += len(order)
                 candidate_count += len(candidates.item)
                 patterns.update(action_patterns(candidates.actions))
+                few[name] += few_candidates(slates.request, slates.length)[0]
                 columns = candidates.optional
                 if name == "train":
-                    sums.add(assembled.of_candidates["cross"])
-                    numeric.append(assembled.of_examples["request_numeric"])
-                    requests.append(assembled.slates.request)
+                    training.add(assembled)
         sizes[name] = Split(
             examples=examples,
             requests=len(rows.requests[name]),
@@ -88,11 +121,7 @@ def write_splits(
             actions=dict(sorted(patterns.items())),
             files=writer.files,
         )
-    if not numeric:  # an encoder was given, so that there is nothing to fit
-        return Written(sizes, np.zeros((0, 0), np.float32), (), tuple(columns))
-    # Sums of floats depend on their order, which must not be that of the buckets.
-    order = np.argsort(np.concatenate(requests), kind="stable")
-    return Written(sizes, np.concatenate(numeric)[order], sums.statistics(), tuple(columns))
+    return Written(sizes, **training.written(), few=few, candidate_columns=tuple(columns))
 
 
 class _InBackground:

@@ -9,10 +9,13 @@ Reads what `state features` wrote, of the days to look at and of those that a mo
                 bins between training's deciles:  sum_b (p_b - q_b) ln(p_b / q_b)
     staleness   days from the last day whose engagements a value may know of to the last request's:
                 lag_days, or more where the values are those that an older snapshot served
+    ROC-AUC     of the value alone as a score, for the action that it counts (of impressions: for
+                any action); below .5 its opposite ranks better. A model must pass the best of them
 """
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +57,8 @@ class FeatureReport:
       requests, candidates, engagements: coverage of each.
       null_rate, training_null_rate: now and in training.
       psi: see above.
+      action: that the value is a score for, '' for any.
+      roc_auc, training_roc_auc: see above; None where all candidates have the action, or none has.
       mean: over candidates.
       quantiles: of values other than 0, at `QUANTILES`; None where there are none.
       shares, training_shares: of 0, then of each bin.
@@ -66,6 +71,9 @@ class FeatureReport:
     null_rate: float
     training_null_rate: float
     psi: float
+    action: str
+    roc_auc: float | None
+    training_roc_auc: float | None
     mean: float
     quantiles: tuple[float | None, ...]
     shares: tuple[float, ...]
@@ -114,27 +122,20 @@ def make(
     bounds = bounds or Bounds()
     opened = [_open(directory) for directory in (current, training)]
     record, before = (features.record for features in opened)
-    for field, value in record["description"].items():
-        if before["description"][field] != value:
-            raise InputError(
-                f"{current} and {training} differ in {field}: {value}, in training "
-                f"{before['description'][field]}. Expected features of one recipe."
-            )
-    for action, mean in record["mean_rates"].items():
-        if before["mean_rates"][action] != mean:
-            raise InputError(
-                f"{current} and {training} differ in the mean rate of {action}: {mean:.6g}, in "
-                f"training {before['mean_rates'][action]:.6g}. Make both with one --encoder."
-            )
+    _check_alike(current, record, training, before)
     names, actions = record["description"]["specs"], record["description"]["actions"]
     now, then = (read(features, backend) for features in opened)
     edges = _edges(then, names, backend)
     shares, training_shares = (_shares(table, names, edges, backend) for table in (now, then))
     figures = _figures(now, names, actions, backend)
+    aucs, training_aucs = (_aucs(table, names, actions, backend) for table in (now, then))
     features = tuple(
         FeatureReport(
             name=name,
             **figures[name],
+            action=_action(name, actions),
+            roc_auc=aucs[name],
+            training_roc_auc=training_aucs[name],
             null_rate=shares[name][0],
             training_null_rate=training_shares[name][0],
             psi=stability_index(shares[name], training_shares[name]),
@@ -153,6 +154,24 @@ def make(
         counts=record["counts"],
         problems=_problems(features, last_day - known_day, bounds),
     )
+
+
+def _check_alike(
+    current: files.PathLike, record: Any, training: files.PathLike, before: Any
+) -> None:
+    """Refuses features that are made otherwise than those of training."""
+    for field, value in record["description"].items():
+        if before["description"][field] != value:
+            raise InputError(
+                f"{current} and {training} differ in {field}: {value}, in training "
+                f"{before['description'][field]}. Expected features of one recipe."
+            )
+    for action, mean in record["mean_rates"].items():
+        if before["mean_rates"][action] != mean:
+            raise InputError(
+                f"{current} and {training} differ in the mean rate of {action}: {mean:.6g}, in "
+                f"training {before['mean_rates'][action]:.6g}. Make both with one --encoder."
+            )
 
 
 def _open(directory: files.PathLike) -> Artifact:
@@ -244,6 +263,47 @@ def _figures(
     }
 
 
+def _action(name: str, actions: Sequence[str]) -> str:
+    """Returns the action that a feature counts, '' if it counts impressions."""
+    action = name.split(":")[1]
+    return action if action in actions else ""
+
+
+def _aucs(
+    table: ir.Table, names: Sequence[str], actions: Sequence[str], backend: ibis.BaseBackend
+) -> dict[str, float | None]:
+    """Returns the ROC-AUC of each feature alone: over pairs of candidates, a tie counts a half."""
+    engaged = ibis.or_(*(table[action].cast("boolean") for action in actions))
+    result = {}
+    for name in names:
+        action = _action(name, actions)
+        label = table[action].cast("boolean") if action else engaged
+        rows = table.select(value=table[name], label=label)
+        by_value = rows.group_by("value").aggregate(
+            positive=rows.count(where=rows.label).cast("float64"),
+            negative=rows.count(where=~rows.label).cast("float64"),
+        )
+        below = by_value.negative.cumsum(order_by="value") - by_value.negative / 2
+        of_values = by_value.mutate(won=by_value.positive * below)
+        sums = {column: of_values[column].sum() for column in ("won", "positive", "negative")}
+        total = backend.to_pyarrow(of_values.aggregate(**sums)).to_pylist()[0]
+        pairs = total["positive"] * total["negative"]
+        result[name] = total["won"] / pairs if pairs else None
+    return result
+
+
+def best_alone(features: Sequence[FeatureReport]) -> dict[str, FeatureReport]:
+    """Returns by action the feature that ranks best in training, up or down."""
+    by_action: dict[str, list[FeatureReport]] = {}
+    for feature in features:
+        by_action.setdefault(feature.action, []).append(feature)
+    return {action: max(group, key=_strength) for action, group in by_action.items()}
+
+
+def _strength(feature: FeatureReport) -> float:
+    return -1.0 if feature.training_roc_auc is None else abs(feature.training_roc_auc - 0.5)
+
+
 def _problems(
     features: tuple[FeatureReport, ...], staleness: int, bounds: Bounds
 ) -> tuple[str, ...]:
@@ -266,7 +326,7 @@ def table(report: Report) -> str:
     """Returns the report as text, with a Markdown table."""
     marks = [f"p{100 * q:g}" for q in QUANTILES]
     header = ["feature", "requests", "candidates", "engagements", "null rate", "in training"]
-    header += ["PSI", "mean", *marks]
+    header += ["PSI", "ROC-AUC", "in training", "mean", *marks]
     counts = ", ".join(f"{name} {value}" for name, value in report.counts.items())
     lines = [
         f"{report.rows:,} candidates of {report.days[0]} to {report.days[1]}, with what was "
@@ -278,11 +338,23 @@ def table(report: Report) -> str:
     for row in report.features:
         shares = (row.requests, row.candidates, row.engagements, row.null_rate)
         cells = [row.name, *(f"{share:.3f}" for share in (*shares, row.training_null_rate))]
-        cells += [f"{row.psi:.3f}", f"{row.mean:.4g}"]
+        cells += [f"{row.psi:.3f}", _auc(row.roc_auc), _auc(row.training_roc_auc)]
+        cells += [f"{row.mean:.4g}"]
         cells += ["" if value is None else f"{value:.4g}" for value in row.quantiles]
         lines.append("| " + " | ".join(cells) + " |")
-    lines += ["", "quantiles are of values other than 0"]
+    lines += ["", "quantiles are of values other than 0; ROC-AUC is of the value alone"]
+    for action, best in best_alone(report.features).items():
+        if best.training_roc_auc is not None:
+            lines.append(
+                f"{action or 'any action'}: best alone is {best.name}, with ROC-AUC "
+                f"{_auc(best.roc_auc) or 'undefined'} ({_auc(best.training_roc_auc)} in training): "
+                f"a model of these features must rank better"
+            )
     return "\n".join(lines)
+
+
+def _auc(value: float | None) -> str:
+    return "" if value is None else f"{value:.4f}"
 
 
 def draw(report: Report, path: Path) -> None:

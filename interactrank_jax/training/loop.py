@@ -6,7 +6,7 @@ import functools
 import logging
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -18,10 +18,11 @@ from interactrank_jax.devices import distributed
 from interactrank_jax.evaluation import evaluate
 from interactrank_jax.evaluation.references import reference_figures
 from interactrank_jax.evaluation.scorers import ModelScorer
+from interactrank_jax.examples.warnings import before_training
 from interactrank_jax.io import interrupts
 from interactrank_jax.io.errors import InputError
 from interactrank_jax.runs.run import Run
-from interactrank_jax.training import writers
+from interactrank_jax.training import warnings, writers
 from interactrank_jax.training.checkpoint import Checkpoints, Progress
 from interactrank_jax.training.checks import check_memory
 from interactrank_jax.training.state import HEALTHY, TrainState, count_parameters
@@ -50,6 +51,7 @@ def run_to_end(trainer: Trainer) -> dict[str, Any]:
         "table_parameters": count_parameters(template.tables),
     }
     announce(config, sizes, trainer.timetable.total, trainer.parallel.size)
+    warn(before_training(examples.metadata, run.model.uses_cross))
     with (
         run.claimed(examples),
         Checkpoints(run.workdir) as checkpoints,
@@ -59,6 +61,7 @@ def run_to_end(trainer: Trainer) -> dict[str, Any]:
         loop.start(template, source)
         loop.run(stop_requested)
         loop.say_what_is_better()
+        loop.say_what_is_wrong()
     return {
         "step": int(loop.progress.best_step),
         config.train.select_by: loop.progress.best_metric,
@@ -83,6 +86,13 @@ def announce(config: ConfigDict, sizes: Mapping[str, int], total_steps: int, dev
     )
 
 
+def warn(texts: Iterable[str]) -> None:
+    """Logs warnings, in the first process alone."""
+    for text in texts:
+        if jax.process_index() == 0:
+            logger.warning("warning: %s", text)
+
+
 class Loop:
     """The steps of a run, on the state of its trainer.
 
@@ -94,6 +104,7 @@ class Loop:
         self._trainer, self._data, self._checkpoints = trainer, data, checkpoints
         self._run, self._parallel = trainer.run, trainer.parallel
         self.progress = Progress()
+        self._has_validated = False
 
     def start(self, template: TrainState, source: Run | None) -> None:
         """Takes the state of the newest checkpoint, or that at step 0.
@@ -197,6 +208,7 @@ class Loop:
         """Evaluates the state on the validation split, and keeps it if it is the best so far."""
         placed = self._trainer.placed
         self._validation.use({"params": placed.params, "tables": placed.tables})
+        self._has_validated = True
         figures = evaluate.validate(self._validation)
         scalars = {f"validation/{name}": value for name, value in figures.items()}
         select_by = self._run.config.train.select_by
@@ -232,6 +244,15 @@ class Loop:
                     "on validation %s has %s %.4f, the best model %.4f: it lies below its inputs",
                     *(line, name, values[name], best),
                 )
+
+    def say_what_is_wrong(self) -> None:
+        """Warns of what the validations and the last scores show, see `warnings.py`."""
+        trainer = self._trainer
+        steps = int(self._parallel.unreplicate(trainer.placed.step))
+        select_by = trainer.config.train.select_by
+        warn(warnings.of_validations(self.progress, trainer.timetable, steps, select_by))
+        if self._has_validated:  # else nothing was trained, and the step is not compiled
+            warn(warnings.of_scores(self._validation))
 
     def _save(self) -> None:
         self._checkpoints.save(self._trainer.state, self._data, self.progress)

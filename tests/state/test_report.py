@@ -7,16 +7,17 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from interactrank_jax import cli
+from interactrank_jax import cli, metrics
 from interactrank_jax.io import files
 from interactrank_jax.io.errors import InputError
 from interactrank_jax.log.read import open_log
 from interactrank_jax.log.schema import Schema
 from interactrank_jax.state import as_of, engines, expressions, positions, report, snapshot
+from interactrank_jax.state.build import build_store
 from interactrank_jax.state.recipe import Recipe
 from interactrank_jax.state.spec import parse_specs
 from tests.log.handmade_log import ACTIONS, START, make_tables, replace, write_log
-from tests.state.conftest import FEATURES, MEANS
+from tests.state.conftest import FEATURES, MEANS, state_config
 
 FIRST = START // 86_400
 
@@ -65,6 +66,37 @@ def test_coverage_is_what_a_loop_counts(written, backend):
     assert made.staleness == 1
     assert made.counts["late"] > 0
     assert made.counts["early"] > 0
+
+
+def test_each_feature_is_scored_alone_for_the_action_that_it_counts(written, backend):
+    made = report.make(written / "now", written / "before", backend)
+    for name in ("now", "before"):
+        rows = pq.read_table(written / name / "features").to_pylist()
+        for feature in made.features:
+            values = [row[feature.name] for row in rows]
+            assert feature.action == feature.name.split(":")[1]
+            labels = [row[feature.action] for row in rows]
+            auc = feature.roc_auc if name == "now" else feature.training_roc_auc
+            assert auc == pytest.approx(metrics.roc_auc(values, labels), abs=1e-12)
+    printed = report.table(made)
+    for action in ACTIONS:
+        of_action = [feature for feature in made.features if feature.action == action]
+        best = max(of_action, key=lambda feature: abs(feature.training_roc_auc - 0.5))
+        said = f"{action}: best alone is {best.name}, with ROC-AUC {best.roc_auc:.4f}"
+        assert f"{said} ({best.training_roc_auc:.4f} in training)" in printed
+
+
+def test_an_action_that_nobody_did_has_no_auc(backend, tmp_path):
+    tables = make_tables(40)
+    nothing = np.zeros(len(tables["impressions"]), np.int64)
+    tables["impressions"] = replace(tables["impressions"], "save", nothing)
+    never = open_log(write_log(tmp_path / "log", tables))
+    state = build_store(state_config(), never, tmp_path / "state", backend)
+    as_of.write(never, state, backend, tmp_path / "features", None, None, MEANS)
+    made = report.make(tmp_path / "features", tmp_path / "features", backend)
+    for feature in made.features:
+        assert (feature.roc_auc is None) == (feature.action == "save")
+    assert "save: best alone" not in report.table(made)
 
 
 def test_features_against_themselves_have_not_drifted(written, backend):
