@@ -40,6 +40,7 @@ def _add_cross_terms(config: ConfigDict) -> None:
     """Adds the fields of the cross features' affine projection."""
     # Where they are not fitted: the official code starts all weights at 1.
     config.model.cross = ConfigDict({"transform": "odds", "weight_init": 1.0})
+    config.model.dot_weight_init = 1.0  # so that towers that know nothing yet do not drown them
 
 
 def fit(argument: str = "search") -> ConfigDict:
