@@ -16,7 +16,8 @@ _DAY_CURVE = np.concatenate([[0], np.cumsum(_HOURS) / _HOURS.sum()])
 _FIRST_LOOK, _PER_ROW = 2.0, 1.5
 _LONGEST_DWELL = 3600.0
 _BROWSE_CHOICES = 8  # items a visitor outside search chooses from: one screen
-# The biases are calibrated on so many requests of a chunk, to within 2^-30 of so many log-odds.
+# The biases are calibrated on so many requests of a chunk, by so many bisections of the shifts that
+# are up to this size (log-odds).
 _CALIBRATION_REQUESTS, _CALIBRATION_STEPS, _LARGEST_SHIFT = 1_000, 36, 30.0
 _DEVIATIONS = np.linspace(-8, 8, 3_201)
 _NORMAL_CDF = np.array([0.5 * math.erfc(-z / math.sqrt(2)) for z in _DEVIATIONS])

@@ -89,7 +89,7 @@ class SimulatorConfig:
       The rest are options. Where they are off, as by default, a log does not change by a bit.
 
       trend: weight of an item's trend, a standard normal that turns with time: items rise and fall.
-        0 (off) or more; at 1 a rise by one deviation multiplies the odds of a click by e.
+        0 (off) to 10; at 1 a rise by one deviation multiplies the odds of a click by e.
       trend_half_life_days: when an item's trend correlates by half with today's; .5 or more.
       turnover: share of the catalogue that is replaced within half a year, 0 (off) to below 1.
         Items disappear at a constant rate and as many appear, so that its size stays; only items
@@ -327,7 +327,6 @@ def _check_types(base: SimulatorConfig, overrides: dict[str, Any]) -> None:
 def _check_ranges(config: SimulatorConfig) -> None:
     low = dict.fromkeys((*_COUNTS, "chunk_requests", "query_choices"), 1) | {
         "pool": 2 * config.slate,
-        "trend": 0,
         "trend_half_life_days": 0.5,
     }
     for name, least in low.items():
@@ -342,6 +341,8 @@ def _check_ranges(config: SimulatorConfig) -> None:
             )
     if config.days > 20_000:
         raise InputError(f"simulator field 'days' is {config.days}. Expected at most 20,000.")
+    if not 0 <= config.trend <= 10:
+        raise InputError(f"simulator field 'trend' is {config.trend}. Expected 0 (off) to 10.")
     if config.temperature <= 0:
         raise InputError("simulator field 'temperature' must be above 0: the policy explores.")
     # Some of those who examine a row click for a moment only, however much it appeals.
