@@ -29,7 +29,25 @@ from interactrank_jax.io.errors import InputError, did_you_mean
 def _simulate(args: Any) -> None:
     from interactrank_jax.log.simulator.simulate import simulate
 
-    show(f"log in {args.out}", simulate(args.preset, args.seed, args.out))
+    fields = _simulator_fields({flag: getattr(args, flag) for flag in _SIMULATOR_FLAGS})
+    show(f"log in {args.out}", simulate(args.preset, args.seed, args.out, args.variant, **fields))
+
+
+def _simulator_fields(texts: dict[str, str]) -> dict[str, Any]:
+    """Returns the fields of the simulator that flags give; the others are the preset's."""
+    from interactrank_jax.log.simulator.presets import SimulatorConfig
+
+    result: dict[str, Any] = {}
+    for flag, text in texts.items():
+        kind = type(getattr(SimulatorConfig, flag))
+        words: dict[str, Any] = {"true": True, "false": False}
+        try:
+            if text:
+                result[flag] = words[text.lower()] if kind is bool else kind(text)
+        except (KeyError, ValueError) as error:
+            expected = {bool: "true or false", int: "an integer", float: "a number"}[kind]
+            raise InputError(f"--{flag}={text}. Expected {expected}.") from error
+    return result
 
 
 def _convert(args: Any) -> None:
@@ -211,6 +229,15 @@ def _explain(args: Any) -> None:
     print(explain.table(explanation))
 
 
+_SIMULATOR_FLAGS: dict[str, tuple[Any, str]] = {
+    "slate": ("", "candidates per request; the preset's 10 if not given"),
+    "trend": ("", "how strongly items rise and fall, in log-odds, such as 1; if not given, not"),
+    "trend_half_life_days": ("", "when such a trend is half forgotten; 14 if not given"),
+    "turnover": ("", "share of the catalogue that is replaced in half a year; if not given, none"),
+    "engaged_share": ("", "share of candidates engaged with; about .15 if not given"),
+    "positives_only": ("", "true: only what users engaged with is logged"),
+}
+
 _RATING_FLAGS: dict[str, tuple[Any, str]] = {
     "user": ("user_id", "ratings: column of user ids, in users.* too"),
     "item": ("item_id", "ratings: column of item ids, in items.* too"),
@@ -234,8 +261,14 @@ COMMANDS: dict[str, Command] = {
         "interactrank simulate --preset=small --seed=0 --out=runs/log",
         {
             "preset": ("small", "size: tiny, small, medium or large"),
+            "variant": (
+                "",
+                "of the log, A,B: drift, turnover, positives, labels_1, labels_50, slate_3, "
+                "slate_300",
+            ),
             "seed": (0, "the same seed gives the same bytes"),
             "out": (REQUIRED, "new directory for the log"),
+            **_SIMULATOR_FLAGS,
         },
     ),
     "convert": Command(

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -71,11 +72,11 @@ class Names:
         self.action = pa.array(ACTIONS)
         self.shown = pa.array(["shown"])
 
-    def requests(self, requests: Requests) -> pa.Table:
-        """Returns the requests table of a chunk."""
+    def requests(self, requests: Requests, logged: np.ndarray) -> pa.Table:
+        """Returns the requests table of a chunk; of positives only, those with a logged row."""
         users = self.world.users
         user, query = requests.user, requests.query
-        return pa.table(
+        table = pa.table(
             {
                 "request_id": requests.id,
                 "user_id": self.user.take(user),
@@ -89,24 +90,29 @@ class Names:
                 "hour": (requests.time % DAY // 3600).astype(np.int32),
             }
         )
+        return table.filter(logged.any(1)) if self.world.config.positives_only else table
 
     def impressions(
         self,
         requests: Requests,
         item: np.ndarray,
-        shown: np.ndarray,
+        logged: np.ndarray,
         propensity: np.ndarray,
         actions: np.ndarray,
     ) -> pa.Table:
         """Returns the impressions table of a chunk: requests in order, positions in order."""
-        row, position = np.nonzero(shown)
+        row, position = np.nonzero(logged)
+        drawn = {"propensity": propensity[logged]}
+        if self.world.config.positives_only:
+            # Neither what else was shown nor how often is known to such a log.
+            position, drawn = (np.cumsum(logged, axis=1) - 1)[logged], {}
         return pa.table(
             {
                 "request_id": requests.id[row],
-                "item_id": self.item.take(item[shown]),
+                "item_id": self.item.take(item[logged]),
                 "position": position.astype(np.int32),
-                **{name: actions[..., k][shown] for k, name in enumerate(ACTIONS)},
-                "propensity": propensity[shown],
+                **{name: actions[..., k][logged] for k, name in enumerate(ACTIONS)},
+                **drawn,
                 "stage": self.shown.take(np.zeros(len(row), np.int32)),
             }
         )
@@ -151,7 +157,8 @@ def write_world(world: World, names: Names, path: Path) -> None:
     truth = path / "truth"
     topics = _vectors(items.topics)
     columns = {"item_id": names.item, "topics": topics, "quality": items.quality}
-    write(pa.table(columns | {"created": items.created}), truth / "items.parquet")
+    columns |= {"created": items.created} | ({} if items.gone is None else {"gone": items.gone})
+    write(pa.table(columns), truth / "items.parquet")
     columns = {"query_id": names.query, "topics": _vectors(queries.topics)}
     write(pa.table(columns), truth / "queries.parquet")
     columns = {
@@ -163,6 +170,32 @@ def write_world(world: World, names: Names, path: Path) -> None:
         "turn": users.turn,
     }
     write(pa.table(columns), truth / "users.parquet")
+
+
+def write_ratings(names: Names, path: Path) -> None:
+    """Writes the impressions of a log, once it has all its parts, as a table of ratings."""
+    users, folder = names.world.users, path / "ratings"
+    folder.mkdir()
+    columns = {
+        "user_id": names.user,
+        "country": names.country.take(users.country),
+        "gender": names.gender.take(users.gender),
+    }
+    pq.write_table(pa.table(columns), folder / "users.parquet", store_schema=False)
+    shutil.copyfile(path / "items" / _part(0), folder / "items.parquet")
+    text, integer = pa.string(), pa.int64()
+    schema = pa.schema({"user_id": text, "item_id": text, "rating": integer, "timestamp": integer})
+    with pq.ParquetWriter(folder / "ratings.parquet", schema, store_schema=False) as writer:
+        for chunk in range(names.world.config.chunks):
+            requests, rated = (
+                pq.ParquetFile(path / table / _part(chunk)).read()
+                for table in ("requests", "impressions")
+            )
+            # Both are in the order of request ids.
+            row = pa.array(np.searchsorted(requests["request_id"], rated["request_id"]))
+            user, time = (requests[name].take(row) for name in ("user_id", "timestamp"))
+            ones = pa.array(np.ones(len(rated), np.int64))
+            writer.write_table(pa.table([user, rated["item_id"], ones, time], schema=schema))
 
 
 def _vectors(rows: np.ndarray) -> pa.Array:

@@ -24,6 +24,12 @@ GENDER_SHARES = (0.55, 0.35, 0.1)
 _SYLLABLES = [c + v for c in "bdfghjklmnprstvwxyzq" for v in "aeiou"]
 _SUFFIXES = ("s", "en", "ing")
 
+# Of items that come and go, none is older than ten years when the log starts.
+_OLDEST = 10 * 365 * DAY
+# A trend's correlation over s knots is (1 - s/2) cos(pi s/2) + sin(pi s/2) / pi, up to s = 1, when
+# both times lie anywhere between knots: one half at this s.
+_HALF_LIFE_KNOTS = 0.786796
+
 
 def stream(seed: int, purpose: str, chunk: int = 0) -> np.random.Generator:
     """Returns the random stream of one purpose (and chunk), independent of all others."""
@@ -64,7 +70,8 @@ def draw(rng: np.random.Generator, cumulative: np.ndarray, shape) -> np.ndarray:
 class Items:
     """Items: `topics` `[I, T]` of unit length, `quality` `[I]`, `created` `[I]` (UTC seconds),
 
-    `category` `[I]`, `price` `[I]`, `review_score` `[I]`, `words` (per item, word ids), `titles`.
+    `category` `[I]`, `price` `[I]`, `review_score` `[I]`, `words` (per item, word ids), `titles`,
+    `gone` `[I]` (UTC seconds, the first at which an item no longer exists; None if items stay).
     """
 
     topics: np.ndarray
@@ -75,6 +82,28 @@ class Items:
     review_score: np.ndarray
     words: list[list[int]]
     titles: list[str]
+    gone: np.ndarray | None
+
+    @functools.cached_property
+    def _existence(self) -> tuple[np.ndarray, np.ndarray | None]:
+        # Seconds from the start fit int32, which halves the memory traffic of the largest gather.
+        gone = None if self.gone is None else (self.gone - START).astype(np.int32)
+        return (self.created - START).astype(np.int32), gone
+
+    def absent(self, item: np.ndarray, time: np.ndarray) -> np.ndarray:
+        """Returns which of items `[R, C]` do not exist at times `[R]`: not yet, or no more."""
+        created, gone = self._existence
+        seconds = (time - START).astype(np.int32)[:, None]
+        absent = created[item] > seconds
+        if gone is not None:
+            absent |= gone[item] <= seconds
+        return absent
+
+    def existing(self, since: float, until: float) -> np.ndarray:
+        """Returns the items that exist at some time between; all of them if items stay."""
+        if self.gone is None:
+            return np.arange(len(self.created))
+        return np.flatnonzero((self.created < until) & (self.gone > since))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,11 +143,22 @@ class Appeal:
     quality: np.ndarray
     idiosyncratic: np.ndarray
     mood: np.ndarray  # [R, 1]: the user's day; moves all candidates alike
+    trend: np.ndarray | None = None  # None if items have none
 
     @functools.cached_property
     def total(self) -> np.ndarray:
         """The sum `[R, C]`: log-odds of a click on an examined item, but for the bias."""
-        return self.relevance + self.taste + self.quality + self.idiosyncratic + self.mood
+        lasting = self.relevance + self.taste + self.quality + self.idiosyncratic + self.mood
+        return lasting if self.trend is None else lasting + self.trend
+
+    def parts(self) -> dict[str, np.ndarray]:
+        """Returns what `total` adds up, by name, in its shape."""
+        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return {
+            name: np.broadcast_to(value, self.total.shape)
+            for name, value in fields.items()
+            if value is not None
+        }
 
 
 class World:
@@ -127,13 +167,16 @@ class World:
     def __init__(self, config: SimulatorConfig, seed: int):
         self.config = config
         lexicon = _Lexicon(config, stream(seed, "lexicon"))
-        self.items = _items(config, lexicon, stream(seed, "items"))
+        self.items = _items(config, lexicon, seed)
         self.queries = _queries(config, lexicon, stream(seed, "queries"))
         self.users = _users(config, stream(seed, "users"))
         self.category_names = lexicon.topic_names
         self._pair_seed, self._segment_seed, self._mood_seed = (
             int(value) for value in stream(seed, "hash").integers(2**63, size=3)
         )
+        trends = stream(seed, "trends")
+        self._trend_seed = int(trends.integers(2**63))
+        self._trend_phase = trends.random(config.items)
 
     def tastes(self, user: np.ndarray, time: np.ndarray) -> np.ndarray:
         """Returns the tastes `[R, T]` of users `[R]` at times `[R]`; coordinates have variance 1.
@@ -164,7 +207,23 @@ class World:
             quality=np.float32(config.quality) * items.quality[item],
             idiosyncratic=self.idiosyncratic(query, self.users.country[user], item),
             mood=np.float32(config.day_noise) * mood,
+            trend=np.float32(config.trend) * self.trend(item, time) if config.trend else None,
         )
+
+    def trend(self, item: np.ndarray, time: np.ndarray) -> np.ndarray:
+        """Returns the trends `[R, C]` of items `[R, C]` at times `[R]`: standard normals.
+
+        An item has an independent draw at each knot, and between two it turns from one towards the
+        other, as tastes do. Knots of different items lie at different times.
+        """
+        knots = (time - START) / (DAY * self.config.trend_half_life_days / _HALF_LIFE_KNOTS)
+        knots = knots[:, None] + self._trend_phase[item]
+        last = np.floor(knots)
+        angle = (np.pi / 2 * (knots - last)).astype(np.float32)
+        last = last.astype(np.int64)
+        before = hash_normal(self._trend_seed, item, last)
+        after = hash_normal(self._trend_seed, item, last + 1)
+        return np.cos(angle) * before + np.sin(angle) * after
 
     def idiosyncratic(self, query: np.ndarray, country: np.ndarray, item: np.ndarray) -> np.ndarray:
         """Returns the appeal `[R, C]` of items to queries `[R]` that no feature explains.
@@ -231,8 +290,8 @@ def _unit(mixture: np.ndarray) -> np.ndarray:
     return (mixture / np.linalg.norm(mixture, axis=1, keepdims=True)).astype(np.float32)
 
 
-def _items(config: SimulatorConfig, lexicon: _Lexicon, rng: np.random.Generator) -> Items:
-    count = config.items
+def _items(config: SimulatorConfig, lexicon: _Lexicon, seed: int) -> Items:
+    rng, count = stream(seed, "items"), config.items
     mixture = _mixtures(rng, count, config.topics, config.topic_concentration)
     quality = rng.standard_normal(count, dtype=np.float32)
     shortest, longest = config.title_words
@@ -248,8 +307,9 @@ def _items(config: SimulatorConfig, lexicon: _Lexicon, rng: np.random.Generator)
     span = config.days * DAY
     age = rng.integers(1, span, size=count)
     initial = np.zeros(count, bool)
-    initial[rng.permutation(count)[: round(count * config.initial_items)]] = True
+    initial[rng.permutation(count)[: round(count * config.existing_share)]] = True
     created = np.where(initial, START - age, START + age)
+    created, gone = (created, None) if not config.turnover else _lives(config, seed, created)
     category = mixture.argmax(1)
     random_category = rng.integers(config.topics, size=count)
     category = np.where(rng.random(count) < config.category_noise, random_category, category)
@@ -265,7 +325,24 @@ def _items(config: SimulatorConfig, lexicon: _Lexicon, rng: np.random.Generator)
         review_score=(3.5 + 0.5 * review).clip(1, 5).round(1).astype(np.float32),
         words=words,
         titles=[lexicon.join(row) for row in words],
+        gone=gone,
     )
+
+
+def _lives(
+    config: SimulatorConfig, seed: int, created: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns when items `[I]` appear and disappear, given when they do if they stay.
+
+    At a constant rate of disappearing, the ages and the remaining lives of those that exist at one
+    time are exponential with one mean.
+    """
+    rng = stream(seed, "lives")
+    age, life = np.ceil(rng.exponential(config.mean_life_days * DAY, (2, len(created))))
+    created = np.where(created < START, START - age.clip(1, _OLDEST), created)
+    gone = np.maximum(created, START) + life.clip(1)
+    latest = START + np.iinfo(np.int32).max
+    return created.astype(np.int64), gone.clip(max=latest).astype(np.int64)
 
 
 def _queries(config: SimulatorConfig, lexicon: _Lexicon, rng: np.random.Generator) -> Queries:
@@ -311,59 +388,3 @@ def _users(config: SimulatorConfig, rng: np.random.Generator) -> Users:
         # Accounts up to four years old when the log starts.
         joined=START - rng.integers(0, 4 * 365 * DAY, size=count),
     )
-
-
-def candidate_pools(world: World, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Retrieves each query's candidates by word overlap, weighted by inverse document frequency.
-
-    Returns:
-      Items `[Q, P]` int32 and lexical scores `[Q, P]` float32: 1 for a query's best match, minus
-      infinity for padding. Where fewer than two slates of the matches were there when the log
-      starts, other items that were fill up, with score 0: every request has something to show.
-    """
-    config, items = world.config, world.items
-    rng = stream(seed, "retrieval")
-    lengths = np.array([len(row) for row in items.words])
-    flat_word = np.concatenate([np.asarray(row) for row in items.words])
-    flat_item = np.repeat(np.arange(config.items), lengths)
-    order = np.argsort(flat_word, kind="stable")
-    flat_item, sorted_word = flat_item[order], flat_word[order]
-    vocabulary = 1 + max(int(sorted_word[-1]), max(max(row) for row in world.queries.words))
-    start = np.searchsorted(sorted_word, np.arange(vocabulary + 1))
-    frequency = np.diff(start)
-    idf = np.log1p((config.items - frequency + 0.5) / (frequency + 0.5))
-    # Short titles match more sharply. The tiny random part makes every tie a fixed draw.
-    norm = (1 + 1e-4 * rng.random(config.items)) / np.sqrt(lengths)
-    existing = items.created < START
-    filling = rng.permutation(np.flatnonzero(existing))
-
-    pool = np.zeros((config.queries, config.pool), np.int32)
-    lexical = np.full((config.queries, config.pool), -np.inf, np.float32)
-    score = np.zeros(config.items)
-    for query, words in enumerate(world.queries.words):
-        new = []
-        for word in words:
-            posting = flat_item[start[word] : start[word + 1]]
-            before = score[posting]
-            new.append(posting[before == 0])
-            score[posting] = before + idf[word]
-        matched = np.concatenate(new)
-        value = score[matched] * norm[matched]
-        score[matched] = 0
-        if len(matched) > config.pool:
-            top = np.argpartition(-value, config.pool - 1)[: config.pool]
-            matched, value = matched[top], value[top]
-        best = np.argsort(-value)
-        lacking = max(0, 2 * config.slate - int(existing[matched[best]].sum()))
-        best = best[: config.pool - lacking]
-        found = matched[best]
-        pool[query, : len(found)] = found
-        if len(found):
-            lexical[query, : len(found)] = value[best] / value[best[0]]
-        if lacking:
-            window = query * lacking + np.arange(min(lacking + len(found), len(filling)))
-            rest = filling[window % len(filling)]
-            rest = rest[~np.isin(rest, found)][:lacking]
-            pool[query, len(found) : len(found) + len(rest)] = rest
-            lexical[query, len(found) : len(found) + len(rest)] = 0
-    return pool, lexical
