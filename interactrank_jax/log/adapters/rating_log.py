@@ -8,6 +8,12 @@
   events.
 
 Of several ratings of one item in one request the last counts: a neutral one leaves no impression.
+
+Where negatives are drawn (`sampling.py`), they are further impressions, of stage `random`, without
+any action, `dislike` included, and no events; ratings are of stage `shown`. A request's impressions
+are then in random order, so that no order tells them apart. Ratings of an item that did not yet
+exist at the request are events and no impressions: nobody could have ranked it. `created_at` of
+items says from when they existed.
 """
 
 import dataclasses
@@ -19,11 +25,16 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from interactrank_jax.io import files, outputs
+from interactrank_jax.io.errors import InputError
+from interactrank_jax.log.adapters import sampling
+from interactrank_jax.log.contract import STAGES
+from interactrank_jax.log.negatives import SampledNegatives
 from interactrank_jax.log.schema import FeatureSpec, Schema
 from interactrank_jax.log.values import group_ids
 
 HOUR = 3_600
 LIKE, DISLIKE, NEUTRAL = 1, -1, 0
+_SAMPLED = 2  # of an impression that is no rating
 _VERDICTS = {"like": LIKE, "dislike": DISLIKE, "neutral": NEUTRAL}
 
 
@@ -55,6 +66,8 @@ def write_log(
     users: pa.Table,
     ratings: Ratings,
     has_neutral: bool,
+    negatives: SampledNegatives | None = None,
+    created: np.ndarray | None = None,
 ) -> dict[str, int]:
     """Writes the log.
 
@@ -65,59 +78,178 @@ def write_log(
       users: `user_id`, `query_id` and the features of users.
       ratings: who rated what.
       has_neutral: whether `neutral` is an action of the log; without time it never is.
+      negatives: how negatives are drawn; None for none.
+      created: `[items]` UTC seconds when each item came to be; None where that is unknown.
 
     Returns:
-      Rows per table: `items`, `requests`, `impressions`, `events`.
+      Rows per table: `items`, `requests`, `impressions`, `events`; with `negatives` also the
+      impressions `sampled`, those `lacking` because no more items were left, the ratings
+      `too_early` for their item to exist, and the successes `repeated`, of an item that the user
+      had before.
+
+    Raises:
+      InputError: every rating is too early.
     """
     timeless = ratings.time is None
     if ratings.time is not None:  # ratings of one second stay in the order given
         ratings = ratings.take(np.argsort(ratings.time, kind="stable"))
     actions = ("like", "dislike", *(("neutral",) if has_neutral and not timeless else ()))
-    tables = {"items": items, **_requests_and_impressions(items, users, ratings, actions)}
+    counts: dict[str, int] = {}
+    if negatives is None:
+        shown = _Impressions.of(ratings)
+    else:
+        rows = sampling.Rows.from_columns(
+            ratings.user, ratings.item, ratings.verdict == LIKE, ratings.time
+        )
+        exists = sampling.existence(rows, len(items), created)
+        created = None if timeless else exists
+        shown = _Impressions.of(ratings)
+        shown, counts = _with_negatives(shown, rows, exists, negatives)
+    if created is not None:
+        never = created == sampling.NEVER
+        items = items.append_column("created_at", pa.array(created, mask=never))
+    tables = {"items": items, **shown.tables(items, users, actions, negatives is not None)}
     if not timeless:
         segments = [
             spec.name for spec in features if (spec.entity, spec.kind) == ("user", "categorical")
         ]
         tables["events"] = _events(items, users, ratings, segments)
     with outputs.new_directory(out) as path:
-        Schema(tuple(features), actions, timeless).save(path)
+        Schema(tuple(features), actions, timeless, negatives).save(path)
         for name, table in tables.items():
             pq.write_table(table, path / f"{name}.parquet", store_schema=False)
-    return {"events": 0} | {name: len(table) for name, table in tables.items()}
+    return {"events": 0} | {name: len(table) for name, table in tables.items()} | counts
 
 
-def _requests_and_impressions(
-    items: pa.Table, users: pa.Table, ratings: Ratings, actions: Sequence[str]
-) -> dict[str, pa.Table]:
-    hour = np.zeros(len(ratings.user), np.int64)
-    if ratings.time is not None:
-        hour = ratings.time // HOUR
-    # The last of each (hour, user, item), which comes first when read backwards; then, a neutral
-    # one that replaced another included, what is no impression goes.
-    _, last = group_ids((hour[::-1], ratings.user[::-1], ratings.item[::-1]))
-    kept = np.sort(len(hour) - 1 - last)
-    kept = kept[ratings.verdict[kept] != NEUTRAL]
-    hour, ratings = hour[kept], ratings.take(kept)
+@dataclasses.dataclass(frozen=True)
+class _Impressions:
+    """N impressions of R requests.
 
-    request, first = group_ids((hour, ratings.user))
-    requests = users.take(pa.array(ratings.user[first]))
-    ids = pc.cast(requests["user_id"], pa.string())
-    if ratings.time is not None:
-        # Hours are digits, so that no dash of a user can be taken for the one before the hour.
-        ids = pc.binary_join_element_wise(ids, pa.array(hour[first]).cast(pa.string()), "-")
-        requests = requests.add_column(0, "timestamp", pa.array(hour[first] * HOUR))
-    requests = requests.add_column(0, "request_id", ids)
+    Attributes:
+      request: `[N]` ascending.
+      item, verdict: `[N]`; a verdict may be `_SAMPLED`.
+      hour, user: `[R]`, requests in the order of both; hour is 0 without time.
+      timeless: whether there is none.
+    """
 
-    order = np.argsort(request, kind="stable")
-    request, ratings = request[order], ratings.take(order)
-    start = np.searchsorted(request, request)
-    impressions = {
-        "request_id": ids.take(pa.array(request)),
-        "item_id": items["item_id"].take(pa.array(ratings.item)),
-        "position": (np.arange(len(request)) - start).astype(np.int32),
+    request: np.ndarray
+    item: np.ndarray
+    verdict: np.ndarray
+    hour: np.ndarray
+    user: np.ndarray
+    timeless: bool
+
+    @classmethod
+    def of(cls, ratings: Ratings) -> "_Impressions":
+        """Makes impressions of ratings, which are in order of time."""
+        hour = np.zeros(len(ratings.user), np.int64)
+        if ratings.time is not None:
+            hour = ratings.time // HOUR
+        # The last of each (hour, user, item), which comes first when read backwards; then, a
+        # neutral one that replaced another included, what is no impression goes.
+        _, last = group_ids((hour[::-1], ratings.user[::-1], ratings.item[::-1]))
+        kept = np.sort(len(hour) - 1 - last)
+        kept = kept[ratings.verdict[kept] != NEUTRAL]
+        rows = (hour[kept], ratings.user[kept], ratings.item[kept], ratings.verdict[kept])
+        return cls._grouped(*rows, timeless=ratings.time is None)
+
+    @classmethod
+    def _grouped(
+        cls,
+        hour: np.ndarray,
+        user: np.ndarray,
+        item: np.ndarray,
+        verdict: np.ndarray,
+        timeless: bool,
+    ) -> "_Impressions":
+        request, first = group_ids((hour, user))
+        order = np.argsort(request, kind="stable")
+        return cls(request[order], item[order], verdict[order], hour[first], user[first], timeless)
+
+    def take(self, rows: np.ndarray) -> "_Impressions":
+        """Returns some impressions (a mask), and the requests that have any of them."""
+        request = self.request[rows]
+        columns = (self.hour[request], self.user[request], self.item[rows], self.verdict[rows])
+        return self._grouped(*columns, timeless=self.timeless)
+
+    def tables(
+        self, items: pa.Table, users: pa.Table, actions: Sequence[str], has_stages: bool
+    ) -> dict[str, pa.Table]:
+        """Returns the tables of requests and of impressions."""
+        requests = users.take(pa.array(self.user))
+        ids = pc.cast(requests["user_id"], pa.string())
+        if not self.timeless:
+            # Hours are digits, so that no dash of a user can be taken for the one before the hour.
+            ids = pc.binary_join_element_wise(ids, pa.array(self.hour).cast(pa.string()), "-")
+            requests = requests.add_column(0, "timestamp", pa.array(self.hour * HOUR))
+        requests = requests.add_column(0, "request_id", ids)
+        counts = np.bincount(self.request, minlength=len(self.user))
+        start = (np.cumsum(counts) - counts).astype(np.int32)
+        position = np.arange(len(self.request), dtype=np.int32) - np.repeat(start, counts)
+        impressions = {
+            "request_id": _repeated(ids, self.request),
+            "item_id": _repeated(items["item_id"], self.item),
+            "position": position,
+        }
+        impressions |= {name: self.verdict == _VERDICTS[name] for name in actions}
+        if has_stages:
+            stage = np.where(self.verdict == _SAMPLED, STAGES.index("random"), 0).astype(np.int8)
+            impressions["stage"] = _repeated(pa.array(STAGES), stage)
+        return {"requests": requests, "impressions": pa.table(impressions)}
+
+
+def _repeated(values: pa.Array | pa.ChunkedArray, rows: np.ndarray) -> pa.DictionaryArray:
+    """Returns `values[rows]`, each value held once: a file has plain values."""
+    if isinstance(values, pa.ChunkedArray):
+        values = values.combine_chunks()
+    return pa.DictionaryArray.from_arrays(pa.array(rows.astype(np.int32)), values)
+
+
+def _with_negatives(
+    shown: _Impressions, rows: sampling.Rows, exists: np.ndarray, negatives: SampledNegatives
+) -> tuple[_Impressions, dict[str, int]]:
+    """Adds negatives to impressions, and leaves out those of items that did not yet exist.
+
+    Returns:
+      The impressions, each request's in random order, and what `write_log` counts.
+    """
+    is_candidate = exists[shown.item] <= shown.hour[shown.request] * HOUR
+    if not is_candidate.any():
+        raise InputError(
+            f"--negatives={negatives.method}:{negatives.per_positive}: every row is the first of "
+            f"its item, so none is known to have existed before. Expected items that are taken in "
+            f"several hours, or --created=COLUMN of items.*, the time when each came to be."
+        )
+    too_early = int((~is_candidate).sum())
+    shown = shown.take(is_candidate)
+    is_positive = shown.verdict == LIKE
+    positives = np.bincount(shown.request[is_positive], minlength=len(shown.user))
+    request, item = sampling.draw(
+        negatives, rows, exists, time=shown.hour * HOUR, user=shown.user, positives=positives
+    )
+    taken, _ = group_ids((shown.user[shown.request[is_positive]], shown.item[is_positive]))
+    counts = {
+        "sampled": len(item),
+        "lacking": negatives.per_positive * int(positives.sum()) - len(item),
+        "too_early": too_early,
+        "repeated": len(taken) - int(taken.max(initial=-1)) - 1,
     }
-    impressions |= {name: ratings.verdict == _VERDICTS[name] for name in actions}
-    return {"requests": requests, "impressions": pa.table(impressions)}
+    request = np.concatenate([shown.request, request])
+    rng = np.random.default_rng([negatives.seed, 1])
+    # A sort by request and 32 random bits.
+    keys = request.astype(np.int64) << 32
+    keys |= rng.integers(0, 1 << 32, len(request), np.uint32)
+    order = np.argsort(keys, kind="stable")
+    verdict = np.concatenate([shown.verdict.astype(np.int8), np.full(len(item), _SAMPLED, np.int8)])
+    return (
+        dataclasses.replace(
+            shown,
+            request=request[order],
+            item=np.concatenate([shown.item, item])[order],
+            verdict=verdict[order],
+        ),
+        counts,
+    )
 
 
 def _events(
