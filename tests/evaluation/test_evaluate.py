@@ -153,6 +153,8 @@ def test_the_result_is_written_without_nan(trained_run, result):
     low, high = saved["intervals"]["roc_auc"]
     assert low < saved["metrics"]["roc_auc"] < high
     assert set(saved["heads"]) == {"engaged", "save"}
+    assert saved["negatives"] is None  # they are as the log came
+    assert not saved["corpus_as_of_request"]  # the log has no dates of items
 
 
 @pytest.mark.parametrize("name", ["bm25", "iqp"])
