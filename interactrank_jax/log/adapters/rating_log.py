@@ -16,8 +16,10 @@ exist at the request are events and no impressions: nobody could have ranked it.
 items says from when they existed.
 """
 
+import contextlib
 import dataclasses
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -33,6 +35,7 @@ from interactrank_jax.log.schema import FeatureSpec, Schema
 from interactrank_jax.log.values import group_ids
 
 HOUR = 3_600
+ROWS_AT_ONCE = 1 << 20  # impressions written at once
 LIKE, DISLIKE, NEUTRAL = 1, -1, 0
 _SAMPLED = 2  # of an impression that is no rating
 _VERDICTS = {"like": LIKE, "dislike": DISLIKE, "neutral": NEUTRAL}
@@ -108,7 +111,8 @@ def write_log(
     if created is not None:
         never = created == sampling.NEVER
         items = items.append_column("created_at", pa.array(created, mask=never))
-    tables = {"items": items, **shown.tables(items, users, actions, negatives is not None)}
+    requests = shown.requests(users)
+    tables = {"items": items, "requests": requests}
     if not timeless:
         segments = [
             spec.name for spec in features if (spec.entity, spec.kind) == ("user", "categorical")
@@ -118,7 +122,10 @@ def write_log(
         Schema(tuple(features), actions, timeless, negatives).save(path)
         for name, table in tables.items():
             pq.write_table(table, path / f"{name}.parquet", store_schema=False)
-    return {"events": 0} | {name: len(table) for name, table in tables.items()} | counts
+        ids = requests["request_id"], items["item_id"]
+        shown.write(path / "impressions.parquet", *ids, actions, has_stages=negatives is not None)
+    sizes = {name: len(table) for name, table in tables.items()}
+    return {"events": 0} | sizes | {"impressions": len(shown.item)} | counts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -172,37 +179,49 @@ class _Impressions:
         columns = (self.hour[request], self.user[request], self.item[rows], self.verdict[rows])
         return self._grouped(*columns, timeless=self.timeless)
 
-    def tables(
-        self, items: pa.Table, users: pa.Table, actions: Sequence[str], has_stages: bool
-    ) -> dict[str, pa.Table]:
-        """Returns the tables of requests and of impressions."""
+    def requests(self, users: pa.Table) -> pa.Table:
+        """Returns the table of requests."""
         requests = users.take(pa.array(self.user))
         ids = pc.cast(requests["user_id"], pa.string())
         if not self.timeless:
             # Hours are digits, so that no dash of a user can be taken for the one before the hour.
             ids = pc.binary_join_element_wise(ids, pa.array(self.hour).cast(pa.string()), "-")
             requests = requests.add_column(0, "timestamp", pa.array(self.hour * HOUR))
-        requests = requests.add_column(0, "request_id", ids)
+        return requests.add_column(0, "request_id", ids)
+
+    def write(
+        self,
+        file: Path,
+        request_ids: pa.ChunkedArray,
+        item_ids: pa.ChunkedArray,
+        actions: Sequence[str],
+        has_stages: bool,
+    ) -> None:
+        """Writes the impressions, some at a time: their ids need more memory than all else."""
         counts = np.bincount(self.request, minlength=len(self.user))
         start = (np.cumsum(counts) - counts).astype(np.int32)
-        position = np.arange(len(self.request), dtype=np.int32) - np.repeat(start, counts)
-        impressions = {
-            "request_id": _repeated(ids, self.request),
-            "item_id": _repeated(items["item_id"], self.item),
-            "position": position,
-        }
-        impressions |= {name: self.verdict == _VERDICTS[name] for name in actions}
-        if has_stages:
-            stage = np.where(self.verdict == _SAMPLED, STAGES.index("random"), 0).astype(np.int8)
-            impressions["stage"] = _repeated(pa.array(STAGES), stage)
-        return {"requests": requests, "impressions": pa.table(impressions)}
-
-
-def _repeated(values: pa.Array | pa.ChunkedArray, rows: np.ndarray) -> pa.DictionaryArray:
-    """Returns `values[rows]`, each value held once: a file has plain values."""
-    if isinstance(values, pa.ChunkedArray):
-        values = values.combine_chunks()
-    return pa.DictionaryArray.from_arrays(pa.array(rows.astype(np.int32)), values)
+        stages = np.array([STAGES.index("shown"), STAGES.index("random")])
+        with contextlib.ExitStack() as stack:
+            writer = None
+            for first in range(0, len(self.request), ROWS_AT_ONCE):
+                some = slice(first, first + ROWS_AT_ONCE)
+                request, verdict = self.request[some], self.verdict[some]
+                row = np.arange(first, first + len(request), dtype=np.int32)
+                columns = {
+                    "request_id": request_ids.take(pa.array(request)),
+                    "item_id": item_ids.take(pa.array(self.item[some])),
+                    "position": row - start[request],
+                }
+                columns |= {name: verdict == _VERDICTS[name] for name in actions}
+                if has_stages:
+                    stage = pa.array(stages[(verdict == _SAMPLED).astype(int)])
+                    columns["stage"] = pa.array(STAGES).take(stage)
+                table = pa.table(columns)
+                if writer is None:
+                    writer = stack.enter_context(
+                        pq.ParquetWriter(file, table.schema, store_schema=False)
+                    )
+                writer.write_table(table)
 
 
 def _with_negatives(
