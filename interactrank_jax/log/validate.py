@@ -201,10 +201,9 @@ def _row_checks(
         yield _Check("propensity", outside, expectation)
     if "stage" in expected:
         yield _Check("stage", ~table.stage.isin(STAGES), f"one of {', '.join(STAGES)}")
-        if log.schema.negatives is not None:
-            for name in log.schema.actions:
-                done = (table.stage == STAGES[2]) & (table[name].cast("int64") == 1)
-                yield _Check(name, done, "0 where stage is 'random': nobody saw a sampled row")
+        for action in log.schema.actions if log.schema.negatives is not None else ():
+            done = (table.stage == STAGES[2]) & (table[action].cast("int64") == 1)
+            yield _Check(action, done, "0 where stage is 'random': nobody saw a sampled row")
     if name == "events":
         actions = log.schema.actions
         yield _Check(

@@ -18,7 +18,7 @@ items says from when they existed.
 
 import contextlib
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -36,6 +36,7 @@ from interactrank_jax.log.values import group_ids
 
 HOUR = 3_600
 ROWS_AT_ONCE = 1 << 20  # impressions written at once
+OFTEN = 0.1  # share of rows that is worth a warning
 LIKE, DISLIKE, NEUTRAL = 1, -1, 0
 _SAMPLED = 2  # of an impression that is no rating
 _VERDICTS = {"like": LIKE, "dislike": DISLIKE, "neutral": NEUTRAL}
@@ -97,27 +98,21 @@ def write_log(
     if ratings.time is not None:  # ratings of one second stay in the order given
         ratings = ratings.take(np.argsort(ratings.time, kind="stable"))
     actions = ("like", "dislike", *(("neutral",) if has_neutral and not timeless else ()))
+    shown = _Impressions.of(ratings)
     counts: dict[str, int] = {}
-    if negatives is None:
-        shown = _Impressions.of(ratings)
-    else:
-        rows = sampling.Rows.from_columns(
-            ratings.user, ratings.item, ratings.verdict == LIKE, ratings.time
-        )
+    if negatives is not None:
+        success = ratings.verdict == LIKE
+        rows = sampling.Rows.from_columns(ratings.user, ratings.item, success, ratings.time)
         exists = sampling.existence(rows, len(items), created)
-        created = None if timeless else exists
-        shown = _Impressions.of(ratings)
         shown, counts = _with_negatives(shown, rows, exists, negatives)
+        created = None if timeless else exists
     if created is not None:
         never = created == sampling.NEVER
         items = items.append_column("created_at", pa.array(created, mask=never))
     requests = shown.requests(users)
     tables = {"items": items, "requests": requests}
     if not timeless:
-        segments = [
-            spec.name for spec in features if (spec.entity, spec.kind) == ("user", "categorical")
-        ]
-        tables["events"] = _events(items, users, ratings, segments)
+        tables["events"] = _events(items, users, ratings, features)
     with outputs.new_directory(out) as path:
         Schema(tuple(features), actions, timeless, negatives).save(path)
         for name, table in tables.items():
@@ -271,9 +266,52 @@ def _with_negatives(
     )
 
 
+def of_verdicts(ratings: Ratings, counts: Mapping[str, int]) -> dict[str, int]:
+    """Returns the `successes`, the `neutral` and the `replaced`, by what `write_log` counted."""
+    neutral = int((ratings.verdict == NEUTRAL).sum())
+    shown = counts["impressions"] - counts.get("sampled", 0) + counts.get("too_early", 0)
+    return {
+        "successes": int((ratings.verdict == LIKE).sum()),
+        "neutral": neutral,
+        "replaced": len(ratings.verdict) - neutral - shown,
+    }
+
+
+def sampling_warnings(counts: Mapping[str, int], per_positive: int) -> list[str]:
+    """Returns what users should know of sampled negatives, by what `write_log` counted."""
+    asked = counts["sampled"] + counts["lacking"]
+    positives = asked // per_positive
+    shown = counts["impressions"] - counts["sampled"]
+    too_early, lacking, repeated = (counts[k] for k in ("too_early", "lacking", "repeated"))
+    remarks = (
+        (
+            too_early > OFTEN * (shown + too_early),
+            f"{too_early:,} of {shown + too_early:,} rows are events but no impressions, for "
+            f"nothing says that their item existed before that hour: name a column of items.* that "
+            f"does by --created",
+        ),
+        (
+            lacking > OFTEN * asked,
+            f"{lacking:,} of {asked:,} negatives are lacking, for few items were left that existed "
+            f"and that the user never took",
+        ),
+        (
+            repeated > OFTEN * positives,
+            f"{repeated:,} of {positives:,} successes are of an item that the user had before, as "
+            f"no negative can be: the history gives them away. Trust recall and corpus_mrr of "
+            f"`interactrank evaluate`",
+        ),
+    )
+    return [f"warning: {remark}." for applies, remark in remarks if applies]
+
+
 def _events(
-    items: pa.Table, users: pa.Table, ratings: Ratings, segments: Sequence[str]
+    items: pa.Table, users: pa.Table, ratings: Ratings, features: Sequence[FeatureSpec]
 ) -> pa.Table:
+    """Returns the events, with the columns that cross features may be segmented by."""
+    segments = [
+        spec.name for spec in features if (spec.entity, spec.kind) == ("user", "categorical")
+    ]
     of_user = users.select(["user_id", "query_id", *segments]).take(pa.array(ratings.user))
     names = np.array(sorted(_VERDICTS, key=_VERDICTS.__getitem__))
     return pa.table(

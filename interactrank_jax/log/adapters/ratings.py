@@ -39,7 +39,15 @@ from interactrank_jax.io import files, outputs
 from interactrank_jax.io.errors import InputError, did_you_mean
 from interactrank_jax.log.adapters import kinds
 from interactrank_jax.log.adapters.kind_choices import Choices
-from interactrank_jax.log.adapters.rating_log import DISLIKE, LIKE, NEUTRAL, Ratings, write_log
+from interactrank_jax.log.adapters.rating_log import (
+    DISLIKE,
+    LIKE,
+    NEUTRAL,
+    Ratings,
+    of_verdicts,
+    sampling_warnings,
+    write_log,
+)
 from interactrank_jax.log.adapters.raw_files import Folder, refuse_repeats
 from interactrank_jax.log.adapters.raw_tables import WRITE_TIMES, RawTable, read_table
 from interactrank_jax.log.adapters.raw_values import joined, positions, repeats
@@ -152,17 +160,12 @@ def convert(
         for entity, column in (("user", options.user), ("item", options.item))
     )
     columns = _describe(users, items, table, choices)
-    if report is not None:
-        _tell(report, [kinds.report(columns), *_left_out(table, users, items, options)])
+    _tell(report, [kinds.report(columns), *_left_out(table, users, items, options)])
     choices.save(columns)
     features = _features(folder, columns)
+    time = _seconds(table, options.time) if options.time else None
+    ratings = Ratings(users.rows, items.rows, _verdicts(table, options), time)
     user_columns, item_columns = users.values(columns), items.values(columns)
-    ratings = Ratings(
-        users.rows,
-        items.rows,
-        _verdicts(table, options),
-        _seconds(table, options.time) if options.time else None,
-    )
     queries = _queries(len(users.ids), user_columns, features, options)
     counts = write_log(
         out,
@@ -174,19 +177,17 @@ def convert(
         negatives=options.negatives,
         created=items.created(options),
     )
-    total, neutral = len(ratings.verdict), int((ratings.verdict == NEUTRAL).sum())
-    of_ratings = counts["impressions"] - counts.get("sampled", 0) + counts.get("too_early", 0)
-    words = {} if options.negatives is None else {"negatives": options.negatives.describe()}
-    return {
-        "ratings": total,
+    summary = {
+        "ratings": len(ratings.verdict),
         "users": len(users.ids),
         **counts,
-        "successes": int((ratings.verdict == LIKE).sum()),
-        "neutral": neutral,
-        "replaced": total - neutral - of_ratings,
+        **of_verdicts(ratings, counts),
         "features": ", ".join(f"{spec.name} ({spec.entity}, {spec.kind})" for spec in features),
-        **words,
     }
+    if options.negatives is not None:
+        _tell(report, sampling_warnings(counts, options.negatives.per_positive))
+        summary["negatives"] = options.negatives.describe()
+    return summary
 
 
 def _choices(out: files.PathLike, source: files.PathLike, options: Options) -> Choices:
@@ -301,8 +302,8 @@ def _describe(
     return [*users.describe(choices), *items.describe(choices)]
 
 
-def _tell(report: Callable[[str], None], remarks: list[str]) -> None:
-    if any(remarks):
+def _tell(report: Callable[[str], None] | None, remarks: list[str]) -> None:
+    if report is not None and any(remarks):
         report("\n".join(filter(None, remarks)))
 
 

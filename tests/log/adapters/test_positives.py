@@ -9,6 +9,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from interactrank_jax import cli
+from interactrank_jax.config import builders
+from interactrank_jax.examples.prepare import prepare
 from interactrank_jax.io.errors import InputError
 from interactrank_jax.log.adapters.ratings import Options, convert
 from interactrank_jax.log.negatives import SampledNegatives
@@ -92,11 +94,11 @@ def test_a_date_says_that_an_item_existed_before_anybody_took_it(tmp_path):
     dated = dataclasses.replace(ALL_SUCCEED, created="born")
     summary = convert(write(tmp_path / "source", items=items), tmp_path / "log", dated)
     assert (summary["too_early"], summary["features"]) == (0, "")
-    found = slates(tmp_path / "log")
-    assert found[f"ann-{HOUR_OF_T0}"] == (["a"], ["c", "d"])
-    assert found[f"dan-{HOUR_OF_T0 + 1}"] == (["a", "d"], ["b", "c"])
-    assert found[f"eve-{HOUR_OF_T0 + 2}"] == (["a", "b"], ["c", "d"])
-    assert set(found[f"ann-{HOUR_OF_T0 + 3}"][1]) <= {"c", "d", "e"}
+    parts = slates(tmp_path / "log")
+    assert parts[f"ann-{HOUR_OF_T0}"] == (["a"], ["c", "d"])
+    assert parts[f"dan-{HOUR_OF_T0 + 1}"] == (["a", "d"], ["b", "c"])
+    assert parts[f"eve-{HOUR_OF_T0 + 2}"] == (["a", "b"], ["c", "d"])
+    assert set(parts[f"ann-{HOUR_OF_T0 + 3}"][1]) <= {"c", "d", "e"}
     created = {i["item_id"]: i["created_at"] - T0 for i in rows(tmp_path / "log", "items")}
     assert created == dict.fromkeys("abcd", -86_400) | {"e": 3 * HOUR, "f": 86_400}
 
@@ -236,6 +238,35 @@ def test_a_wrong_flag_says_what_to_do(tmp_path, flags, message, capsys):
         == 2  # fmt: skip
     assert message in capsys.readouterr().err
     assert not out.exists()
+
+
+def test_what_makes_figures_doubtful_is_said(tmp_path):
+    said = []
+    convert(write(tmp_path / "source"), tmp_path / "log", ALL_SUCCEED, report=said.append)
+    printed = "\n".join(said)
+    assert "warning: 4 of 9 rows are events but no impressions, for nothing says" in printed
+    assert "warning: 3 of 10 negatives are lacking" in printed
+    assert "the user had before" not in printed
+    again = [*TAKEN, *(("ann", "b", hour * HOUR) for hour in (5, 6, 7))]
+    convert(write(tmp_path / "more", again), tmp_path / "again", ALL_SUCCEED, report=said.append)
+    assert "warning: 3 of 8 successes are of an item that the user had before" in said[-1]
+    many = random_positives(tmp_path / "many", 0, users=400)
+    said.clear()
+    convert(many, tmp_path / "many-log", ALL_SUCCEED, report=said.append)
+    assert not said
+
+
+@pytest.mark.parametrize(("argument", "time"), [("ratings", ""), ("ratings", "time")])
+def test_a_config_prepares_such_a_log_at_random_too(tmp_path, argument, time):
+    source = random_positives(tmp_path / "source", 3, users=60)
+    options = dataclasses.replace(ALL_SUCCEED, time=time)
+    summary = convert(source, tmp_path / "log", options)
+    data = builders.base_config(argument).data
+    metadata = prepare(data, tmp_path / "log", tmp_path / "examples")
+    assert metadata.negatives == options.negatives
+    assert metadata.protocol_in_words.startswith("clean_random, negatives: 2 sampled for each pos")
+    candidates = sum(split.candidates for split in metadata.splits.values())
+    assert candidates == summary["impressions"] > summary["sampled"] > 0
 
 
 def test_where_every_item_is_new_nothing_can_be_drawn(tmp_path):
