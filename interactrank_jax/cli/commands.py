@@ -71,7 +71,10 @@ def _convert(args: Any) -> None:
 
 def _rating_options(args: Any) -> Any:
     from interactrank_jax.log.adapters.ratings import Options
+    from interactrank_jax.log.negatives import SampledNegatives
 
+    if args.seed and not args.negatives:
+        raise InputError("--seed is of --negatives: give both, or leave it out.")
     try:
         neutral = float(args.neutral) if args.neutral else None
     except ValueError as error:
@@ -89,6 +92,8 @@ def _rating_options(args: Any) -> Any:
         neutral=neutral,
         separator=args.separator,
         schema=args.schema,
+        created=args.created,
+        negatives=SampledNegatives.parse(args.negatives, args.seed) if args.negatives else None,
         **names,
     )
 
@@ -127,7 +132,7 @@ def _prepare(args: Any) -> None:
         name: f"{split.requests:,} requests, {split.candidates:,} candidates"
         for name, split in metadata.splits.items()
     }
-    show(f"examples in {args.out}", sizes)
+    show(f"examples in {args.out}", {**sizes, "protocol": metadata.protocol_in_words})
     for text in before_training(metadata):
         logging.warning("warning: %s", text)
 
@@ -155,10 +160,12 @@ def _train(args: Any) -> None:
     from interactrank_jax.devices import distributed
 
     with distributed.joined(args.coordinator, args.processes, args.process):
+        from interactrank_jax.examples.format import Examples
         from interactrank_jax.training.train import train
 
         summary = train(args.config, args.examples, args.workdir, overrides=args.overrides)
-        show(f"run in {args.workdir}", summary)
+        protocol = Examples(args.examples).metadata.protocol_in_words
+        show(f"run in {args.workdir}", {**summary, "protocol": protocol})
 
 
 def _evaluate(args: Any) -> None:
@@ -241,7 +248,7 @@ _SIMULATOR_FLAGS: dict[str, tuple[Any, str]] = {
 _RATING_FLAGS: dict[str, tuple[Any, str]] = {
     "user": ("user_id", "ratings: column of user ids, in users.* too"),
     "item": ("item_id", "ratings: column of item ids, in items.* too"),
-    "rating": ("rating", "ratings: column of labels or ratings"),
+    "rating": ("rating", "ratings: column of labels or ratings; --rating=: all are successes"),
     "time": ("", "ratings: column of times, in UTC seconds or ISO 8601; none: no time"),
     "threshold": (0.0, "ratings: a rating above it is a success"),
     "neutral": ("", "ratings: a rating that is neither success nor failure"),
@@ -252,6 +259,12 @@ _RATING_FLAGS: dict[str, tuple[Any, str]] = {
     "ignore": ("", "ratings: columns there that are no features"),
     "query": ("", "ratings: categorical features of users that stand for the query"),
     "schema": ("", "ratings: JSON file of the features' kinds; written if it does not exist"),
+    "created": ("", "ratings: column of items.* that says when each came to be"),
+    "negatives": (
+        "",
+        "ratings: uniform:N or popularity:N, sampled for each success, where rows are successes",
+    ),
+    "seed": (0, "ratings: of --negatives"),
 }
 
 COMMANDS: dict[str, Command] = {

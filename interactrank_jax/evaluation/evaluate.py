@@ -26,6 +26,7 @@ from interactrank_jax.examples import warnings
 from interactrank_jax.examples.format import Examples
 from interactrank_jax.io import files, interrupts, outputs
 from interactrank_jax.io.errors import InputError
+from interactrank_jax.log.contract import STAGES
 from interactrank_jax.losses.labels import LabelRule
 from interactrank_jax.runs.run import Run
 
@@ -69,16 +70,18 @@ def evaluate_scorer(
     ranks: CorpusRanks | None = None
     if scorer.has_corpus and examples.has_corpus(split):
         ranks = corpus_ranks(scorer, rows, engaged, examples, split, config)
-        figures |= ranks.recall(replicates)
+        figures |= ranks.figures(replicates)
     result = {
         "name": scorer.name,
         "split": split,
         "protocol": examples.metadata.protocol,
+        "negatives": _negatives(rows, examples),
         "requests": examples.split(split).requests,
         "candidates": len(rows.request),
         "engaged": int(engaged.sum()),
         "corpus": examples.num_items - 1,
         "corpus_requests": 0 if ranks is None else len(np.unique(ranks.request)),
+        "corpus_as_of_request": ranks is not None and ranks.is_dated,
         "metrics": {name: value for name, (value, _, _) in figures.items()},
         "intervals": {name: bounds for name, (_, *bounds) in figures.items()},
         "heads": head_figures(scorer, rows, rule, replicates),
@@ -89,6 +92,18 @@ def evaluate_scorer(
         "warnings": warnings.of_requests(rows.request, split),
     }
     return result, rows
+
+
+def _negatives(rows: Rows, examples: Examples) -> dict[str, Any] | None:
+    """Returns how negatives were sampled, and the number of `sampled` rows; None if they were not.
+
+    They are the rows of stage 'random' of a log that declares so.
+    """
+    negatives = examples.metadata.negatives
+    if negatives is None:
+        return None
+    sampled = int((rows.stage == 1 + STAGES.index("random")).sum())
+    return {**negatives.to_json(), "sampled": sampled}
 
 
 def evaluate(

@@ -97,7 +97,7 @@ def slice_figures(
         )
         figures = measured(prepared, requests, replicates)
         if ranks is not None:
-            figures |= ranks.recall(replicates, kept)
+            figures |= ranks.figures(replicates, kept)
         result.append(
             {
                 "slice": label,

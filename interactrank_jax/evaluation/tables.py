@@ -7,6 +7,7 @@ import numpy as np
 
 from interactrank_jax.examples.format import describe_protocol
 from interactrank_jax.io.printable import cell, printable
+from interactrank_jax.log.negatives import SampledNegatives
 
 
 def report(results: Sequence[dict[str, Any]]) -> str:
@@ -36,16 +37,38 @@ def report(results: Sequence[dict[str, Any]]) -> str:
     last = results[-1]
     corpus = ""
     if last["corpus_requests"]:
+        existing = ", those that existed at the request" if last["corpus_as_of_request"] else ""
         corpus = (
-            f"; recall over {last['corpus_requests']:,} requests with an engaged item, among all "
-            f"{last['corpus']:,} items of the log"
+            f"; recall and corpus_mrr over {last['corpus_requests']:,} requests with an engaged "
+            f"item, among all {last['corpus']:,} items of the log{existing}"
         )
     parts.append(
         f"protocol {describe_protocol(last['protocol'])}, {last['requests']:,} requests, "
         f"{last['candidates']:,} candidates{corpus}. ± is half a 95% interval over requests; "
         f"heads are calibrated for weights and sampling."
     )
+    if last["negatives"]:
+        parts.append(_negatives_in_words(last))
     return "\n\n".join(parts)
+
+
+def _negatives_in_words(result: dict[str, Any]) -> str:
+    """Returns what must be said where negatives were sampled, and what the honest test is."""
+    values = dict(result["negatives"])
+    sampled = values.pop("sampled")
+    negatives = SampledNegatives.from_json(values)
+    if result["corpus_requests"]:
+        test = "recall and corpus_mrr above, which rank among all items"
+    else:
+        test = (
+            "recall and corpus_mrr among all items, which need a run or a baseline, split "
+            "validation or test, and examples of config.data.cross.corpus=True"
+        )
+    return (
+        f"negatives: {negatives.describe()}; {sampled:,} of {result['candidates']:,} candidates. "
+        f"Figures of candidates, and probabilities, hold for this sampling alone. The honest test "
+        f"is {test}."
+    )
 
 
 def table(results: Sequence[dict[str, Any]], names: Sequence[str] = ()) -> str:

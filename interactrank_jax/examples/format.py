@@ -13,7 +13,7 @@
 Every file is held against its SHA-256 once per process, before it is first used, and each block has
 a checksum of its own: damage is an error that names the file.
 
-This module imports neither the log code nor ibis or duckdb.
+This module imports neither ibis nor duckdb, nor what reads logs.
 """
 
 import concurrent.futures
@@ -37,6 +37,7 @@ from interactrank_jax.examples.encoder import (
 from interactrank_jax.examples.survey import Survey
 from interactrank_jax.io import artifact, contents, files
 from interactrank_jax.io.errors import InputError, did_you_mean
+from interactrank_jax.log.negatives import SampledNegatives
 
 FORMAT_VERSION = 4
 METADATA_FILE = "metadata.json"
@@ -49,9 +50,10 @@ REQUEST_ENTITIES = ("user", "request")
 PUBLISHED = "published"  # the protocol that leaks the label, see `protocols.py`
 
 
-def describe_protocol(name: str) -> str:
+def describe_protocol(name: str, negatives: SampledNegatives | None = None) -> str:
     """Returns a protocol's name, and what must be said wherever it is named."""
-    return f"{name}, which leaks the label" if name == PUBLISHED else name
+    words = f"{name}, which leaks the label" if name == PUBLISHED else name
+    return words if negatives is None else f"{words}, negatives: {negatives.describe()}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -165,6 +167,17 @@ class Metadata:
     def protocol(self) -> str:
         """How the log was split, and what features know of labels (`protocols.py`)."""
         return str(self.config["protocol"])
+
+    @property
+    def negatives(self) -> SampledNegatives | None:
+        """How the log's negatives were sampled; None where they are as they came."""
+        value = self.log_statistics.get("negatives")
+        return None if value is None else SampledNegatives.from_json(value)
+
+    @property
+    def protocol_in_words(self) -> str:
+        """What every output says of how these examples were made."""
+        return describe_protocol(self.protocol, self.negatives)
 
     @classmethod
     def read(cls, value: Any, encoder: Encoder, file: files.PathLike) -> "Metadata":

@@ -150,7 +150,8 @@ class _Work:
         number = len(list(self.scratch.iterdir()))
         changed, out = self.scratch / f"log-{number}", self.scratch / f"after-{number}"
         changed.mkdir()
-        self.log.schema.save(changed)
+        # Sampled rows get labels too, which a log that declares them must not have.
+        dataclasses.replace(self.log.schema, negatives=None).save(changed)
         for table in schema.TABLES:
             if table in tables:
                 pq.write_table(tables[table], changed / f"{table}.parquet")

@@ -13,6 +13,10 @@
 Each table is one file as above or a directory of parts, `items/*.parquet`, read in the order of
 their names. Times are UTC seconds. A timeless log has neither timestamps nor events. Where events
 exist, histories and cross features come from them, else from the impressions' actions.
+
+Impressions of stage 'random' were not seen by anybody: no feature counts them. A log whose schema
+has `negatives` declares that these are all its negatives, or all but those that users gave, and how
+they were drawn.
 """
 
 import dataclasses
@@ -22,6 +26,7 @@ from typing import Any
 
 from interactrank_jax.io import files
 from interactrank_jax.io.errors import InputError, did_you_mean
+from interactrank_jax.log.negatives import SampledNegatives
 
 FORMAT = "interactrank-log"
 FORMAT_VERSION = 1
@@ -100,6 +105,7 @@ class Schema:
       features: the declared features; other columns are ignored.
       actions: what users can do with a shown item, apart from seeing it.
       timeless: requests carry no timestamp, so nothing can be as of anything.
+      negatives: how the impressions of stage 'random' were drawn; None where the log is as it came.
 
     Raises:
       InputError: unknown kind or entity, or a name that is malformed, or reserved or used twice,
@@ -109,6 +115,7 @@ class Schema:
     features: tuple[FeatureSpec, ...]
     actions: tuple[str, ...]
     timeless: bool = False
+    negatives: SampledNegatives | None = None
 
     def __post_init__(self):
         for feature in self.features:
@@ -136,13 +143,16 @@ class Schema:
 
     def to_json(self) -> dict[str, Any]:
         """Returns plain dictionaries and lists."""
-        return {
+        value = {
             "format": FORMAT,
             "version": FORMAT_VERSION,
             "timeless": self.timeless,
             "features": [dataclasses.asdict(feature) for feature in self.features],
             "actions": list(self.actions),
         }
+        if self.negatives is not None:
+            value["negatives"] = self.negatives.to_json()
+        return value
 
     @classmethod
     def from_json(cls, value: Any) -> "Schema":
@@ -157,7 +167,7 @@ class Schema:
             raise InputError(
                 f"version is {value.get('version')!r}, this release reads {FORMAT_VERSION}."
             )
-        fields = ("format", "version", "timeless", "features", "actions")
+        fields = ("format", "version", "timeless", "features", "actions", "negatives")
         for name in value:
             if name not in fields:
                 raise InputError(f"unknown field '{name}'." + did_you_mean(name, fields))
@@ -179,7 +189,10 @@ class Schema:
                 f"a feature is incomplete ({error}). Expected each to be an object with name, "
                 f"entity and kind, and nothing else."
             ) from error
-        return cls(features, tuple(value["actions"]), timeless)
+        negatives = value.get("negatives")
+        if negatives is not None:
+            negatives = SampledNegatives.from_json(negatives)
+        return cls(features, tuple(value["actions"]), timeless, negatives)
 
     def save(self, path: files.PathLike) -> None:
         """Writes `schema.json` into the directory `path`."""

@@ -57,7 +57,7 @@ def validate(log: Log) -> dict[str, Any]:
       Row counts per table (`items`, `requests`, `impressions`, `events`), `users`, `queries`,
       `actions` (impressions with each action), `duplicate_events` (rows whose event_id came
       before: dropped by every reader, not an error) and, in a log with time, `first_timestamp` and
-      `last_timestamp` of the requests.
+      `last_timestamp` of the requests; `negatives` and `sampled_negatives` (how many) if sampled.
 
     Raises:
       InputError: the first thing found wrong.
@@ -69,6 +69,10 @@ def validate(log: Log) -> dict[str, Any]:
         )
     expected = check_columns(log)
     tables = list(expected)
+    if log.schema.negatives is not None and "stage" not in expected["impressions"]:
+        raise InputError(
+            f"{log.path}: impressions lack column 'stage', which says what negatives are sampled."
+        )
     with readable(log):
         totals = {name: _check_rows(log, name, expected[name]) for name in tables}
         for name in tables[:3]:
@@ -197,6 +201,9 @@ def _row_checks(
         yield _Check("propensity", outside, expectation)
     if "stage" in expected:
         yield _Check("stage", ~table.stage.isin(STAGES), f"one of {', '.join(STAGES)}")
+        for action in log.schema.actions if log.schema.negatives is not None else ():
+            done = (table.stage == STAGES[2]) & (table[action].cast("int64") == 1)
+            yield _Check(action, done, "0 where stage is 'random': nobody saw a sampled row")
     if name == "events":
         actions = log.schema.actions
         yield _Check(
@@ -241,6 +248,8 @@ def _check_rows(log: Log, name: str, expected: dict[str, str]) -> dict[str, Any]
     if name == "impressions":
         for action in log.schema.actions:
             aggregates[f"action_{action}"] = table[action].cast("int64").sum()
+        if log.schema.negatives is not None:
+            aggregates["sampled"] = (table.stage == STAGES[2]).sum()
     elif name == "requests":
         aggregates |= {"users": table.user_id.nunique(), "queries": table.query_id.nunique()}
         if not log.schema.timeless:
@@ -383,4 +392,7 @@ def _summary(log: Log, totals: dict[str, dict[str, Any]]) -> dict[str, Any]:
     if not log.schema.timeless:
         summary["first_timestamp"] = totals["requests"]["first"]
         summary["last_timestamp"] = totals["requests"]["last"]
+    if log.schema.negatives is not None:
+        summary["negatives"] = log.schema.negatives.to_json()
+        summary["sampled_negatives"] = int(totals["impressions"]["sampled"])
     return summary

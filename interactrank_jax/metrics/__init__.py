@@ -260,6 +260,13 @@ def mrr(request: ArrayLike, scores: ArrayLike, labels: ArrayLike) -> float:
     return _nan_mean(Rankings(request, scores, labels).reciprocal_rank())
 
 
+def _checked_ranks(ranks: ArrayLike) -> np.ndarray:
+    ranks = np.asarray(ranks)
+    if ranks.size and ranks.min() < 1:
+        raise InputError(f"ranks are counted from 1. Found {ranks.min()}.")
+    return ranks
+
+
 def corpus_recall_by_request(ranks: ArrayLike, request: ArrayLike, k: int) -> np.ndarray:
     """Recall@k of each request that has a relevant item, [R], in the order of request values.
 
@@ -273,12 +280,20 @@ def corpus_recall_by_request(ranks: ArrayLike, request: ArrayLike, k: int) -> np
       [R] (relevant items with rank <= k) / (relevant items). A request with more than k relevant
       items cannot reach 1.
     """
-    ranks = np.asarray(ranks)
+    ranks = _checked_ranks(ranks)
     request = flat("request", request, ranks.size)
-    if ranks.size and ranks.min() < 1:
-        raise InputError(f"ranks are counted from 1. Found {ranks.min()}.")
     _, code, relevant = np.unique(request, return_inverse=True, return_counts=True)
     return np.bincount(code, weights=ranks <= k, minlength=relevant.size) / relevant
+
+
+def corpus_reciprocal_rank_by_request(ranks: ArrayLike, request: ArrayLike) -> np.ndarray:
+    """1 / rank of the best relevant item of each request, [R]; see `corpus_recall_by_request`."""
+    ranks = _checked_ranks(ranks)
+    request = flat("request", request, ranks.size)
+    _, code = np.unique(request, return_inverse=True)
+    best = np.zeros(int(code.max(initial=-1)) + 1)
+    np.maximum.at(best, code, 1 / ranks)
+    return best
 
 
 def corpus_recall(ranks: ArrayLike, request: ArrayLike, k: int) -> float:

@@ -134,7 +134,7 @@ def test_corpus_ranks_equal_a_full_sort(trained_run, examples, rule):
     engaged = rule.engaged(rows.actions)
     config = tiny_config("interactrank").evaluate
     config.corpus_batch_size = 7  # of batches of 32: the last tile of a batch overlaps
-    _, request, ranks = evaluate.corpus_ranks(scorer, rows, engaged, examples, "test", config)
+    ranks = evaluate.corpus_ranks(scorer, rows, engaged, examples, "test", config)
     expected = []
     for batch in request_batches(examples, "test", 45):
         scores = np.concatenate([part for _, part in scorer.corpus(batch, 45)])
@@ -143,7 +143,7 @@ def test_corpus_ranks_equal_a_full_sort(trained_run, examples, rule):
             for item in rows.item[own]:
                 others = np.delete(scores[row], [PADDING, item])
                 expected.append((index, 1 + (others >= scores[row, item]).sum()))
-    assert sorted(zip(request, ranks, strict=True)) == sorted(expected)
+    assert sorted(zip(ranks.request, ranks.rank, strict=True)) == sorted(expected)
 
 
 def test_the_result_is_written_without_nan(trained_run, result):
@@ -153,6 +153,8 @@ def test_the_result_is_written_without_nan(trained_run, result):
     low, high = saved["intervals"]["roc_auc"]
     assert low < saved["metrics"]["roc_auc"] < high
     assert set(saved["heads"]) == {"engaged", "save"}
+    assert saved["negatives"] is None  # they are as the log came
+    assert not saved["corpus_as_of_request"]  # the log has no dates of items
 
 
 @pytest.mark.parametrize("name", ["bm25", "iqp"])

@@ -144,7 +144,7 @@ def test_a_model_below_a_line_is_said_to_be_so_in_words():
     assert found == ["below regression, which has roc_auc 0.7000: -0.0300 [-0.0400, -0.0200]"]
     result = {"name": "interactrank", "below": found, "metrics": {}, "intervals": {}}
     result |= {"heads": {}, "stages": {}, "slices": {}, "requests": 1, "candidates": 2}
-    result |= {"corpus_requests": 0, "protocol": "clean_time"}
+    result |= {"corpus_requests": 0, "protocol": "clean_time", "negatives": None}
     assert "interactrank lies below regression" in tables.report([result])
 
 

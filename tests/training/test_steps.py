@@ -346,7 +346,9 @@ class TestInitialState:
         np.testing.assert_array_equal(state.health, HEALTHY)
         weight = np.log1p(np.exp(state.params["dot_weight"]))
         np.testing.assert_allclose(weight, config.dot_weight_init, rtol=1e-5)
-        np.testing.assert_array_equal(state.params["cross_terms"]["weight"], trainer.trainer.affine.cross)
+        np.testing.assert_array_equal(
+            state.params["cross_terms"]["weight"], trainer.trainer.affine.cross
+        )
         inverse = np.exp(state.params["log_inverse_temperature"])
         np.testing.assert_allclose(inverse, 1 / 0.07, rtol=1e-5)
         alpha = state.params["query_tower"]["pooling_history"]["alpha"]  # starts as the mean

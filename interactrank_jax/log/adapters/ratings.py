@@ -16,6 +16,11 @@ categorical, or leave it out. `kinds.py` says when such a guess looks wrong; `--
 the guesses down, to be edited and taken from there (`kind_choices.py`). A missing category or text
 is an empty one; a missing number is an error. `rating_log.py` says what becomes of ratings.
 
+Where every row is a success, as in logs of purchases, clicks or listens (`--rating=` where no
+column says so), there is nothing to tell successes from: `--negatives=uniform:4`, or
+`popularity:4`, draws negatives as `sampling.py` says, and the log, its examples and all figures
+name them. `--created` names the column of items.* that says when each came to be.
+
 The query, within which cross features count, is `all`, or what some features of the user are
 (`--query=gender,age`).
 """
@@ -34,10 +39,19 @@ from interactrank_jax.io import files, outputs
 from interactrank_jax.io.errors import InputError, did_you_mean
 from interactrank_jax.log.adapters import kinds
 from interactrank_jax.log.adapters.kind_choices import Choices
-from interactrank_jax.log.adapters.rating_log import DISLIKE, LIKE, NEUTRAL, Ratings, write_log
+from interactrank_jax.log.adapters.rating_log import (
+    DISLIKE,
+    LIKE,
+    NEUTRAL,
+    Ratings,
+    of_verdicts,
+    sampling_warnings,
+    write_log,
+)
 from interactrank_jax.log.adapters.raw_files import Folder, refuse_repeats
 from interactrank_jax.log.adapters.raw_tables import WRITE_TIMES, RawTable, read_table
 from interactrank_jax.log.adapters.raw_values import joined, positions, repeats
+from interactrank_jax.log.negatives import HOW, SampledNegatives
 from interactrank_jax.log.schema import FeatureSpec, Schema
 from interactrank_jax.log.validate import EARLIEST, LATEST, likely_unit
 
@@ -45,6 +59,7 @@ EXPECTED = (
     "Expected a table of ratings, or a directory or zip archive with one named ratings.csv, .tsv "
     "or .parquet, plain or packed as .xz, .gz, .bz2 or .zip."
 )
+_NEEDS = "A model learns from items that users did not take too; draw some:"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,7 +67,7 @@ class Options:
     """What the columns of a data set are.
 
     Attributes:
-      user, item, rating, time: columns; '' where there is no time.
+      user, item, rating, time: columns; '' where there is no time, or where every row is a success.
       threshold: a rating above it is a success.
       neutral: a rating that is neither; None if there is none.
       separator: of text; '' to find it.
@@ -60,6 +75,8 @@ class Options:
       text, categorical, ignore: features that are text, categorical though numbers, and left out.
       query: categorical features of users that make the query.
       schema: file of the kinds of all features, written if it does not exist; '' for none.
+      created: column of items.* with the time when each came to be; '' for none.
+      negatives: how negatives are drawn; None for none.
 
     Raises:
       InputError: an option that holds for no data.
@@ -78,6 +95,8 @@ class Options:
     ignore: tuple[str, ...] = ()
     query: tuple[str, ...] = ()
     schema: str = ""
+    created: str = ""
+    negatives: SampledNegatives | None = None
 
     def __post_init__(self):
         for name in ("threshold", "neutral"):
@@ -92,12 +111,22 @@ class Options:
             )
         if self.user == self.item:
             raise InputError(f"--user and --item are both '{self.user}'. Expected two columns.")
+        if self.created and not self.time:
+            raise InputError(
+                "--created says when items came to be, which means nothing without --time. Name "
+                "the column of times, or leave --created out."
+            )
+        if not self.rating and (self.threshold or self.neutral is not None):
+            raise InputError(
+                "--rating is empty, so every row is a success, yet --threshold or --neutral is "
+                "given. Name the column of ratings, or leave these out."
+            )
 
     @property
     def needed(self) -> tuple[str, ...]:
         """Columns that are no row numbers, whatever they are called."""
-        names = (self.user, self.item, self.rating, self.time, *self.text, *self.categorical)
-        return tuple(filter(None, names))
+        names = (self.user, self.item, self.rating, self.time, self.created)
+        return tuple(filter(None, (*names, *self.text, *self.categorical)))
 
 
 def convert(
@@ -116,7 +145,8 @@ def convert(
 
     Returns:
       `ratings` read, `users`, rows per table of the log, `successes` and `neutral` ones, those
-      `replaced` by a later one of the same item and request, and the `features` with their kinds.
+      `replaced` by a later one of the same item and request, and the `features` with their kinds;
+      with negatives, these in words, and what `write_log` counts of them.
 
     Raises:
       InputError: what is wrong, by file, column, number of rows and an example.
@@ -130,17 +160,12 @@ def convert(
         for entity, column in (("user", options.user), ("item", options.item))
     )
     columns = _describe(users, items, table, choices)
-    if report is not None:
-        _tell(report, [kinds.report(columns), *_left_out(table, users, items, options)])
+    _tell(report, [kinds.report(columns), *_left_out(table, users, items, options)])
     choices.save(columns)
     features = _features(folder, columns)
+    time = _seconds(table, options.time) if options.time else None
+    ratings = Ratings(users.rows, items.rows, _verdicts(table, options), time)
     user_columns, item_columns = users.values(columns), items.values(columns)
-    ratings = Ratings(
-        users.rows,
-        items.rows,
-        _verdicts(table, options),
-        _seconds(table, options) if options.time else None,
-    )
     queries = _queries(len(users.ids), user_columns, features, options)
     counts = write_log(
         out,
@@ -149,17 +174,20 @@ def convert(
         users=pa.table({"user_id": users.ids, "query_id": queries, **user_columns}),
         ratings=ratings,
         has_neutral=options.neutral is not None,
+        negatives=options.negatives,
+        created=items.created(options),
     )
-    total, neutral = len(ratings.verdict), int((ratings.verdict == NEUTRAL).sum())
-    return {
-        "ratings": total,
+    summary = {
+        "ratings": len(ratings.verdict),
         "users": len(users.ids),
         **counts,
-        "successes": int((ratings.verdict == LIKE).sum()),
-        "neutral": neutral,
-        "replaced": total - neutral - counts["impressions"],
+        **of_verdicts(ratings, counts),
         "features": ", ".join(f"{spec.name} ({spec.entity}, {spec.kind})" for spec in features),
     }
+    if options.negatives is not None:
+        _tell(report, sampling_warnings(counts, options.negatives.per_positive))
+        summary["negatives"] = options.negatives.describe()
+    return summary
 
 
 def _choices(out: files.PathLike, source: files.PathLike, options: Options) -> Choices:
@@ -231,7 +259,8 @@ class _Entity:
             ids, rated = ids.cast(pa.large_string()), rated.cast(pa.large_string())
         table.refuse(repeats(ids), column, ids, "repeats", f"keep one row of each {entity}")
         rows = positions(rated, ids, ratings.where, entity, first_row=ratings.first_row)
-        names = tuple(name for name in table.rows.column_names if name != column)
+        dated = options.created if entity == "item" else ""
+        names = tuple(name for name in table.rows.column_names if name not in (column, dated))
         return cls(entity, ids, rows, table, names)
 
     def describe(self, choices: Choices) -> list[kinds.Column]:
@@ -242,6 +271,17 @@ class _Entity:
             kinds.describe(self.table, name, self.entity, choices.kind(self.entity, name))
             for name in self.names
         ]
+
+    def created(self, options: Options) -> np.ndarray | None:
+        """Returns UTC seconds `[V]` when each came to be; None where no column says so."""
+        if not options.created:
+            return None
+        if self.table is None:
+            raise InputError(
+                f"--created={options.created}, but there is no items.*, whose column that is. "
+                f"Expected one row of each item there, or the flag left out."
+            )
+        return _seconds(self.table, options.created)
 
     def values(self, columns: list[kinds.Column]) -> dict[str, pa.Array]:
         """Returns their features, `[V]` each."""
@@ -262,8 +302,8 @@ def _describe(
     return [*users.describe(choices), *items.describe(choices)]
 
 
-def _tell(report: Callable[[str], None], remarks: list[str]) -> None:
-    if any(remarks):
+def _tell(report: Callable[[str], None] | None, remarks: list[str]) -> None:
+    if report is not None and any(remarks):
         report("\n".join(filter(None, remarks)))
 
 
@@ -315,26 +355,36 @@ def _queries(
 
 
 def _verdicts(table: RawTable, options: Options) -> np.ndarray:
+    """Returns `[N]` what each rating says; both kinds have to come, unless negatives are drawn."""
+    remedy = f"If every row is a success, as in purchases, clicks or listens: --rating= and {HOW}."
+    if not options.rating and options.negatives is None:
+        raise InputError(f"{table.where}: without --rating every row is a success. {_NEEDS} {HOW}.")
+    if not options.rating:
+        return np.full(len(table.rows), LIKE, np.int8)
+    if options.rating not in table.rows.column_names:
+        nearest = did_you_mean(options.rating, table.rows.column_names)
+        raise InputError(f"{table.where} has no column '{options.rating}'.{nearest} {remedy}")
     rating = table.numbers(options.rating)
-    verdict = np.where(rating > options.threshold, LIKE, DISLIKE)
+    verdict = np.where(rating > options.threshold, LIKE, DISLIKE).astype(np.int8)
     if options.neutral is not None:
         verdict[rating == options.neutral] = NEUTRAL
-    for kind, where in ((LIKE, "above"), (DISLIKE, "at or below")):
-        if not (verdict == kind).any():
+    for kind, where, what in ((LIKE, "above", ""), (DISLIKE, "at or below", f" {_NEEDS} {HOW}.")):
+        if not (verdict == kind).any() and (kind == LIKE or options.negatives is None):
             raise InputError(
                 f"{table.where}: no rating lies {where} --threshold={options.threshold:g}; they "
                 f"run from {rating.min():g} to {rating.max():g}. A model needs both: set another."
+                f"{what}"
             )
     return verdict
 
 
-def _seconds(table: RawTable, options: Options) -> np.ndarray:
+def _seconds(table: RawTable, column: str) -> np.ndarray:
     """Returns UTC seconds `[N]`; a time without a zone is taken for UTC."""
-    seconds = table.seconds(options.time)
+    seconds = table.seconds(column)
     wrong = (seconds < EARLIEST) | (seconds > LATEST)
     if wrong.any():
         unit = likely_unit(int(seconds[np.argmax(wrong)]))
         remedy = f"these look like {unit}" if unit else WRITE_TIMES
         what = "is no time between 1990 and 2100 in UTC seconds"
-        table.refuse(wrong, options.time, seconds, what, remedy)
+        table.refuse(wrong, column, seconds, what, remedy)
     return seconds.astype(np.int64)
