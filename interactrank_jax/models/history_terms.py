@@ -30,7 +30,8 @@ def log_odds_ratio(difference: Array, mean: Any) -> Array:
       difference: rates minus their mean.
       mean: in (0, 1), broadcast against `difference`.
     """
-    mean = np.clip(np.asarray(mean, np.float32), 1e-6, 1 - 1e-6)
+    # Near 1, a hundredth of the complement must still be a float32: some actions always happen.
+    mean = np.clip(np.asarray(mean, np.float32), 1e-6, 1 - 1e-4)
     rate = jnp.clip(difference + mean, mean / FARTHEST, 1 - (1 - mean) / FARTHEST)
     return jnp.log(rate) - jnp.log1p(-rate) - np.log(mean / (1 - mean))
 

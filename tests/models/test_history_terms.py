@@ -36,6 +36,14 @@ def test_rates_of_nothing_and_of_all_stay_finite():
     np.testing.assert_allclose(ratio[1], logit(0.992) - logit(0.2), rtol=1e-4)
 
 
+@pytest.mark.parametrize("mean", [0.0, 1e-9, 1.0])
+def test_actions_that_never_or_always_happen_have_finite_odds(mean):
+    ratio = np.asarray(log_odds_ratio(jnp.array([-1.0, -0.5, 0.0, 0.5, 1.0]), mean))
+    assert np.isfinite(ratio).all()
+    assert (np.diff(ratio) >= 0).all()
+    assert ratio[2] == pytest.approx(0, abs=1e-3)
+
+
 def test_odds_are_of_rates_and_shares_are_damped(examples):
     inputs = Case("interactrank", examples).inputs
     inputs = inputs._replace(cross_scale=(0.5, 0.1), cross_mean=(0.0, 0.25))
