@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from experiments import freshness, unseen_queries
+from experiments import freshness, over_inputs, unseen_queries
 from experiments.comparison import Scored
 from interactrank_jax.log.read import open_log
 from interactrank_jax.state.normalized_query import form
@@ -121,3 +121,31 @@ def test_a_retyped_query_is_another_query_of_the_same_words(tiny_log, tmp_path):
     compared = [known[user, old] == new for (_, user), old, new in pairs if (user, old) in known]
     assert len(compared) > 100
     assert all(compared)
+
+
+def test_a_seed_below_a_line_by_more_than_its_interval_is_counted():
+    def result(auc, low, below):
+        lines = {
+            "constant": {"metrics": {"roc_auc": 0.5, "logloss": 0.69}, "differences": {}},
+            "popularity": {
+                "metrics": {"roc_auc": 0.6},
+                "differences": {"roc_auc": [auc - 0.6, low, low + 0.02]},
+            },
+            "regression": {
+                "metrics": {"roc_auc": 0.65, "logloss": 0.6},
+                "differences": {"roc_auc": [auc - 0.65, low - 0.05, low - 0.03]},
+            },
+        }
+        metrics = {"roc_auc": auc, "logloss": 0.61}
+        return {"metrics": metrics, "references": lines, "below": below}
+
+    row = over_inputs.summary([result(0.66, 0.05, []), result(0.64, 0.03, ["below regression"])])
+    assert row["below"] == 1
+    assert row["best_line"] == "regression"
+    assert row["difference"] == pytest.approx([0.0, -0.01, 0.01])
+    assert set(row["lines"]) == {"popularity", "regression"}
+    line = over_inputs.table([{"variant": "drift", "model": "interactrank", **row}]).splitlines()[2]
+    assert line == (
+        "| drift | interactrank | 0.6500 ± 0.0141 | 0.6000 |  | 0.6500 | +0.0000 [-0.0100, +0.0100] "
+        "| 1 of 2 | 0.6100 | 0.6900 |"
+    )
