@@ -6,6 +6,7 @@ a score separates the classes. Convex: Newton's method with backtracking, as in 
 and R. C. Weng, A Note on Platt's Probabilistic Outputs for Support Vector Machines (2007).
 """
 
+import functools
 import logging
 
 import numpy as np
@@ -33,7 +34,7 @@ def fit_calibration(logits: np.ndarray, labels: np.ndarray, prior: Calibration) 
         reason = why_not(logit, label)
         fits.append(None if reason else platt_scaling(logit, label))
         if reason:
-            logger.info("head '%s' is not calibrated on validation: %s", head, reason)
+            say_why_not(head, reason)
     return Calibration(
         prior.heads,
         prior.offsets,
@@ -41,6 +42,12 @@ def fit_calibration(logits: np.ndarray, labels: np.ndarray, prior: Calibration) 
         tuple(0.0 if pair is None else pair[1] for pair in fits),
         tuple(pair is not None for pair in fits),
     )
+
+
+@functools.lru_cache
+def say_why_not(head: str, reason: str) -> None:
+    """Logs that a head is not calibrated; once a process, for each validation finds the same."""
+    logger.info("head '%s' is not calibrated on validation: %s", head, reason)
 
 
 def why_not(logit: np.ndarray, label: np.ndarray) -> str:
