@@ -34,7 +34,7 @@ class Scored(NamedTuple):
 
     Attributes:
       request_index, item, engaged, score: `[n]`, a row per candidate.
-      logloss: after the prior correction.
+      logloss: of calibrated probabilities.
     """
 
     request_index: np.ndarray

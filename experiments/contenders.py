@@ -198,7 +198,8 @@ def score_test(outcome: trials.Outcome) -> comparison.Scored:
                 f"{run.workdir} holds the model of step {step}, but its best is of step "
                 f"{outcome.best[0]}: it was killed in between. Remove {outcome.trial.directory}."
             )
-        scorer = ModelScorer(run, examples, "test", parallel).use(parallel.replicate(model))
+        scorer = ModelScorer(run, examples, "test", parallel)
+        scorer.use(parallel.replicate(model), run.calibration(step))
         rows = evaluate.Rows(scorer, examples, "test", scorer.batch_size)
         tested = comparison.Scored(
             rows.request,

@@ -31,8 +31,8 @@ def export_bundle(
       >>> ranker = ir.export_bundle(trainer)
       >>> requests = trainer.examples.raw_requests("test").slice(0, 2)
       >>> ranked = ranker.rank(requests, k=5)
-      >>> ranked.column_names, len(ranked)
-      (['request_id', 'item_id', 'rank', 'score'], 10)
+      >>> ranked.column_names[:5], len(ranked)
+      (['request_id', 'item_id', 'rank', 'score', 'probability_engaged'], 10)
 
     Args:
       trainer: that has trained, or a run directory.

@@ -14,6 +14,7 @@ from interactrank_jax.examples.input import Batch
 from interactrank_jax.io.errors import InputError, did_you_mean
 from interactrank_jax.losses.labels import ENGAGED, LabelRule
 from interactrank_jax.metrics import roc_auc
+from interactrank_jax.serving.probabilities import Calibration
 
 
 class BaselineScorer:
@@ -25,7 +26,7 @@ class BaselineScorer:
     """
 
     heads: tuple[str, ...] = ()
-    offsets: tuple[float, ...] = ()
+    calibration = Calibration()
     utility: tuple[float, ...] = (1.0,)
     has_corpus = True
 
@@ -118,7 +119,7 @@ class ConstantScorer(BaselineScorer):
     """The share of training that was engaged with, as a logit: it ranks nothing."""
 
     heads = (ENGAGED,)
-    offsets = (0.0,)
+    calibration = Calibration.unfitted((ENGAGED,), (0.0,))
 
     def __init__(self, examples: Examples, rule: LabelRule):
         super().__init__("constant")
@@ -157,7 +158,7 @@ class RegressionScorer(BaselineScorer):
     """A logistic regression over cross features and rates, see `regression.py`."""
 
     heads = (ENGAGED,)
-    offsets = (0.0,)
+    calibration = Calibration.unfitted((ENGAGED,), (0.0,))
 
     def __init__(self, examples: Examples, split: str, rule: LabelRule):
         super().__init__("regression")

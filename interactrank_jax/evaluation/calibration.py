@@ -1,4 +1,4 @@
-"""Whether predicted probabilities are what happens: prior correction and calibration errors."""
+"""Calibration errors: how far predicted probabilities are from what happens."""
 
 import numpy as np
 from numpy.typing import ArrayLike

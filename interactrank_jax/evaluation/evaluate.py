@@ -19,6 +19,7 @@ from interactrank_jax.evaluation.figures import (
     slate_figures,
     stage_figures,
 )
+from interactrank_jax.evaluation.platt import fit_calibration
 from interactrank_jax.evaluation.rows import Rows
 from interactrank_jax.evaluation.scorers import ModelScorer, Scorer
 from interactrank_jax.evaluation.slices import slice_figures, slicings
@@ -29,12 +30,20 @@ from interactrank_jax.io.errors import InputError
 from interactrank_jax.log.contract import STAGES
 from interactrank_jax.losses.labels import LabelRule
 from interactrank_jax.runs.run import Run
+from interactrank_jax.serving.probabilities import Calibration
 
 
-def validate(scorer: ModelScorer) -> dict[str, float]:
-    """Returns `metrics.METRICS` on the scorer's split, without intervals: what training watches."""
+def validate(scorer: ModelScorer) -> tuple[dict[str, float], Calibration]:
+    """Calibrates a model on the scorer's split, which must be validation.
+
+    Returns:
+      (`metrics.METRICS`, without intervals: what training watches; what was fitted). The log loss
+      is that of the fit, so that it is what `evaluate` will say of the model.
+    """
     rows = Rows(scorer, scorer.examples, scorer.split, scorer.batch_size)
-    return slate_figures(scorer, rows, scorer.rule)
+    labels = scorer.rule.labels(rows.actions)
+    scorer.calibration = fit_calibration(rows.logits, labels, scorer.prior)
+    return slate_figures(scorer, rows, scorer.rule), scorer.calibration
 
 
 def evaluate_scorer(
@@ -116,7 +125,8 @@ def evaluate(
     """Evaluates a run's best model; writes RUN/eval/SPLIT.json and the scores, RUN/eval/SPLIT.npz.
 
     The scores (request_index, item, score, engaged; a row per candidate; and the hash of the
-    examples) are what paired comparisons of models need.
+    examples) are what paired comparisons of models need. Beside them is the `probability` of each
+    of `heads`, `[n, H]`.
 
     Args:
       workdir: the run.
@@ -147,10 +157,11 @@ def _evaluate_run(
     model, step = run.restore_model()
     parallel = DataParallel(run.config.train.parallel)
     scorer = ModelScorer(run, examples, split, parallel, examples.has_corpus(split))
-    scorer.use(parallel.replicate(model))
+    scorer.use(parallel.replicate(model), run.calibration(step))
     with interrupts.deferred():
         result, rows = evaluate_scorer(scorer, run.rule, examples, split, config, by)
     result |= {"step": step, "examples_digest": examples.metadata.digest}
+    result["calibration"] = scorer.calibration.to_json()
     result |= _references(run, rows, scorer, examples, split, config)
     directory = Path(workdir) / "eval"
     with outputs.new_file(directory / f"{split}.npz") as partial, partial.open("wb") as file:
@@ -160,6 +171,8 @@ def _evaluate_run(
             item=rows.item,
             score=rows.score,
             engaged=run.rule.engaged(rows.actions),
+            heads=np.array(scorer.heads),
+            probability=scorer.calibration.probabilities(rows.logits).astype(np.float32),
             examples=np.array(examples.metadata.digest),
         )
     write_result(directory / f"{split}.json", result)
@@ -226,7 +239,7 @@ def _references(
             rows.ranked_logits(scorer),
             int(config.bootstrap),
         )
-    below = references.lines_above(figures, run.config.train.select_by)
+    below = references.lines_above(figures, run.config.train.select_by, "logloss")
     return {"references": figures, "below": below}
 
 

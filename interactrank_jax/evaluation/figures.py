@@ -34,18 +34,21 @@ def head_figures(
 ) -> dict[str, Figures]:
     """Returns [value, low, high] of AUC, log loss and calibration of each head.
 
-    Of unweighted rows, after the prior correction; intervals over requests.
+    Of unweighted rows, by calibrated probabilities; intervals over requests.
     """
-    logits = rows.corrected_logits(scorer)
-    if logits is None:
+    if not scorer.heads:
         return {}
+    logits, probabilities = (
+        of(rows.logits) for of in (scorer.calibration.logits, scorer.calibration.probabilities)
+    )
     labels = rule.labels(rows.actions)
     figures = {}
     for head, name in enumerate(scorer.heads):
-        logit, label = logits[:, head], labels[:, head]
-        prepared, requests = metrics.row_statistics(rows.request, logit, label, logit)
-        probability = 1 / (1 + np.exp(-logit.astype(np.float64)))
-        prepared |= calibration.calibration_statistics(rows.request, probability, label)
+        label = labels[:, head]
+        prepared, requests = metrics.row_statistics(
+            rows.request, rows.logits[:, head], label, logits[:, head]
+        )
+        prepared |= calibration.calibration_statistics(rows.request, probabilities[:, head], label)
         figures[name] = measured(prepared, requests, replicates)
     return figures
 

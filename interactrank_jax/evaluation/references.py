@@ -86,7 +86,7 @@ def compare(
       lines: of the rows' split.
       rows: the model's.
       engaged: `[n]`.
-      ranked_logits: `[n]` logits of engagement after the prior correction; None without any.
+      ranked_logits: `[n]` calibrated logits of engagement; None without any.
       replicates: of the bootstrap.
 
     Returns:
@@ -115,14 +115,23 @@ def compare(
     return result
 
 
-def lines_above(references: Mapping[str, Mapping[str, Any]], metric: str) -> list[str]:
-    """Returns in words each reference line that a model lies below, by more than its interval."""
+def lines_above(references: Mapping[str, Mapping[str, Any]], *names: str) -> list[str]:
+    """Returns in words each reference line that is better than a model by more than its interval.
+
+    Args:
+      references: of `compare`.
+      names: the metrics to look at. Of one that is better where it is lower, such as the log loss,
+        the words are that the model lies above.
+    """
     words = []
-    for name, line in references.items():
-        value, low, high = line["differences"].get(metric, (0.0, 0.0, 0.0))
-        if high < 0:
-            feature = f" ({line['feature']})" if line["feature"] else ""
-            interval = f"{value:+.4f} [{low:+.4f}, {high:+.4f}]"
-            has = f"which has {metric} {line['metrics'][metric]:.4f}"
-            words.append(f"below {name}{feature}, {has}: {interval}")
+    for metric in dict.fromkeys(names):
+        for name, line in references.items():
+            value, low, high = line["differences"].get(metric, (0.0, 0.0, 0.0))
+            is_lower_better = metric in metrics.LOWER_IS_BETTER
+            if low > 0 if is_lower_better else high < 0:
+                side = "above" if is_lower_better else "below"
+                feature = f" ({line['feature']})" if line["feature"] else ""
+                interval = f"{value:+.4f} [{low:+.4f}, {high:+.4f}]"
+                has = f"which has {metric} {line['metrics'][metric]:.4f}"
+                words.append(f"{side} {name}{feature}, {has}: {interval}")
     return words

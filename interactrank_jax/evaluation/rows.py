@@ -39,13 +39,8 @@ class Rows:
             )
         self.score = self.logits @ np.asarray(scorer.utility, np.float32)
 
-    def corrected_logits(self, scorer: Scorer) -> np.ndarray | None:
-        """Returns logits `[n, H]` after the prior correction, None for a score that is no logit."""
-        return self.logits - np.asarray(scorer.offsets, np.float32) if scorer.heads else None
-
     def ranked_logits(self, scorer: Scorer) -> np.ndarray | None:
-        """Returns the logits `[n]` of engagement after the prior correction, None without any."""
-        logits = self.corrected_logits(scorer)
-        if logits is None or ENGAGED not in scorer.heads:
+        """Returns the calibrated logits `[n]` of engagement, None for a score that is no logit."""
+        if ENGAGED not in scorer.heads:
             return None
-        return logits[:, scorer.heads.index(ENGAGED)]
+        return scorer.calibration.logits(self.logits)[:, scorer.heads.index(ENGAGED)]

@@ -18,6 +18,7 @@ from interactrank_jax.io import interrupts
 from interactrank_jax.ranking.corpus import CorpusScorer
 from interactrank_jax.ranking.slates import make_encoding_step, make_score_step
 from interactrank_jax.runs.run import Run
+from interactrank_jax.serving.probabilities import Calibration
 from interactrank_jax.tables.lookup import item_store
 
 
@@ -27,14 +28,14 @@ class Scorer(Protocol):
     Attributes:
       name: how it is called in tables.
       heads: names of its logits, or () where its score is no logit.
-      offsets: per head, what the prior correction subtracts.
+      calibration: what turns its logits into probabilities.
       utility: weight of each of its outputs in the ranked score.
       has_corpus: whether it scores more than slates; `corpus` is not called where it does not.
     """
 
     name: str
     heads: tuple[str, ...]
-    offsets: tuple[float, ...]
+    calibration: Calibration
     utility: tuple[float, ...]
     has_corpus: bool
 
@@ -52,6 +53,8 @@ class Scorer(Protocol):
 
 class ModelScorer:
     """A trained or training model; see `Scorer`. Give it parameters with `use` first.
+
+    `prior` is the calibration of a model of which nothing was fitted.
 
     One step does it all, for compiling a second one would take longer than most evaluations: it
     scores slates, and what it makes of their requests and items on the way scores the corpus.
@@ -76,7 +79,7 @@ class ModelScorer:
         self.name = run.config.model.name
         self.heads = run.rule.heads
         self.utility = run.rule.utility
-        self.offsets = run.prior_offsets(examples)
+        self.prior = self.calibration = run.prior_correction(examples)
         self.has_corpus = has_corpus
         self.rule, self.examples, self.split = run.rule, examples, split
         self.batch_size = int(run.config.evaluate.batch_size)
@@ -89,9 +92,15 @@ class ModelScorer:
         self._placed: dict[str, Any] = {}
         self._corpus: CorpusScorer | None = None
 
-    def use(self, placed: dict[str, Any]) -> "ModelScorer":
-        """Scores with {'params', 'tables'}, placed, from now on."""
+    def use(self, placed: dict[str, Any], calibration: Calibration | None = None) -> "ModelScorer":
+        """Scores with {'params', 'tables'}, placed, from now on.
+
+        Args:
+          placed: the model.
+          calibration: of that model; the prior correction alone by default.
+        """
         self._placed, self._corpus = placed, None
+        self.calibration = self.prior if calibration is None else calibration
         return self
 
     def slate(self, batch: Batch) -> np.ndarray:

@@ -21,6 +21,8 @@ def report(results: Sequence[dict[str, Any]]) -> str:
         if result.get("references"):
             parts.append(reference_table(result))
         parts += [printable(f"{result['name']} lies {words}") for words in result.get("below", [])]
+        if "calibration" in result:
+            parts.append(printable(f"{result['name']}: {calibration(result['calibration'])}"))
         if "feature" in result:
             parts.append(printable(f"{result['name']} ranks by {result['feature']}"))
         if "extra" in result:
@@ -45,7 +47,7 @@ def report(results: Sequence[dict[str, Any]]) -> str:
     parts.append(
         f"protocol {describe_protocol(last['protocol'])}, {last['requests']:,} requests, "
         f"{last['candidates']:,} candidates{corpus}. ± is half a 95% interval over requests; "
-        f"heads are calibrated for weights and sampling."
+        f"heads are calibrated for weights and sampling, those of a run on validation too."
     )
     if last["negatives"]:
         parts.append(_negatives_in_words(last))
@@ -69,6 +71,18 @@ def _negatives_in_words(result: dict[str, Any]) -> str:
         f"Figures of candidates, and probabilities, hold for this sampling alone. The honest test "
         f"is {test}."
     )
+
+
+def calibration(fields: Mapping[str, Sequence[Any]]) -> str:
+    """Returns in words what a run's probabilities are, `Calibration.to_json` given."""
+    heads = []
+    for head, offset, scale, bias, fitted in zip(*fields.values(), strict=True):
+        inner = f"logit {-offset:+.3f}"
+        if fitted:
+            heads.append(f"{head} {scale:.3f} ({inner}) {bias:+.3f}, fitted on validation")
+        else:
+            heads.append(f"{head} {inner}, not fitted on validation")
+    return f"probabilities are the sigmoid of {'; '.join(heads)}"
 
 
 def table(results: Sequence[dict[str, Any]], names: Sequence[str] = ()) -> str:

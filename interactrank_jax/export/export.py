@@ -215,14 +215,13 @@ def _write_arrays(
 
 def _describe(run: Run, model: dict[str, Any], step: int) -> dict[str, Any]:
     """Returns what `bundle.json` says of the model."""
-    unknown: Any = None  # a run that was opened does not look at examples for its offsets
     return {
         "model": run.config.model.name,
         "step": step,
         "fingerprint": fingerprint(model),
         "heads": list(run.rule.heads),
         "utility": list(run.rule.utility),
-        "prior_offsets": list(run.prior_offsets(unknown)),
+        "calibration": run.calibration(step).to_json(),
         "config": run.config.to_dict(),
         "versions": {name: _version(name) for name in PACKAGES if _version(name)},
     }

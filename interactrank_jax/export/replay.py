@@ -2,8 +2,8 @@
 
 Each request of the day is ranked by the bundle from its raw row, given the events that had arrived
 on that day. Then examples of the same requests are prepared from the log, by a STATE built anew.
-Every feature must have the same bits, and the scores be those of evaluation. So training/serving
-skew is found where it arises: at a feature, with an example.
+Every feature must have the same bits, and scores and probabilities be those of evaluation. So
+training/serving skew is found where it arises: at a feature, with an example.
 """
 
 import dataclasses
@@ -29,6 +29,8 @@ from interactrank_jax.ranking.ranker import Ranker
 from interactrank_jax.runs.best import fingerprint
 from interactrank_jax.runs.run import Run
 from interactrank_jax.serving.bundle import Bundle
+from interactrank_jax.serving.probabilities import Calibration
+from interactrank_jax.serving.probabilities import column as probability_column
 from interactrank_jax.serving.ranking import Ranked
 from interactrank_jax.state import engines
 from interactrank_jax.state.days import day_number
@@ -37,7 +39,7 @@ from interactrank_jax.state.store import Description
 
 BATCH_SIZE = 64
 SPLIT = "test"
-TOLERANCE = 1e-5  # of scores, relative where they are above 1
+TOLERANCE = 1e-5  # of scores and probabilities, relative where they are above 1
 _ITEMS = ("history_item", "query_history_item")
 
 
@@ -95,7 +97,7 @@ def replay(
       progress: called with the name of each phase as it begins.
 
     Returns:
-      By name of the feature, and 'score'.
+      By name of the feature, 'score', and `probability_HEAD` of each head.
 
     Raises:
       InputError: a bundle without days, or a log without requests of its day.
@@ -127,7 +129,7 @@ def replay(
         progress("compare")
         differences = compare(bundle, ranked, rebuilt, examples.metadata.cross)
         scores = _evaluated(workdir, examples) if workdir else _rescored(ranker, examples)
-        differences["score"] = _compare_scores(ranked.table, scores)
+        differences |= _compare_scores(ranked.table, scores, bundle.calibration)
     return differences
 
 
@@ -219,18 +221,34 @@ def arrived_events(log: Log, data: ConfigDict, number: int, scratch: Path) -> pa
     return pa.concat_tables(tables, promote_options="permissive")
 
 
-def _evaluated(workdir: files.PathLike, examples: Examples) -> dict[tuple[Any, Any], float]:
-    """Returns the scores that evaluation gives, by request and item."""
+Scores = dict[tuple[Any, Any], np.ndarray]  # by request and item: score, probability of each head
+
+
+def _evaluated(workdir: files.PathLike, examples: Examples) -> Scores:
+    """Returns what evaluation gives."""
     run = Run.open(workdir)
     parallel = DataParallel("pmap", tables=run.metadata.tables)
     scorer = ModelScorer(run, run.check_examples(examples), SPLIT, parallel)
-    model, _ = run.restore_model()
-    scorer.use(parallel.place(model))
-    return _by_pair(examples, lambda batch: scorer.slate(batch) @ np.asarray(scorer.utility))
+    model, step = run.restore_model()
+    scorer.use(parallel.place(model), run.calibration(step))
+    utility = np.asarray(scorer.utility)
+
+    def score(batch: dict[str, np.ndarray]) -> np.ndarray:
+        logits = scorer.slate(batch)
+        return _with_probabilities(logits @ utility, logits, scorer.calibration)
+
+    return _by_pair(examples, score)
 
 
-def _rescored(ranker: Ranker, examples: Examples) -> dict[tuple[Any, Any], float]:
-    """Returns the scores of the bundle's model on the features that were rebuilt."""
+def _with_probabilities(
+    score: np.ndarray, logits: np.ndarray, calibration: Calibration
+) -> np.ndarray:
+    """Returns scores `[R, C]` and the probabilities of H heads beside them, `[R, C, 1 + H]`."""
+    return np.concatenate([score[..., None], calibration.probabilities(logits)], -1)
+
+
+def _rescored(ranker: Ranker, examples: Examples) -> Scores:
+    """Returns what the bundle's model gives on the features that were rebuilt."""
     bundle, graphs = ranker.bundle, ranker.ranking.graphs
     ids = pa.array(examples.item_ids[1:].tolist(), bundle.items.ids.type)
     row_of = np.append(0, bundle.rows_of(ids)).astype(np.int32)
@@ -240,14 +258,13 @@ def _rescored(ranker: Ranker, examples: Examples) -> dict[tuple[Any, Any], float
         arrays |= {name: row_of[batch[name]] for name in _ITEMS}
         wanted = bundle["graphs"]["score_list"]["inputs"]
         inputs = {name: values for name, values in arrays.items() if name in wanted}
-        return graphs.run("score_list", inputs)["score"]
+        outputs = graphs.run("score_list", inputs)
+        return _with_probabilities(outputs["score"], outputs["logits"], bundle.calibration)
 
     return _by_pair(examples, score)
 
 
-def _by_pair(
-    examples: Examples, score: Callable[[dict[str, np.ndarray]], np.ndarray]
-) -> dict[tuple[Any, Any], float]:
+def _by_pair(examples: Examples, score: Callable[[dict[str, np.ndarray]], np.ndarray]) -> Scores:
     ids = [None, *examples.item_ids[1:].tolist()]
     requests = examples.raw_requests(SPLIT)["request_id"].to_pylist()
     result = {}
@@ -255,17 +272,21 @@ def _by_pair(
         scores = score(batch)
         for row, column in np.argwhere(batch["mask"]):
             request = requests[batch["request_index"][row]]
-            result[request, ids[batch["item"][row, column]]] = float(scores[row, column])
+            result[request, ids[batch["item"][row, column]]] = scores[row, column]
     return result
 
 
-def _compare_scores(served: pa.Table, rebuilt: dict[tuple[Any, Any], float]) -> Difference:
-    columns = (served[name].to_pylist() for name in ("request_id", "item_id", "score"))
-    result, seen = Difference(), set()
-    for request, item, score in zip(*columns, strict=True):
+def _compare_scores(
+    served: pa.Table, rebuilt: Scores, calibration: Calibration
+) -> dict[str, Difference]:
+    names = ("score", *map(probability_column, calibration.heads))
+    columns = (served[name].to_pylist() for name in ("request_id", "item_id", *names))
+    result, seen = {name: Difference() for name in names}, set()
+    for request, item, *values in zip(*columns, strict=True):
         seen.add((request, item))
         where = f"request {request}, item {item}"
-        result.add(where, score, rebuilt[request, item], TOLERANCE)
+        for name, value, other in zip(names, values, rebuilt[request, item], strict=True):
+            result[name].add(where, value, other, TOLERANCE)
     if missing := [pair for pair in rebuilt if pair not in seen]:
         raise InputError(f"{len(missing)} candidates were not ranked, the first {missing[0]}.")
     return result

@@ -69,6 +69,23 @@ class CorpusScorer:
         assert best is not None
         return jax.device_get(best[0]), jax.device_get(best[1])
 
+    def logits(
+        self, query: Any, rows: np.ndarray, cross_items: np.ndarray, cross_values: np.ndarray
+    ) -> np.ndarray:
+        """Returns the logits `[R, k, H]` of some items of each request.
+
+        Args:
+          query: representation with leading axis `[R]`.
+          rows: `[R, k]` store rows.
+          cross_items, cross_values: as `scores` takes them; rows of a request ascending.
+        """
+        cross = np.zeros((*rows.shape, cross_values.shape[-1]), np.float32)
+        for number, (items, values) in enumerate(zip(cross_items, cross_values, strict=True)):
+            position = np.minimum(np.searchsorted(items, rows[number]), len(items) - 1)
+            is_there = items[position] == rows[number]
+            cross[number, is_there] = values[position[is_there]]
+        return np.asarray(row_logits(self.model, self.params, query, self.items, rows, cross))
+
     def _tiles(self, query, cross_items, cross_values) -> Iterator[tuple[int, Array]]:
         for start in range(0, self.num_items, self.tile):
             items = jax.tree.map(lambda leaf, s=start: leaf[s : s + self.tile], self.items)
@@ -85,6 +102,21 @@ class CorpusScorer:
                     cross_values,
                 ),
             )
+
+
+@functools.partial(jax.jit, static_argnums=(0,))
+def row_logits(model: PreRanker, params: Any, query: Any, items: Any, rows: Any, cross: Any) -> Any:
+    """Returns the logits `[R, C, H]` of requests with items of theirs, by store row `[R, C]`.
+
+    Args:
+      model, params: the model.
+      query: representation with leading axis `[R]`.
+      items: its representation of every store row, leaves `[I, ...]`.
+      rows: `[R, C]`.
+      cross: `[R, C, K]` their cross features.
+    """
+    chosen = jax.tree.map(lambda leaf: leaf[rows], items)
+    return jnp.asarray(model.apply({"params": params}, query, chosen, cross, method="score"))
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))

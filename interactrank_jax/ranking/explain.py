@@ -6,6 +6,7 @@
 scorer of FIT, with their bias and what the user's past adds to all candidates. x_k is a cross
 feature's value, f its transform (`models/history_terms.py`), w_k its weight over all heads. The
 parts are of the one ranked score: heads weighted by utility.
+Beside it are the heads' probabilities, which are calibrated: the score is not.
 """
 
 import dataclasses
@@ -40,6 +41,8 @@ class Explanation:
       text: `[C]` the item's first text feature, '' where items have none.
       engaged: `[C]` whether the label counts as a success.
       score: `[C]`.
+      heads: names of the H heads.
+      probability: `[C, H]` of each head's label, calibrated.
       towers: `[C]` the score without cross features.
       value, part: `[C, K]` each cross feature's value, and what it adds to the score.
       weight: `[K]` what a feature adds per unit of its transformed value.
@@ -51,6 +54,8 @@ class Explanation:
     text: tuple[str, ...]
     engaged: np.ndarray
     score: np.ndarray
+    heads: tuple[str, ...]
+    probability: np.ndarray
     towers: np.ndarray
     value: np.ndarray
     part: np.ndarray
@@ -77,7 +82,8 @@ def explain(
     examples.split(split)
     raw = examples.raw_requests(split)
     index = _index_of(raw["request_id"].to_pylist(), request, split)
-    model, _ = run.restore_model()
+    model, step = run.restore_model()
+    calibration = run.calibration(step)
     names = examples.metadata.cross if run.model.uses_cross else ()
     batch = _batch_of(examples, split, index)
     mask, cross = batch["mask"], batch["cross"]
@@ -92,11 +98,12 @@ def explain(
     items = encode_items(run, model, item_store(examples.items))
     items = jax.tree.map(lambda leaf: jnp.asarray(leaf)[batch["item"]], items)
 
-    def score(cross: np.ndarray) -> np.ndarray:
+    def logits_of(cross: np.ndarray) -> np.ndarray:
         logits = run.model.apply({"params": model["params"]}, query, items, cross, method="score")
-        return (np.asarray(logits) @ utility)[mask]
+        return np.asarray(logits)[mask]
 
-    item, total = batch["item"][mask], score(cross)
+    item, logits = batch["item"][mask], logits_of(cross)
+    total = logits @ utility
     part, value = np.zeros((len(item), 0), np.float32), np.zeros((len(item), 0), np.float32)
     weight = np.zeros(0, np.float32)
     if names:
@@ -110,7 +117,9 @@ def explain(
         text=_texts(examples, item[order]),
         engaged=run.rule.engaged(batch["actions"])[mask][order],
         score=total[order],
-        towers=score(np.zeros_like(cross))[order],
+        heads=calibration.heads,
+        probability=calibration.probabilities(logits)[order],
+        towers=(logits_of(np.zeros_like(cross)) @ utility)[order],
         value=value[order],
         part=part[order],
         weight=weight,
@@ -154,14 +163,17 @@ def table(explanation: Explanation) -> str:
         f"{cell(name)} ({weight:+.3g})"
         for name, weight in zip(found.features, found.weight, strict=True)
     ]
-    header = ["rank", "item", "engaged", "score", "towers", *weights]
+    probabilities = [cell(f"P({head})") for head in found.heads]
+    header = ["rank", "item", "engaged", "score", *probabilities, "towers", *weights]
     lines += ["| " + " | ".join(header) + " |", "|---" * len(header) + "|"]
     for row, item_id in enumerate(found.item_id):
         text = f" {found.text[row]}" if found.text[row] else ""
         cells = [
             *(str(row + 1), cell(f"{item_id}{text}")),
             "yes" if found.engaged[row] else "",
-            *(f"{found.score[row]:.4f}", f"{found.towers[row]:.4f}"),
+            f"{found.score[row]:.4f}",
+            *(f"{probability:.4f}" for probability in found.probability[row]),
+            f"{found.towers[row]:.4f}",
         ]
         cells += [
             f"{value:.4g}: {part:+.4f}" if value else ""
@@ -172,5 +184,5 @@ def table(explanation: Explanation) -> str:
         "",
         "score = towers + the cross features' parts; a feature's column has its value: part,",
     ]
-    lines[-1] += " its head the weight."
+    lines[-1] += " its head the weight. P is calibrated, the score is not."
     return "\n".join(lines)

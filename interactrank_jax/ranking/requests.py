@@ -1,6 +1,6 @@
 """The scoring station for new requests: a bundle, requests and candidates in, SCORES out.
 
-    OUT/scores.parquet           request_id, item_id, rank (from 1), score
+    OUT/scores.parquet           request_id, item_id, rank (from 1), score, probability_HEAD
     OUT/left_out.parquet         request_id, item_id of candidates that the bundle does not know
     OUT/features/                on request: what scores were made of, named as in examples
     OUT/metadata.json            the bundle, and how many of what

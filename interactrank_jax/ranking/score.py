@@ -4,7 +4,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -13,7 +12,7 @@ from interactrank_jax.examples.format import NO_GROUP, Examples
 from interactrank_jax.examples.input import evaluation_batches, request_batches
 from interactrank_jax.io import files, interrupts, outputs
 from interactrank_jax.io.errors import InputError, did_you_mean
-from interactrank_jax.ranking.corpus import CorpusScorer
+from interactrank_jax.ranking.corpus import CorpusScorer, row_logits
 from interactrank_jax.ranking.index import Index
 from interactrank_jax.runs.run import Run
 from interactrank_jax.tables.lookup import embed_requests, item_store
@@ -40,7 +39,8 @@ class QueryEncoder:
         return self._encode(self._model, self._store, batch)
 
 
-Part = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]  # request, store row, rank, score
+# request, store row, rank, score, logits of each head
+Part = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 
 
 class BatchScorer:
@@ -67,21 +67,16 @@ class BatchScorer:
         self.k, self.batch_size = k, batch_size
 
     def slate(self) -> Iterator[Part]:
-        """Yields request_index, store row, rank and score of the logged candidates, in one part."""
+        """Yields the logged candidates, in one part."""
         run = self._run
         utility = np.asarray(run.rule.utility, np.float32)
         items_on_device = jax.device_put(self._index.items)
 
-        @jax.jit
-        def aligned(params, query, items, rows, cross):
-            chosen = jax.tree.map(lambda leaf: leaf[rows], items)
-            logits = run.model.apply({"params": params}, query, chosen, cross, method="score")
-            return jnp.asarray(logits) @ utility
-
-        found = []
+        parts = []
         for batch in evaluation_batches(self._examples, self._split, self.batch_size):
             interrupts.check()
-            value = aligned(
+            logits = row_logits(
+                run.model,
                 self._model["params"],
                 self._encode(batch),
                 items_on_device,
@@ -90,15 +85,16 @@ class BatchScorer:
             )
             mask = batch["mask"]
             request = np.broadcast_to(batch["request_index"][:, None], mask.shape)
-            found.append((request[mask], batch["item"][mask], np.asarray(value)[mask]))
-        request, item, value = (np.concatenate(column) for column in zip(*found, strict=True))
+            parts.append((request[mask], batch["item"][mask], np.asarray(logits)[mask]))
+        request, item, logits = (np.concatenate(column) for column in zip(*parts, strict=True))
+        value = logits @ utility
         # Candidates of one request may come from several examples.
         order = np.lexsort((item, -value, request))
-        request, item, value = request[order], item[order], value[order]
+        request, item, value, logits = (a[order] for a in (request, item, value, logits))
         starts = np.flatnonzero(np.r_[True, request[1:] != request[:-1]])
         rank = np.arange(len(request)) - np.repeat(starts, np.diff(np.r_[starts, len(request)])) + 1
         kept = rank <= self.k
-        yield request[kept], item[kept], rank[kept], value[kept]
+        yield request[kept], item[kept], rank[kept], value[kept], logits[kept]
 
     def corpus(self) -> Iterator[Part]:
         """Yields the top k of the whole corpus, a part per batch of requests."""
@@ -116,7 +112,9 @@ class BatchScorer:
             request = batch["request_index"]
             real = request >= 0
             padded = cross.padded(np.where(real, request, 0), scorer.num_items)
-            value, item = scorer.top_k(self._encode(batch), *padded, self.k)
+            query = self._encode(batch)
+            value, item = scorer.top_k(query, *padded, self.k)
+            logits = scorer.logits(query, item, *padded)
             rank = np.broadcast_to(np.arange(1, item.shape[1] + 1), item.shape)
             request = np.broadcast_to(request[:, None], item.shape)
             yield (
@@ -124,6 +122,7 @@ class BatchScorer:
                 item[real].reshape(-1),
                 rank[real].reshape(-1),
                 value[real].reshape(-1),
+                logits[real].reshape(-1, logits.shape[-1]),
             )
 
 
@@ -138,7 +137,10 @@ def score(
     candidates: str = "slate",
     batch_size: int = 64,
 ) -> dict[str, int]:
-    """Writes OUT/scores.parquet: request_id, item_id, rank (from 1), score; ids as in the log.
+    """Writes OUT/scores.parquet: request_id, item_id, rank (from 1), score, probability_HEAD.
+
+    Ids are as in the log. There is one column of probabilities per head, calibrated as in
+    evaluation.
 
     Args:
       workdir, index_path, examples_path: a run, its index, the examples with the requests.
@@ -163,7 +165,8 @@ def score(
     run, examples = Run.open(workdir), Examples(examples_path)
     examples = run.check_examples(examples)
     examples.split(split)
-    model, _ = run.restore_model()
+    model, step = run.restore_model()
+    calibration = run.calibration(step)
     index = Index(index_path, run, model, examples)
     scorer = BatchScorer(run, model, index, examples, split, k, batch_size)
     request_ids = examples.raw_requests(split)["request_id"]
@@ -172,13 +175,14 @@ def score(
     requests = rows = 0
     with interrupts.deferred(), outputs.new_directory(out) as directory:
         writer = None
-        for request, item, rank, value in parts:
+        for request, item, rank, value, logits in parts:
             table = pa.table(
                 {
                     "request_id": request_ids.take(pa.array(request)),
                     "item_id": index.ids.take(pa.array(item)),
                     "rank": pa.array(rank, pa.int32()),
                     "score": pa.array(value, pa.float32()),
+                    **calibration.columns(logits),
                 }
             )
             if writer is None:

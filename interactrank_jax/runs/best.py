@@ -1,4 +1,8 @@
-"""The best model of a run as it lies on disk, RUN/best/STEP: parameters and tables.
+"""The best model of a run as it lies on disk, RUN/best/STEP: parameters, tables, calibration.
+
+STEP/calibration.json is what turns the model's logits into probabilities. It is fitted on the
+validation that made the model the best, and written before the checkpoint is sealed. Where it is
+absent (the process was killed in between) probabilities have the prior correction alone.
 
 Checkpoints of both kinds (see `training/checkpoint.py`) are sealed and verified here: the SHA-256
 of each file is written into the checkpoint, STEP/checksums.json, and compared before it is read. A
@@ -20,10 +24,12 @@ import orbax.checkpoint as ocp
 from interactrank_jax.io import artifact, interrupts, outputs
 from interactrank_jax.io.errors import InputError
 from interactrank_jax.io.files import PathLike
+from interactrank_jax.serving.probabilities import Calibration
 
 logger = logging.getLogger(__name__)
 
 KIND = artifact.Kind("checksums", "train", "checksums.json", version=1, flag="workdir")
+CALIBRATION = artifact.Kind("calibration", "train", "calibration.json", version=1, flag="workdir")
 
 _PLAIN = re.compile(r"[\w/.,@=+-]*", re.ASCII)
 
@@ -65,6 +71,38 @@ def restore_best(workdir: PathLike, template: dict[str, Any]) -> tuple[dict[str,
     ):
         check_shapes(path, literal / "default", template)
         return checkpointer.restore(literal / "default", abstract(template)), max(steps)
+
+
+def write_calibration(path: Path, calibration: Calibration) -> None:
+    """Writes the calibration of a best model into its checkpoint, which is to be sealed after."""
+    artifact.write(CALIBRATION, path, {"calibration": calibration.to_json()}, folders=())
+
+
+def read_calibration(workdir: PathLike, step: int, prior: Calibration) -> Calibration:
+    """Returns the calibration of a run's best model.
+
+    Args:
+      workdir: the run.
+      step: of its best model, as `restore_best` gave it.
+      prior: what to return, with a warning, where nothing was fitted.
+
+    Raises:
+      InputError: it is damaged or of other heads, or another model has become the best since.
+    """
+    path = Path(workdir).absolute() / "best" / str(step)
+    if not path.is_dir():
+        raise InputError(f"{path} is gone: a training has found a better model since. Try again.")
+    if not (path / CALIBRATION.file).exists():
+        logger.warning(
+            "%s has no %s: probabilities are corrected for weights and sampling alone",
+            *(path, CALIBRATION.file),
+        )
+        return prior
+    opened = artifact.open_artifact(CALIBRATION, path, ("calibration",))
+    try:
+        return Calibration.from_json(opened.record["calibration"], prior.heads)
+    except InputError as error:
+        raise InputError(f"{opened.file}: {error}") from error
 
 
 def check_shapes(path: Path, item: Path, template: dict[str, Any]) -> None:

@@ -27,7 +27,8 @@ from interactrank_jax.losses import prior
 from interactrank_jax.losses.labels import LabelRule
 from interactrank_jax.models.inputs import Inputs, zero_inputs
 from interactrank_jax.models.registry import MODELS, build_model
-from interactrank_jax.runs.best import restore_best
+from interactrank_jax.runs.best import read_calibration, restore_best
+from interactrank_jax.serving.probabilities import Calibration
 from interactrank_jax.tables.sharding import table_rows
 
 KIND = artifact.Kind("run", "train", "config.json", version=1, flag="workdir")
@@ -63,16 +64,32 @@ class Run:
         """What turned raw rows into the arrays that it was trained on."""
         return self.metadata.encoder
 
-    def prior_offsets(self, examples: Examples) -> tuple[float, ...]:
+    def prior_offsets(self, examples: Examples | None = None) -> tuple[float, ...]:
         """Returns per head what weighting and sampling added to the logits in training.
 
         Args:
-          examples: those trained on; of a run that was opened they are not looked at.
+          examples: those trained on; a run that was opened knows its offsets without them.
         """
         if self._prior_offsets is None:
+            assert examples is not None
             loss = self.config.train.loss
             self._prior_offsets = prior.prior_offsets(self.rule, loss, examples)
         return self._prior_offsets
+
+    def prior_correction(self, examples: Examples | None = None) -> Calibration:
+        """Returns the calibration of a model of which nothing was fitted; see `prior_offsets`."""
+        return Calibration.unfitted(self.rule.heads, self.prior_offsets(examples))
+
+    def calibration(self, step: int) -> Calibration:
+        """Returns what turns the best model's logits into probabilities; the run must be opened.
+
+        Args:
+          step: of the best model, as `restore_model` gave it.
+
+        Raises:
+          InputError: see `best.read_calibration`.
+        """
+        return read_calibration(self.workdir, step, self.prior_correction())
 
     def claim(self, examples: Examples) -> None:
         """Makes `workdir` this run's: writes what it is, or checks that it holds the same run.

@@ -53,9 +53,10 @@ class BundleRanker:
           k: items kept of each request.
 
         Returns:
-          request_id, item_id, rank (from 1) and score, a request's rows together, best first; of
-          equal scores the item that comes first in the bundle. Candidates that the bundle does not
-          know are left out; `rank_fully` names them.
+          request_id, item_id, rank (from 1), score, and `probability_HEAD` of each head, which is
+          calibrated as in evaluation; a request's rows together, best first by score; of equal
+          scores the item that comes first in the bundle. Candidates that the bundle does not know
+          are left out; `rank_fully` names them.
 
         Raises:
           InputError: what is given does not fit the bundle.

@@ -29,13 +29,14 @@ from interactrank_jax.io.errors import InputError
 from interactrank_jax.log.schema import FeatureSpec
 from interactrank_jax.serving.keys import IndexedVocabulary, KeyIndex, open_array, open_columns
 from interactrank_jax.serving.past import CrossFeatures, CrossTable, QueryPast, UserPast, rows
+from interactrank_jax.serving.probabilities import Calibration
 
-KIND = Kind("bundle", "export", "bundle.json", version=1)
+KIND = Kind("bundle", "export", "bundle.json", version=2)
 SMALL = 1 << 24
 GRAPHS = ("encode_query", "encode_item", "score", "score_list", "score_all")
 _FIELDS = (
     *("model", "as_of", "lag_days", "delay_s", "timeless", "actions", "history_actions"),
-    *("rates", "heads", "utility", "prior_offsets", "features", "key_types", "chains", "cross"),
+    *("rates", "heads", "utility", "calibration", "features", "key_types", "chains", "cross"),
     *("items", "has_users", "has_queries", "has_fresh", "form_of", "has_seen"),
     *("graphs", "sizes", "versions", "protocol", "parity", "vectors", "vector_bias"),
 )
@@ -101,6 +102,18 @@ class Bundle:
     def features(self) -> tuple[FeatureSpec, ...]:
         """The features that the log declares."""
         return tuple(FeatureSpec(**feature) for feature in self["features"])
+
+    @functools.cached_property
+    def calibration(self) -> Calibration:
+        """What turns the model's logits into probabilities.
+
+        Raises:
+          InputError: it is of other heads, or holds no such numbers.
+        """
+        try:
+            return Calibration.from_json(self["calibration"], tuple(self["heads"]))
+        except InputError as error:
+            raise InputError(f"{self.artifact.file}: {error}") from error
 
     def key_type(self, name: str) -> pa.DataType:
         """Returns the type of a column of ids or of a segment: `int64` or `large_string`."""

@@ -27,9 +27,9 @@ def explain(
       events: what the user did since the bundle's day began, see `BundleRanker.rank`.
 
     Returns:
-      item_id, rank, score, `towers` (the score with all cross features zero), and of each cross
-      feature that the model looks at its value and `NAME part`, what it adds to the score; best
-      first.
+      item_id, rank, score, `probability_HEAD` of each head, `towers` (the score with all cross
+      features zero), and of each cross feature that the model looks at its value and `NAME part`,
+      what it adds to the score; best first.
 
     Raises:
       InputError: several requests, no candidates, or cross features that are not addends of the
@@ -57,14 +57,15 @@ def explain(
     for number in range(len(names)):
         variants[2 + number, :, number] = cross[:, number]
     chosen, rows = np.zeros(len(variants), np.int64), np.tile(items, (len(variants), 1))
-    scores, _ = ranking.scores(encoded, ranking.encode(encoded), chosen, rows, variants)
+    scores, logits, _ = ranking.scores(encoded, ranking.encode(encoded), chosen, rows, variants)
     total, towers, parts = scores[0], scores[1], scores[2:] - scores[1]
     if not np.allclose(towers + parts.sum(0), total, rtol=TOLERANCE, atol=TOLERANCE):
         raise InputError(
             f"the cross features of '{bundle['model']}' are not addends of its score: they cannot "
             f"be told apart."
         )
-    columns: dict[str, Any] = {"score": total, "towers": towers}
+    columns: dict[str, Any] = {"score": total, **ranking.calibration.columns(logits[0])}
+    columns["towers"] = towers
     for number, name in enumerate(names):
         columns |= {name: cross[:, number], f"{name} part": parts[number]}
     order = np.lexsort((items, -total))

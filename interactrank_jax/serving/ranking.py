@@ -24,7 +24,7 @@ REQUESTS_AT_ONCE = 256
 TILE = 1 << 17  # items of the corpus at a time
 
 Leaves = dict[str, np.ndarray]  # of a representation, by name
-Top = tuple[np.ndarray, np.ndarray, np.ndarray]  # request, row and score of each item, `[M]`
+Top = tuple[np.ndarray, np.ndarray]  # row and score of each item, `[M]`
 
 
 class Graphs(Protocol):
@@ -47,7 +47,8 @@ class Ranked:
     """What some requests became.
 
     Attributes:
-      table: request_id, item_id, rank (from 1), score; a request's rows together, best first.
+      table: request_id, item_id, rank (from 1), score, and `probability_HEAD` of each head; a
+        request's rows together, best first.
       left_out: request_id and item_id of candidates that have no vector.
       repeated: candidates that came more than once in a request, which was ranked once.
       requests: the requests as arrays.
@@ -68,11 +69,12 @@ class Ranking:
     Attributes:
       bundle: the bundle.
       graphs: what computes its graphs.
+      calibration: what turns logits into probabilities.
       encoder: of requests.
     """
 
     def __init__(self, bundle: Bundle, graphs: Graphs):
-        self.bundle, self.graphs = bundle, graphs
+        self.bundle, self.graphs, self.calibration = bundle, graphs, bundle.calibration
         self.encoder, self._events = RequestEncoder(bundle), FreshEventReader(bundle)
 
     @property
@@ -142,20 +144,29 @@ class Ranking:
         query = self.encode(encoded)
         candidates = None
         if lists is None:
-            request, row, score = self._corpus(encoded, query, k)
+            tops = self._corpus(encoded, query, k)
+            counts = np.array([len(row) for row, _ in tops], np.int64)
+            row, score = _joined_tops(tops)
+            start = np.append(0, np.cumsum(counts))
+            _, logits, _ = self._scores_of_lists(encoded, query, start, row)
             unknown, unknown_ids, repeated = np.zeros(0, np.int64), self.bundle.items.ids[:0], 0
         else:
-            (request, row, score), candidates = self._listed(encoded, query, lists, k)
+            scores, every, cross = self._scores_of_lists(encoded, query, lists.start, lists.row)
+            chosen, counts = _best_of_lists(scores, lists, k)
+            row, score, logits = lists.row[chosen], scores[chosen], every[chosen]
+            request = np.repeat(np.arange(len(encoded)), np.diff(lists.start))
+            candidates = {"request": request, "row": lists.row, "cross": cross}
             unknown, unknown_ids = lists.unknown, lists.unknown_ids
             repeated = int(lists.repeated.sum())
-        counts = np.bincount(request, minlength=len(encoded))
-        rank = np.arange(len(request)) - np.repeat(np.cumsum(counts) - counts, counts) + 1
+        request = np.repeat(np.arange(len(encoded)), counts)
+        rank = np.arange(len(row)) - np.repeat(np.cumsum(counts) - counts, counts) + 1
         table = pa.table(
             {
                 "request_id": encoded.ids.take(pa.array(request)),
                 "item_id": self.bundle.ids_of(row),
                 "rank": pa.array(rank, pa.int32()),
                 "score": pa.array(score, pa.float32()),
+                **self.calibration.columns(logits),
             }
         )
         left_out = {"request_id": encoded.ids.take(pa.array(unknown)), "item_id": unknown_ids}
@@ -175,24 +186,10 @@ class Ranking:
         outputs = self.graphs.run("encode_query", batch)
         return {name: values[:count] for name, values in outputs.items()}
 
-    def _listed(
-        self, encoded: EncodedRequests, query: Leaves, lists: Lists, k: int
-    ) -> tuple[Top, dict[str, np.ndarray]]:
-        """Returns the best of candidate lists, and the features of all candidates."""
-        score, cross = self._scores_of_lists(encoded, query, lists.start, lists.row)
-        bounds = itertools.pairwise(lists.start.tolist())
-        tops = [
-            top_k(score[first:end], lists.row[first:end], k, request)
-            for request, (first, end) in enumerate(bounds)
-            if first < end
-        ]
-        request = np.repeat(np.arange(len(encoded)), np.diff(lists.start))
-        return _joined_tops(tops), {"request": request, "row": lists.row, "cross": cross}
-
     def _scores_of_lists(
         self, encoded: EncodedRequests, query: Leaves, start: np.ndarray, row: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Returns scores `[M]` and cross features `[M, K]` of the items of R requests.
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Returns scores `[M]`, logits `[M, H]` and cross features `[M, K]` of R requests' items.
 
         Lists of like lengths are scored together, long ones a piece at a time.
 
@@ -208,6 +205,7 @@ class Ranking:
         first = start[request] + number * PAIRS_AT_ONCE
         sizes = np.minimum(start[request + 1] - first, PAIRS_AT_ONCE)
         score = np.zeros(len(row), np.float32)
+        logits = np.zeros((len(row), len(self.calibration.heads)), np.float32)
         cross = np.zeros((len(row), len(self.bundle.cross.names)), np.float32)
         order = np.argsort(sizes, kind="stable")
         while len(order):
@@ -217,9 +215,10 @@ class Ranking:
             at = first[chosen, None] + np.arange(width)
             mask = np.arange(width) < sizes[chosen, None]
             rows = np.where(mask, row[np.minimum(at, len(row) - 1)], PADDING)
-            scores, values = self.scores(encoded, query, request[chosen], rows)
+            scores, of_heads, values = self.scores(encoded, query, request[chosen], rows)
             score[at[mask]], cross[at[mask]] = scores[mask], values[mask]
-        return score, cross
+            logits[at[mask]] = of_heads[mask]
+        return score, logits, cross
 
     def scores(
         self,
@@ -228,8 +227,8 @@ class Ranking:
         chosen: np.ndarray,
         row: np.ndarray,
         cross: np.ndarray | None = None,
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Returns the ranked scores `[N, C]` of some requests' items, and their cross features.
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Returns ranked scores `[N, C]`, logits `[N, C, H]` and cross features of some items.
 
         Args:
           encoded: R requests.
@@ -242,23 +241,28 @@ class Ranking:
             groups = {keys: group[chosen] for keys, group in encoded.groups.items()}
             cross = self.bundle.cross.values(groups, row)
         if not row.size:  # no graph takes an empty list
-            return np.zeros(row.shape, np.float32), cross
+            logits = np.zeros((*row.shape, len(self.calibration.heads)), np.float32)
+            return np.zeros(row.shape, np.float32), logits, cross
         size = self.graphs.padded(len(chosen))
         inputs = {name: _pad(values[chosen], size) for name, values in query.items()}
         inputs["row"] = _pad(row.astype(np.int32), size)
         if self.uses_cross:
             inputs["cross"] = _pad(cross, size)
-        return self.graphs.run("score", inputs)["score"][: len(chosen)], cross
+        outputs = self.graphs.run("score", inputs)
+        return outputs["score"][: len(chosen)], outputs["logits"][: len(chosen)], cross
 
-    def _corpus(self, encoded: EncodedRequests, query: Leaves, k: int) -> Top:
-        """Scores every item, tile by tile; items with cross features get scores of their own."""
+    def _corpus(self, encoded: EncodedRequests, query: Leaves, k: int) -> list[Top]:
+        """Returns the best items of each request, of all.
+
+        Every item is scored, tile by tile; items with cross features get scores of their own.
+        """
         count, items = len(encoded), self.bundle["items"]
         size = self.graphs.padded(count)
         # Other than a dot product, a score takes memory for each pair.
         is_dot = "query_vector" in self.bundle["graphs"]
         tile = min(TILE if is_dot else max(PAIRS_AT_ONCE // size, 1), items - 1)
         if not count or not tile:
-            return _joined_tops([])
+            return [_joined_tops([]) for _ in range(count)]
         padded = {name: _pad(values, size) for name, values in query.items()}
         index = {
             f"item/{name.partition('/')[2]}": values
@@ -279,13 +283,14 @@ class Ranking:
                 low, high = np.searchsorted(rows[of_request], [row[0], row[-1] + 1])
                 inside = slice(start[request] + low, start[request] + high)
                 scores[request, rows[inside] - row[0]] = exact[inside]
-                best[request].append(top_k(scores[request], row, k, request))
-        tops = [
-            top_k(score, row, k, request)
-            for request, tiles in enumerate(best)
-            for _, row, score in [_joined_tops(tiles)]
-        ]
-        return _joined_tops(tops)
+                order = top_k(scores[request], row, k)
+                best[request].append((row[order], scores[request][order]))
+        tops = []
+        for tiles in best:
+            row, score = _joined_tops(tiles)
+            order = top_k(score, row, k)
+            tops.append((row[order], score[order]))
+        return tops
 
     def _with_cross(
         self, encoded: EncodedRequests, query: Leaves
@@ -305,25 +310,33 @@ class Ranking:
         return start, row, self._scores_of_lists(encoded, query, start, row)[0]
 
 
-def top_k(score: np.ndarray, row: np.ndarray, k: int, request: int) -> Top:
-    """Returns the best k items of a request, best first; of equal scores the first in the store.
+def top_k(score: np.ndarray, row: np.ndarray, k: int) -> np.ndarray:
+    """Returns the positions `[k]` of the best k of a request's items, best first.
 
-    Returns:
-      (`request`, row, score), `[k]` each.
+    Of equal scores the one whose row comes first in the store.
     """
+    kept = np.arange(len(score))
     if k < len(score):
         bound = np.partition(score, len(score) - k)[len(score) - k]
         kept = np.flatnonzero(score >= bound)
-        score, row = score[kept], row[kept]
-    order = np.lexsort((row, -score))[:k]
-    return np.full(len(order), request), row[order], score[order]
+    return kept[np.lexsort((row[kept], -score[kept]))[:k]]
+
+
+def _best_of_lists(score: np.ndarray, lists: Lists, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the positions of the best k candidates of each list, and how many each has `[R]`."""
+    best = [
+        first + top_k(score[first:end], lists.row[first:end], k)
+        for first, end in itertools.pairwise(lists.start.tolist())
+    ]
+    counts = np.array([len(part) for part in best], np.int64)
+    return np.concatenate([np.zeros(0, np.int64), *best]), counts
 
 
 def _joined_tops(tops: list[Top]) -> Top:
     if not tops:
-        return np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.float32)
-    request, row, score = (np.concatenate(arrays) for arrays in zip(*tops, strict=True))
-    return request, row, score
+        return np.zeros(0, np.int64), np.zeros(0, np.float32)
+    row, score = (np.concatenate(arrays) for arrays in zip(*tops, strict=True))
+    return row, score
 
 
 def empty_leaves(bundle: Bundle, side: str) -> Leaves:

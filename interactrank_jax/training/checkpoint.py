@@ -1,7 +1,7 @@
 """Checkpoints: the whole run (to resume), and the best model so far (to index and score).
 
     RUN/checkpoints/STEP    train state, Grain iterator, progress   (the two newest are kept)
-    RUN/best/STEP           parameters and tables of the best validation so far
+    RUN/best/STEP           parameters, tables and calibration of the best validation so far
 
 Orbax writes beside and renames, so a checkpoint is whole or absent. Once it is there, the SHA-256
 of each of its files is written into it, STEP/checksums.json, and compared before it is read. A
@@ -25,6 +25,7 @@ import orbax.checkpoint as ocp
 from interactrank_jax.io import outputs
 from interactrank_jax.io.errors import InputError
 from interactrank_jax.io.files import PathLike
+from interactrank_jax.runs.best import KIND as SEAL
 from interactrank_jax.runs.best import (
     abstract,
     check_shapes,
@@ -32,7 +33,9 @@ from interactrank_jax.runs.best import (
     reading,
     restore_best,
     seal,
+    write_calibration,
 )
+from interactrank_jax.serving.probabilities import Calibration
 from interactrank_jax.training.state import TrainState
 
 logger = logging.getLogger(__name__)
@@ -175,24 +178,33 @@ class Checkpoints:
                 f"far: it was removed. Put it back, or train again in a new --workdir."
             )
 
-    def save_best(self, state: TrainState) -> None:
+    def save_best(self, state: TrainState, calibration: Calibration) -> None:
         """Saves the model alone as the best so far; the first one is read back, as a proof.
+
+        A run that was killed before its last best model was calibrated comes here again, at the
+        same step and with the same bits: the first process then writes what is absent.
+
+        Args:
+          state: whose model.
+          calibration: of that model.
 
         Raises:
           InputError: it cannot be written, or what was written is not what comes back.
         """
         step = int(state.step)
-        if step != self._best.latest_step():
-            model = {"params": state.params, "tables": state.tables}
-            with outputs.writing(self._root, _WRITING):
+        path, is_new = self._root / "best" / str(step), step != self._best.latest_step()
+        model = {"params": state.params, "tables": state.tables}
+        with outputs.writing(self._root, _WRITING):
+            if is_new:
                 self._best.save(step, args=ocp.args.StandardSave(model), force=True)
                 # Before the checkpoint that speaks of it: a kill in between must not lose it.
                 self._best.wait_until_finished()
-                if jax.process_index() == 0:
-                    seal(self._root / "best" / str(step))
-            if not self._is_proven:
-                self._prove(model)
-                self._is_proven = True
+            if jax.process_index() == 0 and not (path / SEAL.file).exists():
+                write_calibration(path, calibration)
+                seal(path)
+        if is_new and not self._is_proven:
+            self._prove(model)
+            self._is_proven = True
 
     def _prove(self, model: dict[str, Any]) -> None:
         restored, _ = restore_best(self._root, _on_host(model))

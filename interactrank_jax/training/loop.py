@@ -205,11 +205,15 @@ class Loop:
         trainer.placed = dataclasses.replace(trainer.placed, sums=zero)
 
     def _validate(self, done: int) -> None:
-        """Evaluates the state on the validation split, and keeps it if it is the best so far."""
+        """Evaluates the state on the validation split, and keeps it if it is the best so far.
+
+        It is calibrated there each time, not at the end alone: the best model and its calibration
+        are one checkpoint, whenever the run is killed.
+        """
         placed = self._trainer.placed
         self._validation.use({"params": placed.params, "tables": placed.tables})
         self._has_validated = True
-        figures = evaluate.validate(self._validation)
+        figures, calibration = evaluate.validate(self._validation)
         scalars = {f"validation/{name}": value for name, value in figures.items()}
         select_by = self._run.config.train.select_by
         for name, values in self._references.items():
@@ -218,7 +222,7 @@ class Loop:
         self._writer.write(done, scalars)
         record_validation(self.progress, figures, done, self._run.config.train)
         if self.progress.best_step == done:
-            self._checkpoints.save_best(self._trainer.state)
+            self._checkpoints.save_best(self._trainer.state, calibration)
 
     @functools.cached_property
     def _references(self) -> dict[str, dict[str, float]]:

@@ -159,7 +159,8 @@ def stations(root, log, config, k=10):
             == 0
         )
         table = pq.read_table(scores / "scores.parquet")
-        assert table.column_names == ["request_id", "item_id", "rank", "score"]
+        columns = ["request_id", "item_id", "rank", "score", "probability_engaged"]
+        assert table.column_names == columns
         for name, column in (("items", "item_id"), ("requests", "request_id")):
             known = pq.read_table(open_log(log).files(name), columns=[column])[column]
             assert set(table[column].to_pylist()) <= set(known.to_pylist())

@@ -13,6 +13,7 @@ from interactrank_jax.io.errors import InputError
 from interactrank_jax.losses import prior
 from interactrank_jax.losses.labels import LabelRule
 from interactrank_jax.runs.run import Run
+from interactrank_jax.serving.probabilities import Calibration
 from tests.conftest import REPOSITORY
 from tests.synthetic import ACTIONS, tiny_config
 
@@ -20,7 +21,8 @@ from tests.synthetic import ACTIONS, tiny_config
 class Constant:
     """A scorer without an opinion."""
 
-    name, heads, offsets, utility, has_corpus = "constant", (), (), (1.0,), True
+    name, heads, calibration, has_corpus = "constant", (), Calibration(), True
+    utility = (1.0,)
 
     def __init__(self, num_items):
         self.num_items = num_items

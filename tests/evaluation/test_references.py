@@ -18,7 +18,9 @@ from interactrank_jax.evaluation.rows import Rows
 from interactrank_jax.examples.format import Examples
 from interactrank_jax.io.errors import InputError
 from interactrank_jax.losses.labels import LabelRule
+from interactrank_jax.runs.best import CALIBRATION, seal
 from interactrank_jax.training.train import train
+from tests.faults.forging import at, reseal
 from tests.synthetic import tiny_config, write_examples
 
 
@@ -146,6 +148,35 @@ def test_a_model_below_a_line_is_said_to_be_so_in_words():
     result |= {"heads": {}, "stages": {}, "slices": {}, "requests": 1, "candidates": 2}
     result |= {"corpus_requests": 0, "protocol": "clean_time", "negatives": None}
     assert "interactrank lies below regression" in tables.report([result])
+
+
+def test_a_log_loss_above_a_line_is_said_to_be_so_in_words():
+    def line(low, value, high):
+        differences = {"logloss": [value, low, high], "roc_auc": [0.1, 0.05, 0.15]}
+        return {"feature": "", "metrics": {"logloss": 0.5}, "differences": differences}
+
+    lines = {"constant": line(0.01, 0.02, 0.03), "regression": line(-0.01, 0.005, 0.02)}
+    lines["popularity"] = {"feature": "", "metrics": {}, "differences": {}}
+    expected = "above constant, which has logloss 0.5000: +0.0200 [+0.0100, +0.0300]"
+    assert lines_above(lines, "roc_auc", "logloss") == [expected]
+    assert lines_above(lines, "logloss", "logloss") == [expected]
+
+
+def test_an_evaluation_says_that_its_log_loss_is_above_the_constants(tmp_path, examples_path):
+    """A calibration that was made worse on purpose, under checksums that are right."""
+    config = tiny_config("matrix_factorization")
+    train(config, examples_path, tmp_path / "run")
+    assert not [
+        words
+        for words in evaluate(tmp_path / "run", examples_path)["below"]
+        if "const" in words and "logloss" in words
+    ]
+    (step,) = (tmp_path / "run" / "best").glob("[0-9]*")
+    reseal(step / CALIBRATION.file, at("calibration", "bias", [9.0, 0.0]))
+    seal(step)
+    result = evaluate(tmp_path / "run", examples_path)
+    assert any(words.startswith("above constant, which has logloss") for words in result["below"])
+    assert "lies above constant, which has logloss" in tables.report([result])
 
 
 def test_training_warns_where_a_line_is_better_on_validation(tmp_path, examples_path, caplog):

@@ -32,7 +32,7 @@ def write_bundle(examples: Examples, state: Path, number: int, directory: Path) 
             *(store, backend, number, encoder, examples.metadata.config),
             *(schema.features, raw, directory),
         )
-    absent: dict[str, Any] = {"model": "", "heads": [], "utility": [], "prior_offsets": []}
+    absent: dict[str, Any] = {"model": "", "heads": [], "utility": [], "calibration": {}}
     absent |= {"graphs": {}, "versions": {}, "parity": {}, "vectors": "", "vector_bias": None}
     write_record(directory, {**knowledge.record, **absent})
     return Bundle.open(directory)

@@ -83,5 +83,7 @@ def assert_same_run(workdir: Path, reference: Path) -> None:
     best, other = (Run.open(path).restore_model() for path in (workdir, reference))
     assert best[1] == other[1]
     assert fingerprint(best[0]) == fingerprint(other[0])
+    calibrations = [Run.open(path).calibration(best[1]) for path in (workdir, reference)]
+    assert calibrations[0] == calibrations[1]
     lines, others = (metric_lines(path) for path in (workdir, reference))
     assert [computed(line) for line in lines] == [computed(line) for line in others]

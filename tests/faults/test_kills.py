@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from interactrank_jax.evaluation.evaluate import evaluate
 from interactrank_jax.io import outputs
 from interactrank_jax.io.errors import InputError
 from interactrank_jax.runs import best
+from interactrank_jax.runs.run import Run
 from interactrank_jax.training.train import train
 from tests.faults.configs import long_config
 from tests.faults.processes import (
@@ -115,6 +117,28 @@ def test_killed_while_a_checkpoint_is_written_the_last_whole_one_is_used(
     assert "resumed at step 12" in errors
     assert_same_run(workdir, reference)
     assert not list(workdir.glob("checkpoints/*tmp*"))
+
+
+def test_killed_between_a_best_model_and_its_calibration_it_is_used_and_goes_on(
+    tmp_path, examples_path, reference, caplog
+):
+    workdir, marker = tmp_path / "run", tmp_path / "marker"
+    pause = "interactrank_jax.training.checkpoint:write_calibration"
+    process = start(examples_path, workdir, "--pause", pause, "1", str(marker))
+    wait_for(process, marker.exists)
+    kill(process)
+    run = Run.open(workdir)
+    _, step = run.restore_model()
+    assert not (workdir / "best" / str(step) / best.CALIBRATION.file).exists()
+    assert run.calibration(step).fitted == (False, False)
+    assert "corrected for weights and sampling alone" in caplog.text
+    figures = evaluate(workdir, examples_path)
+    assert figures["calibration"]["scale"] == [1.0, 1.0]
+    shutil.rmtree(workdir / "eval")
+
+    finish(start(examples_path, workdir))
+    assert_same_run(workdir, reference)
+    assert any(Run.open(reference).calibration(Run.open(reference).restore_model()[1]).fitted)
 
 
 @pytest.mark.parametrize(

@@ -135,7 +135,9 @@ def test_no_requests_make_empty_scores(served, paths, tables, tmp_path):
     none = {name: tmp_path / f"{name}.parquet" for name in ("requests", "candidates")}
     assert run(served, paths, tmp_path / "out", "--log_features=1", **none) == 0
     assert read(tmp_path / "out").num_rows == 0
-    assert read(tmp_path / "out").schema.names == ["request_id", "item_id", "rank", "score"]
+    columns = ["request_id", "item_id", "rank", "score"]
+    probabilities = ["probability_engaged", "probability_save"]
+    assert read(tmp_path / "out").schema.names == columns + probabilities
     assert read(tmp_path / "out" / "features", "requests").num_rows == 0
 
 

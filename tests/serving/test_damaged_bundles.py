@@ -76,18 +76,28 @@ def test_what_is_no_bundle(served, path):
 
 def test_another_version(copy):
     record = files.read_sealed(copy / KIND.file)
-    files.write_sealed(copy / KIND.file, record | {"format_version": 99})
-    with pytest.raises(InputError, match=r"format_version is 99, expected 1.*export"):
-        Bundle.open(copy)
+    for version in (1, 99):  # 1 had no calibration
+        files.write_sealed(copy / KIND.file, record | {"format_version": version})
+        message = rf"format_version is {version}, expected 2.*export"
+        with pytest.raises(InputError, match=message):
+            Bundle.open(copy)
 
 
-@pytest.mark.parametrize("field", ["graphs", "sizes", "as_of", "vectors"])
+@pytest.mark.parametrize("field", ["graphs", "sizes", "as_of", "vectors", "calibration"])
 def test_a_record_without_a_field(copy, field):
     record = files.read_sealed(copy / KIND.file)
     del record[field]
     files.write_sealed(copy / KIND.file, record)
     with pytest.raises(InputError, match="is not what `interactrank export` writes"):
         Bundle.open(copy)
+
+
+def test_a_calibration_that_is_none(copy, reader):
+    record = files.read_sealed(copy / KIND.file)
+    forged = {**record["calibration"], "scale": [-1.0, 1.0]}
+    files.write_sealed(copy / KIND.file, record | {"calibration": forged})
+    with pytest.raises(InputError, match=r"bundle\.json: the calibration is .*scales > 0"):
+        type(reader)(copy)
 
 
 def test_a_name_that_leads_elsewhere(copy):
@@ -109,6 +119,13 @@ class TestVerify:
         with pytest.raises(InputError, match="scores of the golden requests differ from those at"):
             verify_golden(opened.ranking)
         with pytest.raises(InputError, match="graphs do not compute the same here"):
+            type(reader)(copy, verify=True)
+
+    def test_another_calibration(self, copy, reader):
+        record = Bundle.open(copy).artifact.record
+        forged = {**record["calibration"], "bias": [3.0, 3.0]}
+        write_record(copy, record | {"calibration": forged})
+        with pytest.raises(InputError, match="scores of the golden requests differ from those at"):
             type(reader)(copy, verify=True)
 
     def test_other_features(self, copy, reader):

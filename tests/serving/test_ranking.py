@@ -43,7 +43,8 @@ def assert_ranked(table: pa.Table) -> None:
 def test_every_candidate_has_its_rank(together):
     assert len(together) == COUNT * 9
     assert_ranked(together)
-    assert together.schema.names == ["request_id", "item_id", "rank", "score"]
+    columns = ["request_id", "item_id", "rank", "score"]
+    assert together.schema.names == [*columns, "probability_engaged", "probability_save"]
 
 
 def test_scores_depend_on_no_other_request(ranker, together):
@@ -116,8 +117,7 @@ def test_ties_are_in_the_order_of_the_store():
     score = np.array([1, 3, 3, 2, 3, 2], np.float32)
     row = np.array([9, 8, 4, 7, 6, 2])
     for k, expected in [(1, [4]), (2, [4, 6]), (4, [4, 6, 8, 2]), (9, [4, 6, 8, 2, 7, 9])]:
-        _, rows, _ = top_k(score, row, k, 0)
-        assert rows.tolist() == expected
+        assert row[top_k(score, row, k)].tolist() == expected
 
 
 def test_equal_items_are_in_the_order_of_their_ids(tmp_path, served, monkeypatch):

@@ -189,7 +189,7 @@ def test_a_run_keeps_what_weighting_added_to_its_logits(two_preparations):
     trained, other = (prior.prior_offsets(run.rule, loss, part) for part in (old, new))
     assert trained != other
     scorer = ModelScorer(run, run.check_examples(new), "test", DataParallel("pmap"))
-    assert scorer.offsets == trained
+    assert scorer.calibration.offsets == trained
 
 
 def test_a_later_model_does_not_read_earlier_examples(two_preparations):
