@@ -146,6 +146,6 @@ def test_a_seed_below_a_line_by_more_than_its_interval_is_counted():
     assert set(row["lines"]) == {"popularity", "regression"}
     line = over_inputs.table([{"variant": "drift", "model": "interactrank", **row}]).splitlines()[2]
     assert line == (
-        "| drift | interactrank | 0.6500 ± 0.0141 | 0.6000 |  | 0.6500 | +0.0000 [-0.0100, +0.0100] "
-        "| 1 of 2 | 0.6100 | 0.6900 |"
+        "| drift | interactrank | 0.6500 ± 0.0141 | 0.6000 |  | 0.6500 "
+        "| +0.0000 [-0.0100, +0.0100] | 1 of 2 | 0.6100 | 0.6900 |"
     )

@@ -17,7 +17,6 @@ from interactrank_jax.evaluation.rows import Rows
 from interactrank_jax.evaluation.scorers import ModelScorer
 from interactrank_jax.examples.format import Examples
 from interactrank_jax.io.errors import InputError
-from interactrank_jax.models.registry import MODELS
 from interactrank_jax.runs import best
 from interactrank_jax.runs.run import Run
 from interactrank_jax.training import checkpoint
@@ -174,24 +173,3 @@ def test_a_validation_with_too_few_positives_leaves_a_head_as_it_is(
     opened = Run.open(tmp_path / "run")
     assert opened.calibration(opened.restore_model()[1]) == opened.prior_correction()
     assert file_of(tmp_path / "run").exists()
-
-
-@pytest.mark.thorough  # a training of each model, most of which is to compile it
-@pytest.mark.parametrize("model", MODELS)
-def test_no_model_has_a_log_loss_above_the_constants(model, tiny_examples, tmp_path):
-    """On the simulated log's test split, after a training of two epochs."""
-    config = tiny_config(model)
-    without_blocks(config)
-    config.data = Examples(tiny_examples).metadata.config
-    config.label.update({"heads": ("engaged",), "utility": (1.0,)})
-    config.train.loss.head_weights = (20.0,)
-    config.train.update({"batch_size": 64, "max_steps": 50, "eval_every": 25})
-    config.train.checkpoint_every = 50
-    for name in ("optimizer", "tables"):
-        config.train[name].warmup_steps = 5
-    train(config, tiny_examples, tmp_path / "run")
-    result = evaluate(tmp_path / "run", tiny_examples)
-    constant = result["references"]["constant"]["metrics"]["logloss"]
-    assert result["calibration"]["fitted"] == [True]
-    assert result["metrics"]["logloss"] <= constant
-    assert not [words for words in result["below"] if "constant, which has logloss" in words]
