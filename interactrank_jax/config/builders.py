@@ -35,7 +35,7 @@ def base_config(argument: str) -> ConfigDict:
             id_dropout=0.0,
             # What ends a model, the weights of the dot product and of what history knows: whether
             # those start at their logistic regression, what its rate is multiplied by, its decay.
-            affine=_config(fit=True, rate_scale=1.0, weight_decay=0.0),
+            affine=_config(fit=True, rate_scale=10.0, weight_decay=0.0),
             optimizer=_config(
                 learning_rate=1e-3,
                 warmup_steps=100,
@@ -48,7 +48,8 @@ def base_config(argument: str) -> ConfigDict:
                 learning_rate=0.05,
                 warmup_steps=0,
                 decay="constant",
-                initial_accumulator=0.1,
+                # Where training starts at the regression, gradients are small from the first step.
+                initial_accumulator=0.01,
                 weight_decay=0.0,
             ),
             loss=_config(

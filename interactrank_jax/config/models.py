@@ -238,7 +238,7 @@ def for_log(model: str, log: Any, positive: Sequence[str] = ()) -> ConfigDict:
     """Returns the config of a model for a log of your own, whatever its actions are called.
 
     Histories are made of all actions. Each positive one is counted per query and item over a week,
-    a month and a year. Of a log with time examples are split by it, others at random.
+    a month and a year, and per user: how often it was done, and at what rate. Of a log with time examples are split by it, others at random.
 
     Example:
       >>> import interactrank_jax as ir
@@ -273,7 +273,7 @@ def for_log(model: str, log: Any, positive: Sequence[str] = ()) -> ConfigDict:
             raise InputError(f"positive action '{action}'." + did_you_mean(action, actions))
     timeless = log.schema.timeless
     config = build(model, "ratings" if timeless else "search")
-    config.data.history.update({"actions": actions, "rates": ()})
+    config.data.history.update({"actions": actions, "rates": positive})
     config.data.query_history.actions = positive
     windows = (730,) if timeless else (7, 30, 365)
     config.data.cross.features = tuple(
