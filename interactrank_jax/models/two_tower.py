@@ -75,10 +75,8 @@ class TwoTower(AffineRanker):
     def rank_all(self, query: Query, items: Array, utility: Sequence[float]) -> Array:
         """Returns the ranked score `[R, I]` by one matrix product, whatever the heads."""
         weights = jnp.asarray(utility, jnp.float32)
-        offset = jnp.broadcast_to(self.bias @ weights, (len(query.vectors),))
-        if query.offset is not None:
-            offset = offset + query.offset @ weights
-        return self.serving_query(query, utility) @ items.T + offset[:, None]
+        scores = self.serving_query(query, utility) @ items.T + self.bias @ weights
+        return scores if query.offset is None else scores + (query.offset @ weights)[:, None]
 
     def similarity(self, query: Query, items: Array) -> Array:
         """Returns `[R, N]`: cosine of the first head over the learned temperature."""
