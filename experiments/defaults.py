@@ -1,6 +1,6 @@
 r"""What each default of training is worth: ROC-AUC on validation, one change at a time.
 
-    python -m experiments.defaults --preset=small --source=../shared/data/ml-100k --out=runs/defaults
+    python -m experiments.defaults --source=../shared/data/ml-100k --out=runs/defaults
 
 InteractRank as it stands, then with one default changed (`CHANGES`), on simulated logs of several
 kinds and, if `--source` has it, on MovieLens-100K by time and at random. The test split is not
