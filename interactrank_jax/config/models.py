@@ -238,7 +238,8 @@ def for_log(model: str, log: Any, positive: Sequence[str] = ()) -> ConfigDict:
     """Returns the config of a model for a log of your own, whatever its actions are called.
 
     Histories are made of all actions. Each positive one is counted per query and item over a week,
-    a month and a year, and per user: how often it was done, and at what rate. Of a log with time examples are split by it, others at random.
+    a month and a year, and per user: how often it was done, and at what rate. Of a log with time
+    examples are split by it, others at random.
 
     Example:
       >>> import interactrank_jax as ir

@@ -96,7 +96,7 @@ def export(
         served, graphs, fields = _write_model(run, model, index, onnx, directory)
         if vectors:
             ids, leaf = as_values(raw["item_id"]), jax.tree.leaves(index)[0][1:]
-            write_vectors(ids, leaf, served.vector_bias, vectors, directory / "vectors")
+            write_vectors(ids, leaf, vectors, directory / "vectors")
         record = _describe(run, model, step) | knowledge.record | fields | {"vectors": vectors}
         progress("golden requests")
         parity = _prove(record, raw, served, graphs, directory)
@@ -193,10 +193,7 @@ def _write_model(
     )
     graphs = served.graphs()
     _write_arrays(model, index, graphs, directory)
-    fields = {
-        "vector_bias": served.vector_bias if served.is_dot else None,
-        "graphs": write_graphs(graphs, directory / "graphs", onnx),
-    }
+    fields = {"graphs": write_graphs(graphs, directory / "graphs", onnx)}
     return served, graphs, fields
 
 

@@ -7,8 +7,9 @@
                                                           logits [requests, candidates, heads]
     score_list      a batch, index/N, row, cross          the same: both steps in one
     score_all       query/N, item/N                       score [requests, tile], without cross
-    query_vector    a batch of requests                   vector [requests, d]: of dot models, all
-                                                          heads folded into one
+    query_vector    a batch of requests                   vector [requests, d], of dot models, all
+                                                          heads folded into one, and offset
+                                                          [requests], what a product with it lacks
 
 They take arrays by name. Embedding tables, the index and what histories look up of items are inputs
 as well, so that they can be mapped from disk and lie in no file twice; the dense parameters are
@@ -113,18 +114,13 @@ class ServedModel:
             "score_all": Graph(self._score_all, {**queries, **tile}, ("score",)),
         }
         if self.is_dot:
-            graphs["query_vector"] = Graph(self._query_vector, asked, ("vector",))
+            graphs["query_vector"] = Graph(self._query_vector, asked, ("vector", "offset"))
         return graphs
 
     @property
     def is_dot(self) -> bool:
         """Whether a score is a dot product with the item's vector, a constant and cross terms."""
         return hasattr(self._model, "serving_query")
-
-    @property
-    def vector_bias(self) -> float:
-        """The constant beside the dot product with `query_vector`."""
-        return float(self._variables["params"]["bias"] @ np.asarray(self._utility))
 
     def contradiction(self, arrays: Arrays) -> str | None:
         """Returns how the model's ways to score contradict each other; None if they do not.
@@ -267,9 +263,12 @@ class ServedModel:
         return (self._ranked(jnp.asarray(logits)),)
 
     def _query_vector(self, arrays: Arrays) -> tuple[Array, ...]:
-        query, method = self._query_tree(arrays), "serving_query"
-        vector = self._model.apply(self._variables, query, self._utility, method=method)
-        return (jnp.asarray(vector),)
+        query, apply = self._query_tree(arrays), self._model.apply
+        parts = [
+            apply(self._variables, query, self._utility, method=method)
+            for method in ("serving_query", "serving_offset")
+        ]
+        return tuple(jnp.asarray(part) for part in parts)
 
     def _unflatten(self, side: int, arrays: Arrays, prefix: str) -> Any:
         leaves = _below(arrays, prefix)

@@ -88,7 +88,7 @@ def _write_items(
     if bundle["vectors"]:
         shutil.rmtree(directory / "vectors")
         vectors = np.load(directory / "index" / "0.npy", mmap_mode="r")[1:]
-        write_vectors(ids, vectors, bundle["vector_bias"], bundle["vectors"], directory / "vectors")
+        write_vectors(ids, vectors, bundle["vectors"], directory / "vectors")
 
 
 def _extend(source: Path, file: Path, total: int, row: np.ndarray, values: np.ndarray) -> None:

@@ -1,10 +1,10 @@
-"""Writes the items of a dot model for a vector index: score = <query_vector, vector> + bias.
+"""Writes the items of a dot model for a vector index: score = <vector, vector> + offset.
 
-    vectors/bias.json                       bias
     vectors/items.parquet                   item_id, vector; or
     vectors/ids.parquet, vector.npy         item_id; `[I, d]` in the same order
 
-`query_vector` is the graph of that name. Cross features add their terms to the score.
+The graph `query_vector` gives a request's vector and its offset, alike for all items. Cross
+features add their terms to the score.
 """
 
 from pathlib import Path
@@ -18,21 +18,17 @@ from interactrank_jax.io import files
 FORMS = ("parquet", "npy")
 
 
-def write_vectors(
-    ids: pa.Array, vectors: np.ndarray, bias: float, form: str, directory: Path
-) -> None:
+def write_vectors(ids: pa.Array, vectors: np.ndarray, form: str, directory: Path) -> None:
     """Writes the vectors of items.
 
     Args:
       ids: `[I]`.
       vectors: `[I, d]`.
-      bias: the constant beside the dot product.
       form: one of `FORMS`.
       directory: new.
     """
     directory.mkdir()
     vectors = np.asarray(vectors, np.float32)
-    files.write_json(directory / "bias.json", {"bias": bias})
     if form == "npy":
         files.save_array(directory / "vector.npy", vectors)
         pq.write_table(pa.table({"item_id": ids}), directory / "ids.parquet")

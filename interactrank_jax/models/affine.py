@@ -18,7 +18,7 @@ def add_offset(logits: Array, offset: Array | None) -> Array:
     """Adds what all candidates of a request have in common, `[R, H]`, to logits `[R, ..., H]`."""
     if offset is None:
         return logits
-    return logits + offset.reshape(len(offset), *(1,) * (logits.ndim - 2), -1)
+    return logits + jnp.expand_dims(offset, tuple(range(1, logits.ndim - 1)))
 
 
 class AffineRanker(PreRanker):

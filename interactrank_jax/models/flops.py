@@ -113,9 +113,14 @@ def _mlp(width: int, tower: ConfigDict) -> int:
     return layers + 7 * sum(hidden) * tower.layer_norm + 2 * hidden[-1]
 
 
+def _affine(s: Shapes) -> int:
+    """The affine terms beside a network."""
+    return linear_cross(s) if s.config.cross.affine else 0
+
+
 def _deep(s: Shapes) -> int:
-    """Fields of the cross features, and the MLP, whose first layer adds the request's part."""
-    return s.K * s.d + _mlp(s.pair_fields * s.d, s.config.tower)
+    """Fields of cross features, the affine terms, and the MLP, which adds the request's part."""
+    return s.K * s.d + _affine(s) + _mlp(s.pair_fields * s.d, s.config.tower)
 
 
 def wide_deep(s: Shapes) -> int:
@@ -150,4 +155,4 @@ def cold(s: Shapes) -> int:
     """Means of the fields, their gates, the gated fields, and an MLP of all of them."""
     F = s.fields
     gated = F * s.d + F * (2 * F + 1) + F * s.d
-    return s.K * s.d + gated + _mlp(F * s.d, s.config.tower)
+    return s.K * s.d + _affine(s) + gated + _mlp(F * s.d, s.config.tower)

@@ -72,12 +72,15 @@ class TwoTower(AffineRanker):
         weight = self.dot_weight() * jnp.asarray(utility, jnp.float32)
         return jnp.einsum("rhd,h->rd", query.vectors, weight)
 
+    def serving_offset(self, query: Query, utility: Sequence[float]) -> Array:
+        """Returns what that product lacks, `[R]`, alike for all items of a request."""
+        weights = jnp.asarray(utility, jnp.float32)
+        alike = jnp.zeros_like(query.vectors[:, 0, 0]) + self.bias @ weights
+        return alike if query.offset is None else alike + query.offset @ weights
+
     def rank_all(self, query: Query, items: Array, utility: Sequence[float]) -> Array:
         """Returns the ranked score `[R, I]` by one matrix product, whatever the heads."""
-        weights = jnp.asarray(utility, jnp.float32)
-        offset = jnp.broadcast_to(self.bias @ weights, (len(query.vectors),))
-        if query.offset is not None:
-            offset = offset + query.offset @ weights
+        offset = self.serving_offset(query, utility)
         return self.serving_query(query, utility) @ items.T + offset[:, None]
 
     def similarity(self, query: Query, items: Array) -> Array:

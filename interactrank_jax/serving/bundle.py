@@ -38,7 +38,7 @@ _FIELDS = (
     *("model", "as_of", "lag_days", "delay_s", "timeless", "actions", "history_actions"),
     *("rates", "heads", "utility", "calibration", "features", "key_types", "chains", "cross"),
     *("items", "has_users", "has_queries", "has_fresh", "form_of", "has_seen"),
-    *("graphs", "sizes", "versions", "protocol", "parity", "vectors", "vector_bias"),
+    *("graphs", "sizes", "versions", "protocol", "parity", "vectors"),
 )
 
 

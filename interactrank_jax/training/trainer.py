@@ -63,7 +63,7 @@ class Trainer:
       >>> list(figures.columns)
       ['metric', 'value', 'low', 'high']
       >>> trainer.history["step"].tolist()
-      [3]
+      [0, 3]
 
     Attributes:
       config: the whole config, resolved; its `data` part is that of the examples.

@@ -68,6 +68,7 @@ def test_interactfit_with_interactranks_parts_switched_off_is_fit(argument):
     del config.model["cross"]
     config.model.name = "fit"
     config.model.tower.masknet.blocks = 0
+    config.model.dot_weight_init = fit.model.dot_weight_init
     if config.model.sequence.query_history != "none":
         config.model.sequence.query_history = fit.model.sequence.query_history
     assert configuration.difference(configuration.to_json(fit), configuration.to_json(config)) == ""

@@ -10,6 +10,7 @@ import pytest
 from experiments import efficiency
 from experiments.benchmarks.workload import make_workload
 from interactrank_jax.models.registry import MODELS
+from interactrank_jax.models.two_tower import Query
 from interactrank_jax.runs.run import Run
 
 # Sums of n terms counted as n or n - 1, and what XLA computes twice rather than keep.
@@ -98,9 +99,9 @@ def test_what_is_counted_gives_the_ranked_score(metadata):
     query = rng.normal(size=(2, len(run.rule.heads), d)).astype(np.float32)
     items = rng.normal(size=(2, 5, d)).astype(np.float32)
     cross = rng.exponential(0.1, (2, 5, serving.cross)).astype(np.float32)
-    logits = run.model.apply({"params": params}, query, items, cross, method="score")
+    logits = run.model.apply({"params": params}, Query(query), items, cross, method="score")
     transformed = np.log1p(cross / np.array(run.inputs.cross_scale, np.float32))
-    score = serving.score({"params": served}, query[:, :1], items, transformed)
+    score = serving.score({"params": served}, Query(query[:, :1]), items, transformed)
     np.testing.assert_allclose(score, logits @ np.array(run.rule.utility), rtol=1e-4)
 
 

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from experiments import freshness, over_inputs, unseen_queries
+from experiments import defaults, freshness, over_inputs, unseen_queries
 from experiments.comparison import Scored
 from interactrank_jax.log.read import open_log
 from interactrank_jax.state.normalized_query import form
@@ -149,3 +149,16 @@ def test_a_seed_below_a_line_by_more_than_its_interval_is_counted():
         "| drift | interactrank | 0.6500 ± 0.0141 | 0.6000 |  | 0.6500 "
         "| +0.0000 [-0.0100, +0.0100] | 1 of 2 | 0.6100 | 0.6900 |"
     )
+
+
+def test_a_change_of_a_default_is_worth_its_mean_difference():
+    values = {name: [0.70, 0.71] for name in defaults.CHANGES}
+    values["id dropout .1"] = [0.69, 0.72]
+    lines = defaults.table({"search": values, "drift": values}).splitlines()
+    assert lines[:3] == [
+        "| | search | drift |",
+        "|---|---|---|",
+        "| defaults | 0.7050 | 0.7050 |",
+    ]
+    assert "| id dropout .1 | +0.0000 ± 0.0141 | +0.0000 ± 0.0141 |" in lines
+    assert len(lines) == 2 + len(defaults.CHANGES)

@@ -33,7 +33,7 @@ def write_bundle(examples: Examples, state: Path, number: int, directory: Path) 
             *(schema.features, raw, directory),
         )
     absent: dict[str, Any] = {"model": "", "heads": [], "utility": [], "calibration": {}}
-    absent |= {"graphs": {}, "versions": {}, "parity": {}, "vectors": "", "vector_bias": None}
+    absent |= {"graphs": {}, "versions": {}, "parity": {}, "vectors": ""}
     write_record(directory, {**knowledge.record, **absent})
     return Bundle.open(directory)
 

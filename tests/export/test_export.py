@@ -1,6 +1,5 @@
 """From a run and STATE to a bundle, and from a bundle to one with further items."""
 
-import json
 import os
 import shutil
 import signal
@@ -147,9 +146,8 @@ class TestItems:
 
 
 def check_vectors(path, form: str) -> None:
-    """A score is the dot product of two vectors, a constant, and the cross terms."""
+    """A score is the dot product of two vectors, the request's offset, and the cross terms."""
     opened = Ranker(path)
-    bias = json.loads((path / "vectors" / "bias.json").read_text())["bias"]
     if form == "npy":
         ids = pq.read_table(path / "vectors" / "ids.parquet")["item_id"].to_pylist()
         vectors = np.load(path / "vectors" / "vector.npy")
@@ -161,8 +159,8 @@ def check_vectors(path, form: str) -> None:
     encoded = opened.ranking.encoder.encode(asked)
     wanted = opened.bundle["graphs"]["query_vector"]["inputs"]
     batch = {name: array for name, array in encoded.arrays.items() if name in wanted}
-    query = opened.ranking.graphs.run("query_vector", batch)["vector"]
-    dots = query @ vectors.T + bias
+    query = opened.ranking.graphs.run("query_vector", batch)
+    dots = query["vector"] @ vectors.T + query["offset"][:, None]
     for row in range(3):
         parts = opened.explain(asked.slice(row, 1), ids)
         cross = sum(parts[n].to_numpy() for n in parts.column_names if n.endswith(" part"))
