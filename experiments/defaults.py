@@ -40,14 +40,14 @@ MOVIELENS = {"movielens_100k": "by time", "movielens_100k_random": "at random"}
 
 def settings(arguments: argparse.Namespace) -> dict[str, contenders.Setting]:
     """Returns what trainings on each data set are run with, by the name of its column."""
-    place = simulated.place(arguments)
+    directory = simulated.place(arguments)
     preset = "tiny" if arguments.quick else arguments.preset
 
     def setting(name: str, argument: str, log: Path) -> contenders.Setting:
         return contenders.Setting(
             argument=argument,
             log=log,
-            out=place / name,
+            out=directory / name,
             seeds=tuple(arguments.seeds),
             limit=1,
             parallel=arguments.parallel,
@@ -58,9 +58,9 @@ def settings(arguments: argparse.Namespace) -> dict[str, contenders.Setting]:
     made = {}
     for variant in arguments.variants:
         argument = "ratings_time" if variant == over_inputs.POSITIVES else over_inputs.SEARCH
-        made[variant] = setting(variant, argument, over_inputs.make_log(preset, variant, place))
+        made[variant] = setting(variant, argument, over_inputs.make_log(preset, variant, directory))
     if arguments.source is not None:
-        log = logs.make_log("movielens_100k", arguments.source, preset, place)
+        log = logs.make_log("movielens_100k", arguments.source, preset, directory)
         for argument, name in MOVIELENS.items():
             made[f"MovieLens-100K {name}"] = setting(argument, argument, log)
     return made

@@ -62,12 +62,12 @@ def measure(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     """Trains and tests the models on every variant; returns a row for each pair."""
     rows = []
     for variant in arguments.variants:
-        place = simulated.place(arguments)
+        directory = simulated.place(arguments)
         preset = "tiny" if arguments.quick else arguments.preset
         setting = contenders.Setting(
             argument="ratings_time" if variant == POSITIVES else SEARCH,
-            log=make_log(preset, variant, place),
-            out=place / variant,
+            log=make_log(preset, variant, directory),
+            out=directory / variant,
             seeds=tuple(arguments.seeds),
             limit=1,
             parallel=arguments.parallel,

@@ -294,7 +294,7 @@ TRAIN = _fields(
         Number(0, 1e6),
         "what the learning rate of those terms and of the dot product's weight is multiplied by",
     ),
-    ("affine.weight_decay", Number(0, 100), "of those terms and that weight"),
+    ("affine.weight_decay", Number(0, 100), "of those terms"),
     ("optimizer.warmup_steps", Whole(0, COUNT), "steps in which the rate rises from 0"),
     ("optimizer.decay", _DECAYS, "how the rate falls after that"),
     ("optimizer.weight_decay", Number(0, 100), "of AdamW"),

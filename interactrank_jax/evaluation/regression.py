@@ -8,6 +8,8 @@ Convex, so that there is one best fit: by scikit-learn, on training rows, with a
 """
 
 import dataclasses
+import logging
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 
 import jax.numpy as jnp
@@ -20,7 +22,12 @@ from interactrank_jax.losses.labels import LabelRule
 from interactrank_jax.models.history_terms import transform_cross, transform_user_values
 from interactrank_jax.models.inputs import Inputs
 
+logger = logging.getLogger(__name__)
+
+RowWeights = Callable[[np.ndarray, np.ndarray | None], np.ndarray]
+
 ROWS = 1_000_000  # training candidates at most: its blocks are in random order, so the first do
+MOST_ITERATIONS = 1000
 LEAST_SHARE = 1e-6  # of a label that training never saw, so that its logit is finite
 
 
@@ -70,7 +77,7 @@ def fit_regression(
     rule: LabelRule,
     inputs: Inputs | None = None,
     transform: str = "odds",
-    weights: Callable[[np.ndarray], np.ndarray] | None = None,
+    weights: RowWeights | None = None,
 ) -> Regression:
     """Fits one logistic regression per head on the training split.
 
@@ -79,7 +86,8 @@ def fit_regression(
       rule: what the heads' labels are.
       inputs: what to look at; all cross features and rates by default.
       transform: of the cross features.
-      weights: of rows by their actions `[n, A]`; all 1 by default.
+      weights: of rows by their actions `[n, A]` and, where there are any, stages `[n]`; all 1 by
+        default.
 
     Raises:
       InputError: the examples have neither cross features nor rates, or one that is not finite.
@@ -87,12 +95,12 @@ def fit_regression(
     inputs = inputs or every_input(examples.metadata, rule.heads)
     if not inputs.cross and not inputs.user_values:
         raise InputError("these examples have no cross features and no rates to regress on.")
-    values, actions = _training_rows(examples, inputs, transform)
+    values, actions, stage = _training_rows(examples, inputs, transform)
     if not np.isfinite(values).all():
         raise InputError(
             "cross features or rates of training rows are not finite: prepare the examples again."
         )
-    row_weights = None if weights is None else np.asarray(weights(actions), np.float64)
+    row_weights = None if weights is None else np.asarray(weights(actions, stage), np.float64)
     labels = np.asarray(rule.labels(actions))
     weight, bias = np.zeros((values.shape[1], labels.shape[1])), np.zeros(labels.shape[1])
     for head, label in enumerate(labels.T):
@@ -107,13 +115,22 @@ def _fit_head(
     values: np.ndarray, label: np.ndarray, row_weights: np.ndarray | None
 ) -> tuple[np.ndarray, float]:
     """Returns the weights and the bias of one label; zeros and its logit where it never varies."""
-    from sklearn.linear_model import LogisticRegression  # takes a second to import
+    from sklearn.exceptions import ConvergenceWarning  # takes a second to import
+    from sklearn.linear_model import LogisticRegression
 
     share = float(np.average(label, weights=row_weights))
     if share in (0.0, 1.0):
         share = min(max(share, LEAST_SHARE), 1 - LEAST_SHARE)
         return np.zeros(values.shape[1]), float(np.log(share / (1 - share)))
-    model = LogisticRegression(max_iter=1000).fit(values, label, row_weights)
+    model = LogisticRegression(max_iter=MOST_ITERATIONS)
+    with warnings.catch_warnings(action="ignore", category=ConvergenceWarning):
+        model.fit(values, label, row_weights)
+    if model.n_iter_[0] >= MOST_ITERATIONS:
+        logger.warning(
+            "a logistic regression of cross features did not converge in %d steps; it is used as "
+            "it stands",
+            MOST_ITERATIONS,
+        )
     return model.coef_[0], float(model.intercept_[0])
 
 
@@ -125,18 +142,22 @@ def every_input(metadata: Metadata, heads: Sequence[str]) -> Inputs:
 
 def _training_rows(
     examples: Examples, inputs: Inputs, transform: str
-) -> tuple[np.ndarray, np.ndarray]:
-    """Returns what training rows are regressed on `[n, K + U]`, and their actions `[n, A]`."""
-    parts, rows = [], 0
-    for block in examples.blocks("train", ("cross", "request_numeric", "actions", "mask")):
+) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    """Returns what training rows are regressed on `[n, K + U]`, their actions, and their stages."""
+    has_stage = "stage" in examples.metadata.candidate_columns
+    names = ("cross", "request_numeric", "actions", "mask", *(("stage",) if has_stage else ()))
+    parts, stages, rows = [], [], 0
+    for block in examples.blocks("train", names):
         interrupts.check()
         mask = block["mask"]
         users = _user_values(block["request_numeric"], inputs)
         users = np.broadcast_to(users[:, None], (*mask.shape, users.shape[-1]))
         cross = _cross_values(block["cross"][mask], inputs, transform)
         parts.append((np.concatenate([cross, users[mask]], 1), block["actions"][mask]))
+        if has_stage:
+            stages.append(block["stage"][mask])
         rows += int(mask.sum())
         if rows >= ROWS:
             break
     values, actions = (np.concatenate(part) for part in zip(*parts, strict=True))
-    return values.astype(np.float64), actions
+    return values.astype(np.float64), actions, np.concatenate(stages) if has_stage else None

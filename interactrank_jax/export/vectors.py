@@ -1,4 +1,4 @@
-"""Writes the items of a dot model for a vector index: score = <vector, vector> + offset.
+"""Writes the items of a dot model for a vector index: score = <query vector, vector> + offset.
 
     vectors/items.parquet                   item_id, vector; or
     vectors/ids.parquet, vector.npy         item_id; `[I, d]` in the same order

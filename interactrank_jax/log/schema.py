@@ -132,6 +132,13 @@ class Schema:
             raise InputError("schema: no actions. Expected at least one, such as 'click'.")
         _check_names("feature", [feature.name for feature in self.features])
         _check_names("action", list(self.actions))
+        ours = {f"user_{what}_{action}" for action in self.actions for what in ("count", "rate")}
+        for feature in self.features:
+            if feature.name in ours:
+                raise InputError(
+                    f"feature name '{feature.name}' is that of what preparation counts of users "
+                    f"(config.data.history.rates): rename it."
+                )
 
     def select(self, entities: tuple[str, ...], kind: str | None = None) -> tuple[FeatureSpec, ...]:
         """Returns the features of some entities, in order, optionally of one kind."""

@@ -102,6 +102,10 @@ class LabelRule:
             weight = weight * (1 - column) + np.float32(value) * column
         return weight
 
+    def sampled_weights(self, actions, sampling: float):
+        """Returns `[...]` weights of rows of which, without any action, a share is kept."""
+        return self.example_weights(actions) * np.where(self.acted(actions), 1.0, sampling)
+
     def acted(self, actions):
         """Returns `[...]` bool: anything happened beyond the impression."""
         return (actions > 0).any(-1)
@@ -122,8 +126,9 @@ class LabelRule:
           multipliers: by action pattern, what weighs its rows beside the actions; 1 if absent.
         """
         patterns, count = _patterns(split)
-        weight = self.example_weights(patterns) * np.where(self.acted(patterns), 1.0, sampling)
-        weight = weight * [(multipliers or {}).get(pattern, 1.0) for pattern in split.actions]
+        weight = self.sampled_weights(patterns, sampling) * [
+            (multipliers or {}).get(pattern, 1.0) for pattern in split.actions
+        ]
         labels = self.labels(patterns)
         means = []
         for head in range(len(self.heads)):

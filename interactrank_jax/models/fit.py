@@ -139,7 +139,9 @@ class FIT(AffineRanker):
         user_vectors, item_vectors = heads, 1
         if late.user_heads:
             user_vectors, item_vectors, width = late.user_heads, late.item_heads, late.width
-            self.scorer = LightweightScorer(tuple(late.hidden), heads, late.scale_init)
+            self.scorer = LightweightScorer(
+                tuple(late.hidden), heads, late.scale_init, starts_at_zero=self.uses_cross
+            )
         else:
             self._make_projection()
         self.query_tower = QueryTower(

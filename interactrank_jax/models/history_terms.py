@@ -17,7 +17,7 @@ from interactrank_jax.models.layers import along_last
 Array = jax.Array
 
 TRANSFORMS = ("odds", "log", "linear")
-FARTHEST = 100.0  # times a mean rate, or its complement, that a rate may lie below it
+FARTHEST = 100.0  # a rate m is kept at least m / 100 from 0, and (1 - m) / 100 from 1
 
 
 def log_odds_ratio(difference: Array, mean: Any) -> Array:

@@ -21,11 +21,13 @@ class LightweightScorer(nn.Module):
       hidden: widths of W1 and W2.
       outputs: H.
       scale_init: initial scale of the cosines.
+      starts_at_zero: whether the first logits are zero, so that what stands beside counts.
     """
 
     hidden: tuple[int, int]
     outputs: int
     scale_init: float
+    starts_at_zero: bool = False
 
     @nn.compact
     def __call__(self, user: Array, item: Array) -> Array:
@@ -40,7 +42,8 @@ class LightweightScorer(nn.Module):
         by_item = nn.relu(nn.Dense(first, kernel_init=he, name="item")(similarity))
         by_item = jnp.swapaxes(by_item, -1, -2)
         by_user = nn.relu(nn.Dense(second, kernel_init=he, name="user")(by_item))
-        # The last layer starts at zero: what stands beside the scorer then counts from the start.
-        zero = nn.initializers.zeros
+        # Else the last layer starts small, so that first logits are of order one.
+        small = nn.initializers.variance_scaling(0.1, "fan_in", "normal")
+        init = nn.initializers.zeros if self.starts_at_zero else small
         flat = by_user.reshape(*by_user.shape[:-2], -1)
-        return nn.Dense(self.outputs, kernel_init=zero, name="output")(flat)
+        return nn.Dense(self.outputs, kernel_init=init, name="output")(flat)

@@ -31,7 +31,7 @@ from interactrank_jax.runs.best import read_calibration, restore_best
 from interactrank_jax.serving.probabilities import Calibration
 from interactrank_jax.tables.sharding import table_rows
 
-KIND = artifact.Kind("run", "train", "config.json", version=1, flag="workdir")
+KIND = artifact.Kind("run", "train", "config.json", version=2, flag="workdir")
 _RECORD = ("config", "metadata", "prior_offsets", "numerics")
 # What a training that was killed before it wrote RUN/config.json may have left.
 _CLAIMED = re.compile(r"\.lock|encoder|\.(encoder|config\.json)\.partial-[0-9a-f]{8}")

@@ -172,7 +172,7 @@ class Checkpoints:
         Raises:
           InputError: it is.
         """
-        if progress.best_step and self._best.latest_step() is None:
+        if progress.best_metric is not None and self._best.latest_step() is None:
             raise InputError(
                 f"{self._root / 'best'} lacks the model of step {progress.best_step}, the best so "
                 f"far: it was removed. Put it back, or train again in a new --workdir."

@@ -43,7 +43,7 @@ def run_to_end(trainer: Trainer) -> dict[str, Any]:
     """
     config, run, examples = trainer.config, trainer.run, trainer.examples
     source = warm_start_source(run, examples) if config.train.warm_start else None
-    template = trainer.parallel.template(trainer.init)
+    template = trainer.parallel.template(functools.partial(trainer.init, fitted=False))
     check_memory(template, trainer.parallel.devices[0].platform)
     data = trainer.batches()
     sizes = {
@@ -141,8 +141,8 @@ class Loop:
         trainer.mine_hard_negatives()
         self._validation = ModelScorer(self._run, trainer.examples, "validation", self._parallel)
         with self._instruments() as profiler:
-            if not self._first_step and trainer.affine is not None:
-                self._validate(0)  # the regression that training adds to, and has to pass
+            if not self._first_step and trainer.has_start:
+                self._validate(0)  # what training adds to is the best model until it does
             self._clock = time.perf_counter()
             for done in range(self._first_step + 1, timetable.total + 1):
                 if self.progress.stopped:
@@ -254,7 +254,8 @@ class Loop:
         trainer = self._trainer
         steps = int(self._parallel.unreplicate(trainer.placed.step))
         select_by = trainer.config.train.select_by
-        warn(warnings.of_validations(self.progress, trainer.timetable, steps, select_by))
+        figures = (self.progress, trainer.timetable, steps, select_by, trainer.has_start)
+        warn(warnings.of_validations(*figures))
         if self._has_validated:  # else nothing was trained, and the step is not compiled
             warn(warnings.of_scores(self._validation))
 

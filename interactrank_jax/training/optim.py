@@ -4,7 +4,7 @@ from typing import Any
 
 import optax
 
-from interactrank_jax.training.start import AFFINE
+from interactrank_jax.training.start import AFFINE, TERMS
 
 
 def learning_rate(config: Any, total_steps: int) -> optax.Schedule:
@@ -25,12 +25,15 @@ def dense_optimizer(
     Args:
       config: `config.train.optimizer`.
       schedule: learning rate by step.
-      affine: `config.train.affine`, of the projection that ends a model (`AFFINE`): its weight
-        decay, and what its rate is multiplied by.
+      affine: `config.train.affine`: what the rate of the projection that ends a model (`AFFINE`)
+        is multiplied by, and the weight decay of the terms of history in it (`TERMS`).
     """
 
     def is_affine(params: Any) -> Any:
         return {name: name in AFFINE for name in params}
+
+    def is_term(params: Any) -> Any:
+        return {name: name in TERMS for name in params}
 
     def is_other(params: Any) -> Any:
         return {name: name not in AFFINE for name in params}
@@ -38,7 +41,7 @@ def dense_optimizer(
     parts = [
         optax.scale_by_adam(),
         optax.add_decayed_weights(config.weight_decay, is_other),
-        optax.add_decayed_weights(affine.weight_decay, is_affine),
+        optax.add_decayed_weights(affine.weight_decay, is_term),
         optax.scale_by_learning_rate(schedule),
         optax.masked(optax.scale(affine.rate_scale), is_affine),
     ]

@@ -10,16 +10,19 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from jax.experimental import multihost_utils
 
 from interactrank_jax.evaluation.regression import fit_regression
 from interactrank_jax.examples.format import Examples
+from interactrank_jax.losses import stage_weights
 from interactrank_jax.losses.labels import LabelRule
 from interactrank_jax.models.inputs import Inputs
 
 CROSS_TERMS, USER_TERMS = "cross_terms", "user_terms"
-# Of the affine projection that ends a model: its rate and decay are those of `config.train.affine`.
-AFFINE = (CROSS_TERMS, USER_TERMS, "dot_weight", "bias")
+TERMS = (CROSS_TERMS, USER_TERMS)  # their decay is that of `config.train.affine`
+AFFINE = (*TERMS, "dot_weight", "bias")  # the projection that ends a model: so is its rate
 
 
 class AffineStart(NamedTuple):
@@ -44,33 +47,53 @@ def affine_start(
       inputs: the model's.
       config: the whole config.
     """
-    if not config.train.affine.fit or "cross" not in config.model:
+    if not has_affine_start(inputs, config):
         return None
-    if not config.model.cross.get("affine", True) or not (inputs.cross or inputs.user_values):
-        return None
-    sampling = float(config.train.loss.impression_sampling)
+    loss = config.train.loss
 
-    def weights(actions: np.ndarray) -> np.ndarray:
-        return rule.example_weights(actions) * np.where(rule.acted(actions), 1.0, sampling)
+    def weights(actions: np.ndarray, stage: np.ndarray | None) -> np.ndarray:
+        result = rule.sampled_weights(actions, float(loss.impression_sampling))
+        if stage is None:
+            return result
+        engaged, by_stage = jnp.asarray(rule.engaged(actions)), tuple(loss.stage_weights)
+        multipliers = stage_weights(jnp.asarray(stage), engaged, negative_weights=by_stage)
+        return result * np.asarray(multipliers)
 
     with jax.ensure_compile_time_eval():  # `Trainer.init`, which asks for it, is traced
         fitted = fit_regression(examples, rule, inputs, str(config.model.cross.transform), weights)
-    return AffineStart(
-        fitted.cross_weight.astype(np.float32),
-        fitted.user_weight.astype(np.float32),
-        fitted.bias.astype(np.float32),
-    )
+        start = AffineStart(
+            fitted.cross_weight.astype(np.float32),
+            fitted.user_weight.astype(np.float32),
+            fitted.bias.astype(np.float32),
+        )
+        # Last bits depend on a machine's libraries, and processes must start alike.
+        if jax.process_count() > 1:
+            start = AffineStart(*multihost_utils.broadcast_one_to_all(tuple(start)))
+    return start
+
+
+def has_affine_start(inputs: Inputs, config: Any) -> bool:
+    """Whether a model has terms that start at their regression.
+
+    Args:
+      inputs: the model's.
+      config: the whole config.
+    """
+    if not config.train.affine.fit or "cross" not in config.model:
+        return False
+    has_terms = bool(inputs.cross or inputs.user_values)
+    return has_terms and bool(config.model.cross.get("affine", True))
 
 
 def with_start(params: Any, bias_path: Sequence[str], start: AffineStart | None) -> Any:
-    """Returns parameters whose terms start there; others as they are.
+    """Returns parameters whose terms start there; those of a model without such terms as they are.
 
     Args:
       params: of a model.
       bias_path: of the constant of its logits, `PreRanker.bias_path`.
       start: see `affine_start`.
     """
-    if start is None:
+    if start is None or not {CROSS_TERMS, USER_TERMS} & set(params):
         return params
     params = _replaced(params, bias_path, start.bias)
     for name, weight in ((CROSS_TERMS, start.cross), (USER_TERMS, start.user)):

@@ -33,7 +33,7 @@ from interactrank_jax.training import reports
 from interactrank_jax.training.checks import check_config, with_data_of
 from interactrank_jax.training.objective import Objective
 from interactrank_jax.training.optim import dense_optimizer, learning_rate
-from interactrank_jax.training.start import AffineStart, affine_start
+from interactrank_jax.training.start import AffineStart, affine_start, has_affine_start
 from interactrank_jax.training.state import TrainState, init_state
 from interactrank_jax.training.steps import HARD_INDEX, make_train_step
 from interactrank_jax.training.timetable import Timetable
@@ -176,18 +176,29 @@ class Trainer:
         )
         self.step: Callable[..., TrainState] = self.parallel.map_step(self.per_device)
 
-    def init(self) -> TrainState:
-        """Returns the state at step 0; to be traced, see `state.init_state`."""
+    def init(self, fitted: bool = True) -> TrainState:
+        """Returns the state at step 0; to be traced, see `state.init_state`.
+
+        Args:
+          fitted: whether terms of history start at their regression; shapes do not depend on it.
+        """
         return init_state(
             *(self.run.model, self.config, self.examples.metadata.tables),
             *(self.optimizer, self.row_optimizer, self.objective),
-            affine=self.affine,
+            affine=self.affine if fitted else None,
         )
 
     @functools.cached_property
     def affine(self) -> AffineStart | None:
-        """What the terms of history start with, see `start.py`."""
+        """What the terms of history start with, see `start.py`; None in a warm start."""
+        if self.config.train.warm_start:
+            return None
         return affine_start(self.examples, self.run.rule, self.run.model.inputs, self.config)
+
+    @property
+    def has_start(self) -> bool:
+        """Whether step 0 is worth something: a regression, or the run that a warm start takes."""
+        return bool(self.config.train.warm_start) or has_affine_start(self.run.inputs, self.config)
 
     # --- state -----------------------------------------------------------------------------------
 

@@ -16,7 +16,7 @@ SMALLEST_SPREAD = 1e-4  # of logits: beneath it they are one number but for roun
 
 
 def of_validations(
-    progress: Progress, timetable: Timetable, steps: int, select_by: str
+    progress: Progress, timetable: Timetable, steps: int, select_by: str, has_start: bool
 ) -> list[str]:
     """Returns the warning of a best validation that is the first or the last of several.
 
@@ -25,8 +25,9 @@ def of_validations(
       timetable: its length, and when it validated.
       steps: that it took.
       select_by: the metric.
+      has_start: whether step 0 was validated, the regression or the run that training starts from.
     """
-    first = min(timetable.validate_every, timetable.total)
+    first = 0 if has_start else min(timetable.validate_every, timetable.total)
     if progress.best_metric is None or steps <= first:
         return []
     best = f"the best validation ({select_by} {progress.best_metric:.4f})"
@@ -38,8 +39,9 @@ def of_validations(
     if progress.best_step == first:
         return [
             f"{best} is the first, of step {first:,} of {steps:,}, so training only made the model "
-            f"worse after it: lower config.train.optimizer.learning_rate and "
-            f"config.train.tables.learning_rate, or validate more often (config.train.eval_every)."
+            f"worse after it, and the model of that step is kept: lower "
+            f"config.train.optimizer.learning_rate and config.train.tables.learning_rate, or "
+            f"validate more often (config.train.eval_every)."
         ]
     return []
 

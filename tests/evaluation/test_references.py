@@ -66,8 +66,10 @@ def test_the_regression_is_the_convex_fit_of_each_head(examples, rule, transform
 
 
 def test_weights_count_rows_so_often(examples, rule):
-    plain = fit_regression(examples, rule, weights=lambda actions: np.full(len(actions), 2.0))
-    heavy = fit_regression(examples, rule, weights=lambda a: 1.0 + 9.0 * rule.engaged(a))
+    plain = fit_regression(
+        examples, rule, weights=lambda actions, stage: np.full(len(actions), 2.0)
+    )
+    heavy = fit_regression(examples, rule, weights=lambda a, stage: 1.0 + 9.0 * rule.engaged(a))
     assert (heavy.bias[0] - plain.bias[0]) == pytest.approx(np.log(10), abs=0.3)
 
 

@@ -160,6 +160,7 @@ def check_vectors(path, form: str) -> None:
     wanted = opened.bundle["graphs"]["query_vector"]["inputs"]
     batch = {name: array for name, array in encoded.arrays.items() if name in wanted}
     query = opened.ranking.graphs.run("query_vector", batch)
+    assert len(np.unique(query["offset"])) > 1  # users have pasts of their own
     dots = query["vector"] @ vectors.T + query["offset"][:, None]
     for row in range(3):
         parts = opened.explain(asked.slice(row, 1), ids)

@@ -290,9 +290,9 @@ class TestBfloat16:
         assert all(leaf.dtype == np.float32 for leaf in jax.tree.leaves(rounded.params))
         expected, found = exact(), rounded()
         for name in ("query", "items", "score", "similarity"):
-            assert found[name].dtype == np.float32
-            difference = np.abs(found[name] - expected[name]).max()
-            assert 0 < difference < 0.05 * np.abs(expected[name]).max(), name
+            ((value,), (exactly,)) = (jax.tree.leaves(each[name]) for each in (found, expected))
+            assert value.dtype == np.float32
+            assert 0 < np.abs(value - exactly).max() < 0.05 * np.abs(exactly).max(), name
         norm = np.linalg.norm(found["items"], axis=-1)
         np.testing.assert_allclose(norm, 1, atol=1e-6)  # normalised in float32
 

@@ -172,10 +172,13 @@ class TestLearningRate:
         assert np.isfinite(rates(range(10), total=3, decay="cosine", warmup_steps=8)).all()
 
 
+AFFINE = ConfigDict({"rate_scale": 10.0, "weight_decay": 0.0})
+
+
 class TestDenseOptimizer:
     def update(self, gradient, **fields):
         config = ConfigDict({"clip_norm": 1.0, "weight_decay": 0.0} | fields)
-        optimizer = optim.dense_optimizer(config, lambda _: 0.1)
+        optimizer = optim.dense_optimizer(config, lambda _: 0.1, AFFINE)
         params = {"a": jnp.array([2.0, -2.0]), "b": jnp.array([[1.0]])}
         state, result = optimizer.init(params), params
         for _ in range(2):
@@ -200,7 +203,7 @@ class TestDenseOptimizer:
     def test_clips_the_norm_over_all_parameters_together(self):
         gradient = {"a": jnp.array([3.0, 0.0]), "b": jnp.array([[4.0]])}
         optimizer = optim.dense_optimizer(
-            ConfigDict({"clip_norm": 1.0, "weight_decay": 0.0}), lambda _: 0.1
+            ConfigDict({"clip_norm": 1.0, "weight_decay": 0.0}), lambda _: 0.1, AFFINE
         )
         _, state = optimizer.update(gradient, optimizer.init(gradient), gradient)
         (moments,) = (leaf.mu for leaf in jax.tree.leaves(state, is_leaf=_has_mu) if _has_mu(leaf))
@@ -211,6 +214,17 @@ class TestDenseOptimizer:
         gradient = {"a": jnp.zeros(2), "b": jnp.zeros((1, 1))}
         before, after = self.update(gradient, weight_decay=0.5)
         np.testing.assert_allclose(after["a"], before["a"] * 0.95**2, rtol=1e-5)
+
+    def test_terms_of_history_have_a_decay_and_a_rate_of_their_own(self):
+        config = ConfigDict({"clip_norm": 1.0, "weight_decay": 0.5})
+        affine = ConfigDict({"rate_scale": 2.0, "weight_decay": 0.25})
+        optimizer = optim.dense_optimizer(config, lambda _: 0.1, affine)
+        params = {name: jnp.ones(1) for name in ("cross_terms", "dot_weight", "bias", "other")}
+        zero = jax.tree.map(jnp.zeros_like, params)
+        updates, _ = optimizer.update(zero, optimizer.init(params), params)
+        expected = {"cross_terms": -0.05, "dot_weight": 0, "bias": 0, "other": -0.05}
+        for name, value in expected.items():
+            np.testing.assert_allclose(updates[name], value, rtol=1e-5)
 
 
 def _has_mu(node):

@@ -36,6 +36,7 @@ def config():
     without_blocks(config)
     config.train.update({"max_steps": 8, "eval_every": 2, "checkpoint_every": 4, "patience": 0})
     config.train.select_by = "logloss"
+    config.train.tables.initial_accumulator = 0.1
     return config
 
 

@@ -16,6 +16,7 @@ from interactrank_jax.examples.input import train_iterator
 from interactrank_jax.io.errors import InputError
 from interactrank_jax.losses import loss_config, sketch
 from interactrank_jax.losses.labels import LabelRule
+from interactrank_jax.models.two_tower import Query
 from interactrank_jax.ranking.index import encode_items
 from interactrank_jax.runs.run import Run
 from interactrank_jax.training import objective as objectives
@@ -160,7 +161,7 @@ class TestNegatives:
         objective = make_objective(examples, softmax_weight=1.0, log_q="none", hard_negatives=1)
 
         def softmax(ids):
-            encoded = objectives.Encoded(query, items, hard=hard)
+            encoded = objectives.Encoded(Query(query), items, hard=hard)
             drawn = {} if ids is None else {"hard": jnp.full((requests, 1), ids)}
             return softmax_loss(trainer, objective, encoded, drawn, batch)
 
@@ -176,7 +177,7 @@ class TestNegatives:
         batch = batches[0]
         requests, width = batch["item"].shape
         encoded = objectives.Encoded(
-            query=unit(requests, 2), items=unit(requests, width), uniform=unit(5),
+            query=Query(unit(requests, 2)), items=unit(requests, width), uniform=unit(5),
             hard=unit(requests, 4),
         )  # fmt: skip
         fields = {"softmax_weight": 1.0, "log_q": "none", kind: 5}

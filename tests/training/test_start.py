@@ -10,10 +10,17 @@ from interactrank_jax.evaluation.regression import fit_regression
 from interactrank_jax.evaluation.scorers import ModelScorer
 from interactrank_jax.examples.format import PADDING, Examples
 from interactrank_jax.examples.input import evaluation_batches
+from interactrank_jax.examples.prepare import prepare
+from interactrank_jax.models.history_terms import transform_cross, transform_user_values
 from interactrank_jax.models.inputs import zero_inputs
+from interactrank_jax.models.interactrank import InteractRank
+from interactrank_jax.models.registry import register
+from interactrank_jax.models.two_tower import TwoTower
 from interactrank_jax.tables.lookup import Slot
 from interactrank_jax.training.steps import drop_ids
 from interactrank_jax.training.trainer import Trainer
+from tests.log.handmade_log import make_tables, write_log
+from tests.serving.making import make_config
 from tests.synthetic import tiny_config
 
 WITH_TERMS = (
@@ -36,7 +43,8 @@ def test_step_0_is_the_regression(examples_path, model):
     trainer = make_trainer(examples_path, model, dot_weight_init=0.01)
     rule, sampling = trainer.run.rule, float(trainer.config.train.loss.impression_sampling)
 
-    def weights(actions):
+    def weights(actions, stage):
+        assert stage is None
         return rule.example_weights(actions) * np.where(rule.acted(actions), 1.0, sampling)
 
     inputs, transform = trainer.run.model.inputs, trainer.config.model.cross.transform
@@ -57,6 +65,64 @@ def test_step_0_is_the_regression(examples_path, model):
     difference = np.abs(logits - fitted.logits(batch))[batch["mask"]]
     # Small is what stands beside: first-order weights, and a dot product of the weight 0.01.
     assert difference.max() < (1e-4 if model in START_AT_ZERO else 1.0)
+
+
+def test_users_counts_and_rates_start_there_too(tmp_path):
+    config = make_config()
+    config.model.dot_weight_init = 1e-6
+    write_log(tmp_path / "log", make_tables(200))
+    prepare(config.data, tmp_path / "log", tmp_path / "examples")
+    trainer = Trainer(config, Examples(tmp_path / "examples"))
+    inputs, weight = trainer.run.model.inputs, trainer.state.params["user_terms"]["weight"]
+    assert [value.mean > 0 for value in inputs.user_values] == [False, True]  # a count, a rate
+    np.testing.assert_array_equal(weight, trainer.affine.user)
+    assert (weight != 0).all()
+    batch = next(evaluation_batches(trainer.examples, "validation", 16))
+    scorer = ModelScorer(trainer.run, trainer.examples, "validation", trainer.parallel)
+    scorer.use({"params": trainer.placed.params, "tables": trainer.placed.tables})
+    users = batch["request_numeric"][:, list(inputs.request_columns)]
+    expected = trainer.affine.bias + np.asarray(
+        transform_cross(batch["cross"], inputs, "odds") @ trainer.affine.cross
+        + (transform_user_values(jnp.asarray(users), inputs.user_values) @ weight)[:, None]
+    )
+    difference = np.abs(scorer.slate(batch) - expected)[batch["mask"]]
+    assert difference.max() < 1e-3
+
+
+def test_rows_count_by_their_stage_as_in_the_loss(tmp_path):
+    """A tenth of the weight moves the bias by its logarithm, as it moves the prior correction."""
+    write_log(tmp_path / "log", make_tables(200))
+    prepare(make_config().data, tmp_path / "log", tmp_path / "examples")
+    biases, offsets = [], []
+    for weight in (1.0, 0.1):
+        config = make_config()
+        config.train.loss.stage_weights = (weight,) * 3
+        trainer = Trainer(config, Examples(tmp_path / "examples"))
+        biases.append(trainer.affine.bias[0])
+        offsets.append(trainer.run.prior_offsets(trainer.examples)[0])
+    assert offsets[1] - offsets[0] > 1.5
+    assert biases[1] - biases[0] == pytest.approx(offsets[1] - offsets[0], abs=0.4)
+
+
+class Plain(InteractRank):
+    """A model of one's own that has no terms of history."""
+
+    def setup(self):
+        TwoTower.setup(self)
+
+    def offset(self, request):
+        return None
+
+    def score(self, query, items, cross):
+        return TwoTower.score(self, query, items, cross)
+
+
+def test_a_model_of_ones_own_without_such_terms_starts_as_it_is(examples_path, registries):
+    register("plain")(Plain)
+    config = tiny_config("interactrank")
+    config.model.name = "plain"
+    trainer = Trainer(config, Examples(examples_path))
+    assert "cross_terms" not in trainer.state.params
 
 
 def sample(trainer):

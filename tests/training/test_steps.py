@@ -160,8 +160,9 @@ class TestLosses:
         first = trainer(trainer.initial, batches[0])
         last = trainer(first, *[batches[0]] * 30)
         for name in trainer.objective.loss_names:
-            # The first step has the regression's loss already.
-            assert last.sums[name] < 0.9 * first.sums[name], name
+            # Of a head, the first step has the regression's loss already.
+            share = 1.0 if name in ("loss/engaged", "loss/save") else 0.8
+            assert last.sums[name] < share * first.sums[name], name
         assert last.step == 31
 
     def test_a_request_alone_scores_as_in_its_batch(self, warm, batches, scored):

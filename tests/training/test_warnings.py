@@ -31,11 +31,12 @@ class TestValidations:
             (100, 100, "of the last step, 100, so the model may still get better: train longer"),
             (20, 100, "is the first, of step 20 of 100, so training only made the model worse"),
             (20, 60, "is the first, of step 20 of 60"),  # early stopping ended it
+            (0, 80, "is the first, of step 0 of 80, so training only made the model worse"),
         ],
     )
     def test_a_best_at_either_end_is_named(self, best, steps, expected):
         progress = Progress(best_metric=0.7, best_step=best)
-        (text,) = of_validations(progress, TIMETABLE, steps, "roc_auc")
+        (text,) = of_validations(progress, TIMETABLE, steps, "roc_auc", has_start=not best)
         assert text.startswith("the best validation (roc_auc 0.7000)")
         assert expected in text
         assert "config.train." in text
@@ -43,13 +44,17 @@ class TestValidations:
     @pytest.mark.parametrize(("best", "steps"), [(40, 100), (80, 100), (40, 60)])
     def test_a_best_between_them_is_not(self, best, steps):
         progress = Progress(best_metric=0.7, best_step=best)
-        assert of_validations(progress, TIMETABLE, steps, "roc_auc") == []
+        assert of_validations(progress, TIMETABLE, steps, "roc_auc", has_start=False) == []
+
+    def test_the_first_after_a_start_that_is_worse_is_not(self):
+        progress = Progress(best_metric=0.7, best_step=20)
+        assert of_validations(progress, TIMETABLE, 100, "roc_auc", has_start=True) == []
 
     def test_one_validation_alone_has_no_order(self):
         once = dataclasses.replace(TIMETABLE, validate_every=200)
         progress = Progress(best_metric=0.7, best_step=100)
-        assert of_validations(progress, once, 100, "roc_auc") == []
-        assert of_validations(Progress(), TIMETABLE, 100, "roc_auc") == []
+        assert of_validations(progress, once, 100, "roc_auc", False) == []
+        assert of_validations(Progress(), TIMETABLE, 100, "roc_auc", False) == []
 
 
 def _dead(model):

@@ -163,8 +163,9 @@ def convert(
     _tell(report, [kinds.report(columns), *_left_out(table, users, items, options)])
     choices.save(columns)
     features = _features(folder, columns)
+    verdicts = _verdicts(table, options)
     time = _seconds(table, options.time) if options.time else None
-    ratings = Ratings(users.rows, items.rows, _verdicts(table, options), time)
+    ratings = Ratings(users.rows, items.rows, verdicts, time)
     user_columns, item_columns = users.values(columns), items.values(columns)
     queries = _queries(len(users.ids), user_columns, features, options)
     counts = write_log(
