@@ -78,6 +78,7 @@ SPACE = (
     Stage("train.tables.learning_rate", "three times and a third", _times(3)),
     # Of models without that softmax the regulariser is the decay of their table rows.
     Stage("model.l2", "three times and a third", _times(3)),
+    Stage("train.tables.weight_decay", "three times and a third", _times(3)),
     Stage("train.optimizer.learning_rate", "three times and a third", _times(3)),
     Stage("model.tower.dropout", "the nearest other of 0 and 0.2", _other_dropout),
 )

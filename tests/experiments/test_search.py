@@ -16,9 +16,11 @@ class FakeOutcome:
         self.record = jobs.Record()
 
 
-def run_search(score, limit=search.TRIALS, model="two_tower", stages=search.SPACE):
+def run_search(
+    score, limit=search.TRIALS, model="two_tower", stages=search.SPACE, data_set="search"
+):
     """Searches with a made-up validation metric; returns the batches and the best overrides."""
-    config = configuration.load(f"{REPOSITORY / 'configs' / model}.py:search")
+    config = configuration.load(f"{REPOSITORY / 'configs' / model}.py:{data_set}")
     batches = []
 
     def train(overrides):
@@ -30,7 +32,7 @@ def run_search(score, limit=search.TRIALS, model="two_tower", stages=search.SPAC
     return batches, search.finalists(found)[0].overrides
 
 
-LOG_Q, SOFTMAX, TABLES, _, DENSE, DROPOUT = (stage.field for stage in search.SPACE)
+LOG_Q, SOFTMAX, TABLES, _, _, DENSE, DROPOUT = (stage.field for stage in search.SPACE)
 
 
 def test_search_starts_from_the_config_and_keeps_what_is_better():
@@ -73,9 +75,16 @@ def test_search_keeps_to_its_limit_and_prefers_the_config_as_it_stands():
         assert best == {}
 
 
-def test_a_model_without_a_softmax_has_the_decay_of_its_table_rows_searched():
-    batches, _ = run_search(lambda overrides: 0.5, model="matrix_factorization")
-    assert {"model.l2": 0.03} in batches[1]
+@pytest.mark.parametrize(
+    ("model", "data_set", "decay"),
+    [
+        ("matrix_factorization", "search", {"model.l2": 0.03}),
+        ("cold", "movielens_100k_random", {"train.tables.weight_decay": 0.9}),
+    ],
+)
+def test_a_model_without_a_softmax_has_the_decay_of_its_table_rows_searched(model, data_set, decay):
+    batches, _ = run_search(lambda overrides: 0.5, model=model, data_set=data_set)
+    assert decay in batches[1]
     assert not any({LOG_Q, SOFTMAX} & each.keys() for batch in batches for each in batch)
 
 

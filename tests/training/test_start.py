@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from interactrank_jax.config import models
 from interactrank_jax.evaluation.regression import fit_regression
 from interactrank_jax.evaluation.scorers import ModelScorer
 from interactrank_jax.examples.format import PADDING, Examples
@@ -194,3 +195,21 @@ def test_with_dropped_ids_the_hashed_rows_are_trained(examples_path):
     rows = slice(1, 1 + trainer.examples.metadata.out_of_vocabulary)
     assert tables[1][rows].all()
     assert tables[1].sum() < tables[0].sum()
+
+
+@pytest.mark.parametrize("model", ["cold", "wide_deep", "dcn_v2"])
+def test_rows_live_until_the_last_layer_has_left_zero(examples_path, model):
+    """Under Adam a loss of their length would take them to zero, where nothing learns."""
+    config = tiny_config(model)
+    random_split = models.build(model, "movielens_100k_random")
+    config.train.tables.update(random_split.train.tables)
+    config.model.l2 = random_split.model.l2
+    config.train.update({"max_steps": 12, "patience": 0})
+    trainer = Trainer(config, Examples(examples_path))
+    start = np.array(trainer.state.tables["item"])
+    trainer.fit()
+    end = np.array(trainer.state.tables["item"])
+    touched = (start != end).any(-1)
+    lengths = [np.linalg.norm(rows[touched], axis=-1).mean() for rows in (start, end)]
+    assert touched.any()
+    assert lengths[1] > 0.7 * lengths[0]
