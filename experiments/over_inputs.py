@@ -1,34 +1,71 @@
 r"""What models add to their own inputs, on logs of many kinds: test ROC-AUC beside reference lines.
 
-    python -m experiments.over_inputs --preset=small --out=runs/over_inputs
+    python -m experiments.over_inputs --movielens_100k=../shared/data/ml-100k --out=runs/over_inputs
 
 On simulated logs that differ from a search log in one respect each (`VARIANTS` of
-`log/simulator/presets.py`), with the configs as they stand: nothing is searched. A model lies below
+`log/simulator/presets.py`), and on MovieLens where a flag says where it lies, with the configs as
+they stand: nothing is searched. A model lies below
 a reference line (`evaluation/references.py`) if it does by more than the interval of their paired
 difference, 95% over requests; the lines are fitted on training, the best feature is chosen on
 validation. A log of positives only has four negatives sampled for each. What is done is kept.
 """
 
 import argparse
-import functools
 import statistics
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments import contenders, simulated, trials
-from experiments.benchmarks import reporting
+from experiments import contenders, logs, simulated, trials
 from experiments.command_line import exit_status
-from interactrank_jax.io import files, outputs
+from interactrank_jax.losses.labels import ENGAGED
 
 MODELS = ("interactrank", "interactfit")
 SEARCH, POSITIVES = "search", "positives"
 VARIANTS = (SEARCH, "drift", "turnover", "labels_1", "labels_50", "slate_3", "slate_300", POSITIVES)
+MOVIELENS = {
+    "movielens_100k": ("movielens_100k", "movielens_100k_random"),
+    "movielens_1m": ("movielens_1m",),
+}
 METRIC = "roc_auc"
 
 
-def make_log(preset: str, variant: str, out: Path) -> Path:
+def data_sets(
+    arguments: argparse.Namespace, variants: Sequence[str]
+) -> dict[str, contenders.Setting]:
+    """Returns what trainings are run with, by data set; makes the logs unless they are there.
+
+    Args:
+      arguments: of the command line, `add_sources` included.
+      variants: of the simulated log.
+
+    Raises:
+      InputError: a directory that does not hold the data set.
+    """
+    directory = simulated.place(arguments)
+    settings = {}
+    for variant in variants:
+        argument = "ratings_time" if variant == POSITIVES else SEARCH
+        log = make_log(simulated.preset(arguments), variant, directory)
+        settings[variant] = simulated.setting(arguments, argument, log, variant)
+    for dataset, protocols in MOVIELENS.items():
+        source = getattr(arguments, dataset)
+        if source is None:
+            continue
+        log = logs.make_log(dataset, source, "", directory / dataset)
+        for argument in protocols:
+            settings[argument] = simulated.setting(arguments, argument, log, argument)
+    return settings
+
+
+def add_sources(parser: argparse.ArgumentParser) -> None:
+    """Adds the flags of the public data sets."""
+    for dataset in MOVIELENS:
+        parser.add_argument(f"--{dataset}", type=Path, help="directory of the data set, if any")
+
+
+def make_log(preset: str, variant: str, directory: Path) -> Path:
     """Simulates a log unless it is there, and samples negatives if it has none; returns its place.
 
     Raises:
@@ -38,44 +75,33 @@ def make_log(preset: str, variant: str, out: Path) -> Path:
     from interactrank_jax.log.negatives import SampledNegatives
     from interactrank_jax.log.simulator.simulate import simulate
 
-    simulated_log, log = out / f"simulated-{variant}", out / f"log-{variant}"
-    if variant != POSITIVES:
-        if not log.exists():
-            simulate(preset, 0, log, variant="" if variant == SEARCH else variant)
+    log = directory / f"log-{variant}"
+    if log.exists():
         return log
+    if variant != POSITIVES:
+        simulate(preset, 0, log, variant="" if variant == SEARCH else variant)
+        return log
+    simulated_log = directory / f"simulated-{variant}"
     if not simulated_log.exists():
         simulate(preset, 0, simulated_log, variant=variant)
-    if not log.exists():
-        options = ratings.Options(
-            rating="",
-            time="timestamp",
-            created="created_at",
-            text=("title",),
-            query=("country", "gender"),
-            negatives=SampledNegatives("uniform", 4, 0),
-        )
-        ratings.convert(simulated_log / "ratings", log, options)
+    options = ratings.Options(
+        rating="",
+        time="timestamp",
+        created="created_at",
+        text=("title",),
+        query=("country", "gender"),
+        negatives=SampledNegatives("uniform", 4, 0),
+    )
+    ratings.convert(simulated_log / "ratings", log, options)
     return log
 
 
 def measure(arguments: argparse.Namespace) -> list[dict[str, Any]]:
-    """Trains and tests the models on every variant; returns a row for each pair."""
+    """Trains and tests the models on every data set; returns a row for each pair."""
     rows = []
-    for variant in arguments.variants:
-        directory = simulated.place(arguments)
-        preset = "tiny" if arguments.quick else arguments.preset
-        setting = contenders.Setting(
-            argument="ratings_time" if variant == POSITIVES else SEARCH,
-            log=make_log(preset, variant, directory),
-            out=directory / variant,
-            seeds=tuple(arguments.seeds),
-            limit=1,
-            parallel=arguments.parallel,
-            budget_s=float("inf"),
-            common=dict(trials.QUICK) if arguments.quick else {},
-        )
+    for name, setting in data_sets(arguments, arguments.variants).items():
         for model in arguments.models:
-            rows.append({"variant": variant, "model": model, **test(setting, model)})
+            rows.append({"variant": name, "model": model, **test(setting, model)})
             print(table(rows[-1:]).splitlines()[-1], flush=True)
     return rows
 
@@ -109,12 +135,14 @@ def summary(results: Sequence[dict[str, Any]]) -> dict[str, Any]:
     best = max(lines, key=lambda name: lines[name])
     differences = [result["references"][best]["differences"][METRIC] for result in results]
     logloss = [result["metrics"]["logloss"] for result in results]
+    ece = [result["heads"][ENGAGED]["ece"][0] for result in results]
     return {
         "seeds": len(results),
         "auc_mean": statistics.fmean(values),
         "auc_std": statistics.stdev(values) if len(values) > 1 else 0.0,
         "logloss": statistics.fmean(logloss),
         "constant_logloss": results[0]["references"]["constant"]["metrics"]["logloss"],
+        "ece": statistics.fmean(ece),
         "lines": lines,
         "best_line": best,
         "difference": [statistics.fmean(ends) for ends in zip(*differences, strict=True)],
@@ -126,8 +154,8 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
     """Returns a Markdown table; a seed below some line by more than its interval is counted."""
     lines = [
         "| log | model | ROC-AUC | popularity | best feature | regression | minus the best [95%] "
-        "| seeds below | log loss | of a constant |",
-        "|---|---|---|---|---|---|---|---|---|---|",
+        "| seeds below | log loss | of a constant | ECE |",
+        "|---" * 11 + "|",
     ]
     for row in rows:
         value, low, high = row["difference"]
@@ -143,6 +171,7 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
             f"{row['below']} of {row['seeds']}",
             f"{row['logloss']:.4f}",
             f"{row['constant_logloss']:.4f}",
+            f"{row['ece']:.4f}",
         ]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
@@ -151,24 +180,16 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
 def main(argv: list[str] | None = None) -> int:
     """Parses the command line and runs the experiment."""
     parser = simulated.parser(__doc__)
-    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
+    parser.add_argument("--variants", nargs="*", choices=VARIANTS, default=list(VARIANTS))
     parser.add_argument("--models", nargs="+", default=list(MODELS))
+    add_sources(parser)
     arguments = parser.parse_args(argv)
-    return exit_status("over_inputs", functools.partial(_main, arguments))
 
-
-def _main(arguments: argparse.Namespace) -> int:
-    out = simulated.place(arguments)
-    if arguments.quick:
-        trials.compile_quickly()
-    with outputs.lock(out):
+    def make() -> tuple[str, dict[str, Any]]:
         rows = measure(arguments)
-        print(f"\n{table(rows)}\n")
-        versions = reporting.versions("jax", "jaxlib", "flax", "numpy", "scikit-learn")
-        content = {"preset": arguments.preset, "rows": rows, "versions": versions}
-        files.write_json(out / "over_inputs.json", content)
-    print(out / "over_inputs.json")
-    return 0
+        return table(rows), {"rows": rows}
+
+    return exit_status("over_inputs", lambda: simulated.publish(arguments, "over_inputs", make))
 
 
 if __name__ == "__main__":

@@ -1,12 +1,15 @@
 """What experiments on the simulated log share: flags, the log, what trainings are run with."""
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from experiments import contenders, trials
+from experiments.benchmarks import reporting
 from experiments.command_line import count
 from experiments.logs import make_log
+from interactrank_jax.io import files, outputs
 from interactrank_jax.io.errors import InputError
 
 
@@ -26,6 +29,26 @@ def place(arguments: argparse.Namespace) -> Path:
     return arguments.out / ("quick" if arguments.quick else arguments.preset)
 
 
+def publish(
+    arguments: argparse.Namespace, name: str, make: Callable[[], tuple[str, dict[str, Any]]]
+) -> int:
+    """Runs an experiment and writes OUT/PRESET/NAME.json; returns the exit status.
+
+    Args:
+      arguments: of the command line.
+      name: of the experiment.
+      make: returns its table and what the file shall hold.
+    """
+    directory = place(arguments)
+    with outputs.lock(directory):
+        table, content = make()
+        versions = reporting.versions("jax", "jaxlib", "flax", "numpy", "scikit-learn")
+        content = {"preset": arguments.preset, **content, "versions": versions}
+        files.write_json(directory / f"{name}.json", content)
+    print(f"\n{table}\n\n{directory / f'{name}.json'}")
+    return 0
+
+
 def trained(made: Sequence[trials.Trial], parallel: int = 1) -> list[trials.Outcome]:
     """Trains those that are not trained yet.
 
@@ -39,15 +62,29 @@ def trained(made: Sequence[trials.Trial], parallel: int = 1) -> list[trials.Outc
     return outcomes
 
 
-def setting(arguments: argparse.Namespace) -> contenders.Setting:
-    """Simulates the log unless it is there; returns what trainings on it are run with."""
+def preset(arguments: argparse.Namespace) -> str:
+    """Returns the size of the simulated log."""
+    return "tiny" if arguments.quick else str(arguments.preset)
+
+
+def setting(
+    arguments: argparse.Namespace, argument: str = "search", log: Path | None = None, name: str = ""
+) -> contenders.Setting:
+    """Returns what trainings are run with.
+
+    Args:
+      arguments: of the command line.
+      argument: of the configs.
+      log: a log; the simulated search log by default, made unless it is there.
+      name: directory of examples and trials, below that of the experiment; '' for that itself.
+    """
     if arguments.quick:
         trials.compile_quickly()
-    out = place(arguments)
+    directory = place(arguments)
     return contenders.Setting(
-        argument="search",
-        log=make_log("search", None, "tiny" if arguments.quick else arguments.preset, out),
-        out=out,
+        argument=argument,
+        log=log or make_log("search", None, preset(arguments), directory),
+        out=directory / name,
         seeds=tuple(arguments.seeds),
         limit=1,
         parallel=arguments.parallel,

@@ -153,16 +153,19 @@ def _index(args: Any) -> None:
 
     check_registers_only(args)
     metadata = build_index(args.workdir, args.examples, args.out)
-    show(f"index in {args.out}", {key: metadata[key] for key in ("items", "model_checksum")})
+    names = ("items", "model_checksum", "protocol")
+    show(f"index in {args.out}", {name: metadata[name] for name in names})
 
 
 def _explain(args: Any) -> None:
+    from interactrank_jax.examples.format import Examples
     from interactrank_jax.ranking import explain
 
     check_registers_only(args)
     with interrupts.deferred():
         explanation = explain.explain(args.workdir, args.examples, args.request, args.split)
     print(explain.table(explanation))
+    print(f"\nprotocol {Examples(args.examples).metadata.protocol_in_words}")
 
 
 COMMANDS: dict[str, Command] = {

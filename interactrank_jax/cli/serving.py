@@ -44,6 +44,7 @@ def _score(args: Any) -> None:
     if args.bundle:
         _score_requests(args)
         return
+    from interactrank_jax.examples.format import Examples
     from interactrank_jax.ranking.score import score
 
     check_registers_only(args)
@@ -65,7 +66,8 @@ def _score(args: Any) -> None:
         k=args.k,
         candidates=args.candidates or "slate",
     )
-    show(f"scores in {args.out}/scores.parquet", summary)
+    protocol = Examples(args.examples).metadata.protocol_in_words
+    show(f"scores in {args.out}/scores.parquet", {**summary, "protocol": protocol})
 
 
 def _score_requests(args: Any) -> None:

@@ -100,7 +100,8 @@ def export(
         record = _describe(run, model, step) | knowledge.record | fields | {"vectors": vectors}
         progress("golden requests")
         parity = _prove(record, raw, served, graphs, directory)
-    return {"items": len(raw), "as_of": record["as_of"], "step": step, **parity}
+    said = {name: record[name] for name in ("as_of", "step", "protocol")}
+    return {"items": len(raw), **said, **parity}
 
 
 def _check_run(run: Run, vectors: str) -> None:
@@ -216,6 +217,7 @@ def _describe(run: Run, model: dict[str, Any], step: int) -> dict[str, Any]:
         "model": run.config.model.name,
         "step": step,
         "fingerprint": fingerprint(model),
+        "protocol": run.metadata.protocol_in_words,
         "heads": list(run.rule.heads),
         "utility": list(run.rule.utility),
         "calibration": run.calibration(step).to_json(),

@@ -73,7 +73,6 @@ def write_features(
     record = {
         **history,
         "encoder": encoder.digest,
-        "protocol": data["protocol"],
         "timeless": encoder.timeless,
         "as_of": None if encoder.timeless else date(number),
         "lag_days": store.recipe.lag_days,

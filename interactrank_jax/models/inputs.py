@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from flax import struct
 
 from interactrank_jax.examples.encoder import Feature, NumericStatistics
-from interactrank_jax.examples.format import Metadata
+from interactrank_jax.examples.format import REQUEST_ENTITIES, Metadata
 from interactrank_jax.examples.rates import item_means
 from interactrank_jax.io.errors import InputError, did_you_mean
 
@@ -21,6 +21,12 @@ Array = jax.Array
 HISTORIES = ("history", "query_history")
 LOOKED_UP = ("categorical", "text")  # kinds of features that embedding tables hold
 USER, QUERY, ITEM = "user_id", "query_id", "item_id"  # names of the id features
+IDS = (
+    Feature(USER, "user", "categorical", "user"),
+    Feature(QUERY, "request", "categorical", "query"),
+    Feature(ITEM, "item", "categorical", "item"),
+)
+ITEM_ENTITIES = ("item",)
 
 
 class UserValue(NamedTuple):
@@ -89,39 +95,13 @@ class Inputs(NamedTuple):
           InputError: `only`, `exclude` or `sequence.features` names what is not there; nothing is
             left of a request, of an item, or of a history that a target attends to.
         """
-        only, exclude = tuple(config["only"]), tuple(config["exclude"])
         sequence = config["sequence"]
-        request_side, item_side = ("user", "request"), ("item",)
-        names: list[str] = []
-        numbers: list[str] = []
-
-        def vectors(entities, ids):
-            features = metadata.select(entities)
-            known = ids + tuple(feature for feature in features if feature.kind != "numeric")
-            names.extend(feature.name for feature in known)
-            return tuple(
-                feature
-                for feature in known
-                if feature.name not in exclude and (not only or feature.name in only)
-            )
-
-        def numeric(entities):
-            features = metadata.select(entities, "numeric")
-            numbers.extend(feature.name for feature in features)
-            columns = tuple(n for n, f in enumerate(features) if f.name not in exclude)
-            return columns, tuple(metadata.numeric_statistics[features[n].name] for n in columns)
-
-        request_columns, request_numeric = numeric(request_side)
-        item_columns, item_numeric = numeric(item_side)
+        _check_names(metadata, config)
+        request_columns, request_numeric = _numeric(metadata, REQUEST_ENTITIES, config)
+        item_columns, item_numeric = _numeric(metadata, ITEM_ENTITIES, config)
         inputs = cls(
-            request=vectors(
-                request_side,
-                (
-                    Feature(USER, "user", "categorical", "user"),
-                    Feature(QUERY, "request", "categorical", "query"),
-                ),
-            ),
-            item=vectors(item_side, (Feature(ITEM, "item", "categorical", "item"),)),
+            request=_vectors(metadata, REQUEST_ENTITIES, config),
+            item=_vectors(metadata, ITEM_ENTITIES, config),
             request_numeric=request_numeric,
             item_numeric=item_numeric,
             request_columns=request_columns,
@@ -137,15 +117,6 @@ class Inputs(NamedTuple):
             sequence=(),
             histories=tuple(role for role in HISTORIES if sequence[role] != "none"),
         )
-        items = [f.name for f in metadata.select(item_side) if f.kind in LOOKED_UP]
-        for field, given, known in (
-            ("only", only, names),
-            ("exclude", exclude, [*names, *numbers]),
-            ("sequence.features", tuple(sequence["features"]), [ITEM, *items]),
-        ):
-            for name in given:
-                if name not in known:
-                    raise InputError(f"config.model.{field}: '{name}'." + did_you_mean(name, known))
         if inputs.histories:
             inputs = inputs._with_sequence(sequence)
         inputs._check_sides()
@@ -183,6 +154,49 @@ class Inputs(NamedTuple):
         return self._replace(histories=())
 
 
+def _embedded(metadata: Metadata, entities: Sequence[str]) -> tuple[Feature, ...]:
+    """Returns the ids of a side and its features that are embedded or given as vectors."""
+    features = [feature for feature in metadata.select(entities) if feature.kind != "numeric"]
+    return (*(feature for feature in IDS if feature.entity in entities), *features)
+
+
+def _vectors(
+    metadata: Metadata, entities: Sequence[str], config: Mapping[str, Any]
+) -> tuple[Feature, ...]:
+    """Returns those that a model shall see."""
+    only, exclude = config["only"], config["exclude"]
+    return tuple(
+        feature
+        for feature in _embedded(metadata, entities)
+        if feature.name not in exclude and (not only or feature.name in only)
+    )
+
+
+def _numeric(
+    metadata: Metadata, entities: Sequence[str], config: Mapping[str, Any]
+) -> tuple[tuple[int, ...], tuple[NumericStatistics, ...]]:
+    """Returns places and statistics of the numeric features of a side that a model shall see."""
+    names = [feature.name for feature in metadata.select(entities, "numeric")]
+    columns = tuple(n for n, name in enumerate(names) if name not in config["exclude"])
+    return columns, tuple(metadata.numeric_statistics[names[n]] for n in columns)
+
+
+def _check_names(metadata: Metadata, config: Mapping[str, Any]) -> None:
+    """Refuses names of features that are not there."""
+    sides = (REQUEST_ENTITIES, ITEM_ENTITIES)
+    embedded = [feature.name for side in sides for feature in _embedded(metadata, side)]
+    numeric = [feature.name for side in sides for feature in metadata.select(side, "numeric")]
+    items = [f.name for f in metadata.select(ITEM_ENTITIES) if f.kind in LOOKED_UP]
+    for field, given, names in (
+        ("only", config["only"], embedded),
+        ("exclude", config["exclude"], [*embedded, *numeric]),
+        ("sequence.features", config["sequence"]["features"], [ITEM, *items]),
+    ):
+        for name in given:
+            if name not in names:
+                raise InputError(f"config.model.{field}: '{name}'." + did_you_mean(name, names))
+
+
 def cross_means(metadata: Metadata) -> tuple[float, ...]:
     """Returns the mean rate that each cross feature of kind rate is a difference from, else 0."""
     means = item_means(metadata.encoder.mean_rates)
@@ -197,7 +211,7 @@ def user_values(metadata: Metadata, columns: Sequence[int]) -> tuple[UserValue, 
       metadata: of the examples.
       columns: places of those features among all numeric ones of requests.
     """
-    numeric = metadata.select(("user", "request"), "numeric")
+    numeric = metadata.select(REQUEST_ENTITIES, "numeric")
     names = [numeric[column].name for column in columns]
     rates = metadata.encoder.mean_rates
     result = []

@@ -84,7 +84,7 @@ def build_index(workdir: files.PathLike, examples_path: files.PathLike, out: fil
         "model_checksum": fingerprint(model),
         "step": step,
         "examples_digest": examples.metadata.digest,
-        "protocol": examples.metadata.protocol,
+        "protocol": examples.metadata.protocol_in_words,
         "items": examples.num_items,
     }
     with outputs.new_directory(out) as directory:

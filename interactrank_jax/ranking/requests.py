@@ -47,7 +47,7 @@ def score_requests(
     log_features: bool = False,
     verify: bool = False,
     open_ranker: Callable[..., Any] = Ranker,
-) -> dict[str, int]:
+) -> dict[str, Any]:
     """Ranks the requests of Parquet files.
 
     Args:
@@ -64,7 +64,8 @@ def score_requests(
       open_ranker: opens a bundle.
 
     Returns:
-      How many requests, rows, candidates left out and repeated, and events left out by reason.
+      How many requests, rows, candidates left out and repeated, events left out by reason, and the
+      protocol of the model's training in words.
 
     Raises:
       InputError: files that are no Parquet, or do not fit the bundle.
@@ -79,7 +80,7 @@ def score_requests(
     fresh, left_out = None, {}
     if events:
         fresh, left_out = ranker.ranking.read_events(_read(parquet_files(events, "--events")))
-    counts = {"requests": 0, "rows": 0, "left out": 0, "repeated": 0}
+    counts: dict[str, Any] = {"requests": 0, "rows": 0, "left out": 0, "repeated": 0}
     with interrupts.deferred(), outputs.new_directory(out) as directory:
         parts = _parts(requests, candidates, directory / "scratch")
         total = _rows(parquet_files(requests, "--requests"))
@@ -96,6 +97,7 @@ def score_requests(
                     counts["repeated"] += ranked.repeated
                     bar.update(len(ranked.requests))
         counts |= {f"events left out: {reason}": count for reason, count in left_out.items()}
+        counts["protocol"] = ranker.bundle["protocol"]
         record = {"bundle": str(ranker.bundle["fingerprint"]), "as_of": ranker.bundle["as_of"]}
         files.write_json(directory / "metadata.json", {**record, "k": k, **counts})
     return counts

@@ -1,11 +1,13 @@
 """Batch scoring: requests and an index in, the best items of each request out, as Parquet."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from interactrank_jax.examples.format import NO_GROUP, Examples
@@ -171,12 +173,9 @@ def score(
     scorer = BatchScorer(run, model, index, examples, split, k, batch_size)
     request_ids = examples.raw_requests(split)["request_id"]
 
-    parts = scorer.slate() if candidates == "slate" else scorer.corpus()
-    requests = rows = 0
-    with interrupts.deferred(), outputs.new_directory(out) as directory:
-        writer = None
+    def tables(parts: Iterable[Part]) -> Iterator[pa.Table]:
         for request, item, rank, value, logits in parts:
-            table = pa.table(
+            yield pa.table(
                 {
                     "request_id": request_ids.take(pa.array(request)),
                     "item_id": index.ids.take(pa.array(item)),
@@ -185,16 +184,26 @@ def score(
                     **calibration.columns(logits),
                 }
             )
-            if writer is None:
-                writer = pq.ParquetWriter(directory / "scores.parquet", table.schema)
-            writer.write_table(table)
-            requests += len(np.unique(request))
-            rows += len(request)
-        if writer is not None:
-            writer.close()
-        summary = {"requests": requests, "rows": rows}
+
+    parts = scorer.slate() if candidates == "slate" else scorer.corpus()
+    with interrupts.deferred(), outputs.new_directory(out) as directory:
+        summary = _write_tables(tables(parts), directory / "scores.parquet")
         files.write_json(
             directory / "metadata.json",
             {**summary, "split": split, "k": k, "candidates": candidates, "index": index.metadata},
         )
     return summary
+
+
+def _write_tables(tables: Iterable[pa.Table], file: Path) -> dict[str, int]:
+    """Writes tables to one file; returns how many requests and rows they have."""
+    writer, requests, rows = None, 0, 0
+    for table in tables:
+        if writer is None:
+            writer = pq.ParquetWriter(file, table.schema)
+        writer.write_table(table)
+        requests += pc.count_distinct(table["request_id"]).as_py()
+        rows += len(table)
+    if writer is not None:
+        writer.close()
+    return {"requests": requests, "rows": rows}

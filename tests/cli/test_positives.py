@@ -6,6 +6,7 @@ import json
 from types import SimpleNamespace
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -14,7 +15,7 @@ from interactrank_jax.config import builders
 from interactrank_jax.evaluation.baseline_scorers import baseline
 from interactrank_jax.evaluation.corpus_ranks import corpus_ranks
 from interactrank_jax.evaluation.rows import Rows
-from interactrank_jax.examples.format import PADDING, Examples
+from interactrank_jax.examples.format import PADDING, STATE, Examples
 from interactrank_jax.examples.prepare import prepare
 from interactrank_jax.log.negatives import SampledNegatives
 from interactrank_jax.losses.labels import LabelRule
@@ -47,9 +48,18 @@ def purchases(path):
     return path
 
 
+def new_request(examples, path):
+    """Writes a request of the test split as of after the log; returns the id that it had."""
+    request = Examples(examples).raw_requests("test").slice(0, 1)
+    later = pa.array([T0 + 50 * 86_400], request["timestamp"].type)
+    column = request.schema.get_field_index("timestamp")
+    pq.write_table(request.set_column(column, "timestamp", later), path)
+    return str(request["request_id"][0].as_py())
+
+
 @pytest.fixture(scope="module")
 def stations(tmp_path_factory):
-    """The four commands, what each printed, and the paths."""
+    """The commands from the file on, what each printed, and the paths."""
     root, printed = tmp_path_factory.mktemp("positives"), {}
     source, log = purchases(root / "source"), root / "log"
     examples, run = root / "examples", root / "run"
@@ -62,16 +72,39 @@ def stations(tmp_path_factory):
         "train": [CONFIG, f"--examples={examples}", f"--workdir={run}", *SMALL],
         "evaluate": [f"--workdir={run}", f"--examples={examples}", f"--json={root / 'json'}"],
         "baseline": [CONFIG, f"--examples={examples}", "--baseline=popularity", "--split=train"],
+        "explain": [f"--workdir={run}", f"--examples={examples}", "--request="],
+        "index": [f"--workdir={run}", f"--examples={examples}", f"--out={root / 'index'}"],
+        "score": [
+            *(f"--workdir={run}", f"--examples={examples}", f"--index={root / 'index'}"),
+            f"--out={root / 'scores'}",
+        ],
+        "export": [
+            *(f"--workdir={run}", f"--state={examples / STATE}", f"--out={root / 'bundle'}"),
+            "--onnx=0",
+        ],
+        "score bundle": [
+            *(f"--bundle={root / 'bundle'}", f"--requests={root / 'requests.parquet'}"),
+            f"--out={root / 'ranked'}",
+        ],
     }
     for name, flags in commands.items():
+        if name == "explain":
+            flags[-1] += new_request(examples, root / "requests.parquet")
         said = io.StringIO()
         with contextlib.redirect_stdout(said):
-            assert cli.main(["evaluate" if name == "baseline" else name, *flags]) == 0
+            command = {"baseline": "evaluate", "score bundle": "score"}.get(name, name)
+            assert cli.main([command, *flags]) == 0, name
         printed[name] = said.getvalue()
     return SimpleNamespace(root=root, log=log, path=examples, run=run, printed=printed)
 
 
-@pytest.mark.parametrize("name", ["convert", "prepare", "train", "evaluate", "baseline"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("convert", "prepare", "train", "evaluate", "baseline", "explain", "index", "score"),
+        *("export", "score bundle"),
+    ],
+)
 def test_every_command_names_the_protocol(stations, name):
     assert WORDS in stations.printed[name]
     assert "--negatives=popularity:3, seed 5" in stations.printed[name]

@@ -137,7 +137,8 @@ def test_a_seed_below_a_line_by_more_than_its_interval_is_counted():
             },
         }
         metrics = {"roc_auc": auc, "logloss": 0.61}
-        return {"metrics": metrics, "references": lines, "below": below}
+        heads = {"engaged": {"ece": [0.011, 0.01, 0.02]}}
+        return {"metrics": metrics, "references": lines, "below": below, "heads": heads}
 
     row = over_inputs.summary([result(0.66, 0.05, []), result(0.64, 0.03, ["below regression"])])
     assert row["below"] == 1
@@ -147,7 +148,7 @@ def test_a_seed_below_a_line_by_more_than_its_interval_is_counted():
     line = over_inputs.table([{"variant": "drift", "model": "interactrank", **row}]).splitlines()[2]
     assert line == (
         "| drift | interactrank | 0.6500 ± 0.0141 | 0.6000 |  | 0.6500 "
-        "| +0.0000 [-0.0100, +0.0100] | 1 of 2 | 0.6100 | 0.6900 |"
+        "| +0.0000 [-0.0100, +0.0100] | 1 of 2 | 0.6100 | 0.6900 | 0.0110 |"
     )
 
 
@@ -162,3 +163,19 @@ def test_a_change_of_a_default_is_worth_its_mean_difference():
     ]
     assert "| id dropout .1 | +0.0000 ± 0.0141 | +0.0000 ± 0.0141 |" in lines
     assert len(lines) == 2 + len(defaults.CHANGES)
+
+
+def test_step_0_does_not_hide_a_training_that_does_harm(monkeypatch):
+    outcome = types.SimpleNamespace(
+        curve=((0, {"roc_auc": 0.7}), (20, {"roc_auc": 0.6}), (40, {"roc_auc": 0.65}))
+    )
+    setting = types.SimpleNamespace(
+        spec=lambda model: "unused",
+        examples=lambda data: "unused",
+        seeds=(0,), out=Path("unused"), common={}, parallel=1,
+    )  # fmt: skip
+    config = types.SimpleNamespace(data=None)
+    monkeypatch.setattr(defaults.configuration, "load", lambda spec: config)
+    monkeypatch.setattr(defaults.trials, "make", lambda *given: given)
+    monkeypatch.setattr(defaults.simulated, "trained", lambda made, parallel: [outcome])
+    assert set(map(tuple, defaults.measure(setting).values())) == {(0.65,)}

@@ -226,7 +226,7 @@ def _contains(keys: np.ndarray, asked: np.ndarray) -> np.ndarray:
     if not len(keys):
         return np.zeros(len(asked), bool)
     order = np.argsort(asked)  # neighbours are searched for fast
-    place = np.searchsorted(keys, asked[order])
+    positions = np.searchsorted(keys, asked[order])
     result = np.empty(len(asked), bool)
-    result[order] = keys[np.minimum(place, len(keys) - 1)] == asked[order]
+    result[order] = keys[np.minimum(positions, len(keys) - 1)] == asked[order]
     return result

@@ -61,14 +61,14 @@ def candidate_pools(
         best = np.argsort(-value)
         lacking = max(0, 2 * config.slate - int(existing[matched[best]].sum()))
         best = best[: config.pool - lacking]
-        found = matched[best]
-        pool[query, : len(found)] = found
-        if len(found):
-            lexical[query, : len(found)] = value[best] / value[best[0]]
+        matches = matched[best]
+        pool[query, : len(matches)] = matches
+        if len(matches):
+            lexical[query, : len(matches)] = value[best] / value[best[0]]
         if lacking:
-            window = query * lacking + np.arange(min(lacking + len(found), len(filling)))
+            window = query * lacking + np.arange(min(lacking + len(matches), len(filling)))
             rest = filling[window % len(filling)]
-            rest = rest[~np.isin(rest, found)][:lacking]
-            pool[query, len(found) : len(found) + len(rest)] = rest
-            lexical[query, len(found) : len(found) + len(rest)] = 0
+            rest = rest[~np.isin(rest, matches)][:lacking]
+            pool[query, len(matches) : len(matches) + len(rest)] = rest
+            lexical[query, len(matches) : len(matches) + len(rest)] = 0
     return pool, lexical
