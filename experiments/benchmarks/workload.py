@@ -108,6 +108,7 @@ def make_workload(
     """
     config = models.interactrank("search")
     config.train.seed = seed
+    config.train.affine.fit = False  # there are no rows to fit: examples are never written
     config.train.tables.name = row_optimizer
     config.train.parallel = parallel
     config.model.dtype = dtype

@@ -9,7 +9,7 @@
     score_all       query/N, item/N                       score [requests, tile], without cross
     query_vector    a batch of requests                   vector [requests, d], of dot models, all
                                                           heads folded into one, and offset
-                                                          [requests], what a product with it lacks
+                                                          [requests], to be added to the product
 
 They take arrays by name. Embedding tables, the index and what histories look up of items are inputs
 as well, so that they can be mapped from disk and lie in no file twice; the dense parameters are

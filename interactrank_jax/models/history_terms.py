@@ -109,10 +109,10 @@ class CrossTerms(nn.Module):
 
 
 class UserTerms(nn.Module):
-    """sum_u v_hu g(z_u) over the counts and rates of a user: alike for all candidates.
+    """sum_u v_hu g(z_u) over the counts and rates of a user: the same for all candidates.
 
-    It ranks nothing within a request. It tells users who engage with much from those who do not, so
-    that logits of different requests compare. g is `transform_user_values`.
+    It does not change the ranking within a request. It separates users who engage often from those
+    who do not, so that logits of different requests are comparable. g is `transform_user_values`.
 
     Attributes:
       inputs: says which numeric features those are, and the heads.

@@ -73,10 +73,10 @@ class TwoTower(AffineRanker):
         return jnp.einsum("rhd,h->rd", query.vectors, weight)
 
     def serving_offset(self, query: Query, utility: Sequence[float]) -> Array:
-        """Returns what that product lacks, `[R]`, alike for all items of a request."""
+        """Returns what is added to that product, `[R]`: the same for all items of a request."""
         weights = jnp.asarray(utility, jnp.float32)
-        alike = jnp.zeros_like(query.vectors[:, 0, 0]) + self.bias @ weights
-        return alike if query.offset is None else alike + query.offset @ weights
+        bias = jnp.zeros_like(query.vectors[:, 0, 0]) + self.bias @ weights
+        return bias if query.offset is None else bias + query.offset @ weights
 
     def rank_all(self, query: Query, items: Array, utility: Sequence[float]) -> Array:
         """Returns the ranked score `[R, I]` by one matrix product, whatever the heads."""

@@ -142,7 +142,7 @@ class Loop:
         self._validation = ModelScorer(self._run, trainer.examples, "validation", self._parallel)
         with self._instruments() as profiler:
             if not self._first_step and trainer.has_start:
-                self._validate(0)  # what training adds to is the best model until it does
+                self._validate(0)  # the start is the best model until training passes it
             self._clock = time.perf_counter()
             for done in range(self._first_step + 1, timetable.total + 1):
                 if self.progress.stopped:
