@@ -53,7 +53,7 @@ class JaxGraphs:
             self._calls[name] = jax.jit(exported.call)
 
     def run(self, name: str, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Returns the outputs of a graph, see `serving.ranking.Graphs`."""
+        """Returns the outputs of a graph, see `serving.graphs.Graphs`."""
         arrays = []
         for key in self._inputs[name]:
             if key in inputs:

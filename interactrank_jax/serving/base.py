@@ -9,8 +9,9 @@ import pyarrow as pa
 from interactrank_jax.serving.bundle import Bundle
 from interactrank_jax.serving.explain import explain
 from interactrank_jax.serving.golden import verify_golden
+from interactrank_jax.serving.graphs import Graphs
 from interactrank_jax.serving.items import ItemEncoder
-from interactrank_jax.serving.ranking import Graphs, Ranked, Ranking
+from interactrank_jax.serving.ranking import Ranked, Ranking
 
 
 class BundleRanker:

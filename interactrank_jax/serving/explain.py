@@ -49,7 +49,7 @@ def explain(
     encoded = ranking.encoder.encode(
         table, None if events is None else ranking.read_events(events)[0]
     )
-    items, names = lists.row, bundle.cross.names if ranking.uses_cross else ()
+    items, names = lists.row, bundle.cross.names if ranking.pairs.uses_cross else ()
     cross = bundle.cross.values(encoded.groups, items[None, :])[0]
     # The request as it is; without cross features; and with each of them alone.
     variants = np.zeros((2 + len(names), *cross.shape), np.float32)
@@ -57,7 +57,9 @@ def explain(
     for number in range(len(names)):
         variants[2 + number, :, number] = cross[:, number]
     chosen, rows = np.zeros(len(variants), np.int64), np.tile(items, (len(variants), 1))
-    scores, logits, _ = ranking.scores(encoded, ranking.encode(encoded), chosen, rows, variants)
+    scores, logits, _ = ranking.pairs.scores(
+        encoded, ranking.encode(encoded), chosen, rows, variants
+    )
     total, towers, parts = scores[0], scores[1], scores[2:] - scores[1]
     if not np.allclose(towers + parts.sum(0), total, rtol=TOLERANCE, atol=TOLERANCE):
         raise InputError(

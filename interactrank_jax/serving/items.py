@@ -10,7 +10,7 @@ from interactrank_jax.examples.encoder import Encoder
 from interactrank_jax.log.schema import FeatureSpec
 from interactrank_jax.serving.bundle import Bundle
 from interactrank_jax.serving.features import RawFeatures
-from interactrank_jax.serving.ranking import Graphs, empty_leaves
+from interactrank_jax.serving.graphs import Graphs, empty_leaves
 from interactrank_jax.serving.tables import as_table, column, refuse_nulls, refuse_repeated
 
 ITEMS_AT_ONCE = 4096

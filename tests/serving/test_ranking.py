@@ -5,8 +5,10 @@ import pyarrow as pa
 import pytest
 
 from interactrank_jax.ranking.ranker import Ranker
+from interactrank_jax.serving import corpus as serving_corpus
+from interactrank_jax.serving import pairs as serving_pairs
 from interactrank_jax.serving import ranking
-from interactrank_jax.serving.ranking import top_k
+from interactrank_jax.serving.top_k import top_k
 from tests.serving.making import (
     ITEMS,
     assert_scores,
@@ -82,9 +84,10 @@ def test_the_order_of_rows_changes_nothing(ranker, together):
 def test_scores_depend_on_no_size(kind, pairs, at_once, tile, together, monkeypatch, request):
     opened = request.getfixturevalue(kind)
     corpus = opened.rank(requests(COUNT), None, events(), k=ITEMS)
-    monkeypatch.setattr(ranking, "PAIRS_AT_ONCE", pairs)
+    monkeypatch.setattr(serving_pairs, "PAIRS_AT_ONCE", pairs)
+    monkeypatch.setattr(serving_corpus, "PAIRS_AT_ONCE", pairs)
     monkeypatch.setattr(ranking, "REQUESTS_AT_ONCE", at_once)
-    monkeypatch.setattr(ranking, "TILE", tile)
+    monkeypatch.setattr(serving_corpus, "TILE", tile)
     assert_scores(opened.rank(requests(COUNT), candidates(COUNT, 9), events()), together)
     assert_scores(opened.rank(requests(COUNT), None, events(), k=ITEMS), corpus)
 
@@ -129,7 +132,7 @@ def test_equal_items_are_in_the_order_of_their_ids(tmp_path, served, monkeypatch
     new = requests(2, query_id=[7, 8])  # no cross features
     ids = sorted(f"i{n}" for n in range(ITEMS))
     for tile in (4, 1 << 17):
-        monkeypatch.setattr(ranking, "TILE", tile)
+        monkeypatch.setattr(serving_corpus, "TILE", tile)
         for k in (1, 5, ITEMS):
             assert opened.rank(new, k=k)["item_id"].to_pylist() == ids[:k] * 2
             listed = opened.rank(new, candidates(2, ITEMS), k=k)
