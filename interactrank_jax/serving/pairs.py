@@ -1,0 +1,92 @@
+"""Scores of requests with some items of each: a graph gathers the items and scores the pairs."""
+
+import numpy as np
+
+from interactrank_jax.examples.format import PADDING
+from interactrank_jax.serving.bundle import Bundle
+from interactrank_jax.serving.graphs import Graphs, Leaves, padded_rows
+from interactrank_jax.serving.requests import EncodedRequests
+
+PAIRS_AT_ONCE = 1 << 19  # request and candidate, padding included
+
+
+class PairScorer:
+    """Scores pairs of a request and an item by a bundle.
+
+    Args:
+      bundle: the bundle.
+      graphs: what computes its graphs.
+    """
+
+    def __init__(self, bundle: Bundle, graphs: Graphs):
+        self._bundle, self._graphs = bundle, graphs
+
+    @property
+    def uses_cross(self) -> bool:
+        """Whether scores depend on cross features."""
+        return "cross" in self._bundle["graphs"]["score"]["inputs"]
+
+    def of_lists(
+        self, encoded: EncodedRequests, query: Leaves, start: np.ndarray, row: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Returns scores `[M]`, logits `[M, H]` and cross features `[M, K]` of R requests' items.
+
+        Lists of like lengths are scored together, long ones a piece at a time.
+
+        Args:
+          encoded: R requests.
+          query: their representation.
+          start: `[R + 1]` first of each request's items.
+          row: `[M]` their rows.
+        """
+        pieces = -(-np.diff(start) // PAIRS_AT_ONCE)
+        request = np.repeat(np.arange(len(pieces)), pieces)
+        number = np.arange(len(request)) - np.repeat(np.cumsum(pieces) - pieces, pieces)
+        first = start[request] + number * PAIRS_AT_ONCE
+        sizes = np.minimum(start[request + 1] - first, PAIRS_AT_ONCE)
+        score = np.zeros(len(row), np.float32)
+        logits = np.zeros((len(row), len(self._bundle["heads"])), np.float32)
+        cross = np.zeros((len(row), len(self._bundle.cross.names)), np.float32)
+        order = np.argsort(sizes, kind="stable")
+        while len(order):
+            width = self._graphs.padded(int(sizes[order[-1]]))
+            chosen = order[-max(PAIRS_AT_ONCE // width, 1) :]
+            order = order[: -len(chosen)]
+            at = first[chosen, None] + np.arange(width)
+            mask = np.arange(width) < sizes[chosen, None]
+            rows = np.where(mask, row[np.minimum(at, len(row) - 1)], PADDING)
+            scores, of_heads, values = self.scores(encoded, query, request[chosen], rows)
+            score[at[mask]], cross[at[mask]] = scores[mask], values[mask]
+            logits[at[mask]] = of_heads[mask]
+        return score, logits, cross
+
+    def scores(
+        self,
+        encoded: EncodedRequests,
+        query: Leaves,
+        chosen: np.ndarray,
+        row: np.ndarray,
+        cross: np.ndarray | None = None,
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Returns ranked scores `[N, C]`, logits `[N, C, H]` and cross features of some items.
+
+        Args:
+          encoded: R requests.
+          query: their representation.
+          chosen: `[N]` which of them.
+          row: `[N, C]` rows of items.
+          cross: `[N, C, K]`; by default what the bundle knows.
+        """
+        if cross is None:
+            groups = {keys: group[chosen] for keys, group in encoded.groups.items()}
+            cross = self._bundle.cross.values(groups, row)
+        if not row.size:  # no graph takes an empty list
+            logits = np.zeros((*row.shape, len(self._bundle["heads"])), np.float32)
+            return np.zeros(row.shape, np.float32), logits, cross
+        size = self._graphs.padded(len(chosen))
+        inputs = {name: padded_rows(values[chosen], size) for name, values in query.items()}
+        inputs["row"] = padded_rows(row.astype(np.int32), size)
+        if self.uses_cross:
+            inputs["cross"] = padded_rows(cross, size)
+        outputs = self._graphs.run("score", inputs)
+        return outputs["score"][: len(chosen)], outputs["logits"][: len(chosen)], cross
