@@ -34,6 +34,7 @@ def write_bundle(examples: Examples, state: Path, number: int, directory: Path) 
         )
     absent: dict[str, Any] = {"model": "", "heads": [], "utility": [], "calibration": {}}
     absent |= {"graphs": {}, "versions": {}, "parity": {}, "vectors": ""}
+    absent["protocol"] = examples.metadata.protocol_in_words
     write_record(directory, {**knowledge.record, **absent})
     return Bundle.open(directory)
 
