@@ -35,7 +35,7 @@ class StepTrainer:
 
     @functools.cached_property
     def initial(self) -> TrainState:
-        return jax.tree.map(np.array, self.parallel.initialise(self.trainer.init))
+        return jax.tree.map(np.array, self.trainer.initial_state())
 
     def step(self, state, batch):
         """One step; copies, because the step donates what it is given."""

@@ -43,7 +43,7 @@ def run_to_end(trainer: Trainer) -> dict[str, Any]:
     """
     config, run, examples = trainer.config, trainer.run, trainer.examples
     source = warm_start_source(run, examples) if config.train.warm_start else None
-    template = trainer.parallel.template(functools.partial(trainer.init, fitted=False))
+    template = trainer.parallel.template(trainer.init)
     check_memory(template, trainer.parallel.devices[0].platform)
     data = trainer.batches()
     sizes = {
@@ -116,7 +116,7 @@ class Loop:
         trainer, parallel = self._trainer, self._parallel
         trainer.placed = None  # its memory is needed
         if self._checkpoints.latest_step() is None:
-            state = parallel.initialise(trainer.init)
+            state = trainer.initial_state()
             if source is not None:
                 state = warm_start(state, source, parallel)
         else:
@@ -173,8 +173,9 @@ class Loop:
     def _instruments(self) -> Iterator[writers.Profiler]:
         """Opens what shows and records the steps, in the first process alone."""
         config, is_first = self._run.config, jax.process_index() == 0
+        resume_step = self._first_step or -1  # without a checkpoint step 0 is validated again
         with (
-            writers.MetricWriter(self._run.workdir, resume_step=self._first_step)
+            writers.MetricWriter(self._run.workdir, resume_step=resume_step)
             if is_first
             else writers.NoMetricWriter() as self._writer,
             writers.ProgressBar(

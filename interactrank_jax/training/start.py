@@ -59,16 +59,15 @@ def affine_start(
         multipliers = stage_weights(jnp.asarray(stage), engaged, negative_weights=by_stage)
         return result * np.asarray(multipliers)
 
-    with jax.ensure_compile_time_eval():  # `Trainer.init`, which asks for it, is traced
-        fitted = fit_regression(examples, rule, inputs, str(config.model.cross.transform), weights)
-        start = AffineStart(
-            fitted.cross_weight.astype(np.float32),
-            fitted.user_weight.astype(np.float32),
-            fitted.bias.astype(np.float32),
-        )
-        # Last bits depend on a machine's libraries, and processes must start alike.
-        if jax.process_count() > 1:
-            start = AffineStart(*multihost_utils.broadcast_one_to_all(tuple(start)))
+    fitted = fit_regression(examples, rule, inputs, str(config.model.cross.transform), weights)
+    start = AffineStart(
+        fitted.cross_weight.astype(np.float32),
+        fitted.user_weight.astype(np.float32),
+        fitted.bias.astype(np.float32),
+    )
+    # Last bits depend on a machine's libraries, and processes must start alike.
+    if jax.process_count() > 1:
+        start = AffineStart(*multihost_utils.broadcast_one_to_all(tuple(start)))
     return start
 
 

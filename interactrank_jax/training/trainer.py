@@ -176,24 +176,27 @@ class Trainer:
         )
         self.step: Callable[..., TrainState] = self.parallel.map_step(self.per_device)
 
-    def init(self, fitted: bool = True) -> TrainState:
-        """Returns the state at step 0; to be traced, see `state.init_state`.
+    def init(self, affine: AffineStart | None = None) -> TrainState:
+        """Returns a state at step 0; to be traced, see `state.init_state`.
 
         Args:
-          fitted: whether terms of history start at their regression; shapes do not depend on it.
+          affine: what the terms of history start with; shapes do not depend on it.
         """
         return init_state(
             *(self.run.model, self.config, self.examples.metadata.tables),
             *(self.optimizer, self.row_optimizer, self.objective),
-            affine=self.affine if fitted else None,
+            affine=affine,
         )
 
-    @functools.cached_property
-    def affine(self) -> AffineStart | None:
-        """What the terms of history start with, see `start.py`; None in a warm start."""
-        if self.config.train.warm_start:
-            return None
-        return affine_start(self.examples, self.run.rule, self.run.model.inputs, self.config)
+    def initial_state(self) -> TrainState:
+        """Returns the canonical state at step 0, where terms of history start at their regression.
+
+        Those of a warm start are zero: it brings its own.
+        """
+        affine = None
+        if not self.config.train.warm_start:
+            affine = affine_start(self.examples, self.run.rule, self.run.inputs, self.config)
+        return self.parallel.initialise(functools.partial(self.init, affine))
 
     @property
     def has_start(self) -> bool:
@@ -206,7 +209,7 @@ class Trainer:
     def placed(self) -> TrainState:
         """The state on the devices, as `parallel` places it: at step 0 until steps are taken."""
         if self._placed is None:
-            self._placed = self.parallel.place(self.parallel.initialise(self.init))
+            self._placed = self.parallel.place(self.initial_state())
         return self._placed
 
     @placed.setter

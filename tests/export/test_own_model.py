@@ -29,7 +29,8 @@ class Halved(TwoTower):
     """Two towers whose queries are half as long."""
 
     def encode_query(self, request, *, train=False):
-        return 0.5 * super().encode_query(request, train=train)
+        query = super().encode_query(request, train=train)
+        return query._replace(vectors=0.5 * query.vectors)
 
 
 def get_config():

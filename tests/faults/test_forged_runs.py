@@ -70,7 +70,7 @@ def test_a_run_with_metadata_that_is_none_is_refused(workdir, change):
 
 def test_a_run_of_another_release_is_refused(workdir, examples_path):
     reseal(workdir / "config.json", lambda value: value.pop("format_version"))
-    message = "format_version is None, expected 1.* with a new --workdir"
+    message = "format_version is None, expected 2.* with a new --workdir"
     with pytest.raises(InputError, match=message):
         Run.open(workdir)
     with pytest.raises(InputError, match=message):

@@ -93,7 +93,7 @@ def test_killed_while_a_checkpoint_is_written_the_last_whole_one_is_used(
     workdir, marker = tmp_path / "run", tmp_path / "marker"
 
     # In the midst of the third: some of its parts are finished, the whole is not.
-    flags = ("--pause", COMMIT, str(2 * RENAMES + 2), str(marker))
+    flags = ("--pause", COMMIT, str(2 * RENAMES + 2), str(marker), "--about", "checkpoints")
     process = start(examples_path, workdir, *flags)
     wait_for(process, marker.exists)
     kill(process)
