@@ -193,7 +193,8 @@ def test_what_nobody_declared_may_differ(backend, tmp_path):
     parts[0] = parts[0].append_column("both", pa.array(["x"])).append_column("one", pa.array([1]))
     parts[1] = parts[1].append_column("both", pa.array([{"a": 1}]))
     log = write_parts(tmp_path / "log", "items", *parts)
-    assert backend.to_pyarrow(log.table("items", backend))["price"].to_pylist() == [1.0, 2.5]
+    prices = backend.to_pyarrow(log.table("items", backend))["price"].to_pylist()
+    assert sorted(prices) == [1.0, 2.5]  # an engine owes no order
 
 
 @pytest.mark.parametrize("number", [2**63 - 1, 2**63, 2**64 - 1])
