@@ -28,7 +28,11 @@ def draw_times(
 ) -> np.ndarray:
     """Draws sorted times `[count]` (UTC seconds) within a chunk, along the curve of the day."""
     days = (chunk + np.sort(rng.random(count))) * (config.days / config.chunks)
-    days = np.minimum(days, np.nextafter(config.days, 0))
+    return times_of(np.minimum(days, np.nextafter(config.days, 0)))
+
+
+def times_of(days: np.ndarray) -> np.ndarray:
+    """Returns times (UTC seconds) of days since the start; within one, along its curve."""
     day = np.floor(days)
     hour = np.interp(days - day, _DAY_CURVE, np.arange(25))
     return START + (day * DAY).astype(np.int64) + np.minimum(hour * 3600, DAY - 1).astype(np.int64)

@@ -163,8 +163,12 @@ def _chunks(world: World, seed: int, names: "Names") -> Iterator[dict[str, pa.Ta
 def _requests(world: World, rng: np.random.Generator, chunk: int, first: int) -> Requests:
     config = world.config
     last = config.requests * (chunk + 1) // config.chunks
-    count = last - first
-    time = draw_times(config, rng, chunk, count)
+    return draw_requests(world, rng, draw_times(config, rng, chunk, last - first), first)
+
+
+def draw_requests(world: World, rng: np.random.Generator, time: np.ndarray, first: int) -> Requests:
+    """Draws who searches for what at times `[R]`; `first` is the first request's id."""
+    config, count = world.config, len(time)
     user = draw(rng, world.users.activity, count)
     # Of a few queries drawn by popularity the user takes the one that tempts most (Gumbel-max).
     choices = draw(rng, world.queries.popularity, (count, config.query_choices))
@@ -172,7 +176,7 @@ def _requests(world: World, rng: np.random.Generator, chunk: int, first: int) ->
     tempting += rng.gumbel(size=choices.shape)
     query = choices[np.arange(count), tempting.argmax(1)]
     device = draw(rng, np.cumsum(DEVICE_SHARES), count)
-    return Requests(np.arange(first, last), time, user, query, device)
+    return Requests(np.arange(first, first + count), time, user, query, device)
 
 
 def _item_scores(world: World, clicks: np.ndarray, now: float) -> np.ndarray:

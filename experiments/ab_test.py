@@ -1,0 +1,364 @@
+r"""An online test of pre-rankers on simulated users, whose truth is known.
+
+    python -m experiments.ab_test --preset=small --out=runs/ab_test
+
+Every arm gets the same searches of a day that no model has seen, with the same candidates
+(`funnel.py`). What it keeps goes to one full ranker, whose best ten are shown. An arm is worth its
+expected fulfilment: the probability that a slate has a long click or a save, exact from the appeal
+of what is shown, so that arms are compared search by search. A test as it is run online, with users
+hashed to arms and their actions drawn, stands beside it, with its power and an A/A test.
+
+Arms: BM25; popularity, clicks so far; the models, each as `interactrank export` serves it; the
+oracle, which ranks by the truth. Intervals are 95%, over worlds (`--seeds`) and their users. What
+is done is kept.
+"""
+
+import argparse
+import dataclasses
+import math
+import statistics
+import sys
+import zlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from experiments import contenders, funnel, simulated, trials
+from experiments.command_line import count, exit_status
+from interactrank_jax.config import configuration
+from interactrank_jax.examples.format import STATE, Examples
+from interactrank_jax.ranking.ranker import Ranker
+from interactrank_jax.runs.run import Run
+
+MODELS = ("two_tower", "interactrank", "fit", "interactfit")
+TWO_TOWER, CROSS, BM25, POPULARITY, ORACLE = MODELS[0], MODELS[1], "bm25", "popularity", "oracle"
+PAPER = {"vs_bm25": 0.065, "vs_two_tower": 0.037}  # InteractRank's, online
+CUTS = (100, 500, 1000)
+CUT = 500  # the headline's
+ALONE = "alone"  # the best ten of an arm, without a full ranker after it
+REPLICATES = 1_000
+NEW = 1_000_003  # added to a world's seed for what its log did not draw
+POWER, LEVEL = 0.8416, 1.96  # normal quantiles of 80%, and of 5% on two sides
+
+Values = Mapping[str, np.ndarray]  # `[R]` of each arm
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """What came of one world's searches.
+
+    Attributes:
+      user: `[R]` who searched.
+      expected: expected fulfilment of the arms, by cut.
+      survival: shares of the full ranker's and of the oracle's best ten that an arm keeps, by cut.
+      drawn: whether searches were fulfilled as drawn, at the headline's cut.
+      pool: mean number of candidates.
+    """
+
+    user: np.ndarray
+    expected: Mapping[str, Values]
+    survival: Mapping[str, Mapping[str, tuple[float, float]]]
+    drawn: Values
+    pool: float
+
+
+def run_world(arguments: argparse.Namespace, seed: int) -> Outcome:
+    """Trains the arms on one world's log, and lets its users search."""
+    from interactrank_jax.log.simulator.presets import resolve
+    from interactrank_jax.log.simulator.searches import searches
+    from interactrank_jax.log.simulator.simulate import World, simulate
+    from interactrank_jax.log.simulator.tables import Names
+
+    preset, directory = simulated.preset(arguments), simulated.place(arguments) / f"world-{seed}"
+    log = directory / "log"
+    if not log.exists():
+        simulate(preset, seed, log)
+    world = World(resolve(preset), seed)
+    setting = simulated.setting(arguments, "search", log, directory.name)
+    examples, runs = train(setting, arguments.models, seed)
+    day, rankers = export(examples, runs, directory)
+    names = Names(world)
+    clicks = funnel.popularity(log, names, day)
+
+    def retrieved(purpose: int) -> funnel.Searches:
+        requests = searches(world, seed + NEW + purpose, day, arguments.searches)
+        return funnel.retrieve(world, names, requests, rankers[TWO_TOWER], clicks)
+
+    bucket = retrieved(1)
+    full_ranker = funnel.FullRanker(bucket, known(bucket, rankers, clicks)[1], seed)
+    return compare(retrieved(0), rankers, clicks, full_ranker, seed)
+
+
+def known(
+    searches: funnel.Searches, rankers: Mapping[str, Ranker], clicks: np.ndarray
+) -> tuple[tuple[np.ndarray, np.ndarray], np.ndarray]:
+    """Returns the two-tower model's ranks and scores of pools, and the full ranker's features."""
+    ranked = funnel.ranks_by_model(searches, rankers[TWO_TOWER])
+    return ranked, funnel.features(searches, rankers[CROSS], ranked[1], clicks)
+
+
+def train(
+    setting: contenders.Setting, models: Sequence[str], seed: int
+) -> tuple[Examples, dict[str, Run]]:
+    """Returns the examples of a world's log, and a run of each model."""
+    runs = {}
+    for model in models:
+        spec = setting.spec(model)
+        examples = setting.examples(configuration.load(spec).data)
+        sweep = [{"train.seed": seed}]
+        made = trials.make(spec, sweep, examples, setting.out / model, setting.common)
+        (outcome,) = simulated.trained(made)
+        runs[model] = Run.open(outcome.trial.workdir)
+    return Examples(examples), runs
+
+
+def export(
+    examples: Examples, runs: Mapping[str, Run], directory: Path
+) -> tuple[int, dict[str, Ranker]]:
+    """Returns the day of the searches, counted from the log's first, and a Ranker of each run.
+
+    The day is the first whole one of the test split.
+    """
+    from interactrank_jax.export.export import export
+    from interactrank_jax.log.simulator.world import DAY, START
+    from interactrank_jax.state.days import date
+
+    first = examples.raw_requests("test")["timestamp"].to_numpy().min()
+    number = int(first) // DAY + 1
+    rankers = {}
+    for model, run in runs.items():
+        bundle = directory / f"bundle-{model}"
+        if not bundle.exists():
+            as_of = str(date(number))
+            export(run.workdir, examples.path / STATE, bundle, as_of=as_of, onnx=False)
+        rankers[model] = Ranker(bundle)
+    return number - START // DAY, rankers
+
+
+def compare(
+    searches: funnel.Searches,
+    rankers: Mapping[str, Ranker],
+    clicks: np.ndarray,
+    full_ranker: funnel.FullRanker,
+    seed: int,
+) -> Outcome:
+    """Returns what each arm is worth on the same searches."""
+    from interactrank_jax.log.simulator.searches import drawn_fulfilment, is_fulfilled
+    from interactrank_jax.log.simulator.world import stream
+
+    width = searches.pool.shape[1]
+    no_clicks = np.append(clicks, 0)
+    ranks = {
+        BM25: funnel.ranks_by_score(searches, searches.lexical),
+        POPULARITY: funnel.ranks_by_score(searches, no_clicks[searches.pool]),
+    }
+    (ranks[TWO_TOWER], _), features = known(searches, rankers, clicks)
+    final = full_ranker.scores(features)
+    for model in [name for name in rankers if name != TWO_TOWER]:
+        ranks[model], _ = funnel.ranks_by_model(searches, rankers[model])
+    ranks[ORACLE] = funnel.ranks_by_score(searches, searches.appeal)
+    slate = min(searches.world.config.slate, width)
+    by_ranker = funnel.slates(ranks[ORACLE], final, width, slate)
+    by_truth = funnel.slates(ranks[ORACLE], searches.appeal, width, slate)
+
+    expected: dict[str, dict[str, np.ndarray]] = {}
+    survival: dict[str, dict[str, tuple[float, float]]] = {}
+    drawn = {}
+    for arm, of_arm in ranks.items():
+        shown = {ALONE: funnel.slates(of_arm, -of_arm, slate, slate)}
+        shown |= {str(cut): funnel.slates(of_arm, final, cut, slate) for cut in CUTS}
+        for name, slates in shown.items():
+            expected.setdefault(name, {})[arm] = searches.expected_fulfilment(slates)
+        for cut in CUTS:
+            kept = [funnel.survival(of_arm, wanted, cut) for wanted in (by_ranker, by_truth)]
+            survival.setdefault(str(cut), {})[arm] = (kept[0], kept[1])
+        rng = stream(seed + NEW, f"actions {arm}")
+        items = np.take_along_axis(searches.pool, shown[str(CUT)], 1)
+        is_shown = items < searches.no_item
+        items = np.minimum(items, searches.no_item - 1)
+        actions = drawn_fulfilment(searches.world, rng, searches.requests, items, is_shown)
+        drawn[arm] = is_fulfilled(actions)
+    pool = float((searches.pool < searches.no_item).sum(1).mean())
+    return Outcome(searches.requests.user, expected, survival, drawn, pool)
+
+
+def lift(
+    outcomes: Sequence[Outcome], arm: str, other: str, cut: str, seed: int = 0
+) -> tuple[float, float, float]:
+    """Returns by how much more an arm fulfils than another, relatively: mean over worlds, interval.
+
+    Resamples worlds, and in each its users, the same for both arms.
+    """
+    rng = np.random.default_rng(seed)
+    replicates = np.stack(
+        [
+            _resampled(rng, outcome.user, outcome.expected[cut][arm], outcome.expected[cut][other])
+            for outcome in outcomes
+        ]
+    )
+    world = rng.integers(len(outcomes), size=(len(outcomes), REPLICATES))
+    low, high = np.quantile(np.take_along_axis(replicates, world, 0).mean(0), (0.025, 0.975))
+    means = [
+        outcome.expected[cut][arm].mean() / outcome.expected[cut][other].mean() - 1
+        for outcome in outcomes
+    ]
+    return statistics.fmean(means), float(low), float(high)
+
+
+def _resampled(
+    rng: np.random.Generator, user: np.ndarray, values: np.ndarray, others: np.ndarray
+) -> np.ndarray:
+    """Returns the relative lift of `REPLICATES` draws of users; `others` may be of other users."""
+    users, code = np.unique(user, return_inverse=True)
+    sums = [np.bincount(code, of_arm, len(users)) for of_arm in (values, others)]
+    weights = rng.multinomial(len(users), np.full(len(users), 1 / len(users)), REPLICATES)
+    arm, other = (weights @ of_user for of_user in sums)
+    return np.asarray(arm / other - 1)
+
+
+def split_test(
+    outcomes: Sequence[Outcome], arm: str, other: str, salt: str
+) -> tuple[float, float, float]:
+    """Returns the lift of drawn fulfilment where each user is hashed to one of two arms.
+
+    That of an arm over itself is an A/A test. The interval is the normal one of a ratio of means
+    over users (delta method), pooled over worlds.
+    """
+    sums: tuple[list[float], list[float]] = ([], [])
+    sizes: tuple[list[int], list[int]] = ([], [])
+    for number, outcome in enumerate(outcomes):
+        for user in np.unique(outcome.user):
+            side = zlib.crc32(f"{salt}/{number}/{user}".encode()) % 2
+            rows = outcome.user == user
+            sums[side].append(outcome.drawn[(arm, other)[side]][rows].sum())
+            sizes[side].append(rows.sum())
+    means, variances = [], []
+    for total, size in zip(sums, sizes, strict=True):
+        value, weight = np.array(total, float), np.array(size, float)
+        means.append(value.sum() / weight.sum())
+        residual = value - means[-1] * weight
+        variances.append(len(value) * residual.var(ddof=1) / weight.sum() ** 2)
+    ratio = means[0] / means[1]
+    deviation = ratio * math.sqrt(sum(v / m**2 for v, m in zip(variances, means, strict=True)))
+    return ratio - 1, ratio - 1 - LEVEL * deviation, ratio - 1 + LEVEL * deviation
+
+
+def searches_needed(rate: float, relative: float) -> int | None:
+    """Returns the searches per arm that find a relative lift with a power of 80% at 5%."""
+    if not relative:
+        return None
+    other = rate * (1 + relative)
+    variance = rate * (1 - rate) + other * (1 - other)
+    return math.ceil((POWER + LEVEL) ** 2 * variance / (other - rate) ** 2)
+
+
+def summarise(outcomes: Sequence[Outcome]) -> dict[str, Any]:
+    """Returns what the file holds: the headline's arms, all cuts, the tests as run online."""
+    arms = list(outcomes[0].drawn)
+
+    def figures(arm: str, cut: str) -> dict[str, Any]:
+        result: dict[str, Any] = {
+            "fulfilment": statistics.fmean(o.expected[cut][arm].mean() for o in outcomes),
+            "lift_vs_bm25": lift(outcomes, arm, BM25, cut),
+            "lift_vs_two_tower": lift(outcomes, arm, TWO_TOWER, cut),
+        }
+        if cut != ALONE:
+            kept = np.mean([outcome.survival[cut][arm] for outcome in outcomes], axis=0)
+            result["survival"] = dict(zip(("full_ranker", "oracle"), kept.tolist(), strict=True))
+        return result
+
+    headline = {arm: figures(arm, str(CUT)) for arm in arms}
+    for arm in arms:
+        headline[arm]["survival_at_500"] = headline[arm].pop("survival")["full_ranker"]
+        headline[arm]["drawn"] = statistics.fmean(o.drawn[arm].mean() for o in outcomes)
+    tests = {}
+    for other in (BM25, TWO_TOWER):
+        mean, low, high = split_test(outcomes, CROSS, other, f"{CROSS}/{other}")
+        rate = headline[other]["drawn"]
+        needed = searches_needed(rate, headline[CROSS][f"lift_vs_{other}"][0])
+        tests[f"vs_{other}"] = {"lift": mean, "low": low, "high": high, "searches_needed": needed}
+    mean, low, high = split_test(outcomes, CROSS, CROSS, "aa")
+    return {
+        "arms": headline,
+        "cuts": {cut: {arm: figures(arm, cut) for arm in arms} for cut in outcomes[0].expected},
+        "searches": sum(len(outcome.user) for outcome in outcomes),
+        "users": sum(len(np.unique(outcome.user)) for outcome in outcomes),
+        "worlds": len(outcomes),
+        "candidates": statistics.fmean(outcome.pool for outcome in outcomes),
+        "split_tests": tests,
+        "aa": {"lift": mean, "low": low, "high": high},
+        "paper": PAPER,
+    }
+
+
+def table(content: Mapping[str, Any]) -> str:
+    """Returns Markdown: an arm a row, its fulfilment and lifts by cut."""
+    cuts = content["cuts"]
+    lines = [
+        f"{content['searches']:,} searches of {content['users']:,} users, "
+        f"{content['candidates']:,.0f} candidates each; fulfilment is expected, lifts are over "
+        f"BM25 and over two-tower, with 95% intervals.",
+        "",
+        "| arm | cut | fulfilment | over BM25 | over two-tower | kept of the full ranker's ten "
+        "| of the oracle's |",
+        "|---" * 7 + "|",
+    ]
+    for cut, arms in cuts.items():
+        for arm, figures in arms.items():
+            kept = figures.get("survival", {})
+            cells = [
+                *(arm, cut, f"{figures['fulfilment']:.4f}"),
+                *(_percent(figures[f"lift_vs_{other}"]) for other in (BM25, TWO_TOWER)),
+                *(f"{kept[name]:.3f}" if kept else "" for name in ("full_ranker", "oracle")),
+            ]
+            lines.append("| " + " | ".join(cells) + " |")
+    paper = content["paper"]
+    lines += [
+        "",
+        f"InteractRank's paper, online: {paper['vs_bm25']:+.1%} over BM25, "
+        f"{paper['vs_two_tower']:+.1%} over two-tower.",
+    ]
+    for name, test in content["split_tests"].items():
+        lines.append(
+            f"Drawn, half of the users each: InteractRank {name.replace('_', ' ', 1)} "
+            f"{_percent((test['lift'], test['low'], test['high']))}; a power of 80% needs "
+            f"{test['searches_needed'] or math.inf:,} searches per arm."
+        )
+    aa = content["aa"]
+    lines.append(f"A/A: {_percent((aa['lift'], aa['low'], aa['high']))}.")
+    return "\n".join(lines)
+
+
+def _percent(value: Sequence[float]) -> str:
+    mean, low, high = value
+    return f"{mean:+.1%} [{low:+.1%}, {high:+.1%}]"
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Parses the command line and runs the test."""
+    parser = simulated.parser(__doc__)
+    parser.add_argument("--models", nargs="+", choices=MODELS)
+    parser.add_argument("--searches", type=count, default=4_000, help="of each world")
+    arguments = parser.parse_args(argv)
+    if arguments.models is None:
+        arguments.models = list(MODELS[:2] if arguments.quick else MODELS)
+    if not {TWO_TOWER, CROSS} <= set(arguments.models):
+        parser.error(f"--models must name {TWO_TOWER} and {CROSS}")
+    if arguments.quick:
+        arguments.searches = min(arguments.searches, 200)
+
+    def make() -> tuple[str, dict[str, Any]]:
+        outcomes = []
+        for seed in arguments.seeds:
+            outcomes.append(run_world(arguments, seed))
+            print(f"{table(summarise(outcomes))}\n", flush=True)
+        content = summarise(outcomes)
+        return table(content), content
+
+    return exit_status("ab_test", lambda: simulated.publish(arguments, "ab_test", make))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
