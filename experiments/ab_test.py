@@ -29,6 +29,7 @@ from experiments import contenders, funnel, simulated, trials
 from experiments.command_line import count, exit_status
 from interactrank_jax.config import configuration
 from interactrank_jax.examples.format import STATE, Examples
+from interactrank_jax.io import files
 from interactrank_jax.ranking.ranker import Ranker
 from interactrank_jax.runs.run import Run
 
@@ -66,24 +67,45 @@ class Outcome:
 
 def run_world(arguments: argparse.Namespace, seed: int) -> Outcome:
     """Trains the arms on one world's log, and lets its users search."""
-    from interactrank_jax.log.simulator.presets import resolve
-    from interactrank_jax.log.simulator.searches import searches
-    from interactrank_jax.log.simulator.simulate import World, simulate
-    from interactrank_jax.log.simulator.tables import Names
+    from interactrank_jax.log.simulator.simulate import simulate
 
     preset, directory = simulated.preset(arguments), simulated.place(arguments) / f"world-{seed}"
     log = directory / "log"
     if not log.exists():
         simulate(preset, seed, log)
-    world = World(resolve(preset), seed)
     setting = simulated.setting(arguments, "search", log, directory.name)
     examples, runs = train(setting, arguments.models, seed)
-    day, rankers = export(examples, runs, directory)
+    bundles = {model: directory / f"bundle-{model}" for model in runs}
+    for model, bundle in bundles.items():
+        if not bundle.exists():
+            export(examples, runs[model], bundle)
+    return search(log, bundles, arguments.searches)
+
+
+def search(log: Path, bundles: Mapping[str, Path], count: int) -> Outcome:
+    """Lets the users of a simulated log search on the day that bundles are of.
+
+    Args:
+      log: what `simulate` wrote.
+      bundles: by model, those of `TWO_TOWER` and `CROSS` among them.
+      count: searches.
+    """
+    from interactrank_jax.log.simulator.presets import SimulatorConfig
+    from interactrank_jax.log.simulator.searches import searches
+    from interactrank_jax.log.simulator.simulate import World
+    from interactrank_jax.log.simulator.tables import Names
+    from interactrank_jax.log.simulator.world import DAY, START
+    from interactrank_jax.state.days import day_number
+
+    origin = files.read_json(log / "truth" / "config.json")
+    seed, world = origin["seed"], World(SimulatorConfig(**origin["config"]), origin["seed"])
+    rankers = {model: Ranker(bundle) for model, bundle in bundles.items()}
+    day = day_number(rankers[TWO_TOWER].bundle["as_of"]) - START // DAY
     names = Names(world)
     clicks = funnel.popularity(log, names, day)
 
     def retrieved(purpose: int) -> funnel.Searches:
-        requests = searches(world, seed + NEW + purpose, day, arguments.searches)
+        requests = searches(world, seed + NEW + purpose, day, count)
         return funnel.retrieve(world, names, requests, rankers[TWO_TOWER], clicks)
 
     bucket = retrieved(1)
@@ -114,27 +136,15 @@ def train(
     return Examples(examples), runs
 
 
-def export(
-    examples: Examples, runs: Mapping[str, Run], directory: Path
-) -> tuple[int, dict[str, Ranker]]:
-    """Returns the day of the searches, counted from the log's first, and a Ranker of each run.
-
-    The day is the first whole one of the test split.
-    """
+def export(examples: Examples, run: Run, out: Path) -> None:
+    """Writes a run's bundle of the first whole day of the test split."""
     from interactrank_jax.export.export import export
-    from interactrank_jax.log.simulator.world import DAY, START
+    from interactrank_jax.log.simulator.world import DAY
     from interactrank_jax.state.days import date
 
     first = examples.raw_requests("test")["timestamp"].to_numpy().min()
-    number = int(first) // DAY + 1
-    rankers = {}
-    for model, run in runs.items():
-        bundle = directory / f"bundle-{model}"
-        if not bundle.exists():
-            as_of = str(date(number))
-            export(run.workdir, examples.path / STATE, bundle, as_of=as_of, onnx=False)
-        rankers[model] = Ranker(bundle)
-    return number - START // DAY, rankers
+    as_of = str(date(int(first) // DAY + 1))
+    export(run.workdir, examples.path / STATE, out, as_of=as_of, onnx=False)
 
 
 def compare(
