@@ -37,9 +37,10 @@ MODELS = ("two_tower", "interactrank", "fit", "interactfit")
 TWO_TOWER, CROSS, BM25, POPULARITY, ORACLE = MODELS[0], MODELS[1], "bm25", "popularity", "oracle"
 PAPER = {"vs_bm25": 0.065, "vs_two_tower": 0.037}  # InteractRank's, online
 CUTS = (100, 500, 1000)
-CUT = 500  # the headline's
+CUT = 100  # the headline's
 ALONE = "alone"  # the best ten of an arm, without a full ranker after it
 REPLICATES = 1_000
+BUCKET = 1_000  # searches of the random bucket that the full ranker is fitted on
 NEW = 1_000_003  # added to a world's seed for what its log did not draw
 POWER, LEVEL = 0.8416, 1.96  # normal quantiles of 80%, and of 5% on two sides
 
@@ -104,13 +105,13 @@ def search(log: Path, bundles: Mapping[str, Path], count: int) -> Outcome:
     names = Names(world)
     clicks = funnel.popularity(log, names, day)
 
-    def retrieved(purpose: int) -> funnel.Searches:
+    def retrieved(purpose: int, count: int) -> funnel.Searches:
         requests = searches(world, seed + NEW + purpose, day, count)
         return funnel.retrieve(world, names, requests, rankers[TWO_TOWER], clicks)
 
-    bucket = retrieved(1)
+    bucket = retrieved(1, min(count, BUCKET))
     full_ranker = funnel.FullRanker(bucket, known(bucket, rankers, clicks)[1], seed)
-    return compare(retrieved(0), rankers, clicks, full_ranker, seed)
+    return compare(retrieved(0, count), rankers, clicks, full_ranker, seed)
 
 
 def known(
@@ -267,6 +268,7 @@ def searches_needed(rate: float, relative: float) -> int | None:
 def summarise(outcomes: Sequence[Outcome]) -> dict[str, Any]:
     """Returns what the file holds: the headline's arms, all cuts, the tests as run online."""
     arms = list(outcomes[0].drawn)
+    tests = {}
 
     def figures(arm: str, cut: str) -> dict[str, Any]:
         result: dict[str, Any] = {
@@ -279,19 +281,19 @@ def summarise(outcomes: Sequence[Outcome]) -> dict[str, Any]:
             result["survival"] = dict(zip(("full_ranker", "oracle"), kept.tolist(), strict=True))
         return result
 
-    headline = {arm: figures(arm, str(CUT)) for arm in arms}
+    of_cut = {arm: figures(arm, str(CUT)) for arm in arms}
     for arm in arms:
-        headline[arm]["survival_at_500"] = headline[arm].pop("survival")["full_ranker"]
-        headline[arm]["drawn"] = statistics.fmean(o.drawn[arm].mean() for o in outcomes)
-    tests = {}
+        kept = [outcome.survival["500"][arm][0] for outcome in outcomes]
+        of_cut[arm] |= {"survival_at_500": statistics.fmean(kept)}
+        of_cut[arm]["drawn"] = statistics.fmean(o.drawn[arm].mean() for o in outcomes)
     for other in (BM25, TWO_TOWER):
         mean, low, high = split_test(outcomes, CROSS, other, f"{CROSS}/{other}")
-        rate = headline[other]["drawn"]
-        needed = searches_needed(rate, headline[CROSS][f"lift_vs_{other}"][0])
+        rate = of_cut[other]["drawn"]
+        needed = searches_needed(rate, of_cut[CROSS][f"lift_vs_{other}"][0])
         tests[f"vs_{other}"] = {"lift": mean, "low": low, "high": high, "searches_needed": needed}
     mean, low, high = split_test(outcomes, CROSS, CROSS, "aa")
     return {
-        "arms": headline,
+        "arms": of_cut,
         "cuts": {cut: {arm: figures(arm, cut) for arm in arms} for cut in outcomes[0].expected},
         "searches": sum(len(outcome.user) for outcome in outcomes),
         "users": sum(len(np.unique(outcome.user)) for outcome in outcomes),
@@ -301,6 +303,34 @@ def summarise(outcomes: Sequence[Outcome]) -> dict[str, Any]:
         "aa": {"lift": mean, "low": low, "high": high},
         "paper": PAPER,
     }
+
+
+def headline(content: Mapping[str, Any]) -> str:
+    """Returns Markdown: an arm a row, what it fulfils by itself and before a full ranker."""
+    lines = [
+        f"Expected fulfilment of {content['searches']:,} new searches, "
+        f"{content['candidates']:,.0f} candidates each, by the best ten of a pre-ranker and by the",
+        f"ten that a full ranker picks of its best {CUT}; lifts with 95% intervals:",
+        "",
+        f"| arm | alone | over BM25 | over two-tower | of {CUT} | over BM25 | over two-tower |",
+        "|---" * 7 + "|",
+    ]
+    for arm in content["arms"]:
+        cells = [arm]
+        for cut in (ALONE, str(CUT)):
+            figures = content["cuts"][cut][arm]
+            cells.append(f"{figures['fulfilment']:.4f}")
+            cells += [_percent(figures[f"lift_vs_{other}"]) for other in (BM25, TWO_TOWER)]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join([*lines, "", _of_paper(content)])
+
+
+def _of_paper(content: Mapping[str, Any]) -> str:
+    paper = content["paper"]
+    return (
+        f"InteractRank's paper, online: {paper['vs_bm25']:+.1%} over BM25, "
+        f"{paper['vs_two_tower']:+.1%} over two-tower."
+    )
 
 
 def table(content: Mapping[str, Any]) -> str:
@@ -324,12 +354,7 @@ def table(content: Mapping[str, Any]) -> str:
                 *(f"{kept[name]:.3f}" if kept else "" for name in ("full_ranker", "oracle")),
             ]
             lines.append("| " + " | ".join(cells) + " |")
-    paper = content["paper"]
-    lines += [
-        "",
-        f"InteractRank's paper, online: {paper['vs_bm25']:+.1%} over BM25, "
-        f"{paper['vs_two_tower']:+.1%} over two-tower.",
-    ]
+    lines += ["", _of_paper(content)]
     for name, test in content["split_tests"].items():
         lines.append(
             f"Drawn, half of the users each: InteractRank {name.replace('_', ' ', 1)} "

@@ -1,9 +1,10 @@
-"""From nothing to scored candidates: simulate, prepare, train, evaluate, index, score, one table.
+"""From nothing to an online test: simulate, prepare, train, evaluate, index, score, export, search.
 
     python -m experiments.quickstart --preset=small --out=runs/quickstart
 
 BM25, IQP alone, the two-tower model and InteractRank are evaluated on the same test requests by the
-same code. Run again, it goes on where it was.
+same code. Then users of the simulated log search anew, and what the rankers show them is worth what
+the simulator's truth says (`ab_test.py`). Run again, it goes on where it was.
 """
 
 import argparse
@@ -18,6 +19,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from experiments import ab_test
 from experiments.command_line import exit_status
 from interactrank_jax.config import configuration
 from interactrank_jax.evaluation import uncertainty
@@ -26,6 +28,7 @@ from interactrank_jax.io.errors import InputError
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 MODELS = ("two_tower", "interactrank")
+SEARCHES = 2_000
 TABLE_METRICS = ("roc_auc", "request_auc", "hit_at_3", "ndcg_at_10", "recall_at_100")
 
 
@@ -97,10 +100,12 @@ def quickstart(preset: str, seed: int, out: Path) -> dict[str, Any]:
     """Runs every station; returns (and writes) the summary."""
     from interactrank_jax.evaluation import evaluate
     from interactrank_jax.evaluation.baseline_scorers import BASELINES
+    from interactrank_jax.examples.format import Examples
     from interactrank_jax.examples.prepare import prepare
     from interactrank_jax.log.simulator.simulate import simulate
     from interactrank_jax.ranking.index import build_index
     from interactrank_jax.ranking.score import score
+    from interactrank_jax.runs.run import Run
     from interactrank_jax.training.train import train
 
     log, examples = out / "log", out / "examples"
@@ -137,6 +142,21 @@ def quickstart(preset: str, seed: int, out: Path) -> dict[str, Any]:
         ),
         "scores",
     )
+    bundles = {model: out / f"bundle_{model}" for model in MODELS}
+    for model, bundle in bundles.items():
+        stations.run(
+            f"export_{model}",
+            lambda model=model, bundle=bundle: ab_test.export(  # type: ignore[misc]
+                Examples(examples), Run.open(out / model), bundle
+            ),
+            bundle.name,
+        )
+
+    def search() -> None:
+        outcome = ab_test.search(log, bundles, SEARCHES // 10 if preset == "tiny" else SEARCHES)
+        files.write_json(out / "ab_test.json", ab_test.summarise([outcome]))
+
+    stations.run("search", search)
 
     results = [files.read_json(out / "baselines" / f"{name}.json") for name in BASELINES]
     results += [files.read_json(out / model / "eval" / "test.json") for model in MODELS]
@@ -149,6 +169,7 @@ def quickstart(preset: str, seed: int, out: Path) -> dict[str, Any]:
         "index": out / "index",
         "scores": out / "scores" / "scores.parquet",
         "figure": figure,
+        **{f"bundle_{model}": bundle for model, bundle in bundles.items()},
     }
     gains = {
         metric: paired_difference(out / "interactrank", out / "two_tower", examples, metric)
@@ -162,6 +183,7 @@ def quickstart(preset: str, seed: int, out: Path) -> dict[str, Any]:
         "interactrank_minus_two_tower": gains,
         "models": {result["name"]: result["metrics"] for result in results},
         "intervals": {result["name"]: result["intervals"] for result in results},
+        "ab_test": files.read_json(out / "ab_test.json"),
         "seconds": stations.seconds,
         "artefacts": {name: str(path) for name, path in artefacts.items()},
         "configs": resolved,
@@ -198,6 +220,8 @@ def report(summary: Mapping[str, Any]) -> str:
                     summary["interactrank_minus_two_tower"].items()
                 )
             ),
+            "",
+            ab_test.headline(summary["ab_test"]),
         ]
     )
 
