@@ -98,23 +98,43 @@ def load_config(model: str, preset: str, seed: int):
 
 def quickstart(preset: str, seed: int, out: Path) -> dict[str, Any]:
     """Runs every station; returns (and writes) the summary."""
-    from interactrank_jax.evaluation import evaluate
-    from interactrank_jax.evaluation.baseline_scorers import BASELINES
-    from interactrank_jax.examples.format import Examples
-    from interactrank_jax.examples.prepare import prepare
-    from interactrank_jax.log.simulator.simulate import simulate
-    from interactrank_jax.ranking.index import build_index
-    from interactrank_jax.ranking.score import score
-    from interactrank_jax.runs.run import Run
-    from interactrank_jax.training.train import train
-
-    log, examples = out / "log", out / "examples"
     configs = {model: load_config(model, preset, seed) for model in MODELS}
     resolved = {model: configuration.to_json(config) for model, config in configs.items()}
     settings = {"preset": preset, "seed": seed, "configs": files.digest(resolved)}
     stations = Stations(out, settings)
-    data = configs["interactrank"].data
+    train_and_score(stations, preset, seed, configs, out)
+    search_anew(stations, preset, out)
+    summary = {
+        "preset": preset,
+        "seed": seed,
+        **summarise(out),
+        "seconds": stations.seconds,
+        "configs": resolved,
+        "versions": {name: importlib.metadata.version(name) for name in ("jax", "flax", "numpy")},
+    }
+    files.write_json(out / "summary.json", summary)
+    print(f"\n{report(summary)}")
+    print("\nseconds: " + ", ".join(f"{name} {value}" for name, value in stations.seconds.items()))
+    for name, path in summary["artefacts"].items():
+        print(f"{name:>19}: {path}")
+    print(f"{'summary':>19}: {out / 'summary.json'}")
+    return summary
 
+
+def train_and_score(
+    stations: Stations, preset: str, seed: int, configs: Mapping[str, Any], out: Path
+) -> None:
+    """From nothing to scored candidates of the test split."""
+    from interactrank_jax.evaluation import evaluate
+    from interactrank_jax.evaluation.baseline_scorers import BASELINES
+    from interactrank_jax.examples.prepare import prepare
+    from interactrank_jax.log.simulator.simulate import simulate
+    from interactrank_jax.ranking.index import build_index
+    from interactrank_jax.ranking.score import score
+    from interactrank_jax.training.train import train
+
+    log, examples, best = out / "log", out / "examples", out / "interactrank"
+    data = configs["interactrank"].data
     stations.run("simulate", lambda: simulate(preset, seed, log), "log")
     stations.run("prepare", lambda: prepare(data, log, examples), "examples")
     for model in MODELS:
@@ -133,7 +153,6 @@ def quickstart(preset: str, seed: int, out: Path) -> dict[str, Any]:
             evaluate.evaluate(out / model, examples, "test")
 
     stations.run("evaluate", evaluate_all)
-    best = out / "interactrank"
     stations.run("index", lambda: build_index(best, examples, out / "index"), "index")
     stations.run(
         "score",
@@ -142,60 +161,58 @@ def quickstart(preset: str, seed: int, out: Path) -> dict[str, Any]:
         ),
         "scores",
     )
+
+
+def search_anew(stations: Stations, preset: str, out: Path) -> None:
+    """Exports the models, and lets the simulated users search with them."""
+    from interactrank_jax.examples.format import Examples
+    from interactrank_jax.runs.run import Run
+
     bundles = {model: out / f"bundle_{model}" for model in MODELS}
-    for model, bundle in bundles.items():
-        stations.run(
-            f"export_{model}",
-            lambda model=model, bundle=bundle: ab_test.export(  # type: ignore[misc]
-                Examples(examples), Run.open(out / model), bundle
-            ),
-            bundle.name,
-        )
+
+    def export_all() -> None:
+        for model, bundle in bundles.items():
+            if not bundle.exists():
+                ab_test.export(Examples(out / "examples"), Run.open(out / model), bundle)
 
     def search() -> None:
-        outcome = ab_test.search(log, bundles, SEARCHES // 10 if preset == "tiny" else SEARCHES)
+        count = SEARCHES // 10 if preset == "tiny" else SEARCHES
+        outcome = ab_test.search(out / "log", bundles, count)
         files.write_json(out / "ab_test.json", ab_test.summarise([outcome]))
 
+    stations.run("export", export_all)
     stations.run("search", search)
+
+
+def summarise(out: Path) -> dict[str, Any]:
+    """Returns the figures of all stations, and where what they made lies."""
+    from interactrank_jax.evaluation.baseline_scorers import BASELINES
 
     results = [files.read_json(out / "baselines" / f"{name}.json") for name in BASELINES]
     results += [files.read_json(out / model / "eval" / "test.json") for model in MODELS]
-    figure = out / "figure.png"
-    draw(results, {model: out / model for model in MODELS}, figure)
+    draw(results, {model: out / model for model in MODELS}, out / "figure.png")
     artefacts = {
-        "log": log,
-        "examples": examples,
+        "log": out / "log",
+        "examples": out / "examples",
         **{f"run_{model}": out / model for model in MODELS},
         "index": out / "index",
         "scores": out / "scores" / "scores.parquet",
-        "figure": figure,
-        **{f"bundle_{model}": bundle for model, bundle in bundles.items()},
+        **{f"bundle_{model}": out / f"bundle_{model}" for model in MODELS},
+        "figure": out / "figure.png",
     }
-    gains = {
-        metric: paired_difference(out / "interactrank", out / "two_tower", examples, metric)
-        for metric in ("roc_auc", "request_auc", "hit_at_3")
-    }
+    runs = out / "interactrank", out / "two_tower"
     first = results[0]
-    summary = {
-        "preset": preset,
-        "seed": seed,
+    return {
         **{name: first[name] for name in ("requests", "candidates", "corpus")},
-        "interactrank_minus_two_tower": gains,
+        "interactrank_minus_two_tower": {
+            metric: paired_difference(*runs, out / "examples", metric)
+            for metric in ("roc_auc", "request_auc", "hit_at_3")
+        },
         "models": {result["name"]: result["metrics"] for result in results},
         "intervals": {result["name"]: result["intervals"] for result in results},
         "ab_test": files.read_json(out / "ab_test.json"),
-        "seconds": stations.seconds,
         "artefacts": {name: str(path) for name, path in artefacts.items()},
-        "configs": resolved,
-        "versions": {name: importlib.metadata.version(name) for name in ("jax", "flax", "numpy")},
     }
-    files.write_json(out / "summary.json", summary)
-    print(f"\n{report(summary)}")
-    print("\nseconds: " + ", ".join(f"{name} {value}" for name, value in stations.seconds.items()))
-    for name, path in artefacts.items():
-        print(f"{name:>16}: {path}")
-    print(f"{'summary':>16}: {out / 'summary.json'}")
-    return summary
 
 
 def report(summary: Mapping[str, Any]) -> str:
