@@ -22,7 +22,7 @@ bundle, root = sys.argv[1], pathlib.Path(sys.argv[2])
 asked, listed, happened = (pq.read_table(root / f"{name}.parquet") for name in ("r", "c", "e"))
 for number in (0, len(jax.devices()) - 1):
     device = jax.devices()[number]
-    ranker = Ranker(bundle, device=device)
+    ranker = Ranker(bundle, devices=[device])
     pq.write_table(ranker.rank(asked, listed, happened), root / f"listed-{number}.parquet")
     pq.write_table(ranker.rank(asked, None, happened, k=9), root / f"corpus-{number}.parquet")
     placed = ranker.ranking.graphs._placed
