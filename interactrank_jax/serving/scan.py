@@ -61,7 +61,7 @@ class TileSize:
     """
 
     def __init__(self, pairs: int):
-        self._pairs = pairs
+        self._pairs, self._has_said = pairs, False
 
     def rows(self, requests: int) -> int:
         """Returns the rows of a tile for so many requests."""
@@ -78,11 +78,11 @@ class TileSize:
         if rows == 1:
             raise error
         self._pairs = rows // 2 * max(requests, 1)
-        logging.getLogger(__name__).warning(
-            "Out of memory with %s items at a time: going on with %s.",
-            f"{rows:,}",
-            f"{self.rows(requests):,}",
-        )
+        if not self._has_said:
+            logging.getLogger(__name__).warning(
+                "Out of memory with %s items at a time: going on with fewer.", f"{rows:,}"
+            )
+        self._has_said = True
 
 
 def corpus_top_k(
@@ -128,7 +128,7 @@ def corpus_top_k(
 
 
 def all_scores(tiles: Sequence[Tiles], requests: int, rows: int, size: TileSize) -> np.ndarray:
-    """Returns the scores `[R, N]` with every row, -inf where no tile has it.
+    """Returns the scores `[R, N]` with every row, -inf of padding and of rows that no tile has.
 
     Args:
       tiles: of R requests.
