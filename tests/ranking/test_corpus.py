@@ -4,11 +4,14 @@ import jax
 import numpy as np
 import pytest
 
+from interactrank_jax.examples.format import Examples
 from interactrank_jax.io.errors import InputError
+from interactrank_jax.ranking.corpus import CorpusScorer
 from interactrank_jax.ranking.device_index import DeviceIndex, tile_scorer
 from interactrank_jax.ranking.device_top_k import grouped_top_k
 from interactrank_jax.serving import scan
 from interactrank_jax.serving.masks import RowMask
+from tests.models.model_case import UTILITY, Case
 from tests.ranking.dot_models import (
     CrossDot,
     Dot,
@@ -122,3 +125,35 @@ def test_devices_that_are_none_are_refused(devices):
     chosen = jax.devices()[:1] * 2 if devices else []
     with pytest.raises(InputError, match="Expected at least one, each once"):
         make_scorer(make_case(1, 9), devices=chosen)
+
+
+@pytest.mark.parametrize("name", ["fit", "interactfit", "interactrank"])
+def test_other_models_than_products_are_ranked_by_their_own_scores(name, examples_path):
+    case, rows = Case(name, Examples(examples_path)), 81
+    outputs = case(corpus=np.arange(rows))
+    query, items = outputs["query"], outputs["corpus"]
+    requests, features = outputs["score"].shape[0], case.batch["cross"].shape[-1]
+    made = make_case(requests, rows)
+    cross_items, barred = made["cross_items"], made["barred"]
+    values = np.random.default_rng(0).random((*cross_items.shape, features), np.float32)
+    cross = np.zeros((requests, rows + 1, features), np.float32)
+    np.put_along_axis(cross, cross_items[..., None], values, 1)
+    every = jax.tree.map(lambda leaf: np.broadcast_to(leaf, (requests, *leaf.shape)), items)
+    logits = case.model.apply(
+        {"params": case.params}, query, every, cross[:, :rows], method="score"
+    )
+    score = np.asarray(logits, np.float64) @ np.array(UTILITY)
+    score[:, 0] = -np.inf
+    for mask, expected in (
+        (None, score),
+        (RowMask.of(requests, rows, *np.nonzero(barred)), np.where(barred, -np.inf, score)),
+    ):
+        best, _ = best_of(expected, 30)
+        for tile in (7, 64, 1_000):
+            scorer = CorpusScorer(case.model, case.params, items, UTILITY, pairs=tile * requests)
+            value, row = scorer.top_k(query, cross_items, values, 30, mask)
+            np.testing.assert_allclose(value, best, rtol=1e-5, atol=1e-5)
+            # The same items, but where two scores are equal to within rounding.
+            of_rows = np.take_along_axis(expected, row, 1)
+            np.testing.assert_allclose(of_rows, best, rtol=1e-5, atol=1e-5)
+            assert all(len(set(one)) == 30 for one in row.tolist())
