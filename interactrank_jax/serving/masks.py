@@ -31,7 +31,10 @@ class RowMask:
 
     def inverted(self) -> "RowMask":
         """Bars all others."""
-        return RowMask(~self.bits, self.rows)
+        bits = ~self.bits
+        if self.rows % 8:
+            bits[:, -1] &= (1 << self.rows % 8) - 1
+        return RowMask(bits, self.rows)
 
     def has(self, request: np.ndarray, row: np.ndarray) -> np.ndarray:
         """Returns whether rows of requests are barred, `[M]`."""
@@ -49,9 +52,9 @@ class RowMask:
         """Returns the mask of some requests."""
         return RowMask(self.bits[first:end], self.rows) if len(self.bits) > 1 else self
 
-    def most_barred(self) -> float:
-        """Returns the largest share of rows that a request has barred."""
-        return float(np.bitwise_count(self.bits).sum(1, dtype=np.int64).max(initial=0)) / self.rows
+    def left(self) -> np.ndarray:
+        """Returns how many rows are not barred, `[R or 1]`."""
+        return self.rows - np.bitwise_count(self.bits).sum(1, dtype=np.int64)
 
 
 def _bit(row: np.ndarray) -> np.ndarray:

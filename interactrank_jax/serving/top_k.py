@@ -64,12 +64,14 @@ class RunningTopK:
 
     def __init__(self, requests: int, k: int, mask: RowMask | None = None):
         self._k, self._mask = k, mask
+        left = np.full(1, np.inf) if mask is None else mask.left()
         # A mask that leaves little would let through a score for every one that it then bars.
-        self._masks_first = mask is not None and mask.most_barred() > 0.5
+        self._masks_first = mask is not None and bool((2 * left < mask.rows).any())
+        self._can_fill = np.broadcast_to(left > k, requests)  # k, if no row were padding
         self._bound = np.full(requests, -np.inf, np.float32)
         self._count = np.zeros(requests, np.int64)  # of the buffer's entries, ascending by row
-        self._score = np.full((requests, int(2 * _FULL * k)), -np.inf, np.float32)
-        self._row = np.zeros(self._score.shape, np.int32)
+        self._score = np.full((requests, k), -np.inf, np.float32)
+        self._row = np.zeros((requests, k), np.int32)
 
     def add(self, scored: Scored, begin: int, first: int) -> None:
         """Takes the scores of the next rows.
@@ -83,17 +85,19 @@ class RunningTopK:
         requests = len(self._bound)
         scores, maxima = (None if a is None else np.asarray(a)[:requests] for a in scored)
         assert scores is not None
-        starts = bool(np.isneginf(self._bound).any())
+        unbounded = np.flatnonzero(np.isneginf(self._bound) & self._can_fill)
         bars, bound = self._mask, self._bound
-        if self._mask is not None and (starts or self._masks_first):
+        if self._mask is not None and (len(unbounded) or self._masks_first):
             barred = self._mask.barred(begin, scores.shape[1])
             scores = np.where(barred, np.float32(-np.inf), scores)
             maxima = bars = None
-        if starts:
+        if len(unbounded):
             # Of rows that came earlier one may be padding, so its score does not count.
             rank = self._k + (begin < first)
-            self._bound = np.maximum(bound, _bound_from_below(scores, maxima, rank))
-            bound = np.nextafter(self._bound, np.float32(-np.inf))  # of this tile, equal ones count
+            of_open = maxima if maxima is None else maxima[unbounded]
+            self._bound[unbounded] = _bound_from_below(scores[unbounded], of_open, rank)
+            bound = self._bound.copy()  # of this tile, scores equal to it count
+            bound[unbounded] = np.nextafter(bound[unbounded], np.float32(-np.inf))
         request, column = _above(scores, maxima, bound)
         row = (column + begin).astype(np.int32)
         counts = row >= first
@@ -134,8 +138,8 @@ class RunningTopK:
         self._count, self._bound = np.minimum(self._count, k), bound
 
     def _widen(self, width: int) -> None:
-        more = width - self._score.shape[1]
-        if more > 0:
+        if width > self._score.shape[1]:
+            more = width * 5 // 4 - self._score.shape[1]
             self._score = np.pad(self._score, ((0, 0), (0, more)), constant_values=-np.inf)
             self._row = np.pad(self._row, ((0, 0), (0, more)))
 
