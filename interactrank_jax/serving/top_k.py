@@ -94,17 +94,17 @@ class RunningTopK:
         if len(unbounded):
             # Of rows that came earlier one may be padding, so its score does not count.
             rank = self._k + (begin < first)
-            of_open = maxima if maxima is None else maxima[unbounded]
-            self._bound[unbounded] = _bound_from_below(scores[unbounded], of_open, rank)
+            groups = None if maxima is None else maxima[unbounded]
+            self._bound[unbounded] = _bound_from_below(scores[unbounded], groups, rank)
             bound = self._bound.copy()  # of this tile, scores equal to it count
             bound[unbounded] = np.nextafter(bound[unbounded], np.float32(-np.inf))
         request, column = _above(scores, maxima, bound)
         row = (column + begin).astype(np.int32)
-        counts = row >= first
+        is_candidate = row >= first
         if bars is not None:
-            counts &= ~bars.has(request, row)
-        if not counts.all():
-            request, column, row = request[counts], column[counts], row[counts]
+            is_candidate &= ~bars.has(request, row)
+        if not is_candidate.all():
+            request, column, row = (a[is_candidate] for a in (request, column, row))
         self._append(request, row, scores[request, column])
 
     def best(self) -> Top:
