@@ -6,11 +6,13 @@ import subprocess
 import sys
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from tests.conftest import REPOSITORY
 from tests.ranking.dot_models import assert_best, best_of, brute_force, make_case
 from tests.ranking.shards_worker import REQUESTS, ROWS, TILES, K
+from tests.serving.making import assert_scores, events, requests
 
 PATIENCE_S = 240
 
@@ -21,7 +23,7 @@ def free_port() -> int:
         return free.getsockname()[1]
 
 
-def results(directory, processes: int, devices: int) -> list[dict[str, np.ndarray]]:
+def results(directory, processes: int, devices: int, *bundle: str) -> list[dict[str, np.ndarray]]:
     """Returns what each process saved."""
     coordinator = f"localhost:{free_port()}" if processes > 1 else ""
     flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={devices}"
@@ -30,7 +32,7 @@ def results(directory, processes: int, devices: int) -> list[dict[str, np.ndarra
         subprocess.Popen(
             [
                 *(sys.executable, "-m", "tests.ranking.shards_worker"),
-                *(file, coordinator, str(processes), str(process)),
+                *(file, coordinator, str(processes), str(process), *bundle),
             ],
             cwd=REPOSITORY,
             env={**os.environ, "XLA_FLAGS": flags},
@@ -77,6 +79,8 @@ def test_four_devices_rank_as_one(tmp_path):
 
 @pytest.mark.devices
 @pytest.mark.thorough  # processes that wait for each other
-def test_two_processes_rank_as_one_and_both_have_the_result(tmp_path):
-    for saved in results(tmp_path, 2, 2):
+def test_two_processes_rank_as_one_and_both_have_the_result(tmp_path, served, ranker):
+    expected = ranker.rank(requests(20), None, events(), k=9)
+    for process, saved in enumerate(results(tmp_path, 2, 2, str(served.bundle))):
         assert_as_one_device(saved, 4)
+        assert_scores(pq.read_table(tmp_path / f"{process}.npz.parquet"), expected)
