@@ -29,7 +29,7 @@ class CorpusRanker:
         self._bundle, self._graphs, self._pairs = bundle, graphs, pairs
         # Other than a dot product, a score takes memory for each pair.
         pair_bytes = DOT_BYTES if "query_vector" in bundle["graphs"] else OTHER_BYTES
-        self.size = TileSize(graphs.tile_bytes() // pair_bytes)
+        self.size = TileSize(graphs.tile_bytes() // pair_bytes, graphs.padded)
 
     def best(
         self, encoded: EncodedRequests, query: Leaves, k: int, mask: RowMask | None = None

@@ -58,26 +58,26 @@ class TileSize:
 
     Args:
       pairs: of a request and an item, scored together.
+      padded: returns the number of requests that so many are padded to.
     """
 
-    def __init__(self, pairs: int):
-        self._pairs, self._has_said = pairs, False
+    def __init__(self, pairs: int, padded: Callable[[int], int] = lambda requests: requests):
+        self._pairs, self._padded, self._has_said = pairs, padded, False
 
     def rows(self, requests: int) -> int:
         """Returns the rows of a tile for so many requests."""
-        rows = max(self._pairs // max(requests, 1), 1)
+        rows = max(self._pairs // max(self._padded(requests), 1), 1)
         return rows // SMALLEST * SMALLEST or rows
 
-    def halve(self, requests: int, error: BaseException) -> None:
-        """Takes half as many from now on; says so the first time.
+    def halve(self, rows: int, requests: int, error: BaseException) -> None:
+        """Takes half of what was too much from now on; says so the first time.
 
         Raises:
-          BaseException: the error, where a tile is one row.
+          BaseException: the error, where that was one row.
         """
-        rows = self.rows(requests)
-        if rows == 1:
+        if rows <= 1:
             raise error
-        self._pairs = rows // 2 * max(requests, 1)
+        self._pairs = rows // 2 * max(self._padded(requests), 1)
         if not self._has_said:
             logging.getLogger(__name__).warning(
                 "Out of memory with %s items at a time: going on with fewer.", f"{rows:,}"
@@ -144,7 +144,7 @@ def all_scores(tiles: Sequence[Tiles], requests: int, rows: int, size: TileSize)
                 scores = np.asarray(part.scores(begin, width)[0])
                 result[:, first : begin + width] = scores[:requests, first - begin :]
 
-    _fitting(size, requests, fill)
+    _fitting(size, requests, tiles, fill)
     return result
 
 
@@ -152,22 +152,26 @@ def _scanned(
     tiles: Sequence[Tiles], requests: int, k: int, size: TileSize, mask: RowMask | None
 ) -> Top:
     """Returns the best of all tiles."""
-    tops = _fitting(size, requests, lambda rows: _scan(tiles, requests, k, rows, mask))
+    tops = _fitting(size, requests, tiles, lambda rows: _scan(tiles, requests, k, rows, mask))
     if len(tops) == 1:
         return tops[0]
     empty = np.zeros((requests, k), np.int32), np.full((requests, k), -np.inf, np.float32)
     return merged_tops([empty, *tops], k)
 
 
-def _fitting(size: TileSize, requests: int, call: Callable[[int], Result]) -> Result:
+def _fitting(
+    size: TileSize, requests: int, tiles: Sequence[Tiles], call: Callable[[int], Result]
+) -> Result:
     """Calls with the size of a tile, and again with half of it where memory runs out."""
+    longest = max((part.end - part.first for part in tiles), default=0)
     while True:
+        rows = min(size.rows(requests), longest)
         try:
-            return call(size.rows(requests))
+            return call(rows)
         except Exception as error:  # each library has a type of its own
             if not is_out_of_memory(error):
                 raise
-            size.halve(requests, error)
+            size.halve(rows, requests, error)
 
 
 def _scan(

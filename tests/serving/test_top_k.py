@@ -137,7 +137,7 @@ def test_out_of_memory_halves_the_tile_and_says_so_once(message, caplog):
         if count > 130:
             raise MemoryError if message is None else RuntimeError(message)
 
-    size, tiles = scan.TileSize(2 * 1_000), [Array(score, fails=fails)]
+    size, tiles = scan.TileSize(1 << 40), [Array(score, fails=fails)]
     none = np.zeros((1, 1_000), bool)
     with caplog.at_level(logging.WARNING):
         for _ in range(2):
@@ -145,7 +145,7 @@ def test_out_of_memory_halves_the_tile_and_says_so_once(message, caplog):
             assert_same(top, brute_force(score, none, 9))
     assert max(tiles[0].counts) == 64  # what fitted was kept for the second time
     assert [record.message for record in caplog.records] == [
-        "Out of memory with 960 items at a time: going on with fewer."
+        "Out of memory with 1,000 items at a time: going on with fewer."
     ]
     every = scan.all_scores(tiles, 2, 1_000, scan.TileSize(2 * 1_000))
     np.testing.assert_array_equal(every[:, 1:], score[:, 1:])
@@ -175,3 +175,8 @@ def test_merging_keeps_the_best_of_all_parts():
     row, score = merged_tops(parts, 5)
     assert row.tolist() == [[2, 7, 9, 0, 0]]
     assert score.tolist() == [[5, 5, 1, -np.inf, -np.inf]]
+
+
+def test_a_tile_is_as_long_as_the_padded_requests_leave_room_for():
+    size = scan.TileSize(8 * 1_000, lambda requests: max(requests, 8))
+    assert [size.rows(requests) for requests in (1, 8, 16)] == [960, 960, 448]
