@@ -14,7 +14,13 @@ import numpy as np
 
 from interactrank_jax.examples.format import PADDING
 from interactrank_jax.models.preranker import PreRanker
-from interactrank_jax.ranking.device_index import DeviceIndex, TileScorer, tile_bytes, tile_scorer
+from interactrank_jax.ranking.device_index import (
+    DeviceIndex,
+    TileScorer,
+    first_local,
+    tile_bytes,
+    tile_scorer,
+)
 from interactrank_jax.serving.corpus import DOT_BYTES, OTHER_BYTES
 from interactrank_jax.serving.masks import RowMask
 from interactrank_jax.serving.scan import Pairs, TileSize, all_scores, corpus_top_k
@@ -59,7 +65,8 @@ class CorpusScorer:
         self._score_tile = _score_tile(model, self._utility)
         self.num_items = self._index.rows
         pair_bytes = DOT_BYTES if _is_product(model) else OTHER_BYTES
-        self._size = TileSize(tile_bytes(devices[0]) // pair_bytes if pairs is None else pairs)
+        room = tile_bytes(first_local(devices)) // pair_bytes
+        self._size = TileSize(room if pairs is None else pairs)
 
     def scores(self, query: Any, cross_items: np.ndarray, cross_values: np.ndarray) -> np.ndarray:
         """Returns `[R, I]`; the padding row scores -inf.

@@ -9,7 +9,6 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 
-from interactrank_jax.examples.format import PADDING
 from interactrank_jax.io.errors import InputError
 from interactrank_jax.ranking.device_top_k import DeviceTopK
 from interactrank_jax.serving.masks import RowMask
@@ -65,10 +64,8 @@ class DeviceIndex:
         on_host: bool | None = None,
         recall: float = 1.0,
     ):
-        if not devices or len(set(devices)) < len(devices):
-            raise InputError(f"devices are {list(devices)}. Expected at least one, each once.")
-        self.rows = len(jax.tree.leaves(items)[0])
-        self.devices, self._recall = tuple(devices), recall
+        first_local(devices)
+        self.rows, self._recall = len(jax.tree.leaves(items)[0]), recall
         self._on_host = devices[0].platform == "cpu" if on_host is None else on_host
         share = -(-self.rows // len(devices))
         share = -(-share // SMALLEST) * SMALLEST
@@ -77,7 +74,7 @@ class DeviceIndex:
         self._shards = []
         for number, device in enumerate(devices):
             base, end = (min(n * share, self.rows) for n in (number, number + 1))
-            if device.process_index == process and max(base, PADDING + 1) < end:
+            if device.process_index == process and base < end:
                 part = items
                 if end - base < self.rows:
                     part = jax.tree.map(lambda leaf, b=base, e=end: leaf[b:e], items)
@@ -106,6 +103,20 @@ class DeviceIndex:
             return [top]
         row, score = multihost_utils.process_allgather(top)
         return list(zip(np.asarray(row), np.asarray(score), strict=True))
+
+
+def first_local(devices: Sequence[jax.Device]) -> jax.Device:
+    """Returns the first of some devices that is of this process.
+
+    Raises:
+      InputError: none is, or one is there twice.
+    """
+    local = [device for device in devices if device.process_index == jax.process_index()]
+    if not local or len(set(devices)) < len(devices):
+        raise InputError(
+            f"devices are {list(devices)}. Expected at least one of this process, each once."
+        )
+    return local[0]
 
 
 def tile_bytes(device: jax.Device) -> int:

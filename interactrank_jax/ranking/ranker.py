@@ -16,7 +16,7 @@ from jax import export as jax_export
 
 from interactrank_jax.io import artifact, files
 from interactrank_jax.io.errors import InputError
-from interactrank_jax.ranking.device_index import DeviceIndex, tile_bytes, tile_scorer
+from interactrank_jax.ranking.device_index import DeviceIndex, first_local, tile_bytes, tile_scorer
 from interactrank_jax.serving.base import BundleRanker
 from interactrank_jax.serving.bundle import Bundle
 from interactrank_jax.serving.graphs import Graphs, Leaves, index_leaves, padded_rows
@@ -41,10 +41,7 @@ class JaxGraphs(Graphs):
     def __init__(self, bundle: Bundle, devices: Sequence[jax.Device] | None = None):
         self._bundle = bundle
         self._devices = tuple(jax.local_devices()[:1] if devices is None else devices)
-        local = [d for d in self._devices if d.process_index == jax.process_index()]
-        if not local:
-            raise InputError("devices has none of this process. Expected at least one.")
-        self._device = local[0]
+        self._device = first_local(self._devices)
         self._inputs = {name: list(graph["inputs"]) for name, graph in bundle["graphs"].items()}
         self._outputs = {name: graph["outputs"] for name, graph in bundle["graphs"].items()}
         self._calls: dict[str, Any] = {}

@@ -111,6 +111,8 @@ def corpus_top_k(
       gather: returns the best of each process, where each has tiles of its own.
     """
     row, score = np.zeros((requests, k), np.int32), np.zeros((requests, k), np.float32)
+    if not k:
+        return row, score
     at_once = -(-requests // max(-(-requests // REQUESTS_AT_ONCE), 1))  # alike: one shape
     for first in range(0, requests, at_once or 1):
         part = slice(first, min(first + at_once, requests))

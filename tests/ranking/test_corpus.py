@@ -41,7 +41,9 @@ def on_device(case, k, tile, mask=None, recall=1.0):
     return score, row
 
 
-@pytest.mark.parametrize(("rows", "tile"), [(2, 1), (33, 5), (150, 64), (150, 7), (300, 1_000)])
+@pytest.mark.parametrize(
+    ("rows", "tile"), [(1, 9), (2, 1), (33, 5), (150, 64), (150, 7), (300, 1_000)]
+)
 @pytest.mark.parametrize("k", [1, 10, 1_000])
 def test_the_best_are_those_of_brute_force(rows, tile, k):
     for requests in (1, 3):
@@ -123,7 +125,7 @@ def test_an_approximate_top_k_finds_its_share():
 @pytest.mark.parametrize("devices", [[], "twice"])
 def test_devices_that_are_none_are_refused(devices):
     chosen = jax.devices()[:1] * 2 if devices else []
-    with pytest.raises(InputError, match="Expected at least one, each once"):
+    with pytest.raises(InputError, match="Expected at least one of this process, each once"):
         make_scorer(make_case(1, 9), devices=chosen)
 
 
