@@ -3,8 +3,8 @@
 #
 #   experiments/benchmarks/gpu.sh OUT [--quick]
 #
-# Needs jax with CUDA, flax, optax, numpy, pyarrow, array_record and ml_collections; PyTorch with CUDA
-# for the peers. Grain, duckdb and ibis are not imported. PYTHON names the interpreter. The most
+# Needs jax with CUDA, flax, optax, numpy, pyarrow, array_record and ml_collections; PyTorch with CUDA,
+# faiss-cpu and usearch for the peers. Grain, duckdb and ibis are not imported. PYTHON names the interpreter. The most
 # wanted parts come first; each has a limit of its own, and one that fails leaves the rest alone.
 # Records: OUT/*.json. Without a GPU it runs too, on the CPU: use --quick then.
 set -uo pipefail
@@ -36,6 +36,7 @@ part() { # NAME LIMIT MODULE [FLAGS]
 part scatter 60 scatter "$@"
 part train_step 240 train_step --rounds=7 "$@"
 part roofline 60 roofline "$@"
+part score 120 score --parts corpus --items 1000000 --rounds=3 "$@"
 XLA_FLAGS="$flags --xla_gpu_deterministic_ops=true" \
   part train_step_deterministic 150 train_step --no_peers --tables adagrad --rounds=5 "$@"
 part train_step_bfloat16 150 train_step --no_peers --tables adagrad --dtype=bfloat16 --rounds=5 "$@"

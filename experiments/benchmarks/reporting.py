@@ -11,6 +11,8 @@ from typing import Any
 
 from interactrank_jax.io import files
 
+PACKAGES = ("jax", "jaxlib", "flax", "numpy", "grain", "duckdb", "torch", "faiss-cpu", "usearch")
+
 
 def parser(description: str) -> argparse.ArgumentParser:
     """Returns a parser with `--quick`, `--seed`, `--out` and `--json`."""
@@ -33,7 +35,7 @@ def report(
         **context,
         "seed": arguments.seed,
         "options": {key: _plain(value) for key, value in options.items()},
-        "versions": versions("jax", "jaxlib", "flax", "numpy", "grain", "duckdb", "torch"),
+        "versions": versions(*PACKAGES),
         "cpu_count": os.cpu_count(),
         "load_average": os.getloadavg(),
     }

@@ -131,7 +131,7 @@ class ModelScorer:
             request = np.maximum(batch["request_index"][rows], 0)
             padded = cross.padded(request, scorer.num_items)
             scores = scorer.scores(jax.tree.map(lambda leaf, rows=rows: leaf[rows], query), *padded)
-            yield start, np.array(scores)[start - first :]
+            yield start, scores[start - first :]
 
     def _encode_items(self, batch: Batch) -> Any:
         """Returns the representation of every store row `[I, ...]`, in slates of some requests."""

@@ -31,6 +31,7 @@ from interactrank_jax.runs.best import fingerprint
 from interactrank_jax.runs.run import Run
 from interactrank_jax.serving.bundle import KIND, Bundle
 from interactrank_jax.serving.golden import save_golden
+from interactrank_jax.serving.graphs import Graphs
 from interactrank_jax.serving.ranking import Ranking
 from interactrank_jax.state import engines
 from interactrank_jax.state.days import date, day_number
@@ -298,7 +299,7 @@ def write_record(directory: Path, record: dict[str, Any]) -> None:
     artifact.write(KIND, directory, {**record, "sizes": sizes}, folders)
 
 
-class _ModelGraphs:
+class _ModelGraphs(Graphs):
     """The graphs of a bundle as the model's own code computes them."""
 
     def __init__(self, bundle: Bundle, graphs: Mapping[str, Graph]):

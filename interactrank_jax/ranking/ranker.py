@@ -6,6 +6,8 @@
 Opens a bundle without flax, grain, orbax or an engine, and needs no code of the model.
 """
 
+import functools
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -14,26 +16,32 @@ from jax import export as jax_export
 
 from interactrank_jax.io import artifact, files
 from interactrank_jax.io.errors import InputError
+from interactrank_jax.ranking.device_index import DeviceIndex, first_local, tile_bytes, tile_scorer
 from interactrank_jax.serving.base import BundleRanker
 from interactrank_jax.serving.bundle import Bundle
+from interactrank_jax.serving.graphs import Graphs, Leaves, index_leaves, padded_rows
+from interactrank_jax.serving.scan import Tiles
+from interactrank_jax.serving.top_k import Top
 
 SMALLEST = 8  # lists and batches are padded to powers of 2 from this on: each size compiles once
 
 
-class JaxGraphs:
+class JaxGraphs(Graphs):
     """The graphs of a bundle, run by jax; tables and index are put on the device once.
 
     Args:
       bundle: the bundle.
-      device: to run on; jax's first by default.
+      devices: to run on; jax's first by default. The first of this process runs everything but the
+        scan of the corpus, whose rows are split over all.
 
     Raises:
       InputError: a graph cannot be read, or not run on this kind of device.
     """
 
-    def __init__(self, bundle: Bundle, device: jax.Device | None = None):
+    def __init__(self, bundle: Bundle, devices: Sequence[jax.Device] | None = None):
         self._bundle = bundle
-        self._device = jax.local_devices()[0] if device is None else device
+        self._devices = tuple(jax.local_devices()[:1] if devices is None else devices)
+        self._device = first_local(self._devices)
         self._inputs = {name: list(graph["inputs"]) for name, graph in bundle["graphs"].items()}
         self._outputs = {name: graph["outputs"] for name, graph in bundle["graphs"].items()}
         self._calls: dict[str, Any] = {}
@@ -54,20 +62,63 @@ class JaxGraphs:
 
     def run(self, name: str, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Returns the outputs of a graph, see `serving.graphs.Graphs`."""
-        arrays = []
-        for key in self._inputs[name]:
-            if key in inputs:
-                arrays.append(jax.device_put(inputs[key], self._device))
-                continue
-            if key not in self._placed:
-                self._placed[key] = jax.device_put(self._bundle.arrays[key], self._device)
-            arrays.append(self._placed[key])
+        if len(self._devices) > 1 and "row" in inputs:
+            inputs = self._with_rows(inputs)
+        arrays = [
+            jax.device_put(inputs[key], self._device) if key in inputs else self._place(key)
+            for key in self._inputs[name]
+        ]
         outputs = self._calls[name](*arrays)
         return dict(zip(self._outputs[name], jax.device_get(outputs), strict=True))
 
     def padded(self, length: int) -> int:
         """Returns the next power of 2."""
         return max(SMALLEST, 1 << max(length - 1, 0).bit_length())
+
+    def tiles(self, bundle: Bundle, query: Leaves) -> Sequence[Tiles]:
+        """Returns the tiles of the index on the devices, see `serving.graphs.Graphs`."""
+        return self._index.tiles(self._score_tile, query)
+
+    def tile_bytes(self) -> int:
+        """Returns how much memory the scores of a tile may take."""
+        return tile_bytes(self._device)
+
+    def gather(self, top: Top) -> list[Top]:
+        """Returns the best of each process whose devices share the index."""
+        return self._index.gather(top)
+
+    def _place(self, key: str) -> jax.Array:
+        if key not in self._placed:
+            self._placed[key] = jax.device_put(self._bundle.arrays[key], self._device)
+        return self._placed[key]
+
+    def _with_rows(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Adds the index's rows that are asked for: no device has them all."""
+        rows, position = np.unique(inputs["row"], return_inverse=True)
+        size = self.padded(len(rows))
+        index = {
+            name: padded_rows(np.asarray(values[rows]), size)
+            for name, values in index_leaves(self._bundle).items()
+        }
+        row = position.reshape(inputs["row"].shape).astype(np.int32)
+        return {**inputs, **index, "row": row}
+
+    @functools.cached_property
+    def _index(self) -> DeviceIndex:
+        leaves: dict[str, Any] = dict(index_leaves(self._bundle))
+        if len(self._devices) == 1:
+            leaves = {name: self._place(name) for name in leaves}
+        return DeviceIndex(leaves, self._devices)
+
+    @functools.cached_property
+    def _score_tile(self) -> Any:
+        inputs, call = self._inputs["score_all"], self._calls["score_all"]
+
+        def score(query: Leaves, items: Leaves) -> jax.Array:
+            arrays = {**query, **{name.replace("index/", "item/"): a for name, a in items.items()}}
+            return call(*(arrays[name] for name in inputs))[0]
+
+        return tile_scorer(score)
 
 
 class Ranker(BundleRanker):
@@ -92,17 +143,23 @@ class Ranker(BundleRanker):
     Args:
       path: of a bundle, what `interactrank export` wrote.
       verify: whether every file is compared with its digest, and the golden requests are ranked.
-      device: of jax; its first by default.
+      devices: of jax; its first by default. Over several the index is split by rows, to rank a
+        corpus that one cannot hold, or faster; with those of several processes (`jax.devices()`
+        under `jax.distributed`) each must rank the same requests.
 
     Raises:
-      InputError: no bundle there, or a damaged one.
+      InputError: no bundle there, or a damaged one, or devices that are none.
     """
 
     def __init__(
-        self, path: files.PathLike, *, verify: bool = False, device: jax.Device | None = None
+        self,
+        path: files.PathLike,
+        *,
+        verify: bool = False,
+        devices: Sequence[jax.Device] | None = None,
     ):
         bundle = Bundle.open(path, verify)
-        super().__init__(bundle, JaxGraphs(bundle, device), verify)
+        super().__init__(bundle, JaxGraphs(bundle, devices), verify)
 
     @classmethod
     def load(cls, path: files.PathLike, *, verify: bool = False) -> "Ranker":

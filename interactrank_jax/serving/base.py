@@ -40,7 +40,14 @@ class BundleRanker:
         return self.ranking.bundle
 
     def rank(
-        self, requests: Any, candidates: Any = None, events: Any = None, k: int = 500
+        self,
+        requests: Any,
+        candidates: Any = None,
+        events: Any = None,
+        k: int = 500,
+        *,
+        blocked: Any = None,
+        allowed: Any = None,
     ) -> pa.Table:
         """Ranks candidates, or the whole corpus, of requests that no log needs to hold.
 
@@ -52,6 +59,12 @@ class BundleRanker:
           events: what users did since the bundle's day began: user_id, item_id, action, event_time,
             optionally arrival_time and event_id.
           k: items kept of each request.
+          blocked: items that a request must not be given: request_id and item_id, a row per pair,
+            or item_id alone for all requests. The requests' own list column `blocked` counts too.
+          allowed: the same of items, which alone a request may be given; a request that it does
+            not name gets none. An item must be allowed by each of table and list column `allowed`.
+            Both filter candidates and the corpus alike, before the best k are taken; ids that the
+            bundle does not know are ignored. A request with nothing left has no rows.
 
         Returns:
           request_id, item_id, rank (from 1), score, and `probability_HEAD` of each head, which is
@@ -62,7 +75,9 @@ class BundleRanker:
         Raises:
           InputError: what is given does not fit the bundle.
         """
-        return self.rank_fully(requests, candidates, events, k).table
+        return self.rank_fully(
+            requests, candidates, events, k, blocked=blocked, allowed=allowed
+        ).table
 
     def rank_fully(
         self,
@@ -71,10 +86,15 @@ class BundleRanker:
         events: Any = None,
         k: int = 500,
         with_features: bool = False,
+        *,
+        blocked: Any = None,
+        allowed: Any = None,
     ) -> Ranked:
         """Ranks as `rank` does, and returns what was left out and what scores were made of."""
         fresh = None if events is None else self.ranking.read_events(events)[0]
-        return self.ranking.rank(requests, candidates, fresh, k, with_features)
+        return self.ranking.rank(
+            requests, candidates, fresh, k, with_features, blocked=blocked, allowed=allowed
+        )
 
     def encode_requests(self, requests: Any, events: Any = None) -> dict[str, np.ndarray]:
         """Returns the representation of requests: leaves `query/0`, ..., `[R, ...]`."""

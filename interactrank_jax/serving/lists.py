@@ -62,9 +62,9 @@ def candidate_lists(bundle: Bundle, requests: pa.Table, candidates: Any) -> List
     if candidates is None and CANDIDATES not in requests.column_names:
         return None
     if candidates is None:
-        request, ids = _of_list_column(bundle, requests)
+        request, ids = item_lists(bundle, requests, CANDIDATES)
     else:
-        request, ids = _of_rows(bundle, requests, candidates)
+        request, ids = item_rows(bundle, requests, candidates, "candidates")
     row = bundle.rows_of(ids)
     unknown = np.flatnonzero(row == PADDING)
     unknown = unknown[np.argsort(request[unknown], kind="stable")]
@@ -77,8 +77,11 @@ def candidate_lists(bundle: Bundle, requests: pa.Table, candidates: Any) -> List
     return Lists(start, rows, request[unknown], ids.take(pa.array(unknown)), again)
 
 
-def _of_rows(bundle: Bundle, requests: pa.Table, candidates: Any) -> tuple[np.ndarray, pa.Array]:
-    table, what = as_table(candidates, "candidates"), "candidates"
+def item_rows(
+    bundle: Bundle, requests: pa.Table, data: Any, what: str
+) -> tuple[np.ndarray, pa.Array]:
+    """Returns request (its number) and item id of each row of a table that was given as `what`."""
+    table = as_table(data, what)
     request_ids = column(requests, "request_id")
     types = {"request_id": request_ids.type, "item_id": bundle.items.ids.type}
     check_columns(table, {"request_id": "id", "item_id": "id"}, types, what)
@@ -88,17 +91,18 @@ def _of_rows(bundle: Bundle, requests: pa.Table, candidates: Any) -> tuple[np.nd
     if (request < 0).any():
         first = asked[int(np.argmax(request < 0))].as_py()
         raise InputError(
-            f"candidates: {int((request < 0).sum()):,} rows are of requests that are not there, "
+            f"{what}: {int((request < 0).sum()):,} rows are of requests that are not there, "
             f"for example {first!r}. Expected request_ids of the requests."
         )
     return request, column(table, "item_id", bundle.items.ids.type)
 
 
-def _of_list_column(bundle: Bundle, requests: pa.Table) -> tuple[np.ndarray, pa.Array]:
-    lists = requests[CANDIDATES].combine_chunks()
+def item_lists(bundle: Bundle, requests: pa.Table, name: str) -> tuple[np.ndarray, pa.Array]:
+    """Returns request (its number) and item id of each entry of a list column of the requests."""
+    lists = requests[name].combine_chunks()
     if isinstance(lists, pa.ChunkedArray):  # combine_chunks keeps the type where it has no rows
         lists = pa.concat_arrays(lists.chunks) if lists.num_chunks else pa.array([], lists.type)
-    what, kind = f"requests: column '{CANDIDATES}'", lists.type
+    what, kind = f"requests: column '{name}'", lists.type
     nested = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
     if pa.types.is_null(kind):
         return np.zeros(0, np.int64), pa.array([], bundle.items.ids.type)

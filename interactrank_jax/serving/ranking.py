@@ -15,8 +15,10 @@ import pyarrow as pa
 from interactrank_jax.io.errors import InputError
 from interactrank_jax.serving.bundle import Bundle
 from interactrank_jax.serving.corpus import CorpusRanker
+from interactrank_jax.serving.filters import filtered_lists, read_filters
 from interactrank_jax.serving.graphs import Graphs, Leaves, empty_leaves, padded_rows
 from interactrank_jax.serving.lists import Lists, candidate_lists
+from interactrank_jax.serving.masks import RowMask
 from interactrank_jax.serving.pairs import PairScorer
 from interactrank_jax.serving.past import FreshEvents
 from interactrank_jax.serving.requests import EncodedRequests, FreshEventReader, RequestEncoder
@@ -75,6 +77,9 @@ class Ranking:
         events: FreshEvents | None = None,
         k: int = 500,
         with_features: bool = False,
+        *,
+        blocked: Any = None,
+        allowed: Any = None,
     ) -> Ranked:
         """Ranks the candidates of requests, or the whole corpus.
 
@@ -85,12 +90,16 @@ class Ranking:
           events: of `read_events`.
           k: items kept of each request.
           with_features: whether the features of the candidates are to be returned.
+          blocked, allowed: see `filters.read_filters`.
 
         Raises:
-          InputError: requests or candidates that do not fit the bundle, candidates of a request
+          InputError: requests, candidates or filters that do not fit the bundle or name a request
             that is not there, or k below 1.
         """
-        return _joined(list(self.rank_in_parts(requests, candidates, events, k, with_features)))
+        parts = self.rank_in_parts(
+            requests, candidates, events, k, with_features, blocked=blocked, allowed=allowed
+        )
+        return _joined(list(parts))
 
     def rank_in_parts(
         self,
@@ -99,17 +108,21 @@ class Ranking:
         events: FreshEvents | None = None,
         k: int = 500,
         with_features: bool = False,
+        *,
+        blocked: Any = None,
+        allowed: Any = None,
     ) -> Iterator[Ranked]:
         """Ranks as `rank` does, some requests at a time; yields at least one part."""
         if isinstance(k, bool) or not isinstance(k, int | np.integer) or k < 1:
             raise InputError(f"k is {k!r}. Expected a whole number of items, at least 1.")
         table = self.encoder.check(requests)
         lists = candidate_lists(self.bundle, table, candidates)
+        filters = read_filters(self.bundle, table, blocked, allowed)
         for first in range(0, max(len(table), 1), REQUESTS_AT_ONCE):
             part = table.slice(first, REQUESTS_AT_ONCE)
             encoded = self.encoder.encode(part, events)
             of_part = None if lists is None else lists.of_requests(first, len(part))
-            yield self._rank(encoded, of_part, k, with_features)
+            yield self._rank(encoded, of_part, k, with_features, filters.mask(first, len(part)))
 
     def encode_requests(self, requests: Any, events: Any = None) -> Leaves:
         """Returns the representation of raw requests: leaves `query/0`, ..., `[R, ...]`."""
@@ -121,18 +134,24 @@ class Ranking:
         return _concatenated(parts)
 
     def _rank(
-        self, encoded: EncodedRequests, lists: Lists | None, k: int, with_features: bool
+        self,
+        encoded: EncodedRequests,
+        lists: Lists | None,
+        k: int,
+        with_features: bool,
+        mask: RowMask | None,
     ) -> Ranked:
         query = self.encode(encoded)
         candidates = None
         if lists is None:
-            tops = self.corpus.best(encoded, query, k)
+            tops = self.corpus.best(encoded, query, k, mask)
             counts = np.array([len(row) for row, _ in tops], np.int64)
             row, score = joined_tops(tops)
             start = np.append(0, np.cumsum(counts))
             _, logits, _ = self.pairs.of_lists(encoded, query, start, row)
             unknown, unknown_ids, repeated = np.zeros(0, np.int64), self.bundle.items.ids[:0], 0
         else:
+            lists = lists if mask is None else filtered_lists(lists, mask)
             scores, every, cross = self.pairs.of_lists(encoded, query, lists.start, lists.row)
             chosen, counts = _best_of_lists(scores, lists, k)
             row, score, logits = lists.row[chosen], scores[chosen], every[chosen]

@@ -14,9 +14,10 @@ from interactrank_jax.io import artifact, files
 from interactrank_jax.io.errors import InputError
 from interactrank_jax.serving.base import BundleRanker
 from interactrank_jax.serving.bundle import Bundle
+from interactrank_jax.serving.graphs import Graphs
 
 
-class OnnxGraphs:
+class OnnxGraphs(Graphs):
     """The graphs of a bundle, run by onnxruntime on the CPU.
 
     Args:
@@ -53,7 +54,7 @@ class OnnxGraphs:
                 raise InputError(f"{path} cannot be run ({error}): export it again.") from error
 
     def run(self, name: str, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Returns the outputs of a graph, see `ranking.Graphs`."""
+        """Returns the outputs of a graph, see `serving.graphs.Graphs`."""
         session = self._sessions[name]
         arrays = self._bundle.arrays
         feed = {

@@ -1,8 +1,16 @@
 """The best of many scores, exactly; of equal scores the item whose row comes first in the store."""
 
+from typing import Any
+
 import numpy as np
 
+from interactrank_jax.serving.masks import RowMask
+
 Top = tuple[np.ndarray, np.ndarray]  # row and score of each item, `[M]`
+Scored = tuple[Any, Any]  # scores of a tile, perhaps still computing, and maxima of groups or None
+_FULL = 1.5  # times k: scores that a request gathers before they are cut down to k
+_GROUPS = 4  # times k: groups whose maxima bound the k-th best score of a tile from below
+GROUP = 16  # scores side by side, a cache line, whose maximum may come with a tile
 
 
 def top_k(score: np.ndarray, row: np.ndarray, k: int) -> np.ndarray:
@@ -17,9 +25,155 @@ def top_k(score: np.ndarray, row: np.ndarray, k: int) -> np.ndarray:
     return kept[np.lexsort((row[kept], -score[kept]))[:k]]
 
 
+def merged_tops(parts: list[Top], k: int) -> Top:
+    """Returns rows and scores `[R, k]` of the best of several parts of the store, best first.
+
+    Args:
+      parts: rows and scores `[R, m]` of each; a score of -inf is no item's.
+      k: items kept; with fewer, the last have score -inf and row 0.
+    """
+    row, score = (np.concatenate(arrays, axis=1) for arrays in zip(*parts, strict=True))
+    order = np.lexsort((row, -score), axis=-1)[:, :k]
+    row, score = (np.take_along_axis(array, order, 1) for array in (row, score))
+    missing = ((0, 0), (0, k - row.shape[1]))
+    score = np.pad(score, missing, constant_values=-np.inf)
+    return np.where(np.isneginf(score), 0, np.pad(row, missing)), score
+
+
 def joined_tops(tops: list[Top]) -> Top:
-    """Returns rows and scores one after the other."""
+    """Returns rows and scores `[M]` one after the other."""
     if not tops:
         return np.zeros(0, np.int64), np.zeros(0, np.float32)
     row, score = (np.concatenate(arrays) for arrays in zip(*tops, strict=True))
     return row, score
+
+
+class RunningTopK:
+    """The best k of each request, of scores that come tile by tile in the order of the store.
+
+    The k-th best score so far bounds what a tile can add: only scores above it are looked at again,
+    for an equal one of a later row loses. They gather in a buffer, which is now and then cut down
+    to the best k; so nothing is sorted but the k that remain, and a tile is read once at most,
+    while it lies in the cache.
+
+    Args:
+      requests: R.
+      k: items kept of each.
+      mask: rows that are no candidate; None: all are.
+    """
+
+    def __init__(self, requests: int, k: int, mask: RowMask | None = None):
+        self._k, self._mask = k, mask
+        left = np.full(1, np.inf) if mask is None else mask.left()
+        # A mask that leaves little would let through a score for every one that it then bars.
+        self._masks_first = mask is not None and bool((2 * left < mask.rows).any())
+        self._can_fill = np.broadcast_to(left > k, requests)  # k, if no row were padding
+        self._bound = np.full(requests, -np.inf, np.float32)
+        self._count = np.zeros(requests, np.int64)  # of the buffer's entries, ascending by row
+        self._score = np.full((requests, k), -np.inf, np.float32)
+        self._row = np.zeros((requests, k), np.int32)
+
+    def add(self, scored: Scored, begin: int, first: int) -> None:
+        """Takes the scores of the next rows.
+
+        Args:
+          scored: `[R' >= R, T]`, with maxima `[R', T / GROUP]` of each GROUP of them or None; what
+            is behind the first R is padding. -inf is no item's score.
+          begin: row of the first column.
+          first: row from which on they count: those before came earlier, or are padding.
+        """
+        requests = len(self._bound)
+        scores, maxima = (None if a is None else np.asarray(a)[:requests] for a in scored)
+        assert scores is not None
+        unbounded = np.flatnonzero(np.isneginf(self._bound) & self._can_fill)
+        bars, bound = self._mask, self._bound
+        if self._mask is not None and (len(unbounded) or self._masks_first):
+            barred = self._mask.barred(begin, scores.shape[1])
+            scores = np.where(barred, np.float32(-np.inf), scores)
+            maxima = bars = None
+        if len(unbounded):
+            # Of rows that came earlier one may be padding, so its score does not count.
+            rank = self._k + (begin < first)
+            groups = None if maxima is None else maxima[unbounded]
+            self._bound[unbounded] = _bound_from_below(scores[unbounded], groups, rank)
+            bound = self._bound.copy()  # of this tile, scores equal to it count
+            bound[unbounded] = np.nextafter(bound[unbounded], np.float32(-np.inf))
+        request, column = _above(scores, maxima, bound)
+        row = (column + begin).astype(np.int32)
+        is_candidate = row >= first
+        if bars is not None:
+            is_candidate &= ~bars.has(request, row)
+        if not is_candidate.all():
+            request, column, row = (a[is_candidate] for a in (request, column, row))
+        self._append(request, row, scores[request, column])
+
+    def best(self) -> Top:
+        """Returns rows and scores `[R, k]`, best first; where there are fewer, row 0 and -inf."""
+        self._cut()
+        row, score = self._row[:, : self._k], self._score[:, : self._k]
+        order = np.argsort(-score, axis=1, kind="stable")
+        return np.take_along_axis(row, order, 1), np.take_along_axis(score, order, 1)
+
+    def _append(self, request: np.ndarray, row: np.ndarray, value: np.ndarray) -> None:
+        added = np.bincount(request, minlength=len(self._count))
+        self._widen(int((self._count + added).max(initial=0)))
+        offset = self._count - (np.cumsum(added) - added)
+        slot = request, np.arange(len(request)) + offset[request]
+        self._score[slot], self._row[slot] = value, row
+        self._count += added
+        if self._count.max(initial=0) > _FULL * self._k:
+            self._cut()
+
+    def _cut(self) -> None:
+        """Keeps the best k of each buffer, in order of their rows, and raises the bounds."""
+        width, k = self._score.shape[1], self._k
+        bound = np.partition(self._score, width - k, axis=1)[:, width - k]
+        above = self._score > bound[:, None]
+        equal = self._score == bound[:, None]
+        missing = k - above.sum(1)
+        kept = np.flatnonzero(above | (equal & (np.cumsum(equal, 1) <= missing[:, None])))
+        for buffer, empty in ((self._score, -np.inf), (self._row, 0)):
+            buffer[:, :k] = buffer.ravel()[kept].reshape(-1, k)
+            buffer[:, k:] = empty
+        self._count, self._bound = np.minimum(self._count, k), bound
+
+    def _widen(self, width: int) -> None:
+        if width > self._score.shape[1]:
+            more = width * 5 // 4 - self._score.shape[1]
+            self._score = np.pad(self._score, ((0, 0), (0, more)), constant_values=-np.inf)
+            self._row = np.pad(self._row, ((0, 0), (0, more)))
+
+
+def _above(
+    scores: np.ndarray, maxima: np.ndarray | None, bound: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns request and column of the scores `[R, T]` above their request's bound, in order.
+
+    Hardly any are, so with their maxima most groups are passed over.
+    """
+    width = scores.shape[1]
+    if maxima is None:
+        position = np.flatnonzero(scores > bound[:, None])
+    else:
+        group = np.flatnonzero(maxima > bound[:, None])
+        grouped = scores.reshape(-1, GROUP).take(group, 0)
+        inside = np.flatnonzero(grouped > bound[group // maxima.shape[1], None])
+        position = group[inside // GROUP] * GROUP + inside % GROUP
+    request = position // width
+    return request, position - request * width
+
+
+def _bound_from_below(scores: np.ndarray, maxima: np.ndarray | None, k: int) -> np.ndarray:
+    """Returns `[R]` scores that at least k of each request's scores `[R, T]` reach.
+
+    -inf where fewer than k are there. The k-th best maximum of disjoint groups is such a score.
+    """
+    requests, width = scores.shape
+    if width < k:
+        return np.full(requests, -np.inf, np.float32)
+    if maxima is None or maxima.shape[1] < _GROUPS * k:
+        groups = min(_GROUPS * k, width)
+        size = width // groups
+        maxima = scores[:, : size * groups].reshape(requests, size, groups).max(1)
+    groups = maxima.shape[1]
+    return np.partition(maxima, groups - k, axis=1)[:, groups - k]

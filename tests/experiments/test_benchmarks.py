@@ -1,5 +1,6 @@
 """The speed benchmarks run, agree with their peers, and leave the keys that readers look for."""
 
+import importlib.util
 import json
 import subprocess
 import sys
@@ -9,7 +10,15 @@ import numpy as np
 import pytest
 
 from experiments.benchmarks import input as input_benchmark
-from experiments.benchmarks import prepare, roofline, scatter, state, train_step
+from experiments.benchmarks import (
+    prepare,
+    roofline,
+    scatter,
+    score,
+    score_corpus,
+    state,
+    train_step,
+)
 from experiments.benchmarks.workload import (
     BenchmarkTrainer,
     make_batch,
@@ -55,6 +64,39 @@ def test_roofline_counts_work_and_finds_no_copy_of_a_table(tmp_path):
     assert figures["matmul_gflop_per_s"] > 0
     assert figures["table_copies"] == 0
     assert figures["aliased_share_of_output"] > 0.99  # the state is updated where it lies
+
+
+def test_score_leaves_the_keys_of_the_corpus_and_its_peers_agree(tmp_path):
+    figures, record = run(score, tmp_path, "--parts", "corpus")
+    assert figures.keys() == {
+        "corpus_speedup_vs_best_peer",
+        "corpus_speedup_vs_jax_top_k",
+        "corpus_fraction_of_matmul",
+        "growth_items",
+        "corpus",
+    }
+    assert record["corpus"].keys() == {"3x2000", "8x2000", "3x6000", "8x6000"}
+    for cell in figures["corpus"].values():
+        rates = cell["million_candidates_per_s"]
+        for name in ("ours", "numpy", "jax", "matmul_numpy", "matmul_jax"):
+            assert rates[name] > 0
+        for name, package in (("torch", "torch"), ("faiss", "faiss"), ("usearch", "usearch")):
+            # No peer, no figure: never a made-up one.
+            assert (rates[name] is None) == (importlib.util.find_spec(package) is None)
+        assert cell["ceiling_gb_per_s"] > 0
+
+
+def test_an_engine_that_finds_other_items_ends_the_benchmark():
+    rng = np.random.default_rng(0)
+    vectors = rng.standard_normal((101, 64), dtype=np.float32)
+    engines = score_corpus.make_engines(vectors, 5)
+    engines = {name: engines[name] for name in ("ours", "numpy")}
+    queries = vectors[:3]
+    seconds = score_corpus.take_turns(engines, queries, vectors, 1)
+    assert all(len(times) == 1 for times in seconds.values())
+    engines["numpy"] = lambda queries: np.tile(np.arange(5), (len(queries), 1))
+    with pytest.raises(RuntimeError, match="numpy found other items"):
+        score_corpus.take_turns(engines, queries, vectors, 1)
 
 
 def test_a_copied_table_is_found():

@@ -68,7 +68,9 @@ def test_corpus_scores_and_top_k_equal_brute_force_at_every_tile_size(opened, ex
     run, model, index = opened
     batch = next(iter(request_batches(examples, "test", 32)))
     expected = dense_scores(run, model, index, examples, batch)
-    scorer = CorpusScorer(run.model, model["params"], index.items, run.rule.utility, tile=tile)
+    scorer = CorpusScorer(
+        run.model, model["params"], index.items, run.rule.utility, pairs=tile * 32
+    )
     query = QueryEncoder(run, model, examples)(batch)
     cross = examples.sparse_cross("test").padded(batch["request_index"], examples.num_items)
     np.testing.assert_allclose(

@@ -1,4 +1,4 @@
-"""Scores are those of one device, whichever of several it is."""
+"""Scores are those of one device, whichever of several it is, and of all together."""
 
 import os
 import subprocess
@@ -22,12 +22,17 @@ bundle, root = sys.argv[1], pathlib.Path(sys.argv[2])
 asked, listed, happened = (pq.read_table(root / f"{name}.parquet") for name in ("r", "c", "e"))
 for number in (0, len(jax.devices()) - 1):
     device = jax.devices()[number]
-    ranker = Ranker(bundle, device=device)
+    ranker = Ranker(bundle, devices=[device])
     pq.write_table(ranker.rank(asked, listed, happened), root / f"listed-{number}.parquet")
     pq.write_table(ranker.rank(asked, None, happened, k=9), root / f"corpus-{number}.parquet")
     placed = ranker.ranking.graphs._placed
     assert placed
     assert all(array.devices() == {device} for array in placed.values())
+
+ranker = Ranker(bundle, devices=jax.devices())
+pq.write_table(ranker.rank(asked, listed, happened), root / "listed-all.parquet")
+pq.write_table(ranker.rank(asked, None, happened, k=9), root / "corpus-all.parquet")
+assert not any(name.startswith("index/") for name in ranker.ranking.graphs._placed)
 """
 
 
@@ -46,6 +51,6 @@ def test_any_of_several_devices(served, ranker, tmp_path):
     subprocess.run(command, check=True, env=environment, timeout=300)
     listed = ranker.rank(*tables.values())
     corpus = ranker.rank(tables["r"], None, tables["e"], k=9)
-    for number in (0, DEVICES - 1):
+    for number in (0, DEVICES - 1, "all"):
         assert_scores(pq.read_table(tmp_path / f"listed-{number}.parquet"), listed)
         assert_scores(pq.read_table(tmp_path / f"corpus-{number}.parquet"), corpus)

@@ -5,9 +5,9 @@ import pyarrow as pa
 import pytest
 
 from interactrank_jax.ranking.ranker import Ranker
-from interactrank_jax.serving import corpus as serving_corpus
 from interactrank_jax.serving import pairs as serving_pairs
-from interactrank_jax.serving import ranking
+from interactrank_jax.serving import ranking, scan
+from interactrank_jax.serving.scan import TileSize
 from interactrank_jax.serving.top_k import top_k
 from tests.serving.making import (
     ITEMS,
@@ -78,16 +78,16 @@ def test_the_order_of_rows_changes_nothing(ranker, together):
 
 
 @pytest.mark.parametrize(
-    ("pairs", "at_once", "tile"), [(1, 256, 7), (16, 3, 1), (50, 1, 25), (1 << 19, 7, 26)]
+    ("pairs", "at_once", "tile"), [(1, 256, 7), (16, 3, 1), (50, 1, 25), (1 << 19, 7, 100)]
 )
 @pytest.mark.parametrize("kind", ["ranker", "reader"])
 def test_scores_depend_on_no_size(kind, pairs, at_once, tile, together, monkeypatch, request):
     opened = request.getfixturevalue(kind)
     corpus = opened.rank(requests(COUNT), None, events(), k=ITEMS)
     monkeypatch.setattr(serving_pairs, "PAIRS_AT_ONCE", pairs)
-    monkeypatch.setattr(serving_corpus, "PAIRS_AT_ONCE", pairs)
     monkeypatch.setattr(ranking, "REQUESTS_AT_ONCE", at_once)
-    monkeypatch.setattr(serving_corpus, "TILE", tile)
+    monkeypatch.setattr(scan, "REQUESTS_AT_ONCE", at_once)
+    monkeypatch.setattr(opened.ranking.corpus, "size", TileSize(tile * min(at_once, COUNT)))
     assert_scores(opened.rank(requests(COUNT), candidates(COUNT, 9), events()), together)
     assert_scores(opened.rank(requests(COUNT), None, events(), k=ITEMS), corpus)
 
@@ -132,7 +132,7 @@ def test_equal_items_are_in_the_order_of_their_ids(tmp_path, served, monkeypatch
     new = requests(2, query_id=[7, 8])  # no cross features
     ids = sorted(f"i{n}" for n in range(ITEMS))
     for tile in (4, 1 << 17):
-        monkeypatch.setattr(serving_corpus, "TILE", tile)
+        monkeypatch.setattr(opened.ranking.corpus, "size", TileSize(tile * 2))
         for k in (1, 5, ITEMS):
             assert opened.rank(new, k=k)["item_id"].to_pylist() == ids[:k] * 2
             listed = opened.rank(new, candidates(2, ITEMS), k=k)
