@@ -16,6 +16,7 @@ from jax import export as jax_export
 
 from interactrank_jax.io import artifact, files
 from interactrank_jax.io.errors import InputError
+from interactrank_jax.ranking import formats
 from interactrank_jax.ranking.device_index import DeviceIndex, first_local, tile_bytes, tile_scorer
 from interactrank_jax.serving.base import BundleRanker
 from interactrank_jax.serving.bundle import Bundle
@@ -33,13 +34,19 @@ class JaxGraphs(Graphs):
       bundle: the bundle.
       devices: to run on; jax's first by default. The first of this process runs everything but the
         scan of the corpus, whose rows are split over all.
+      scan: format of the vectors that a scan of the corpus reads, see `formats`.
 
     Raises:
-      InputError: a graph cannot be read, or not run on this kind of device.
+      InputError: no such format, a graph cannot be read, or not run on this kind of device.
     """
 
-    def __init__(self, bundle: Bundle, devices: Sequence[jax.Device] | None = None):
-        self._bundle = bundle
+    def __init__(
+        self,
+        bundle: Bundle,
+        devices: Sequence[jax.Device] | None = None,
+        scan: str = formats.FLOAT32,
+    ):
+        self._bundle, self._format = bundle, formats.check_format(scan)
         self._devices = tuple(jax.local_devices()[:1] if devices is None else devices)
         self._device = first_local(self._devices)
         self._inputs = {name: list(graph["inputs"]) for name, graph in bundle["graphs"].items()}
@@ -62,7 +69,7 @@ class JaxGraphs(Graphs):
 
     def run(self, name: str, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Returns the outputs of a graph, see `serving.graphs.Graphs`."""
-        if len(self._devices) > 1 and "row" in inputs:
+        if not self._has_whole_index and "row" in inputs:
             inputs = self._with_rows(inputs)
         arrays = [
             jax.device_put(inputs[key], self._device) if key in inputs else self._place(key)
@@ -83,6 +90,10 @@ class JaxGraphs(Graphs):
         """Returns how much memory the scores of a tile may take."""
         return tile_bytes(self._device)
 
+    def surplus(self) -> int:
+        """Returns how many times k items a scan must find, whose scores may be rounded."""
+        return 1 if self._format == formats.FLOAT32 else formats.RESCORED
+
     def gather(self, top: Top) -> list[Top]:
         """Returns the best of each process whose devices share the index."""
         return self._index.gather(top)
@@ -93,7 +104,7 @@ class JaxGraphs(Graphs):
         return self._placed[key]
 
     def _with_rows(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Adds the index's rows that are asked for: no device has them all."""
+        """Adds the index's rows that are asked for: no device has them all, or not exactly."""
         rows, position = np.unique(inputs["row"], return_inverse=True)
         size = self.padded(len(rows))
         index = {
@@ -106,16 +117,26 @@ class JaxGraphs(Graphs):
     @functools.cached_property
     def _index(self) -> DeviceIndex:
         leaves: dict[str, Any] = dict(index_leaves(self._bundle))
-        if len(self._devices) == 1:
+        if self._has_whole_index:
             leaves = {name: self._place(name) for name in leaves}
-        return DeviceIndex(leaves, self._devices)
+        encoded = {name: formats.encode(leaf, self._format) for name, leaf in leaves.items()}
+        return DeviceIndex(encoded, self._devices)
+
+    @property
+    def _has_whole_index(self) -> bool:
+        """Whether the first device has all vectors as they are."""
+        return len(self._devices) == 1 and self._format == formats.FLOAT32
 
     @functools.cached_property
     def _score_tile(self) -> Any:
         inputs, call = self._inputs["score_all"], self._calls["score_all"]
 
-        def score(query: Leaves, items: Leaves) -> jax.Array:
-            arrays = {**query, **{name.replace("index/", "item/"): a for name, a in items.items()}}
+        def score(query: Leaves, items: dict[str, formats.Encoded]) -> jax.Array:
+            leaves = {
+                name.replace("index/", "item/"): formats.decode(leaf)
+                for name, leaf in items.items()
+            }
+            arrays = {**query, **leaves}
             return call(*(arrays[name] for name in inputs))[0]
 
         return tile_scorer(score)
@@ -146,9 +167,12 @@ class Ranker(BundleRanker):
       devices: of jax; its first by default. Over several the index is split by rows, to rank a
         corpus that one cannot hold, or faster; with those of several processes (`jax.devices()`
         under `jax.distributed`) each must rank the same requests.
+      scan: 'float32', 'bfloat16' or 'int8': how the vectors lie in memory that a scan of the corpus
+        reads. With the last two it takes half and a quarter of the memory, finds four times k items
+        by rounded scores, and returns the best k of them by exact ones; see `formats`.
 
     Raises:
-      InputError: no bundle there, or a damaged one, or devices that are none.
+      InputError: no bundle there, or a damaged one, devices that are none, or an unknown format.
     """
 
     def __init__(
@@ -157,9 +181,11 @@ class Ranker(BundleRanker):
         *,
         verify: bool = False,
         devices: Sequence[jax.Device] | None = None,
+        scan: str = formats.FLOAT32,
     ):
         bundle = Bundle.open(path, verify)
-        super().__init__(bundle, JaxGraphs(bundle, devices), verify)
+        super().__init__(bundle, JaxGraphs(bundle, devices, scan), verify)
+        self._scan = scan
 
     @classmethod
     def load(cls, path: files.PathLike, *, verify: bool = False) -> "Ranker":
@@ -167,4 +193,5 @@ class Ranker(BundleRanker):
         return cls(path, verify=verify)
 
     def __reduce__(self) -> Any:
-        return Ranker, (str(self.bundle.path.absolute()),)
+        path = str(self.bundle.path.absolute())
+        return functools.partial(Ranker, scan=self._scan), (path,)

@@ -1,5 +1,7 @@
 """The best items of requests out of all that a bundle has."""
 
+import itertools
+
 import numpy as np
 
 from interactrank_jax.serving.bundle import Bundle
@@ -8,7 +10,7 @@ from interactrank_jax.serving.masks import RowMask
 from interactrank_jax.serving.pairs import PairScorer
 from interactrank_jax.serving.requests import EncodedRequests
 from interactrank_jax.serving.scan import Pairs, Tiles, TileSize, corpus_top_k
-from interactrank_jax.serving.top_k import Top
+from interactrank_jax.serving.top_k import Top, joined_tops, top_k
 
 DOT_BYTES, OTHER_BYTES = 4, 8  # of memory for each pair of a request and an item of a tile
 
@@ -39,7 +41,7 @@ class CorpusRanker:
         Every item is scored, tile by tile; items with cross features get scores of their own.
         """
         count, items = len(encoded), self._bundle["items"]
-        k = min(k, items - 1)
+        kept, k = min(k, items - 1), min(k * self._graphs.surplus(), items - 1)
         if not count or not k:
             return [(np.zeros(0, np.int32), np.zeros(0, np.float32)) for _ in range(count)]
 
@@ -51,9 +53,23 @@ class CorpusRanker:
         pairs, gather = self._with_cross(encoded, query), self._graphs.gather
         rows, scores = corpus_top_k(tiles, count, items, k, self.size, mask, pairs, gather)
         there = np.isfinite(scores)
-        return [
+        tops = [
             (row[real], score[real]) for row, score, real in zip(rows, scores, there, strict=True)
         ]
+        return tops if self._graphs.surplus() == 1 else self._rescored(encoded, query, tops, kept)
+
+    def _rescored(
+        self, encoded: EncodedRequests, query: Leaves, tops: list[Top], k: int
+    ) -> list[Top]:
+        """Returns the best k by their exact scores."""
+        counts = [len(row) for row, _ in tops]
+        start, row = np.append(0, np.cumsum(counts)), joined_tops(tops)[0]
+        score = self._pairs.of_lists(encoded, query, start, row)[0]
+        best = []
+        for first, end in itertools.pairwise(start.tolist()):
+            chosen = first + top_k(score[first:end], row[first:end], k)
+            best.append((row[chosen], score[chosen]))
+        return best
 
     def _with_cross(self, encoded: EncodedRequests, query: Leaves) -> Pairs | None:
         """Returns the items that requests have cross features for, with their scores."""

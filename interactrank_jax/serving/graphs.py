@@ -40,6 +40,10 @@ class Graphs(Protocol):
         """Returns how much memory the scores of a tile may take."""
         return CACHE_BYTES
 
+    def surplus(self) -> int:
+        """Returns how many times k items the tiles must find: 1, where their scores are exact."""
+        return 1
+
     def gather(self, top: Top) -> list[Top]:
         """Returns the best of each process that scores the corpus together with this one."""
         return [top]

@@ -4,6 +4,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from interactrank_jax.io.errors import InputError
 from interactrank_jax.ranking.ranker import Ranker
 from interactrank_jax.serving import pairs as serving_pairs
 from interactrank_jax.serving import ranking, scan
@@ -102,6 +103,33 @@ def test_the_corpus_is_the_list_of_all_items(ranker, k):
     assert corpus["item_id"].equals(listed["item_id"])
     assert_scores(corpus, listed)
     assert_ranked(corpus)
+
+
+@pytest.mark.parametrize("scan", ["bfloat16", "int8"])
+def test_a_rounded_scan_returns_exact_scores(scan, served, ranker):
+    rounded = Ranker(served.bundle, scan=scan)
+    asked = requests(COUNT)
+    # Four times k are all items: none can be lost.
+    k = -(-ITEMS // 4)
+    exact = ranker.rank(asked, None, events(), k)
+    again = rounded.rank(asked, None, events(), k)
+    assert again["item_id"].equals(exact["item_id"])
+    assert_scores(again, exact)
+    # With fewer, an item may be lost, but what is returned has the scores it has.
+    assert_ranked(rounded.rank(asked, None, events(), 2))
+    everything = ranker.rank(asked, None, events(), ITEMS).to_pylist()
+    scores = {(row["request_id"], row["item_id"]): row["score"] for row in everything}
+    for row in rounded.rank(asked, None, events(), 2).to_pylist():
+        expected = scores[row["request_id"], row["item_id"]]
+        assert row["score"] == pytest.approx(expected, abs=1e-5)
+    # Lists are never rounded.
+    listed = candidates(COUNT, 9)
+    assert_scores(rounded.rank(asked, listed, events()), ranker.rank(asked, listed, events()))
+
+
+def test_a_format_of_the_scan_that_is_none_is_refused(served):
+    with pytest.raises(InputError, match="int4"):
+        Ranker(served.bundle, scan="int4")
 
 
 def test_cross_features_count_in_the_corpus(ranker):
