@@ -6,6 +6,7 @@
     corpus     the best of a million and of 10 million items, see `score_corpus`
     lists      64 requests with 100 thousand candidates each, see `score_lists`
     latency    one request, see `score_latency`
+    formats    scans in fewer bits, see `score_formats`
 
 Each part is measured in a process of its own, with the machine's best kernels; a peer that is not
 installed gives null. On a busy machine take figures from an idle one: see `load_average`.
@@ -16,7 +17,7 @@ from typing import Any
 
 from experiments.benchmarks import reporting
 
-PARTS = ("corpus", "lists", "latency")
+PARTS = ("corpus", "lists", "latency", "formats")
 
 
 def main(argv: list[str] | None = None) -> dict[str, Any]:

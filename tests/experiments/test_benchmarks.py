@@ -86,6 +86,19 @@ def test_score_leaves_the_keys_of_the_corpus_and_its_peers_agree(tmp_path):
         assert cell["ceiling_gb_per_s"] > 0
 
 
+def test_score_says_what_fewer_bits_weigh_and_lose(tmp_path):
+    figures, _ = run(score, tmp_path, "--parts", "formats")
+    for of_kind in figures["formats"].values():
+        assert [of_kind[name]["bytes"] for name in ("float32", "bfloat16", "int8")] == [
+            256,
+            128,
+            68,
+        ]
+        for name, of_format in of_kind.items():
+            assert of_format["recall"]["4"] == 1
+            assert of_format["recall"]["1"] > (1 - 1e-9 if name == "float32" else 0.9)
+
+
 def test_an_engine_that_finds_other_items_ends_the_benchmark():
     rng = np.random.default_rng(0)
     vectors = rng.standard_normal((101, 64), dtype=np.float32)
