@@ -37,7 +37,14 @@ def _export(args: Any) -> None:
 def _update(args: Any) -> None:
     from interactrank_jax.export.update import update_items
 
-    show(f"bundle in {args.out}", update_items(args.bundle, args.items, args.out))
+    figures = update_items(args.bundle, args.items, args.out, delete=args.delete, link=args.link)
+    show(f"bundle in {args.out}", figures)
+
+
+def _compact(args: Any) -> None:
+    from interactrank_jax.export.compact import compact
+
+    show(f"bundle in {args.out}", compact(args.bundle, args.out, link=args.link))
 
 
 def _score(args: Any) -> None:
@@ -115,6 +122,7 @@ def _replay(args: Any) -> None:
 
 
 BUNDLE = (REQUIRED, "directory that `export` wrote")
+LINK = ("", "symbolic link to the output, made or replaced in one step once that is whole")
 
 COMMANDS: dict[str, Command] = {
     "export": Command(
@@ -139,14 +147,22 @@ COMMANDS: dict[str, Command] = {
     ),
     "index update": Command(
         _update,
-        "adds items to a bundle, encoded from their features.",
+        "adds, changes and deletes items of a bundle, at what those items cost.",
         "interactrank index update --bundle=runs/bundle --items=runs/new.parquet --out=runs/next",
         {
             "bundle": BUNDLE,
-            "items": (REQUIRED, "Parquet file or directory: item_id and item features"),
-            "out": (REQUIRED, "new directory"),
+            "items": ("", "Parquet file or directory: item_id and item features"),
+            "delete": ("", "Parquet file or directory: item_id of items to delete"),
+            "out": (REQUIRED, "new directory, which shares with the bundle what is the same"),
+            "link": LINK,
         },
         on_devices=True,
+    ),
+    "index compact": Command(
+        _compact,
+        "writes the arrays of a bundle anew, with what updates changed of them.",
+        "interactrank index compact --bundle=runs/next --out=runs/compact",
+        {"bundle": BUNDLE, "out": (REQUIRED, "new directory"), "link": LINK},
     ),
     "score": Command(
         _score,

@@ -51,17 +51,20 @@ class CorpusRanker:
             scores = self._graphs.run("score_all", {**padded, **inputs})["score"][:count]
             scores = np.array(scores[:, first - begin :])  # what jax gives is read-only
             row = np.arange(first, first + scores.shape[1])
+            deleted = self._bundle.items.is_deleted(row)
             for request in range(count):
                 of_request = slice(start[request], start[request + 1])
                 low, high = np.searchsorted(rows[of_request], [row[0], row[-1] + 1])
                 inside = slice(start[request] + low, start[request] + high)
                 scores[request, rows[inside] - row[0]] = exact[inside]
+                scores[request, deleted] = -np.inf
                 order = top_k(scores[request], row, k)
                 best[request].append((row[order], scores[request][order]))
         tops = []
         for tiles in best:
             row, score = joined_tops(tiles)
             order = top_k(score, row, k)
+            order = order[score[order] > -np.inf]
             tops.append((row[order], score[order]))
         return tops
 

@@ -72,7 +72,7 @@ class ItemEncoder:
 
     def __init__(self, bundle: Bundle, graphs: Graphs):
         self._bundle, self._graphs = bundle, graphs
-        self.raw = RawItems(bundle.features, bundle.encoder, bundle.items.ids.type)
+        self.raw = RawItems(bundle.features, bundle.encoder, bundle.items.type)
 
     def encode(self, items: Any) -> dict[str, np.ndarray]:
         """Returns the representation of raw items: leaves `item/0`, ..., `[N, ...]`.
