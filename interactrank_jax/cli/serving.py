@@ -1,5 +1,6 @@
 """The subcommands around a bundle: export it, add items, rank by it, compare it with the past."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from interactrank_jax.cli.command import (
     check_registers_only,
     show,
 )
+from interactrank_jax.cli.state import ENGINE_FLAGS
 from interactrank_jax.io import outputs
 from interactrank_jax.io.errors import InputError
 
@@ -55,7 +57,7 @@ def _score(args: Any) -> None:
     from interactrank_jax.ranking.score import score
 
     check_registers_only(args)
-    for flag in ("requests", "events", "log_features", "verify"):
+    for flag in ("requests", "events", "log_features", "verify", "engine", "master"):
         if getattr(args, flag):
             raise InputError(f"--{flag} goes with --bundle: name one, or leave it out.")
     for flag in ("workdir", "index", "examples"):
@@ -78,23 +80,33 @@ def _score(args: Any) -> None:
 
 
 def _score_requests(args: Any) -> None:
-    from interactrank_jax.ranking.requests import score_requests
-
     for flag in ("workdir", "index", "examples", "config"):
         if getattr(args, flag):
             raise InputError(f"--{flag} beside --bundle, which holds all it needs: leave it out.")
     if not args.requests:
         raise InputError("missing --requests: Parquet file or directory of the requests to rank.")
-    summary = score_requests(
-        args.bundle,
-        args.requests,
-        args.out,
-        candidates=outputs.from_user(args.candidates, "--candidates"),
-        events=args.events,
-        k=args.k,
-        log_features=bool(args.log_features),
-        verify=bool(args.verify),
-    )
+    named: dict[str, Any] = {
+        "candidates": outputs.from_user(args.candidates, "--candidates"),
+        "events": args.events,
+        "k": args.k,
+        "verify": bool(args.verify),
+    }
+    score_requests: Callable[..., dict[str, Any]]
+    if args.engine:
+        from interactrank_jax.ranking.spark import score_requests
+
+        if args.engine != "spark":
+            raise InputError(f"--engine={args.engine}. Expected spark, or none: this process.")
+        if args.log_features:
+            raise InputError("--log_features does not go with --engine=spark: leave one out.")
+        named |= {"memory": args.memory, "master": args.master}
+    else:
+        from interactrank_jax.ranking.requests import score_requests
+
+        if args.master:
+            raise InputError(f"--master={args.master} is for --engine=spark: leave it out.")
+        named["log_features"] = bool(args.log_features)
+    summary = score_requests(args.bundle, args.requests, args.out, **named)
     show(f"scores in {args.out}/scores.parquet", summary)
 
 
@@ -180,6 +192,9 @@ COMMANDS: dict[str, Command] = {
             "events": ("", "with --bundle: Parquet of what users did since its day began"),
             "verify": (0, "with --bundle: 1 compares all its files and ranks its golden requests"),
             "log_features": (0, "with --bundle: 1 writes what scores were made of"),
+            "engine": ("", "with --bundle: spark ranks on Spark's workers; else this process"),
+            "memory": ("4GB", "spark: what its driver may hold in memory"),
+            "master": ("", ENGINE_FLAGS["master"][1]),
             "workdir": ("", "instead, run directory"),
             "index": ("", "directory that `index` wrote"),
             "examples": ("", "directory that `prepare` wrote"),
