@@ -93,7 +93,7 @@ def _score_requests(args: Any) -> None:
     }
     score_requests: Callable[..., dict[str, Any]]
     if args.engine:
-        from interactrank_jax.ranking.spark import score_requests
+        from interactrank_jax.export.spark import score_requests
 
         if args.engine != "spark":
             raise InputError(f"--engine={args.engine}. Expected spark, or none: this process.")
@@ -175,6 +175,7 @@ COMMANDS: dict[str, Command] = {
         "writes the arrays of a bundle anew, with what updates changed of them.",
         "interactrank index compact --bundle=runs/next --out=runs/compact",
         {"bundle": BUNDLE, "out": (REQUIRED, "new directory"), "link": LINK},
+        on_devices=True,
     ),
     "score": Command(
         _score,

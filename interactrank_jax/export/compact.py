@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -9,11 +10,15 @@ import pyarrow as pa
 from interactrank_jax.export.export import write_record
 from interactrank_jax.export.update import link_files
 from interactrank_jax.export.vectors import write_vectors
-from interactrank_jax.io import files, interrupts, outputs
+from interactrank_jax.io import contents, files, interrupts, outputs
 from interactrank_jax.io.files import ArrayWriter
+from interactrank_jax.ranking.ranker import JaxGraphs
 from interactrank_jax.serving.bundle import Bundle
 from interactrank_jax.serving.delta import FOLDER, Delta
+from interactrank_jax.serving.golden import FOLDER as GOLDEN
+from interactrank_jax.serving.golden import RAW, save_golden
 from interactrank_jax.serving.keys import KeyIndex
+from interactrank_jax.serving.ranking import Ranking
 
 ROWS_AT_ONCE = 1 << 17
 
@@ -59,16 +64,28 @@ def compact(
             _write_vectors(bundle, ids, directory)
         record = {**bundle.artifact.record, "has_delta": len(delta.deleted) > 0}
         write_record(directory, record, known)
+        _save_golden(directory, record)
     if link:
         outputs.replace_link(link, out)
     return {"changed": len(delta.row), "items": len(ids) - len(delta.deleted)}
 
 
 def _is_shared(name: str) -> bool:
-    """Returns whether a file is no array of items: golden requests are ranked as before."""
-    return name != "cross/fresh.npy" and name.split("/")[0] not in (
-        *("items", "index", "vectors", FOLDER),
-    )
+    """Returns whether a file depends on no item."""
+    folder, _, rest = name.partition("/")
+    if folder == GOLDEN:
+        return rest in {f"{name}.parquet" for name in RAW}
+    return name != "cross/fresh.npy" and folder not in ("items", "index", "vectors", FOLDER)
+
+
+def _save_golden(directory: Path, record: dict[str, Any]) -> None:
+    """Ranks the golden requests by the new arrays, and seals what they became."""
+    written = Bundle.open(directory)
+    exported = written.as_exported()
+    save_golden(Ranking(exported, JaxGraphs(exported)))
+    digests = written.artifact.digests.items()
+    known = {name: digest for name, digest in digests if not name.startswith(f"{GOLDEN}/")}
+    write_record(directory, record, known)
 
 
 def _write_whole(bundle: Bundle, name: Path, directory: Path) -> None:
@@ -93,6 +110,7 @@ def _whole_rows(bundle: Bundle, name: Path, base: np.ndarray) -> Iterator[np.nda
         rows = np.array(base[first : first + ROWS_AT_ONCE])
         low, high = np.searchsorted(row, [first, first + len(rows)])
         rows[row[low:high] - first] = values[low:high]
+        contents.release(base)
         yield rows
     yield np.asarray(values[np.searchsorted(row, len(base)) :])
 

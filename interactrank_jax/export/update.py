@@ -6,7 +6,6 @@ other lies in its delta, see `serving/delta.py`. So an update costs what the cha
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -21,11 +20,8 @@ from interactrank_jax.ranking.ranker import JaxGraphs
 from interactrank_jax.ranking.requests import parquet_files
 from interactrank_jax.serving.bundle import Bundle
 from interactrank_jax.serving.delta import FOLDER, Delta
-from interactrank_jax.serving.golden import FOLDER as GOLDEN
-from interactrank_jax.serving.golden import RAW, save_golden
 from interactrank_jax.serving.items import ItemEncoder
 from interactrank_jax.serving.keys import KeyIndex
-from interactrank_jax.serving.ranking import Ranking
 from interactrank_jax.serving.tables import as_table, check_columns, column, refuse_nulls
 
 
@@ -91,8 +87,6 @@ def update_items(
         _write_delta(bundle, directory, delta, arrays)
         record = {**bundle.artifact.record, "items": total, "has_delta": True}
         write_record(directory, record, known)
-        progress("golden requests")
-        _save_golden(directory, record)
     if link:
         outputs.replace_link(link, out)
     return figures
@@ -100,10 +94,7 @@ def update_items(
 
 def _is_shared(name: str) -> bool:
     """Returns whether a file is the same after an update."""
-    folder, _, rest = name.partition("/")
-    if folder == GOLDEN:
-        return rest in {f"{name}.parquet" for name in RAW}
-    return folder != FOLDER and name not in CHANGES
+    return not name.startswith(f"{FOLDER}/") and name not in CHANGES
 
 
 def link_files(bundle: Bundle, directory: Path, is_shared: Callable[[str], bool]) -> dict[str, str]:
@@ -119,9 +110,9 @@ def link_files(bundle: Bundle, directory: Path, is_shared: Callable[[str], bool]
 
 def _encoded(bundle: Bundle, items: files.PathLike) -> tuple[pa.Array, dict[str, np.ndarray]]:
     """Returns ids of the items in Parquet files, and their arrays by the names of files."""
-    encoder = ItemEncoder(bundle, JaxGraphs(bundle))
     if not items:
         return pa.array([], bundle.items.type), {}
+    encoder = ItemEncoder(bundle, JaxGraphs(bundle))
     table = concat_tables([pq.ParquetFile(path).read() for path in parquet_files(items, "--items")])
     table = encoder.raw.check(table, f"items ({items})")
     store = encoder.raw.store(table)
@@ -193,11 +184,3 @@ def _write_delta(
         changed = ids.take(pa.array(delta.row[is_kept] - 1)).combine_chunks()
         deleted = ids.take(pa.array(delta.deleted - 1)).combine_chunks()
         write_changes(changed, arrays["index/0"][is_kept], deleted, directory / "vectors")
-
-
-def _save_golden(directory: Path, record: dict[str, Any]) -> None:
-    """Ranks the golden requests of a bundle by its new items."""
-    updated = Bundle.open(directory)
-    save_golden(Ranking(updated, JaxGraphs(updated)))
-    known = {name: one for name, one in updated.artifact.digests.items() if _is_shared(name)}
-    write_record(directory, record, known)

@@ -61,6 +61,8 @@ def item_tiles(
         first = min(start, count - tile)
         part = {name: values[first : first + tile] for name, values in store.items()}
         encoded = jax.device_get(encode(model, part, np.arange(tile, dtype=np.int32)))
+        for values in store.values():
+            contents.release(values)
         yield jax.tree.map(lambda leaf, fresh=start - first: leaf[fresh:], encoded)
 
 

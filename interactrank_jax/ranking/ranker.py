@@ -6,6 +6,7 @@
 Opens a bundle without flax, grain, orbax or an engine, and needs no code of the model.
 """
 
+import functools
 from typing import Any
 
 import jax
@@ -102,7 +103,7 @@ class Ranker(BundleRanker):
         self, path: files.PathLike, *, verify: bool = False, device: jax.Device | None = None
     ):
         bundle = Bundle.open(path, verify)
-        super().__init__(bundle, JaxGraphs(bundle, device), verify)
+        super().__init__(bundle, functools.partial(JaxGraphs, device=device), verify)
 
     @classmethod
     def load(cls, path: files.PathLike, *, verify: bool = False) -> "Ranker":

@@ -146,6 +146,13 @@ class Bundle:
             )
         return Delta.empty(self.base.ids.type)
 
+    def as_exported(self) -> "Bundle":
+        """Returns the bundle without what updates changed, or itself where nothing did."""
+        if not self["has_delta"]:
+            return self
+        record = {**self.artifact.record, "has_delta": False, "items": 1 + len(self.base)}
+        return dataclasses.replace(self, artifact=dataclasses.replace(self.artifact, record=record))
+
     @functools.cached_property
     def items(self) -> ItemRows:
         """Ids of the items and their rows."""

@@ -313,7 +313,7 @@ update.update_items(bundle, items, out)
 
 
 @pytest.mark.thorough  # processes of their own
-@pytest.mark.parametrize(("place", "calls"), [("save", 3), ("record", 2)])
+@pytest.mark.parametrize(("place", "calls"), [("save", 3), ("record", 1)])
 def test_an_update_that_was_killed_is_run_again(place, calls, changed, tmp_path):
     """What the killed run left is removed; the output is that of a run that nothing stopped."""
     arguments = [str(changed / name) for name in ("first", "other.parquet")]

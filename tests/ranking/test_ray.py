@@ -22,8 +22,6 @@ def test_the_example_ranks_as_one_process_does(served, ranker, tmp_path):
     pq.write_table(asked, tmp_path / "requests.parquet")
     (tmp_path / "runs").mkdir()
     (tmp_path / "runs" / "bundle").symlink_to(served.bundle)
-    # A process of its own, without the threads of jax, starts Ray.
-    code = code.replace('"runs/bundle"', repr(str(tmp_path / "runs" / "bundle")))
     (tmp_path / "example.py").write_text(code)
     environment = os.environ | {
         "PYTHONPATH": os.pathsep.join([str(REPOSITORY), *filter(None, sys.path)]),
