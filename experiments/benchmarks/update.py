@@ -180,7 +180,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     parser.add_argument("--repeats", type=int, default=3, help="of the update")
     arguments = parser.parse_args(argv)
     if arguments.quick:
-        arguments.items, arguments.repeats = [1_000, 2_000], 1
+        arguments.items, arguments.repeats = [1_000], 1
     if arguments.out:
         arguments.out.mkdir(parents=True, exist_ok=True)
     runs: dict[str, Any] = {}

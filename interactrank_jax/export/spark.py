@@ -1,6 +1,6 @@
 """The scoring station on Spark: each of its workers opens the bundle once, and ranks some requests.
 
-    OUT/scores.parquet/part-*.parquet     as `ranking/requests.py` has them, a request's rows together
+    OUT/scores.parquet/part-*.parquet     the rows of `ranking/requests.py`, a request's together
     OUT/left_out.parquet, metadata.json   as `ranking/requests.py` has them
 
 Requests are spread by a hash of request_id, each with its candidates as a list. All workers must

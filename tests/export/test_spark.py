@@ -5,9 +5,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from interactrank_jax import cli
+from interactrank_jax.export import spark
 from interactrank_jax.io import files
 from interactrank_jax.io.errors import InputError
-from interactrank_jax.export import spark
 from interactrank_jax.ranking.requests import score_requests
 from tests.log import spark_engine
 from tests.serving.making import assert_scores, candidates, events, requests
