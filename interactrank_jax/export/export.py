@@ -88,11 +88,13 @@ def export(
     ):
         progress("items")
         raw = read_items(store, backend, features, items, run.encoder)
+        pa.default_memory_pool().release_unused()  # of the tables that it was made from
         progress("history")
         of_run = (run.encoder, run.metadata.config)
         knowledge = write_features(store, backend, number, *of_run, features, raw, directory)
         sample = raw.take(pa.array(np.arange(min(len(raw), ITEMS_AS_SAMPLE))))
         del raw  # a third of the index, which is to come
+        pa.default_memory_pool().release_unused()
         progress("graphs")
         served, graphs, fields = _write_model(run, model, onnx, directory)
         progress("index")

@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from interactrank_jax.examples.format import PADDING
 from interactrank_jax.export.export import write_record
 from interactrank_jax.export.vectors import CHANGES, write_changes
 from interactrank_jax.io import files, interrupts, outputs
@@ -67,29 +68,33 @@ def update_items(
         deleted_ids = _ids_to_delete(bundle, delete)
         row = bundle.items.find(ids, with_deleted=True)
         deleted = bundle.rows_of(deleted_ids)
-        if (clash := np.isin(deleted, row[row > 0])).any():
-            example = deleted_ids[int(np.argmax(clash))].as_py()
-            raise InputError(
-                f"--delete={delete}: {int(clash.sum()):,} of its items are in --items too, for "
-                f"example {example!r}. Name each in one of them."
-            )
-        figures = {
-            "added": int((bundle.rows_of(ids) == 0).sum()),
-            "replaced": int((bundle.rows_of(ids) > 0).sum()),
-            "deleted": len(np.unique(deleted[deleted > 0])),
-            "unknown": int((deleted == 0).sum()),
-        }
+        _refuse_both(deleted_ids, np.isin(deleted, row[row != PADDING]), delete)
+        is_there = (row != PADDING) & ~bundle.items.is_deleted(row)
+        to_delete = np.unique(deleted[deleted != PADDING])
         progress("write")
-        delta, arrays = _merged(bundle, ids, row, arrays, deleted[deleted > 0])
-        total = 1 + len(bundle.base) + len(delta.added)
-        figures["items"] = total - 1 - len(delta.deleted)
+        delta, arrays = _merged(bundle, ids, row, arrays, to_delete)
         known = link_files(bundle, directory, _is_shared)
         _write_delta(bundle, directory, delta, arrays)
+        total = 1 + len(bundle.base) + len(delta.added)
         record = {**bundle.artifact.record, "items": total, "has_delta": True}
         write_record(directory, record, known)
     if link:
         outputs.replace_link(link, out)
-    return figures
+    return {
+        "added": int((~is_there).sum()),
+        "replaced": int(is_there.sum()),
+        "deleted": len(to_delete),
+        "unknown": int((deleted == PADDING).sum()),
+        "items": total - 1 - len(delta.deleted),
+    }
+
+
+def _refuse_both(deleted: pa.Array, is_written: np.ndarray, delete: files.PathLike) -> None:
+    if is_written.any():
+        raise InputError(
+            f"--delete={delete}: {int(is_written.sum()):,} of its items are in --items too, for "
+            f"example {deleted[int(np.argmax(is_written))].as_py()!r}. Name each in one of them."
+        )
 
 
 def _is_shared(name: str) -> bool:
