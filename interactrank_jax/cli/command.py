@@ -14,6 +14,7 @@ PATHS = frozenset(
         *("log", "out", "examples", "workdir", "source", "extend", "index", "schema"),
         *("state", "encoder", "snapshot", "features", "training"),
         *("bundle", "requests", "events", "items", "json", "against", "root"),
+        *("delete", "link"),
     )
 )
 

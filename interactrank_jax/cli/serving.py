@@ -1,5 +1,6 @@
 """The subcommands around a bundle: export it, add items, rank by it, compare it with the past."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from interactrank_jax.cli.command import (
     check_registers_only,
     show,
 )
+from interactrank_jax.cli.state import ENGINE_FLAGS
 from interactrank_jax.io import outputs
 from interactrank_jax.io.errors import InputError
 
@@ -37,7 +39,14 @@ def _export(args: Any) -> None:
 def _update(args: Any) -> None:
     from interactrank_jax.export.update import update_items
 
-    show(f"bundle in {args.out}", update_items(args.bundle, args.items, args.out))
+    figures = update_items(args.bundle, args.items, args.out, delete=args.delete, link=args.link)
+    show(f"bundle in {args.out}", figures)
+
+
+def _compact(args: Any) -> None:
+    from interactrank_jax.export.compact import compact
+
+    show(f"bundle in {args.out}", compact(args.bundle, args.out, link=args.link))
 
 
 def _score(args: Any) -> None:
@@ -48,7 +57,7 @@ def _score(args: Any) -> None:
     from interactrank_jax.ranking.score import score
 
     check_registers_only(args)
-    for flag in ("requests", "events", "log_features", "verify"):
+    for flag in ("requests", "events", "log_features", "verify", "engine", "master"):
         if getattr(args, flag):
             raise InputError(f"--{flag} goes with --bundle: name one, or leave it out.")
     for flag in ("workdir", "index", "examples"):
@@ -71,23 +80,33 @@ def _score(args: Any) -> None:
 
 
 def _score_requests(args: Any) -> None:
-    from interactrank_jax.ranking.requests import score_requests
-
     for flag in ("workdir", "index", "examples", "config"):
         if getattr(args, flag):
             raise InputError(f"--{flag} beside --bundle, which holds all it needs: leave it out.")
     if not args.requests:
         raise InputError("missing --requests: Parquet file or directory of the requests to rank.")
-    summary = score_requests(
-        args.bundle,
-        args.requests,
-        args.out,
-        candidates=outputs.from_user(args.candidates, "--candidates"),
-        events=args.events,
-        k=args.k,
-        log_features=bool(args.log_features),
-        verify=bool(args.verify),
-    )
+    named: dict[str, Any] = {
+        "candidates": outputs.from_user(args.candidates, "--candidates"),
+        "events": args.events,
+        "k": args.k,
+        "verify": bool(args.verify),
+    }
+    score_requests: Callable[..., dict[str, Any]]
+    if args.engine:
+        from interactrank_jax.export.spark import score_requests
+
+        if args.engine != "spark":
+            raise InputError(f"--engine={args.engine}. Expected spark, or none: this process.")
+        if args.log_features:
+            raise InputError("--log_features does not go with --engine=spark: leave one out.")
+        named |= {"memory": args.memory, "master": args.master}
+    else:
+        from interactrank_jax.ranking.requests import score_requests
+
+        if args.master:
+            raise InputError(f"--master={args.master} is for --engine=spark: leave it out.")
+        named["log_features"] = bool(args.log_features)
+    summary = score_requests(args.bundle, args.requests, args.out, **named)
     show(f"scores in {args.out}/scores.parquet", summary)
 
 
@@ -115,6 +134,7 @@ def _replay(args: Any) -> None:
 
 
 BUNDLE = (REQUIRED, "directory that `export` wrote")
+LINK = ("", "symbolic link to the output, made or replaced in one step once that is whole")
 
 COMMANDS: dict[str, Command] = {
     "export": Command(
@@ -139,13 +159,22 @@ COMMANDS: dict[str, Command] = {
     ),
     "index update": Command(
         _update,
-        "adds items to a bundle, encoded from their features.",
+        "adds, changes and deletes items of a bundle, at what those items cost.",
         "interactrank index update --bundle=runs/bundle --items=runs/new.parquet --out=runs/next",
         {
             "bundle": BUNDLE,
-            "items": (REQUIRED, "Parquet file or directory: item_id and item features"),
-            "out": (REQUIRED, "new directory"),
+            "items": ("", "Parquet file or directory: item_id and item features"),
+            "delete": ("", "Parquet file or directory: item_id of items to delete"),
+            "out": (REQUIRED, "new directory, which shares with the bundle what is the same"),
+            "link": LINK,
         },
+        on_devices=True,
+    ),
+    "index compact": Command(
+        _compact,
+        "writes the arrays of a bundle anew, with what updates changed of them.",
+        "interactrank index compact --bundle=runs/next --out=runs/compact",
+        {"bundle": BUNDLE, "out": (REQUIRED, "new directory"), "link": LINK},
         on_devices=True,
     ),
     "score": Command(
@@ -164,6 +193,9 @@ COMMANDS: dict[str, Command] = {
             "events": ("", "with --bundle: Parquet of what users did since its day began"),
             "verify": (0, "with --bundle: 1 compares all its files and ranks its golden requests"),
             "log_features": (0, "with --bundle: 1 writes what scores were made of"),
+            "engine": ("", "with --bundle: spark ranks on Spark's workers; else this process"),
+            "memory": ("4GB", "spark: what its driver may hold in memory"),
+            "master": ("", ENGINE_FLAGS["master"][1]),
             "workdir": ("", "instead, run directory"),
             "index": ("", "directory that `index` wrote"),
             "examples": ("", "directory that `prepare` wrote"),

@@ -16,7 +16,6 @@ import json
 import os
 import re
 import shutil
-import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -147,9 +146,7 @@ class Root:
 
     def _publish(self, day: str) -> None:
         """Lets ROOT/current name a version's bundle: at any moment it names one that is whole."""
-        link = self.path / f"{_CURRENT}{uuid.uuid4().hex[:8]}"
-        link.symlink_to(Path("versions", day, BUNDLE), target_is_directory=True)
-        link.replace(self.path / "current")
+        outputs.replace_link(self.path / "current", self.version(day) / BUNDLE)
 
     def remove_old(self, keep: int) -> None:
         """Removes all but the newest versions, and the published one; and what kills left.

@@ -20,18 +20,18 @@ from interactrank_jax.export import golden
 from interactrank_jax.export.catalogue import read_items
 from interactrank_jax.export.features import write_features
 from interactrank_jax.export.formats import write_graphs
-from interactrank_jax.export.graphs import Graph, ServedModel
+from interactrank_jax.export.graphs import INDEX, Graph, ServedModel
 from interactrank_jax.export.vectors import FORMS, write_vectors
 from interactrank_jax.io import artifact, files, interrupts, outputs
 from interactrank_jax.io.errors import InputError, did_you_mean
 from interactrank_jax.log.schema import FeatureSpec
-from interactrank_jax.log.values import as_values
-from interactrank_jax.ranking.index import encode_items
+from interactrank_jax.ranking.index import write_representation
 from interactrank_jax.runs.best import fingerprint
 from interactrank_jax.runs.run import Run
 from interactrank_jax.serving.bundle import KIND, Bundle
-from interactrank_jax.serving.golden import save_golden
+from interactrank_jax.serving.golden import FOLDER, save_golden
 from interactrank_jax.serving.graphs import Graphs
+from interactrank_jax.serving.keys import KeyIndex
 from interactrank_jax.serving.ranking import Ranking
 from interactrank_jax.state import engines
 from interactrank_jax.state.days import date, day_number
@@ -39,6 +39,7 @@ from interactrank_jax.state.store import Description, Store, open_without_log
 
 PACKAGES = ("jax", "jaxlib", "flax", "numpy", "pyarrow", "jax2onnx", "onnxruntime")
 MEMORY = "4GB"
+ITEMS_AS_SAMPLE = 200  # of the raw ones, for words of golden requests
 ITEMS_TO_CHECK = 64  # by each of a model's ways to score
 logger = logging.getLogger(__name__)
 
@@ -88,21 +89,27 @@ def export(
     ):
         progress("items")
         raw = read_items(store, backend, features, items, run.encoder)
+        pa.default_memory_pool().release_unused()  # of the tables that it was made from
         progress("history")
         of_run = (run.encoder, run.metadata.config)
         knowledge = write_features(store, backend, number, *of_run, features, raw, directory)
-        progress("index")
-        index = encode_items(run, model, knowledge.store)
+        sample = raw.take(pa.array(np.arange(min(len(raw), ITEMS_AS_SAMPLE))))
+        del raw  # a third of the index, which is to come
+        pa.default_memory_pool().release_unused()
         progress("graphs")
-        served, graphs, fields = _write_model(run, model, index, onnx, directory)
+        served, graphs, fields = _write_model(run, model, onnx, directory)
+        progress("index")
+        dtypes = [s.dtype for name, s in graphs["score"].inputs.items() if name.startswith(INDEX)]
+        write_representation(run, model, knowledge.store, directory / "index", dtypes)
         if vectors:
-            ids, leaf = as_values(raw["item_id"]), jax.tree.leaves(index)[0][1:]
-            write_vectors(ids, leaf, vectors, directory / "vectors")
+            ids = KeyIndex.open(directory / "items" / "ids").ids
+            leaf = np.load(directory / "index" / "0.npy", mmap_mode="r")
+            write_vectors(ids, leaf[1:], vectors, directory / "vectors")
         record = _describe(run, model, step) | knowledge.record | fields | {"vectors": vectors}
         progress("golden requests")
-        parity = _prove(record, raw, served, graphs, directory)
+        parity = _prove(record, sample, served, graphs, directory)
     said = {name: record[name] for name in ("as_of", "step", "protocol")}
-    return {"items": len(raw), **said, **parity}
+    return {"items": record["items"] - 1, **said, **parity}
 
 
 def _check_run(run: Run, vectors: str) -> None:
@@ -183,9 +190,9 @@ def _features(
 
 
 def _write_model(
-    run: Run, model: Mapping[str, Any], index: Any, onnx: bool, directory: Path
+    run: Run, model: Mapping[str, Any], onnx: bool, directory: Path
 ) -> tuple[ServedModel, dict[str, Graph], dict[str, Any]]:
-    """Writes arrays and graphs; returns the model, its graphs, and the fields that name them."""
+    """Writes tables and graphs; returns the model, its graphs, and the fields that name them."""
     served = ServedModel(
         run.model,
         model["params"],
@@ -194,22 +201,11 @@ def _write_model(
         run.rule.utility,
     )
     graphs = served.graphs()
-    _write_arrays(model, index, graphs, directory)
-    fields = {"graphs": write_graphs(graphs, directory / "graphs", onnx)}
-    return served, graphs, fields
-
-
-def _write_arrays(
-    model: Mapping[str, Any], index: Any, graphs: Mapping[str, Graph], directory: Path
-) -> None:
-    """Writes the embedding tables and the index."""
     (directory / "tables").mkdir()
-    (directory / "index").mkdir()
     for name, table in model["tables"].items():
         files.save_array(directory / "tables" / f"{name}.npy", np.asarray(table))
-    for number, leaf in enumerate(jax.tree.leaves(index)):
-        spec = graphs["score"].inputs[f"index/{number}"]
-        files.save_array(directory / "index" / f"{number}.npy", np.asarray(leaf, spec.dtype))
+    fields = {"graphs": write_graphs(graphs, directory / "graphs", onnx)}
+    return served, graphs, fields
 
 
 def _describe(run: Run, model: dict[str, Any], step: int) -> dict[str, Any]:
@@ -236,26 +232,31 @@ def _version(package: str) -> str:
 
 def _prove(
     record: dict[str, Any],
-    raw: pa.Table,
+    sample: pa.Table,
     served: ServedModel,
     graphs: Mapping[str, Graph],
     directory: Path,
 ) -> dict[str, float]:
-    """Writes golden requests and the manifest; returns the parity of each format."""
+    """Writes golden requests, with words of some raw items; returns the parity of each format."""
     write_record(directory, {**record, "parity": {}})
     bundle = Bundle.open(directory)
-    golden.write_raw(bundle, raw)
+    golden.write_raw(bundle, sample)
     ranking = Ranking(bundle, _ModelGraphs(bundle, graphs))
     ranked = save_golden(ranking)
     _check_scores(record["model"], served, ranking.encode(ranked.requests), bundle)
-    write_record(directory, {**record, "parity": {}})
+    known = {
+        name: digest
+        for name, digest in bundle.artifact.digests.items()
+        if not name.startswith(f"{FOLDER}/")
+    }
+    write_record(directory, {**record, "parity": {}}, known)
     parity = {"jax": golden.largest_difference(directory, "ranking.ranker", "Ranker")}
     if all("onnx" in graph for graph in record["graphs"].values()) and _version("onnxruntime"):
         try:
             parity["onnx"] = golden.largest_difference(directory, "serving.reader", "Reader")
         except InputError as error:
             record = {**record, "graphs": _without_onnx(record["graphs"], str(error), directory)}
-    write_record(directory, {**record, "parity": parity})
+    write_record(directory, {**record, "parity": parity}, known)
     return {f"largest difference, {name}": value for name, value in parity.items()}
 
 
@@ -285,8 +286,16 @@ def _check_scores(
         )
 
 
-def write_record(directory: Path, record: dict[str, Any]) -> None:
-    """Writes `bundle.json`, which makes what lies in a directory a bundle."""
+def write_record(
+    directory: Path, record: dict[str, Any], known: Mapping[str, str] | None = None
+) -> None:
+    """Writes `bundle.json`, which makes what lies in a directory a bundle.
+
+    Args:
+      directory: of the bundle.
+      record: what it says besides.
+      known: digests of files that are not read for it, see `artifact.write`.
+    """
     (directory / KIND.file).unlink(missing_ok=True)
     folders = [path.name for path in sorted(directory.iterdir()) if path.is_dir()]
     folders = [name for name in folders if name != "scratch"]
@@ -296,7 +305,7 @@ def write_record(directory: Path, record: dict[str, Any]) -> None:
         for path in sorted((directory / folder).rglob("*"))
         if path.is_file()
     }
-    artifact.write(KIND, directory, {**record, "sizes": sizes}, folders)
+    artifact.write(KIND, directory, {**record, "sizes": sizes}, folders, known=known)
 
 
 class _ModelGraphs(Graphs):

@@ -1,5 +1,6 @@
 """Writes what turns raw requests and candidates into features: a bundle without its model."""
 
+import contextlib
 import dataclasses
 import shutil
 from collections.abc import Mapping
@@ -13,13 +14,16 @@ import pyarrow as pa
 from interactrank_jax.examples.encoder import DIRECTORY as ENCODER
 from interactrank_jax.examples.encoder import Encoder
 from interactrank_jax.export.past import PastExport
-from interactrank_jax.io import files
+from interactrank_jax.io import interrupts
+from interactrank_jax.io.files import ArrayWriter
 from interactrank_jax.log.schema import FeatureSpec
 from interactrank_jax.log.values import as_values
 from interactrank_jax.serving.items import RawItems
-from interactrank_jax.serving.keys import KeyIndex
+from interactrank_jax.serving.keys import KeyIndex, open_array
 from interactrank_jax.state.days import date
 from interactrank_jax.state.store import Store
+
+ROWS_AT_ONCE = 1 << 17
 
 
 class Knowledge(NamedTuple):
@@ -83,6 +87,7 @@ def write_features(
         "features": [dataclasses.asdict(feature) for feature in features],
         "has_fresh": store.recipe.has_fresh,
         "items": len(raw) + 1,
+        "has_delta": False,
     }
     return Knowledge(record, arrays)
 
@@ -90,12 +95,22 @@ def write_features(
 def _write_items(
     encoder: Encoder, raw: pa.Table, features: tuple[FeatureSpec, ...], directory: Path
 ) -> dict[str, np.ndarray]:
-    """Writes ids and arrays of the items; returns the arrays, padding included."""
+    """Writes ids and arrays of the items; returns the arrays, padding included, mapped."""
     ids = as_values(raw["item_id"])
-    arrays = RawItems(features, encoder, ids.type).store(raw)
-    padding = {name: np.zeros((1, *a.shape[1:]), a.dtype) for name, a in arrays.items()}
-    arrays = {name: np.concatenate([padding[name], a]) for name, a in arrays.items()}
-    KeyIndex.build(ids).save(directory / "items" / "ids")
-    for name, array in arrays.items():
-        files.save_array(directory / "items" / f"{name}.npy", array)
-    return arrays
+    items, folder = RawItems(features, encoder, ids.type), directory / "items"
+    KeyIndex.build(ids).save(folder / "ids")
+    shapes: dict[str, tuple[int, ...]] = {}
+    with contextlib.ExitStack() as stack:
+        writers: dict[str, ArrayWriter] = {}
+        for first in range(0, max(len(raw), 1), ROWS_AT_ONCE):
+            interrupts.check()
+            for name, values in items.store(raw.slice(first, ROWS_AT_ONCE)).items():
+                if name not in writers:
+                    shapes[name] = (1 + len(raw), *values.shape[1:])
+                    writer = ArrayWriter(folder / f"{name}.npy", shapes[name], values.dtype)
+                    writers[name] = stack.enter_context(writer)
+                    writer.write(np.zeros((1, *values.shape[1:]), values.dtype))
+                writers[name].write(values)
+    return {
+        name: open_array(folder / f"{name}.npy", shape, "iuf") for name, shape in shapes.items()
+    }

@@ -151,6 +151,7 @@ def write(
     folders: Iterable[str] | None = None,
     file: Path | None = None,
     skip: str = "",
+    known: Mapping[str, str] | None = None,
 ) -> None:
     """Writes a manifest, which makes an artifact, or some folders of one, complete.
 
@@ -161,8 +162,11 @@ def write(
       folders: paths below `root` that it is for; None for all files there.
       file: the manifest; `root / kind.file` unless given.
       skip: a folder that has a manifest of its own.
+      known: digests, by paths below `root`, of files that are not read for it: what a manifest has
+        told of them, the next one tells too.
     """
     file = root / kind.file if file is None else file
+    known = known or {}
     if folders is None:
         digests = files.file_digests(root, skip)
         digests.pop(file.relative_to(root).as_posix(), None)
@@ -170,9 +174,20 @@ def write(
         digests = {
             f"{folder}/{name}": digest
             for folder in folders
-            for name, digest in files.file_digests(root / folder).items()
+            for name, digest in files.file_digests(
+                root / folder, known=_below(known, folder)
+            ).items()
         }
     files.write_sealed(file, {_VERSION: kind.version, **record, _FILES: digests})
+
+
+def _below(digests: Mapping[str, str], folder: str) -> dict[str, str]:
+    prefix = f"{folder}/"
+    return {
+        name.removeprefix(prefix): digest
+        for name, digest in digests.items()
+        if name.startswith(prefix)
+    }
 
 
 def open_artifact(

@@ -4,6 +4,7 @@ A checksum says that a file is what was written, not who wrote it: the whole may
 and sealed again. So a shape is held against what it has to be.
 """
 
+import mmap
 from collections.abc import Sequence
 
 import numpy as np
@@ -42,6 +43,16 @@ def load_array(path: files.PathLike, shape: Sequence[int | None], kind: str) -> 
             f"{kinds}: it was edited, write it again by the command that made it."
         )
     return array
+
+
+def release(array: np.ndarray) -> None:
+    """Gives back the memory of what was read of an array that is mapped from a file for reading.
+
+    It would be counted as this process's until the array is gone. Any other array stays.
+    """
+    memory = getattr(array, "_mmap", None)
+    if memory is not None and array.flags.writeable is False:
+        memory.madvise(mmap.MADV_DONTNEED)
 
 
 def read_table(path: files.PathLike, rows: int, column: str) -> pa.Table:

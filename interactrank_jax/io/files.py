@@ -3,6 +3,7 @@
 import concurrent.futures
 import hashlib
 import json
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
@@ -63,6 +64,55 @@ def save_array(path: PathLike, array: np.ndarray) -> None:
         np.save(_Plain(file), array, allow_pickle=False)
 
 
+def link(source: PathLike, target: PathLike) -> None:
+    """Lets a new path name a file that is never written to again: a hard link, or else a copy."""
+    target = Path(target)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        target.hardlink_to(source)
+    except OSError:  # another file system, too many links, or one of somebody else's files
+        shutil.copyfile(source, target)
+
+
+class ArrayWriter:
+    """Writes an array some rows at a time, to the bytes that `save_array` writes of it whole.
+
+    Not through a map of the file: where the disk is full, that ends the process without a word.
+
+    Args:
+      path: of an .npy file.
+      shape: of the whole array, `[N, ...]`.
+      dtype: of its numbers.
+    """
+
+    def __init__(self, path: PathLike, shape: Sequence[int], dtype: Any):
+        self._shape, self._dtype, self._rows = tuple(shape), np.dtype(dtype), 0
+        self._file = Path(path).open("wb")  # noqa: SIM115
+        header = {
+            "descr": np.lib.format.dtype_to_descr(self._dtype),
+            "fortran_order": False,
+            "shape": self._shape,
+        }
+        np.lib.format.write_array_header_1_0(self._file, header)
+
+    def write(self, rows: np.ndarray) -> None:
+        """Writes the next rows, `[n, ...]`."""
+        rows = np.ascontiguousarray(rows, self._dtype)
+        if rows.shape[1:] != self._shape[1:]:
+            raise ValueError(f"rows of shape {rows.shape[1:]}, expected {self._shape[1:]}")
+        self._file.write(rows.tobytes() if not rows.size else rows.reshape(-1).view(np.uint8).data)
+        self._rows += len(rows)
+
+    def __enter__(self) -> "ArrayWriter":
+        return self
+
+    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
+        """Closes the file; refuses one that lacks rows, unless an error is under way."""
+        self._file.close()
+        if kind is None and self._rows != self._shape[0]:
+            raise ValueError(f"{self._rows} rows were written, expected {self._shape[0]}")
+
+
 def digest(value: Any) -> str:
     """Returns a short hash of anything JSON can hold."""
     text = json.dumps(value, sort_keys=True, default=str)
@@ -75,12 +125,15 @@ def file_digest(path: PathLike) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def file_digests(directory: PathLike, skip: str = "") -> dict[str, str]:
+def file_digests(
+    directory: PathLike, skip: str = "", known: Mapping[str, str] | None = None
+) -> dict[str, str]:
     """Returns the SHA-256 of every file below a directory, by its path in there, sorted.
 
     Args:
       directory: it.
       skip: a folder in it to leave out.
+      known: digests of some of the files, which are not read.
     """
     root = Path(directory)
     paths = {path.relative_to(root).as_posix(): path for path in sorted(root.rglob("*"))}
@@ -89,7 +142,10 @@ def file_digests(directory: PathLike, skip: str = "") -> dict[str, str]:
         for name, path in paths.items()
         if path.is_file() and not (skip and name.startswith(f"{skip}/"))
     ]
-    return dict(zip(names, digests_of([paths[name] for name in names]), strict=True))
+    known = known or {}
+    unknown = [name for name in names if name not in known]
+    digests = dict(zip(unknown, digests_of([paths[name] for name in unknown]), strict=True))
+    return {name: known[name] if name in known else digests[name] for name in names}
 
 
 def digests_of(paths: Sequence[PathLike]) -> list[str]:

@@ -180,6 +180,28 @@ def new_directory(path: PathLike) -> Iterator[Path]:
                 partial.replace(final)  # an empty directory gives way
 
 
+def check_link(link: PathLike) -> None:
+    """Refuses a path that `replace_link` cannot let name a directory; '' passes.
+
+    Raises:
+      InputError: something other than a link is there.
+    """
+    path = Path(link)
+    if link and not path.is_symlink() and path.exists():
+        raise InputError(f"--link={link} exists and is no link. Name a new path, or a link.")
+
+
+def replace_link(link: PathLike, target: PathLike) -> None:
+    """Lets a symbolic link name a directory: at any moment it names the one before or this one."""
+    path = Path(link).absolute()
+    partial = path.parent / f".{path.name}.partial-{uuid.uuid4().hex[:8]}"
+    with writing(path, "what it named before is unchanged"), _nameable(link):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        parent = path.parent.resolve()
+        partial.symlink_to(os.path.relpath(Path(target).resolve(), parent), True)
+        partial.replace(path)
+
+
 def _partial_prefix(final: Path) -> str:
     """Returns how hidden directories begin in which `final` is written, beside it."""
     name = final.name

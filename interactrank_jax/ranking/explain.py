@@ -95,8 +95,10 @@ def explain(
         )
     utility = np.asarray(run.rule.utility, np.float32)
     query = QueryEncoder(run, model, examples)(batch)
-    items = encode_items(run, model, item_store(examples.items))
-    items = jax.tree.map(lambda leaf: jnp.asarray(leaf)[batch["item"]], items)
+    shape, rows = batch["item"].shape, batch["item"].reshape(-1)
+    store = {name: values[rows] for name, values in item_store(examples.items).items()}
+    items = encode_items(run, model, store)
+    items = jax.tree.map(lambda leaf: jnp.asarray(leaf).reshape(shape + leaf.shape[1:]), items)
 
     def logits_of(cross: np.ndarray) -> np.ndarray:
         logits = run.model.apply({"params": model["params"]}, query, items, cross, method="score")

@@ -6,13 +6,14 @@ INDEX/representation/N.npy    leaf N of the item representation, `[I, ...]`, row
 INDEX/ids.parquet             original item id of each row (row 0 is padding: null)
 """
 
+import contextlib
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 
 from interactrank_jax.examples.checks import INTEGERS, check_below
@@ -20,6 +21,7 @@ from interactrank_jax.examples.format import Examples
 from interactrank_jax.io import artifact, contents, files, interrupts, outputs
 from interactrank_jax.io.artifact import Artifact, Kind
 from interactrank_jax.io.errors import InputError
+from interactrank_jax.io.files import ArrayWriter
 from interactrank_jax.models.inputs import zero_inputs
 from interactrank_jax.runs.best import fingerprint
 from interactrank_jax.runs.run import Run
@@ -42,21 +44,70 @@ def _item_encoder(run: Run) -> Callable[..., Any]:
     return encode
 
 
-def encode_items(run: Run, model: dict[str, Any], store: dict[str, np.ndarray], tile: int = 4096):
-    """Returns the item representation of every store row: a pytree of numpy `[I, ...]`."""
+def item_tiles(
+    run: Run, model: dict[str, Any], store: Mapping[str, np.ndarray], tile: int = 4096
+) -> Iterator[Any]:
+    """Yields the representation of the store's rows, some after the other: pytrees `[n, ...]`.
+
+    Memory holds a tile, however many items there are, of which the store may be mapped from disk.
+    """
     encode = _item_encoder(run)
+    model = jax.device_put(model)
     count = len(store["id"])
     tile = min(tile, count)
-    store = jax.device_put(store)
-    parts = []
     for start in range(0, count, tile):
         interrupts.check()
         # The last tile starts earlier rather than being shorter: one shape, one compilation.
-        rows = np.arange(min(start, count - tile), min(start + tile, count), dtype=np.int32)
-        part = jax.device_get(encode(model, store, rows))
-        fresh = start - rows[0]
-        parts.append(jax.tree.map(lambda leaf, fresh=fresh: leaf[fresh:], part))
-    return jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
+        first = min(start, count - tile)
+        part = {name: values[first : first + tile] for name, values in store.items()}
+        encoded = jax.device_get(encode(model, part, np.arange(tile, dtype=np.int32)))
+        for values in store.values():
+            contents.release(values)
+        yield jax.tree.map(lambda leaf, fresh=start - first: leaf[fresh:], encoded)
+
+
+def encode_items(run: Run, model: dict[str, Any], store: Mapping[str, np.ndarray]) -> Any:
+    """Returns the item representation of every store row: a pytree of numpy `[I, ...]`."""
+    count, start = len(store["id"]), 0
+    leaves: list[np.ndarray] = []
+    for part in item_tiles(run, model, store):
+        parts, structure = jax.tree.flatten(part)
+        leaves = leaves or [np.empty((count, *one.shape[1:]), one.dtype) for one in parts]
+        end = start + len(parts[0])
+        for leaf, one in zip(leaves, parts, strict=True):
+            leaf[start:end] = one
+        start = end
+    return jax.tree.unflatten(structure, leaves)
+
+
+def write_representation(
+    run: Run,
+    model: dict[str, Any],
+    store: Mapping[str, np.ndarray],
+    directory: Path,
+    dtypes: Sequence[Any] | None = None,
+) -> None:
+    """Encodes every store row and writes leaf N of the representation as DIRECTORY/N.npy.
+
+    Args:
+      run, model: the model.
+      store: the item store, `[I, ...]` each.
+      directory: new.
+      dtypes: to write each leaf as, unless as it comes.
+    """
+    directory.mkdir(parents=True)
+    with contextlib.ExitStack() as stack:
+        writers: list[ArrayWriter] = []
+        for part in item_tiles(run, model, store):
+            leaves = jax.tree.leaves(part)
+            if not writers:
+                for number, leaf in enumerate(leaves):
+                    shape = (len(store["id"]), *leaf.shape[1:])
+                    kind = leaf.dtype if dtypes is None else dtypes[number]
+                    file = directory / f"{number}.npy"
+                    writers.append(stack.enter_context(ArrayWriter(file, shape, kind)))
+            for writer, leaf in zip(writers, leaves, strict=True):
+                writer.write(leaf)
 
 
 def build_index(workdir: files.PathLike, examples_path: files.PathLike, out: files.PathLike):
@@ -77,8 +128,6 @@ def build_index(workdir: files.PathLike, examples_path: files.PathLike, out: fil
         )
     examples = run.check_examples(examples)
     model, step = run.restore_model()
-    with interrupts.deferred():
-        representation = encode_items(run, model, item_store(examples.items))
     record = {
         "model": run.config.model.name,
         "model_checksum": fingerprint(model),
@@ -87,12 +136,11 @@ def build_index(workdir: files.PathLike, examples_path: files.PathLike, out: fil
         "protocol": examples.metadata.protocol_in_words,
         "items": examples.num_items,
     }
-    with outputs.new_directory(out) as directory:
-        (directory / REPRESENTATION).mkdir()
-        for number, leaf in enumerate(jax.tree.leaves(representation)):
-            files.save_array(directory / _leaf(number), leaf)
-        ids = pa.array(examples.item_ids.tolist())
-        pq.write_table(pa.table({"item_id": ids}), directory / IDS)
+    with interrupts.deferred(), outputs.new_directory(out) as directory:
+        store = item_store(examples.items)
+        write_representation(run, model, store, directory / REPRESENTATION)
+        ids = contents.read_table(examples.file("items/ids.parquet"), examples.num_items, "item_id")
+        pq.write_table(ids.select(["item_id"]), directory / IDS)
         artifact.write(KIND, directory, record)
     return record
 
@@ -152,7 +200,7 @@ def _load_items(opened: Artifact, run: Run, rows: int) -> Any:
             raise InputError(f"{file} holds {leaf.dtype}, the model makes {shape.dtype}.")
         if limit is not None and leaf.dtype.kind in INTEGERS:
             check_below(str(file), leaf, limit)
-        leaves.append(np.array(leaf))
+        leaves.append(leaf)
     return jax.tree.unflatten(structure, leaves)
 
 

@@ -184,7 +184,8 @@ class Ranker(BundleRanker):
         scan: str = formats.FLOAT32,
     ):
         bundle = Bundle.open(path, verify)
-        super().__init__(bundle, JaxGraphs(bundle, devices, scan), verify)
+        open_graphs = functools.partial(JaxGraphs, devices=devices, scan=scan)
+        super().__init__(bundle, open_graphs, verify)
         self._scan = scan
 
     @classmethod

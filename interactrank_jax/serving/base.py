@@ -1,6 +1,6 @@
 """What `Ranker` and `Reader` have in common: they rank by a bundle, whatever runs its graphs."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,17 +22,19 @@ class BundleRanker:
 
     Args:
       bundle: the bundle.
-      graphs: what computes its graphs.
+      open_graphs: gives what computes the graphs of a bundle.
       verify: whether the golden requests are ranked.
 
     Raises:
       InputError: the golden requests have other features or scores than at export.
     """
 
-    def __init__(self, bundle: Bundle, graphs: Graphs, verify: bool):
-        self.ranking = Ranking(bundle, graphs)
+    def __init__(self, bundle: Bundle, open_graphs: Callable[[Bundle], Graphs], verify: bool):
+        self.ranking = Ranking(bundle, open_graphs(bundle))
         if verify:
-            verify_golden(self.ranking)
+            exported = bundle.as_exported()
+            is_same = exported is bundle
+            verify_golden(self.ranking if is_same else Ranking(exported, open_graphs(exported)))
 
     @property
     def bundle(self) -> Bundle:

@@ -5,9 +5,15 @@
     tables/NAME.npy   embedding tables
     items/            ids (`KeyIndex`), and the arrays of the item store; row 0 is padding
     index/N.npy       leaf N of the items' representation, row = store row
+    delta/            items that were changed, added or deleted since, see `delta.py`
     cross/, queries/, forms/, users/     what history knows, see `past.py`
     graphs/           NAME.jax (jax.export) and NAME.onnx of each function, see `export/graphs.py`
     golden/           requests with their candidates, features and scores: `--verify` ranks them
+
+A bundle does not change. An update is another one beside it, which shares the files that are the
+same by hard links, and becomes visible as a whole: who has opened a bundle goes on reading what it
+was, and who opens one anew reads one whole version. A path that is a link is followed once, when a
+bundle is opened.
 
 Arrays are mapped into memory. Files up to `SMALL` bytes are compared with their digests when the
 bundle is opened, larger ones by their size then, and by their digest with `verify`.
@@ -26,19 +32,22 @@ from interactrank_jax.examples.encoder import Encoder
 from interactrank_jax.io import artifact, files
 from interactrank_jax.io.artifact import Artifact, Kind
 from interactrank_jax.io.errors import InputError
+from interactrank_jax.io.overlay import overlay
 from interactrank_jax.log.schema import FeatureSpec
+from interactrank_jax.serving.delta import FOLDER as DELTA
+from interactrank_jax.serving.delta import Delta, ItemRows
 from interactrank_jax.serving.keys import IndexedVocabulary, KeyIndex, open_array, open_columns
 from interactrank_jax.serving.past import CrossFeatures, CrossTable, QueryPast, UserPast, rows
 from interactrank_jax.serving.probabilities import Calibration
 
-KIND = Kind("bundle", "export", "bundle.json", version=2)
+KIND = Kind("bundle", "export", "bundle.json", version=3)
 SMALL = 1 << 24
 GRAPHS = ("encode_query", "encode_item", "score", "score_list", "score_all")
 _FIELDS = (
     *("model", "as_of", "lag_days", "delay_s", "timeless", "actions", "history_actions"),
     *("rates", "heads", "utility", "calibration", "features", "key_types", "chains", "cross"),
     *("items", "has_users", "has_queries", "has_fresh", "form_of", "has_seen"),
-    *("graphs", "sizes", "versions", "protocol", "parity", "vectors"),
+    *("graphs", "sizes", "versions", "protocol", "parity", "vectors", "has_delta"),
 )
 
 
@@ -120,18 +129,42 @@ class Bundle:
         return pa.int64() if self["key_types"].get(name) == "int64" else pa.large_string()
 
     @functools.cached_property
-    def items(self) -> KeyIndex:
-        """Ids of the items: the one at position p has row p + 1."""
+    def base(self) -> KeyIndex:
+        """Ids of the items that the arrays on disk hold: the one at position p has row p + 1."""
         return KeyIndex.open(self.path / "items" / "ids")
 
+    @functools.cached_property
+    def delta(self) -> Delta:
+        """What changed of the items since the arrays were written."""
+        rows_on_disk = 1 + len(self.base)
+        if self["has_delta"]:
+            return Delta.open(self.path / DELTA, rows_on_disk, self["items"])
+        if rows_on_disk != self["items"]:
+            raise InputError(
+                f"{self.path / 'items' / 'ids'} has {len(self.base):,} ids, {KIND.file} tells of "
+                f"{self['items'] - 1:,} items: it was edited. Export the bundle again."
+            )
+        return Delta.empty(self.base.ids.type)
+
+    def as_exported(self) -> "Bundle":
+        """Returns the bundle without what updates changed, or itself where nothing did."""
+        if not self["has_delta"]:
+            return self
+        record = {**self.artifact.record, "has_delta": False, "items": 1 + len(self.base)}
+        return dataclasses.replace(self, artifact=dataclasses.replace(self.artifact, record=record))
+
+    @functools.cached_property
+    def items(self) -> ItemRows:
+        """Ids of the items and their rows."""
+        return ItemRows(self.base, self.delta)
+
     def rows_of(self, ids: pa.Array) -> np.ndarray:
-        """Returns the rows of items, `[N]`; 0 for an unknown one."""
-        return self.items.find(ids) + 1
+        """Returns the rows of items, `[N]`; 0 for an unknown one, and for a deleted one."""
+        return self.items.find(ids)
 
     def ids_of(self, row: np.ndarray) -> pa.Array:
         """Returns the ids of items by their rows; null for padding."""
-        position = pa.array(row.astype(np.int64) - 1, mask=row == 0)
-        return self.items.ids.take(position)
+        return self.items.take(row)
 
     @functools.cached_property
     def arrays(self) -> dict[str, np.ndarray]:
@@ -146,9 +179,19 @@ class Bundle:
 
     def _array(self, folder: str, name: str, spec: dict[str, Any]) -> np.ndarray:
         directory = {"table": "tables", "store": "items", "index": "index"}[folder]
-        shape = [self["items"] if n == "items" else n for n in spec["shape"]]
-        kind = "f" if spec["dtype"].startswith(("float", "bfloat")) else "iu"
-        return open_array(artifact.inside(self.path, f"{directory}/{name}.npy"), shape, kind)
+        file, kind = f"{directory}/{name}.npy", "iu"
+        if spec["dtype"].startswith(("float", "bfloat")):
+            kind = "f"
+        path, shape = artifact.inside(self.path, file), list(spec["shape"])
+        if folder == "table":
+            return open_array(path, shape, kind)
+        shape[0] = 1 + len(self.base)
+        row = self.delta.row
+        if not len(row):
+            return open_array(path, shape, kind)
+        changed = artifact.inside(self.path, f"{DELTA}/{file}")
+        values = open_array(changed, (len(row), *shape[1:]), kind)
+        return overlay(path, shape, kind, row, values, self["items"])
 
     @functools.cached_property
     def cross(self) -> CrossFeatures:
@@ -162,7 +205,11 @@ class Bundle:
         chains = {name: [tuple(keys) for keys in chain] for name, chain in self["chains"].items()}
         fresh = None
         if self["has_fresh"]:
-            fresh = open_array(self.path / "cross" / "fresh.npy", (self["items"],), "iu")
+            fresh = open_array(self.path / "cross" / "fresh.npy", (1 + len(self.base),), "iu")
+            if added := len(
+                self.delta.added
+            ):  # whose history is not known, its age does not matter
+                fresh = np.append(fresh, np.zeros(added, fresh.dtype))
         return CrossFeatures(chains, tables, fresh)
 
     @functools.cached_property

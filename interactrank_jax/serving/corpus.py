@@ -44,6 +44,10 @@ class CorpusRanker:
         kept, k = min(k, items - 1), min(k * self._graphs.surplus(), items - 1)
         if not count or not k:
             return [(np.zeros(0, np.int32), np.zeros(0, np.float32)) for _ in range(count)]
+        deleted = self._bundle.delta.deleted
+        if len(deleted):
+            everywhere = RowMask.of(1, items, np.zeros(len(deleted), np.int64), deleted)
+            mask = everywhere if mask is None else everywhere | mask
 
         def tiles(requests: slice) -> list[Tiles]:
             size = self._graphs.padded(requests.stop - requests.start)

@@ -1,7 +1,8 @@
 """Golden requests: a bundle's own examples, by which it proves itself wherever it is opened.
 
 They are drawn from what the encoder knows, with a tenth of unseen ids: they prove that a bundle
-computes here what it did at export, not that it ranks well.
+computes here what it did at export, not that it ranks well. They are ranked without the delta of a
+bundle that was updated since.
 
 golden/requests.parquet, candidates.parquet, events.parquet     raw, as a user would give them;
                         no events where there is no time

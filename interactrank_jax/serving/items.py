@@ -10,7 +10,7 @@ from interactrank_jax.examples.encoder import Encoder
 from interactrank_jax.log.schema import FeatureSpec
 from interactrank_jax.serving.bundle import Bundle
 from interactrank_jax.serving.features import RawFeatures
-from interactrank_jax.serving.graphs import Graphs, empty_leaves
+from interactrank_jax.serving.graphs import Graphs, empty_leaves, padded_rows
 from interactrank_jax.serving.tables import as_table, column, refuse_nulls, refuse_repeated
 
 ITEMS_AT_ONCE = 4096
@@ -72,7 +72,7 @@ class ItemEncoder:
 
     def __init__(self, bundle: Bundle, graphs: Graphs):
         self._bundle, self._graphs = bundle, graphs
-        self.raw = RawItems(bundle.features, bundle.encoder, bundle.items.ids.type)
+        self.raw = RawItems(bundle.features, bundle.encoder, bundle.items.type)
 
     def encode(self, items: Any) -> dict[str, np.ndarray]:
         """Returns the representation of raw items: leaves `item/0`, ..., `[N, ...]`.
@@ -85,11 +85,19 @@ class ItemEncoder:
     def encode_store(self, store: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Returns the representation of items as the store has them."""
         inputs = self._bundle["graphs"]["encode_item"]["inputs"]
-        parts = []
-        for first in range(0, len(store["id"]), ITEMS_AT_ONCE):
-            part = {f"store/{name}": a[first : first + ITEMS_AT_ONCE] for name, a in store.items()}
-            part = {name: values for name, values in part.items() if name in inputs}
-            parts.append(self._graphs.run("encode_item", part))
+        count, parts = len(store["id"]), []
+        size = min(self._graphs.padded(count), ITEMS_AT_ONCE)
+        for first in range(0, count, size):
+            # The last tile starts earlier rather than being shorter: one shape, one compilation.
+            start = max(min(first, count - size), 0)
+            part = {
+                f"store/{name}": padded_rows(values[start : start + size], size)
+                for name, values in store.items()
+                if f"store/{name}" in inputs
+            }
+            leaves = self._graphs.run("encode_item", part)
+            end = min(size, count - start)
+            parts.append({name: leaf[first - start : end] for name, leaf in leaves.items()})
         if not parts:
             leaves = empty_leaves(self._bundle, "index")
             return {name.replace("index/", "item/"): leaf for name, leaf in leaves.items()}

@@ -6,6 +6,7 @@
 Needs numpy, pyarrow and onnxruntime.
 """
 
+import functools
 from typing import Any
 
 import numpy as np
@@ -85,7 +86,7 @@ class Reader(BundleRanker):
 
     def __init__(self, path: files.PathLike, *, verify: bool = False, threads: int = 0):
         bundle = Bundle.open(path, verify)
-        super().__init__(bundle, OnnxGraphs(bundle, threads), verify)
+        super().__init__(bundle, functools.partial(OnnxGraphs, threads=threads), verify)
         self._threads = threads
 
     def __reduce__(self) -> Any:

@@ -97,7 +97,7 @@ def _spark(scratch: Path, memory: str, master: str) -> Iterator[ibis.BaseBackend
                 "SPARK_REMOTE."
             )
         builder = builder.master(master or "local[*]")
-        if not master:
+        if not master or master.startswith("local"):
             # The workers' Python is this one, not whichever `python3` is found first.
             os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
         for name, value in {
@@ -119,7 +119,7 @@ def _spark(scratch: Path, memory: str, master: str) -> Iterator[ibis.BaseBackend
         session.stop()
 
 
-def _errors(backend: ibis.BaseBackend) -> tuple[type[Exception], ...]:
+def errors(backend: ibis.BaseBackend) -> tuple[type[Exception], ...]:
     """Returns what an engine raises."""
     if backend.name != engine_paths.SPARK:
         return (duckdb.Error,)
@@ -139,7 +139,7 @@ def readable(backend: ibis.BaseBackend, log: Log) -> contextlib.AbstractContextM
     Raises:
       InputError: a file is damaged.
     """
-    return validate.readable(log, _errors(backend))
+    return validate.readable(log, errors(backend))
 
 
 def read_parquet(backend: ibis.BaseBackend, directories: Sequence[Path]) -> ir.Table:

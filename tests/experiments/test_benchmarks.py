@@ -18,6 +18,7 @@ from experiments.benchmarks import (
     score_corpus,
     state,
     train_step,
+    update,
 )
 from experiments.benchmarks.workload import (
     BenchmarkTrainer,
@@ -241,3 +242,25 @@ class TestPeer:
         changed = (after.tables["item"] != before.numpy()).any(1)
         assert moved.sum() > 100
         np.testing.assert_array_equal(moved, changed)
+
+
+def test_update_benchmark(tmp_path):
+    figures = update.main(["--quick", f"--json={tmp_path / 'update.json'}"])
+    record = json.loads((tmp_path / "update.json").read_text())
+    assert record["peak_over_table"].keys() == {"export", "index", "open"}
+    assert figures["update_over_rebuild"] > 0
+    assert record["runs"]["1000"]["open_updated"]["seconds"] < 30
+
+
+def test_growth_of_memory_is_what_more_items_add():
+    def run(table, peak):
+        stations = ("export", "index", "open", "open_updated", "update", "compact")
+        measured = {name: {"seconds": 2.0, "peak_gib": peak} for name in stations}
+        measured["export"] = measured["export"] | {"table_gib": table}
+        return measured
+
+    figures = update.summary({"10": run(1.0, 5.0), "30": run(3.0, 6.0)})
+    assert figures["items"] == 30
+    assert figures["peak_over_table"]["export"] == 2.0
+    assert set(figures["peak_growth_over_table"].values()) == {0.5}
+    assert "peak_growth_over_table" not in update.summary({"10": run(1.0, 5.0)})

@@ -20,12 +20,18 @@ def arguments(served, tmp_path):
         "export": [f"--workdir={served.run}", f"--state={served.state}", "--onnx=0"],
         "score": [f"--bundle={served.bundle}", f"--requests={tmp_path}/requests.parquet"],
         "index update": [f"--bundle={served.bundle}", f"--items={tmp_path}/items.parquet"],
+        "index compact": [f"--bundle={served.bundle}"],
     }
 
 
 @pytest.mark.parametrize(
     ("station", "sizes"),
-    [("export", ("40k", "300k")), ("score", ("8k",)), ("index update", ("40k", "300k"))],
+    [
+        ("export", ("40k", "300k")),
+        ("score", ("8k",)),
+        ("index update", ("40k", "300k")),
+        ("index compact", ("40k", "300k")),
+    ],
 )
 def test_a_full_disk(station, sizes, arguments, tmp_path, mounts, capsys):  # noqa: F811
     disk = mounts.disk(tmp_path / "disk", sizes[0])
@@ -45,7 +51,7 @@ def test_a_full_disk(station, sizes, arguments, tmp_path, mounts, capsys):  # no
         Ranker(disk / "out", verify=True)
 
 
-@pytest.mark.parametrize("station", ["export", "score", "index update"])
+@pytest.mark.parametrize("station", ["export", "score", "index update", "index compact"])
 def test_a_place_that_is_read_only(station, arguments, tmp_path, mounts, capsys):  # noqa: F811
     place = mounts.read_only(tmp_path / "disk") / "out"
     assert cli.main([*station.split(), *arguments[station], f"--out={place}"]) == 2

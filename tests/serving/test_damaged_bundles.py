@@ -76,9 +76,9 @@ def test_what_is_no_bundle(served, path):
 
 def test_another_version(copy):
     record = files.read_sealed(copy / KIND.file)
-    for version in (1, 99):  # 1 had no calibration
+    for version in (2, 99):  # 2 had no delta
         files.write_sealed(copy / KIND.file, record | {"format_version": version})
-        message = rf"format_version is {version}, expected 2.*export"
+        message = rf"format_version is {version}, expected 3.*export"
         with pytest.raises(InputError, match=message):
             Bundle.open(copy)
 
