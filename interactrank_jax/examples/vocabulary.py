@@ -23,6 +23,8 @@ _FNV_OFFSET = np.uint64(0xCBF29CE484222325)
 _FNV_PRIME = np.uint64(0x100000001B3)
 _MIX = (np.uint64(0xFF51AFD7ED558CCD), np.uint64(0xC4CEB9FE1A85EC53))
 _SHIFT = np.uint64(33)
+_FEW = 16  # values up to which plain Python hashes sooner than arrays do
+_BITS = (1 << 64) - 1
 
 
 def stable_hash(values: pa.Array) -> np.ndarray:
@@ -37,10 +39,10 @@ def stable_hash(values: pa.Array) -> np.ndarray:
       uint64 `[N]`.
     """
     text = values.cast(pa.large_string())
+    if len(text) <= _FEW:
+        return np.array([_hash_text(value) for value in text.to_pylist()], np.uint64)
     _, offsets_buffer, data = text.buffers()
     offsets = np.frombuffer(offsets_buffer, np.int64)[text.offset : text.offset + len(text) + 1]
-    if not len(text):
-        return np.zeros(0, np.uint64)
     octets = np.frombuffer(data, np.uint8) if data is not None else np.zeros(0, np.uint8)
     lengths = np.diff(offsets)
     # All strings advance together, longest first, so that those still running are a prefix.
@@ -58,6 +60,16 @@ def stable_hash(values: pa.Array) -> np.ndarray:
     result = np.empty_like(hashes)
     result[order] = hashes
     return result
+
+
+def _hash_text(text: str) -> int:
+    """Returns what `stable_hash` does of one text."""
+    result = int(_FNV_OFFSET)
+    for octet in text.encode():
+        result = (result ^ octet) * int(_FNV_PRIME) & _BITS
+    for factor in _MIX:
+        result = (result ^ result >> int(_SHIFT)) * int(factor) & _BITS
+    return result ^ result >> int(_SHIFT)
 
 
 def hash_rows(values: pa.Array, rows: int) -> np.ndarray:

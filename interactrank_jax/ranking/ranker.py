@@ -54,15 +54,16 @@ class JaxGraphs:
 
     def run(self, name: str, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Returns the outputs of a graph, see `serving.graphs.Graphs`."""
-        arrays = []
+        arrays: list[Any] = []
         for key in self._inputs[name]:
             if key in inputs:
-                arrays.append(jax.device_put(inputs[key], self._device))
+                arrays.append(inputs[key])  # placed by the call, sooner than one by one
                 continue
             if key not in self._placed:
                 self._placed[key] = jax.device_put(self._bundle.arrays[key], self._device)
             arrays.append(self._placed[key])
-        outputs = self._calls[name](*arrays)
+        with jax.default_device(self._device):
+            outputs = self._calls[name](*arrays)
         return dict(zip(self._outputs[name], jax.device_get(outputs), strict=True))
 
     def padded(self, length: int) -> int:

@@ -31,9 +31,9 @@ from interactrank_jax.serving.keys import IndexedVocabulary, KeyIndex, open_arra
 from interactrank_jax.serving.past import CrossFeatures, CrossTable, QueryPast, UserPast, rows
 from interactrank_jax.serving.probabilities import Calibration
 
-KIND = Kind("bundle", "export", "bundle.json", version=2)
+KIND = Kind("bundle", "export", "bundle.json", version=3)
 SMALL = 1 << 24
-GRAPHS = ("encode_query", "encode_item", "score", "score_list", "score_all")
+GRAPHS = ("encode_query", "encode_item", "score", "score_list", "score_rows", "score_all")
 _FIELDS = (
     *("model", "as_of", "lag_days", "delay_s", "timeless", "actions", "history_actions"),
     *("rates", "heads", "utility", "calibration", "features", "key_types", "chains", "cross"),

@@ -7,7 +7,9 @@ from interactrank_jax.serving.bundle import Bundle
 from interactrank_jax.serving.graphs import Graphs, Leaves, padded_rows
 from interactrank_jax.serving.requests import EncodedRequests
 
-PAIRS_AT_ONCE = 1 << 19  # request and candidate, padding included
+# Request and candidate, padding included: what is gathered for so many stays in the cache (on two
+# cores 30 ns a pair; 250 ns where it does not).
+PAIRS_AT_ONCE = 1 << 14
 
 
 class PairScorer:
@@ -59,6 +61,17 @@ class PairScorer:
             score[at[mask]], cross[at[mask]] = scores[mask], values[mask]
             logits[at[mask]] = of_heads[mask]
         return score, logits, cross
+
+    def cross_of_lists(
+        self, encoded: EncodedRequests, start: np.ndarray, row: np.ndarray
+    ) -> np.ndarray:
+        """Returns the cross features `[M, K]` of R requests' items, see `of_lists`."""
+        cross = np.zeros((len(row), len(self._bundle.cross.names)), np.float32)
+        for request in range(len(start) - 1):
+            of_request = slice(start[request], start[request + 1])
+            groups = {keys: group[[request]] for keys, group in encoded.groups.items()}
+            cross[of_request] = self._bundle.cross.values(groups, row[None, of_request])[0]
+        return cross
 
     def scores(
         self,

@@ -16,6 +16,7 @@ from interactrank_jax.io.errors import InputError
 from interactrank_jax.serving.bundle import Bundle
 from interactrank_jax.serving.corpus import CorpusRanker
 from interactrank_jax.serving.graphs import Graphs, Leaves, empty_leaves, padded_rows
+from interactrank_jax.serving.list_scorer import ListScorer
 from interactrank_jax.serving.lists import Lists, candidate_lists
 from interactrank_jax.serving.pairs import PairScorer
 from interactrank_jax.serving.past import FreshEvents
@@ -62,6 +63,7 @@ class Ranking:
         self.bundle, self.graphs, self.calibration = bundle, graphs, bundle.calibration
         self.encoder, self._events = RequestEncoder(bundle), FreshEventReader(bundle)
         self.pairs = PairScorer(bundle, graphs)
+        self._lists = ListScorer(bundle, graphs, self.pairs)
         self.corpus = CorpusRanker(bundle, graphs, self.pairs)
 
     def read_events(self, events: Any) -> tuple[FreshEvents, dict[str, int]]:
@@ -133,11 +135,13 @@ class Ranking:
             _, logits, _ = self.pairs.of_lists(encoded, query, start, row)
             unknown, unknown_ids, repeated = np.zeros(0, np.int64), self.bundle.items.ids[:0], 0
         else:
-            scores, every, cross = self.pairs.of_lists(encoded, query, lists.start, lists.row)
-            chosen, counts = _best_of_lists(scores, lists, k)
-            row, score, logits = lists.row[chosen], scores[chosen], every[chosen]
-            request = np.repeat(np.arange(len(encoded)), np.diff(lists.start))
-            candidates = {"request": request, "row": lists.row, "cross": cross}
+            chosen, counts, score, logits, cross = self._best_of_lists(encoded, query, lists, k)
+            row = lists.row[chosen]
+            if with_features:
+                if cross is None:
+                    cross = self.pairs.cross_of_lists(encoded, lists.start, lists.row)
+                request = np.repeat(np.arange(len(encoded)), np.diff(lists.start))
+                candidates = {"request": request, "row": lists.row, "cross": cross}
             unknown, unknown_ids = lists.unknown, lists.unknown_ids
             repeated = int(lists.repeated.sum())
         request = np.repeat(np.arange(len(encoded)), counts)
@@ -152,8 +156,28 @@ class Ranking:
             }
         )
         left_out = {"request_id": encoded.ids.take(pa.array(unknown)), "item_id": unknown_ids}
-        logged = candidates if with_features else None
-        return Ranked(table, pa.table(left_out), repeated, encoded, logged)
+        return Ranked(table, pa.table(left_out), repeated, encoded, candidates)
+
+    def _best_of_lists(
+        self, encoded: EncodedRequests, query: Leaves, lists: Lists, k: int
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray | None]:
+        """Returns the best k candidates of each list.
+
+        Returns:
+          (their positions `[n]`, how many each list has `[R]`, their scores `[n]`, their logits
+          `[n, H]`, and the cross features of all candidates `[M, K]` where they were looked up).
+        """
+        ways = self._lists.ways(lists.start)
+        if ways.are_short:
+            scores, logits, cross = self.pairs.of_lists(encoded, query, lists.start, lists.row)
+            chosen, counts = _best_of_lists(scores, lists, k)
+            return chosen, counts, scores[chosen], logits[chosen], cross
+        scores = self._lists.scores(encoded, query, lists.start, lists.row, ways)
+        chosen, counts = _best_of_lists(scores, lists, k)
+        # Logits are needed of what is kept, for probabilities; the score alone ranks.
+        start = np.append(0, np.cumsum(counts))
+        _, logits, _ = self.pairs.of_lists(encoded, query, start, lists.row[chosen])
+        return chosen, counts, scores[chosen], logits, None
 
     def encode(self, encoded: EncodedRequests) -> Leaves:
         """Returns the representation of encoded requests."""
