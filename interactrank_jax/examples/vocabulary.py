@@ -129,16 +129,21 @@ class Vocabulary:
         """Returns the row of each value as int32 `[N]`; 0 for null."""
         if not len(values):
             return np.zeros(0, np.int32)
+        if len(values) <= _FEW and not values.null_count:
+            return self._rows(values)
         distinct = values.dictionary_encode()
         codes = pc.fill_null(distinct.indices, -1).to_numpy(zero_copy_only=False)
-        found = self._find(distinct.dictionary)
-        table = found + np.int32(1 + self.out_of_vocabulary)
+        table = np.append(self._rows(distinct.dictionary), np.int32(0))  # code -1
+        return table[codes]
+
+    def _rows(self, values: pa.Array) -> np.ndarray:
+        """Returns the row of each value as int32 `[N]`; there are no nulls."""
+        found = self._find(values)
+        result = found + np.int32(1 + self.out_of_vocabulary)
         missing = np.flatnonzero(found < 0)
-        table[missing] = hash_rows(
-            distinct.dictionary.take(pa.array(missing)), self.out_of_vocabulary
-        )
-        table = np.append(table, np.int32(0))  # code -1
-        return table[codes].astype(np.int32, copy=False)
+        if len(missing):
+            result[missing] = hash_rows(values.take(pa.array(missing)), self.out_of_vocabulary)
+        return result
 
     def _find(self, distinct: pa.Array) -> np.ndarray:
         """Returns the position of distinct values among those known, -1 for others."""

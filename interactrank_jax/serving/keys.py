@@ -20,6 +20,7 @@ from interactrank_jax.io import contents, files, outputs
 from interactrank_jax.io.errors import InputError
 
 _PRIME = np.uint64(0x9E3779B97F4A7C15)
+_FEW = 16  # keys up to which plain Python finds sooner than arrays do
 _MANY = 1000  # values from which on they are sorted to be searched for
 _KEYS, _HASH, _POSITION = "keys.arrow", "hash.npy", "position.npy"
 
@@ -92,6 +93,9 @@ class KeyIndex:
             asked = [column.take(pa.array(rows)) for column in columns]
         hashes = _hash(asked)
         at = _first_at_least(self.hashes, hashes)
+        if len(rows) <= _FEW:
+            result[rows] = self._find_few(asked, hashes, at)
+            return result
         # Keys of one hash lie side by side; there is hardly ever more than one.
         while len(rows):
             inside = at < len(self)
@@ -104,6 +108,26 @@ class KeyIndex:
                 equal &= same.to_numpy(zero_copy_only=False)
             result[rows[equal]] = position[equal]
             rows, at, hashes, asked = _only(~equal, rows, at + 1, hashes, asked)
+        return result
+
+    def _find_few(self, asked: Sequence[pa.Array], hashes: np.ndarray, at: np.ndarray) -> list[int]:
+        """Returns positions one by one: of few keys sooner than arrays are made.
+
+        Args:
+          asked: the keys, no nulls.
+          hashes, at: of each its hash, and the first of ours that is no less.
+        """
+        result = []
+        keys = zip(*(column.to_pylist() for column in asked), strict=True)
+        for key, sought, place in zip(keys, hashes, at.tolist(), strict=True):
+            position = -1
+            while place < len(self) and self.hashes[place] == sought:
+                candidate = int(self.positions[place])
+                if all(c[candidate].as_py() == k for c, k in zip(self.columns, key, strict=True)):
+                    position = candidate
+                    break
+                place += 1
+            result.append(position)
         return result
 
 

@@ -206,6 +206,8 @@ def _best_of_lists(score: np.ndarray, lists: Lists, k: int) -> tuple[np.ndarray,
 
 
 def _joined(parts: list[Ranked]) -> Ranked:
+    if len(parts) == 1:  # copies nothing
+        return parts[0]
     requests = EncodedRequests(
         pa.concat_arrays([part.requests.ids for part in parts]),
         _concatenated([part.requests.arrays for part in parts]),
