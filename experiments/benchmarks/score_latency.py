@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.benchmarks import reporting
-from experiments.benchmarks.score_lists import own_kernels
+from experiments.benchmarks.score_lists import own_kernels, rotated
 
 MODELS = ("two_tower", "interactrank", "fit", "interactfit")
 CANDIDATES, ITEMS, KEPT = (1_000, 10_000, 100_000), 120_000, 500
@@ -120,7 +120,7 @@ def _measure(
         times: dict[str, list[float]] = {name: [] for name in engines}
         warm = max(repeats // 10, 2)
         for turn, (request, candidates) in enumerate(case.requests(count, repeats + warm)):
-            for name, engine in engines.items():
+            for name, engine in rotated(engines, turn):
                 start = time.perf_counter()
                 table = engine(request, candidates)
                 if turn >= warm:

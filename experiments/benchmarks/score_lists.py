@@ -82,12 +82,21 @@ def in_turns(engines: dict[str, Callable[[], Any]], repeats: int) -> dict[str, f
     """Returns the median seconds of functions that take turns, after one call of each."""
     seconds: dict[str, list[float]] = {name: [] for name in engines}
     for turn in range(repeats + 1):
-        for name, engine in engines.items():
+        for name, engine in rotated(engines, turn):
             start = time.perf_counter()
             engine()
             if turn:
                 seconds[name].append(time.perf_counter() - start)
     return {name: statistics.median(values) for name, values in seconds.items()}
+
+
+def rotated(
+    engines: dict[str, Callable[..., Any]], turn: int
+) -> list[tuple[str, Callable[..., Any]]]:
+    """Returns the engines, from another one on each turn: threads of the last may still spin."""
+    items = list(engines.items())
+    first = turn % len(items)
+    return items[first:] + items[:first]
 
 
 class _Data:

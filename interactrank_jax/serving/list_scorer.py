@@ -10,7 +10,7 @@ import numpy as np
 from interactrank_jax.examples.format import PADDING
 from interactrank_jax.serving.bundle import Bundle
 from interactrank_jax.serving.graphs import Graphs, Leaves, padded_rows
-from interactrank_jax.serving.pairs import PairScorer
+from interactrank_jax.serving.pairs import PairScorer, padded_requests
 from interactrank_jax.serving.requests import EncodedRequests
 
 SHORT = 2048  # candidates up to which lists are scored several requests at a time
@@ -128,12 +128,16 @@ class ListScorer:
 
     def _by_rows(self, query: Leaves, row: np.ndarray) -> np.ndarray:
         """Returns the scores `[M]` of one request, without cross features."""
-        parts = []
+        score = np.empty(len(row), np.float32)
         for first in range(0, len(row), PIECE):
-            part = row[first : first + PIECE].astype(np.int32)
+            # The last piece starts earlier rather than being shorter: in one shape sums are taken
+            # in one order, and equal items stay equal.
+            begin = max(min(first, len(row) - PIECE), 0)
+            part = row[begin : begin + PIECE].astype(np.int32)
             inputs = {**query, "row": padded_rows(part, self._graphs.padded(len(part)))}
-            parts.append(self._graphs.run("score_rows", inputs)["score"][: len(part)])
-        return np.concatenate(parts)
+            outputs = self._graphs.run("score_rows", inputs)
+            score[begin : begin + PIECE] = outputs["score"][: len(part)]
+        return score
 
     def _by_tiles(
         self,
@@ -144,7 +148,7 @@ class ListScorer:
         score: np.ndarray,
     ) -> None:
         """Writes the scores of some requests' candidates, without cross features, into `score`."""
-        size = self._graphs.padded(len(requests))
+        size = padded_requests(self._graphs, len(requests))
         items, tile = self._bundle["items"], tile_size(size, self._bundle["items"])
         padded = {name: padded_rows(leaf[requests], size) for name, leaf in query.items()}
         index = {

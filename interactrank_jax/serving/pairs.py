@@ -12,6 +12,11 @@ from interactrank_jax.serving.requests import EncodedRequests
 PAIRS_AT_ONCE = 1 << 14
 
 
+def padded_requests(graphs: Graphs, count: int) -> int:
+    """Returns to how many requests a batch is padded: one, what a service has, stays alone."""
+    return 1 if count == 1 else graphs.padded(count)
+
+
 class PairScorer:
     """Scores pairs of a request and an item by a bundle.
 
@@ -96,7 +101,7 @@ class PairScorer:
         if not row.size:  # no graph takes an empty list
             logits = np.zeros((*row.shape, len(self._bundle["heads"])), np.float32)
             return np.zeros(row.shape, np.float32), logits, cross
-        size = self._graphs.padded(len(chosen))
+        size = padded_requests(self._graphs, len(chosen))
         inputs = {name: padded_rows(values[chosen], size) for name, values in query.items()}
         inputs["row"] = padded_rows(row.astype(np.int32), size)
         if self.uses_cross:

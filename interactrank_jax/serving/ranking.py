@@ -18,7 +18,7 @@ from interactrank_jax.serving.corpus import CorpusRanker
 from interactrank_jax.serving.graphs import Graphs, Leaves, empty_leaves, padded_rows
 from interactrank_jax.serving.list_scorer import ListScorer
 from interactrank_jax.serving.lists import Lists, candidate_lists
-from interactrank_jax.serving.pairs import PairScorer
+from interactrank_jax.serving.pairs import PairScorer, padded_requests
 from interactrank_jax.serving.past import FreshEvents
 from interactrank_jax.serving.requests import EncodedRequests, FreshEventReader, RequestEncoder
 from interactrank_jax.serving.top_k import joined_tops, top_k
@@ -185,7 +185,7 @@ class Ranking:
         if not count:
             return empty_leaves(self.bundle, "query")
         wanted = self.bundle["graphs"]["encode_query"]["inputs"]
-        size = self.graphs.padded(count)
+        size = padded_requests(self.graphs, count)
         batch = {
             name: padded_rows(values, size)
             for name, values in encoded.arrays.items()
