@@ -23,6 +23,8 @@ _FNV_OFFSET = np.uint64(0xCBF29CE484222325)
 _FNV_PRIME = np.uint64(0x100000001B3)
 _MIX = (np.uint64(0xFF51AFD7ED558CCD), np.uint64(0xC4CEB9FE1A85EC53))
 _SHIFT = np.uint64(33)
+_FEW = 16  # values up to which plain Python hashes sooner than arrays do
+_BITS = (1 << 64) - 1
 
 
 def stable_hash(values: pa.Array) -> np.ndarray:
@@ -37,10 +39,10 @@ def stable_hash(values: pa.Array) -> np.ndarray:
       uint64 `[N]`.
     """
     text = values.cast(pa.large_string())
+    if len(text) <= _FEW:
+        return np.array([_hash_text(value) for value in text.to_pylist()], np.uint64)
     _, offsets_buffer, data = text.buffers()
     offsets = np.frombuffer(offsets_buffer, np.int64)[text.offset : text.offset + len(text) + 1]
-    if not len(text):
-        return np.zeros(0, np.uint64)
     octets = np.frombuffer(data, np.uint8) if data is not None else np.zeros(0, np.uint8)
     lengths = np.diff(offsets)
     # All strings advance together, longest first, so that those still running are a prefix.
@@ -58,6 +60,16 @@ def stable_hash(values: pa.Array) -> np.ndarray:
     result = np.empty_like(hashes)
     result[order] = hashes
     return result
+
+
+def _hash_text(text: str) -> int:
+    """Returns what `stable_hash` does of one text."""
+    result = int(_FNV_OFFSET)
+    for octet in text.encode():
+        result = (result ^ octet) * int(_FNV_PRIME) & _BITS
+    for factor in _MIX:
+        result = (result ^ result >> int(_SHIFT)) * int(factor) & _BITS
+    return result ^ result >> int(_SHIFT)
 
 
 def hash_rows(values: pa.Array, rows: int) -> np.ndarray:
@@ -117,16 +129,21 @@ class Vocabulary:
         """Returns the row of each value as int32 `[N]`; 0 for null."""
         if not len(values):
             return np.zeros(0, np.int32)
+        if len(values) <= _FEW and not values.null_count:
+            return self._rows(values)
         distinct = values.dictionary_encode()
         codes = pc.fill_null(distinct.indices, -1).to_numpy(zero_copy_only=False)
-        found = self._find(distinct.dictionary)
-        table = found + np.int32(1 + self.out_of_vocabulary)
+        table = np.append(self._rows(distinct.dictionary), np.int32(0))  # code -1
+        return table[codes]
+
+    def _rows(self, values: pa.Array) -> np.ndarray:
+        """Returns the row of each value as int32 `[N]`; there are no nulls."""
+        found = self._find(values)
+        result = found + np.int32(1 + self.out_of_vocabulary)
         missing = np.flatnonzero(found < 0)
-        table[missing] = hash_rows(
-            distinct.dictionary.take(pa.array(missing)), self.out_of_vocabulary
-        )
-        table = np.append(table, np.int32(0))  # code -1
-        return table[codes].astype(np.int32, copy=False)
+        if len(missing):
+            result[missing] = hash_rows(values.take(pa.array(missing)), self.out_of_vocabulary)
+        return result
 
     def _find(self, distinct: pa.Array) -> np.ndarray:
         """Returns the position of distinct values among those known, -1 for others."""

@@ -6,6 +6,7 @@
     score           query/N, index/N, row, cross          score [requests, candidates] and
                                                           logits [requests, candidates, heads]
     score_list      a batch, index/N, row, cross          the same: both steps in one
+    score_rows      query/N of one request, index/N, row  score [candidates], without cross
     score_all       query/N, item/N                       score [requests, tile], without cross
     query_vector    a batch of requests                   vector [requests, d], of dot models, all
                                                           heads folded into one, and offset
@@ -96,6 +97,7 @@ class ServedModel:
         index = {f"{INDEX}{n}": spec for n, spec in enumerate(item)}
         lists = {**index, "row": Spec("int32", (REQUESTS, CANDIDATES)), **self._cross()}
         queries = {f"query/{n}": spec for n, spec in enumerate(query)}
+        one = {name: Spec(spec.dtype, (1, *spec.shape[1:])) for name, spec in queries.items()}
         tile = {f"item/{n}": Spec(s.dtype, (TILE, *s.shape[1:])) for n, s in enumerate(item)}
         scored = ("score", "logits")
         graphs = {
@@ -111,6 +113,9 @@ class ServedModel:
             ),
             "score": Graph(self._score, {**queries, **lists}, scored),
             "score_list": Graph(self._score_list, {**asked, **lists}, scored),
+            "score_rows": Graph(
+                self._score_rows, {**one, **index, "row": Spec("int32", (CANDIDATES,))}, ("score",)
+            ),
             "score_all": Graph(self._score_all, {**queries, **tile}, ("score",)),
         }
         if self.is_dot:
@@ -150,6 +155,14 @@ class ServedModel:
             return (
                 f"`rank_all` gives other scores than `score` does with cross features of zero, by "
                 f"up to {np.abs(every - without).max():.1e}"
+            )
+        rows = {f"{INDEX}{name}": leaf for name, leaf in _below(arrays, "item/").items()}
+        first = {name: leaf[:1] for name, leaf in arrays.items() if name.startswith("query/")}
+        (one,) = jax.jit(self._score_rows)({**first, **rows, "row": np.arange(count)})
+        if requests and not np.allclose(one, without[0], rtol=CLOSE, atol=CLOSE):
+            return (
+                f"`score_one` gives other scores than `score` does with cross features of zero, by "
+                f"up to {np.abs(one - without[0]).max():.1e}"
             )
         return None
 
@@ -230,13 +243,16 @@ class ServedModel:
         item = jax.eval_shape(self._item_tree, abstract(self._items()))
         return jax.tree.structure(query), jax.tree.structure(item)
 
-    def _score(self, arrays: Arrays) -> tuple[Array, ...]:
-        query = self._unflatten(0, arrays, "query/")
+    def _rows(self, arrays: Arrays) -> Any:
+        """Returns the items of the index at `row`."""
         rows = arrays["row"]
-        items = jax.tree.map(
+        return jax.tree.map(
             lambda leaf: jnp.take(leaf, rows, axis=0, mode="clip"),
             self._unflatten(1, arrays, INDEX),
         )
+
+    def _score(self, arrays: Arrays) -> tuple[Array, ...]:
+        query, items, rows = self._unflatten(0, arrays, "query/"), self._rows(arrays), arrays["row"]
         cross = arrays.get("cross")
         if cross is None:
             cross = jnp.zeros((*rows.shape, len(self._model.inputs.cross)))
@@ -251,6 +267,15 @@ class ServedModel:
     def _score_list(self, arrays: Arrays) -> tuple[Array, ...]:
         query = jax.tree.leaves(self._query_tree(_without(arrays, INDEX, "row", "cross")))
         return self._score({**arrays, **{f"query/{n}": leaf for n, leaf in enumerate(query)}})
+
+    def _score_rows(self, arrays: Arrays) -> tuple[Array, ...]:
+        query, items = self._unflatten(0, arrays, "query/"), self._rows(arrays)
+        if self.is_dot:
+            method, weights = "rank_all", self._utility
+            scores = self._model.apply(self._variables, query, items, weights, method=method)
+            return (jnp.asarray(scores)[0],)
+        logits = self._model.apply(self._variables, query, items, method="score_one")
+        return (self._ranked(jnp.asarray(logits)),)
 
     def _score_all(self, arrays: Arrays) -> tuple[Array, ...]:
         query, items = self._unflatten(0, arrays, "query/"), self._unflatten(1, arrays, "item/")

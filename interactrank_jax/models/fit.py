@@ -17,7 +17,7 @@ from interactrank_jax.losses import Total
 from interactrank_jax.models import flops
 from interactrank_jax.models.affine import AffineRanker, add_offset
 from interactrank_jax.models.inputs import ItemInput, RequestInput
-from interactrank_jax.models.late import LightweightScorer
+from interactrank_jax.models.late import WIDEST_BLOCKS, LightweightScorer, score_in_blocks
 from interactrank_jax.models.preranker import Training
 from interactrank_jax.models.registry import register
 from interactrank_jax.models.sequence import EventEmbedding, TargetAttention
@@ -235,13 +235,40 @@ class FIT(AffineRanker):
         return add_offset(self._logits(user, items.vectors), query.offset)
 
     def score_all(self, query: Query, items: Item) -> Array:
-        """Returns `[R, I, H]`, request by request: user vectors are picked for each item."""
+        """Returns `[R, I, H]`, request by request: products of all pairs would fill a memory."""
 
         def one(model, carry, vectors):
-            return carry, model._logits(vectors[items.meta], items.vectors)
+            return carry, model._score_one(vectors, items)
 
         by_request = nn.scan(one, variable_broadcast="params", split_rngs={"params": False})
         return add_offset(by_request(self, (), query.vectors)[1], query.offset)
+
+    def score_one(self, query: Query, items: Item) -> Array:
+        """Returns `[I, H]` of one request with items."""
+        logits = self._score_one(query.vectors[0], items)
+        return add_offset(logits[None], query.offset)[0]
+
+    def _score_one(self, vectors: Array, items: Item) -> Array:
+        """Returns `[I, H]` of a request's user vectors `[N, U, p]`.
+
+        By one product of the items' heads with the vectors of all meta queries, of which each item
+        takes those of its own: eight times the arithmetic, and still half the time of picking the
+        vectors first, which leaves a product of 4 x 4 for each item.
+        """
+        count, user_heads, width = vectors.shape
+        item_heads = items.vectors.shape[-2]
+        late = bool(self.config.late.user_heads)
+        units = self.config.late.hidden[0] if late else 1
+        if max(count, user_heads, units) > WIDEST_BLOCKS:
+            return self._logits(vectors[items.meta], items.vectors)
+        every = items.vectors.reshape(-1, width) @ vectors.reshape(-1, width).T
+        every = every.reshape(-1, item_heads, count, user_heads)
+        products, meta = every[:, :, 0], items.meta[:, None, None]
+        for number in range(1, count):
+            products = jnp.where(meta == number, every[:, :, number], products)
+        if late:
+            return score_in_blocks(self.scorer.variables["params"], products)
+        return self._project(products.sum(1))
 
     def _logits(self, user: Array, item: Array) -> Array:
         """Returns logits `[..., H]` of user vectors `[..., U, p]` and items `[..., V, p]`."""

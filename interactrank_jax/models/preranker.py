@@ -75,6 +75,13 @@ class PreRanker(nn.Module):
         )
         return self.score(query, broadcast, jnp.zeros((requests, count, len(self.inputs.cross))))
 
+    def score_one(self, query: Any, items: Any) -> Array:
+        """Returns logits `[I, H]` of one request `[1]` with items `[I]`, all cross terms zero.
+
+        Equal to `score_all`, of which it is the form without a loop over requests.
+        """
+        return PreRanker.score_all(self, query, items)[0]
+
     def rank_all(self, query: Any, items: Any, utility: Sequence[float]) -> Array:
         """Returns the one ranked score `[R, I]`: `score_all` weighted by `utility` `[H]`."""
         return self.score_all(query, items) @ jnp.asarray(utility, jnp.float32)

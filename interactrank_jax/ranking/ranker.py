@@ -71,11 +71,11 @@ class JaxGraphs(Graphs):
         """Returns the outputs of a graph, see `serving.graphs.Graphs`."""
         if not self._has_whole_index and "row" in inputs:
             inputs = self._with_rows(inputs)
-        arrays = [
-            jax.device_put(inputs[key], self._device) if key in inputs else self._place(key)
-            for key in self._inputs[name]
-        ]
-        outputs = self._calls[name](*arrays)
+        # Inputs are placed by the call, sooner than one by one.
+        names = self._inputs[name]
+        arrays = [inputs[key] if key in inputs else self._place(key) for key in names]
+        with jax.default_device(self._device):
+            outputs = self._calls[name](*arrays)
         return dict(zip(self._outputs[name], jax.device_get(outputs), strict=True))
 
     def padded(self, length: int) -> int:

@@ -42,7 +42,7 @@ from interactrank_jax.serving.probabilities import Calibration
 
 KIND = Kind("bundle", "export", "bundle.json", version=3)
 SMALL = 1 << 24
-GRAPHS = ("encode_query", "encode_item", "score", "score_list", "score_all")
+GRAPHS = ("encode_query", "encode_item", "score", "score_list", "score_rows", "score_all")
 _FIELDS = (
     *("model", "as_of", "lag_days", "delay_s", "timeless", "actions", "history_actions"),
     *("rates", "heads", "utility", "calibration", "features", "key_types", "chains", "cross"),

@@ -17,9 +17,10 @@ from interactrank_jax.serving.bundle import Bundle
 from interactrank_jax.serving.corpus import CorpusRanker
 from interactrank_jax.serving.filters import filtered_lists, read_filters
 from interactrank_jax.serving.graphs import Graphs, Leaves, empty_leaves, padded_rows
+from interactrank_jax.serving.list_scorer import ListScorer
 from interactrank_jax.serving.lists import Lists, candidate_lists
 from interactrank_jax.serving.masks import RowMask
-from interactrank_jax.serving.pairs import PairScorer
+from interactrank_jax.serving.pairs import PairScorer, padded_requests
 from interactrank_jax.serving.past import FreshEvents
 from interactrank_jax.serving.requests import EncodedRequests, FreshEventReader, RequestEncoder
 from interactrank_jax.serving.top_k import joined_tops, top_k
@@ -64,6 +65,7 @@ class Ranking:
         self.bundle, self.graphs, self.calibration = bundle, graphs, bundle.calibration
         self.encoder, self._events = RequestEncoder(bundle), FreshEventReader(bundle)
         self.pairs = PairScorer(bundle, graphs)
+        self._lists = ListScorer(bundle, graphs, self.pairs)
         self.corpus = CorpusRanker(bundle, graphs, self.pairs)
 
     def read_events(self, events: Any) -> tuple[FreshEvents, dict[str, int]]:
@@ -152,11 +154,13 @@ class Ranking:
             unknown, unknown_ids, repeated = np.zeros(0, np.int64), self.bundle.items.ids[:0], 0
         else:
             lists = lists if mask is None else filtered_lists(lists, mask)
-            scores, every, cross = self.pairs.of_lists(encoded, query, lists.start, lists.row)
-            chosen, counts = _best_of_lists(scores, lists, k)
-            row, score, logits = lists.row[chosen], scores[chosen], every[chosen]
-            request = np.repeat(np.arange(len(encoded)), np.diff(lists.start))
-            candidates = {"request": request, "row": lists.row, "cross": cross}
+            chosen, counts, score, logits, cross = self._best_of_lists(encoded, query, lists, k)
+            row = lists.row[chosen]
+            if with_features:
+                if cross is None:
+                    cross = self.pairs.cross_of_lists(encoded, lists.start, lists.row)
+                request = np.repeat(np.arange(len(encoded)), np.diff(lists.start))
+                candidates = {"request": request, "row": lists.row, "cross": cross}
             unknown, unknown_ids = lists.unknown, lists.unknown_ids
             repeated = int(lists.repeated.sum())
         request = np.repeat(np.arange(len(encoded)), counts)
@@ -171,8 +175,28 @@ class Ranking:
             }
         )
         left_out = {"request_id": encoded.ids.take(pa.array(unknown)), "item_id": unknown_ids}
-        logged = candidates if with_features else None
-        return Ranked(table, pa.table(left_out), repeated, encoded, logged)
+        return Ranked(table, pa.table(left_out), repeated, encoded, candidates)
+
+    def _best_of_lists(
+        self, encoded: EncodedRequests, query: Leaves, lists: Lists, k: int
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray | None]:
+        """Returns the best k candidates of each list.
+
+        Returns:
+          (their positions `[n]`, how many each list has `[R]`, their scores `[n]`, their logits
+          `[n, H]`, and the cross features of all candidates `[M, K]` where they were looked up).
+        """
+        ways = self._lists.ways(lists.start)
+        if ways.are_short:
+            scores, logits, cross = self.pairs.of_lists(encoded, query, lists.start, lists.row)
+            chosen, counts = _best_of_lists(scores, lists, k)
+            return chosen, counts, scores[chosen], logits[chosen], cross
+        scores = self._lists.scores(encoded, query, lists.start, lists.row, ways)
+        chosen, counts = _best_of_lists(scores, lists, k)
+        # Logits are needed of what is kept, for probabilities; the score alone ranks.
+        start = np.append(0, np.cumsum(counts))
+        _, logits, _ = self.pairs.of_lists(encoded, query, start, lists.row[chosen])
+        return chosen, counts, scores[chosen], logits, None
 
     def encode(self, encoded: EncodedRequests) -> Leaves:
         """Returns the representation of encoded requests."""
@@ -180,7 +204,7 @@ class Ranking:
         if not count:
             return empty_leaves(self.bundle, "query")
         wanted = self.bundle["graphs"]["encode_query"]["inputs"]
-        size = self.graphs.padded(count)
+        size = padded_requests(self.graphs, count)
         batch = {
             name: padded_rows(values, size)
             for name, values in encoded.arrays.items()
@@ -201,6 +225,8 @@ def _best_of_lists(score: np.ndarray, lists: Lists, k: int) -> tuple[np.ndarray,
 
 
 def _joined(parts: list[Ranked]) -> Ranked:
+    if len(parts) == 1:  # copies nothing
+        return parts[0]
     requests = EncodedRequests(
         pa.concat_arrays([part.requests.ids for part in parts]),
         _concatenated([part.requests.arrays for part in parts]),

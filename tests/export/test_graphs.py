@@ -12,6 +12,7 @@ from interactrank_jax.export import formats
 from interactrank_jax.export.formats import write_graphs
 from interactrank_jax.export.graphs import INDEX, STORE, TABLE, Graph, ServedModel
 from interactrank_jax.io.errors import InputError
+from interactrank_jax.models.fit import FIT
 from interactrank_jax.models.registry import MODELS
 from interactrank_jax.models.two_tower import TwoTower
 from interactrank_jax.ranking.ranker import Ranker
@@ -143,16 +144,25 @@ class Shifted(TwoTower):
         return super().score(query, items, cross) + 1.0
 
 
+class Lifted(FIT):
+    """Who scores lists otherwise than one request with all items."""
+
+    def score(self, query, items, cross):
+        return super().score(query, items, cross) + 1.0
+
+
 @pytest.mark.parametrize(
-    ("model", "expected"),
+    ("name", "model", "expected"),
     [
-        (None, None),
-        (Sloped, "`score` depends on cross features, although `uses_cross` is False"),
-        (Shifted, "`rank_all` gives other scores than `score` does"),
+        ("two_tower", None, None),
+        ("fit", None, None),
+        ("fit", Lifted, "`score_one` gives other scores than `score` does"),
+        ("two_tower", Sloped, "`score` depends on cross features, although `uses_cross` is False"),
+        ("two_tower", Shifted, "`rank_all` gives other scores than `score` does"),
     ],
 )
-def test_a_model_that_contradicts_itself(model, expected, examples_path):
-    case = Case("two_tower", Examples(examples_path))
+def test_a_model_that_contradicts_itself(name, model, expected, examples_path):
+    case = Case(name, Examples(examples_path))
     shapes = {table: array.shape for table, array in case.tables.items()}
     encoder = Examples(examples_path).metadata.encoder
     checked = case.model if model is None else model(case.model.config, case.model.inputs)
@@ -161,7 +171,7 @@ def test_a_model_that_contradicts_itself(model, expected, examples_path):
     inputs = served.graphs()["score_all"].inputs
     sizes = {"requests": 3, "tile": 5}
     arrays = {
-        name: rng.normal(size=[sizes.get(n, n) for n in spec.shape]).astype(spec.dtype)
+        name: np.abs(rng.normal(size=[sizes.get(n, n) for n in spec.shape])).astype(spec.dtype)
         for name, spec in inputs.items()
     }
     contradiction = served.contradiction(arrays)

@@ -41,6 +41,18 @@ def test_keys_of_one_part(values, hashing, tmp_path):
     assert index.find(values[:0]).tolist() == []
 
 
+@pytest.mark.parametrize("few", [0, 10**6])
+@pytest.mark.parametrize("many", [0, 10**6])
+def test_few_keys_and_many_are_found_alike(few, many, hashing, monkeypatch):
+    monkeypatch.setattr(keys, "_FEW", few)
+    monkeypatch.setattr(keys, "_MANY", many)
+    index = KeyIndex.build(STRINGS.slice(0, 90))
+    unknown = pa.array(["nobody", None, "key -1"], pa.large_string())
+    order = np.random.default_rng(0).integers(0, 90, 200)
+    asked = pa.concat_arrays([unknown, index.ids.take(pa.array(order)), unknown])
+    assert index.find(asked).tolist() == [-1] * 3 + order.tolist() + [-1] * 3
+
+
 def test_keys_of_several_parts(hashing, tmp_path):
     """Each part may be a part of another key."""
     rng = np.random.default_rng(0)
