@@ -116,7 +116,7 @@ def quickstart(preset: str, seed: int, out: Path) -> dict[str, Any]:
     print(f"\n{report(summary)}")
     print("\nseconds: " + ", ".join(f"{name} {value}" for name, value in stations.seconds.items()))
     for name, path in summary["artefacts"].items():
-        print(f"{name:>19}: {path}")
+        print(f"{name:>19}: {out / path}")
     print(f"{'summary':>19}: {out / 'summary.json'}")
     return summary
 
@@ -185,7 +185,7 @@ def search_anew(stations: Stations, preset: str, out: Path) -> None:
 
 
 def summarise(out: Path) -> dict[str, Any]:
-    """Returns the figures of all stations, and where what they made lies."""
+    """Returns the figures of all stations, and where what they made lies below `out`."""
     from interactrank_jax.evaluation.baseline_scorers import BASELINES
 
     results = [files.read_json(out / "baselines" / f"{name}.json") for name in BASELINES]
@@ -211,7 +211,7 @@ def summarise(out: Path) -> dict[str, Any]:
         "models": {result["name"]: result["metrics"] for result in results},
         "intervals": {result["name"]: result["intervals"] for result in results},
         "ab_test": files.read_json(out / "ab_test.json"),
-        "artefacts": {name: str(path) for name, path in artefacts.items()},
+        "artefacts": {name: str(path.relative_to(out)) for name, path in artefacts.items()},
     }
 
 

@@ -16,7 +16,7 @@ from interactrank_jax.serving.masks import RowMask
 from interactrank_jax.serving.top_k import Scored, Top, merged_tops
 
 REQUESTS_AT_ONCE = 128  # with more, scores of a tile that fill the cache are those of few items
-CACHE_BYTES = 1 << 22  # of a tile's scores on a CPU
+CACHE_BYTES = 1 << 21  # of a tile's scores on a CPU
 SMALLEST = 64  # rows; also what keeps tiles at addresses that need no copy
 _MEMORY = ("RESOURCE_EXHAUSTED", "Out of memory", "out of memory", "bad_alloc", "allocate memory")
 Result = TypeVar("Result")

@@ -1,6 +1,7 @@
 """The best of many scores, exactly; of equal scores the item whose row comes first in the store."""
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -10,7 +11,8 @@ Top = tuple[np.ndarray, np.ndarray]  # row and score of each item, `[M]`
 Scored = tuple[Any, Any]  # scores of a tile, perhaps still computing, and maxima of groups or None
 _FULL = 1.5  # times k: scores that a request gathers before they are cut down to k
 _GROUPS = 4  # times k: groups whose maxima bound the k-th best score of a tile from below
-GROUP = 16  # scores side by side, a cache line, whose maximum may come with a tile
+_TOGETHER = 4  # tiles that wait for the first bound
+GROUP = 32  # scores side by side, two cache lines, whose maximum may come with a tile
 
 
 def top_k(score: np.ndarray, row: np.ndarray, k: int) -> np.ndarray:
@@ -20,8 +22,12 @@ def top_k(score: np.ndarray, row: np.ndarray, k: int) -> np.ndarray:
     """
     kept = np.arange(len(score))
     if k < len(score):
-        bound = np.partition(score, len(score) - k)[len(score) - k]
+        # Few are above a bound that maxima of groups give, so that hardly any are partitioned.
+        maxima = _group_maxima(score[None], _GROUPS * k)[0]
+        bound = np.partition(maxima, len(maxima) - k)[len(maxima) - k]
         kept = np.flatnonzero(score >= bound)
+        bound = np.partition(score[kept], len(kept) - k)[len(kept) - k]
+        kept = kept[score[kept] >= bound]
     return kept[np.lexsort((row[kept], -score[kept]))[:k]]
 
 
@@ -48,6 +54,19 @@ def joined_tops(tops: list[Top]) -> Top:
     return row, score
 
 
+class _Tile(NamedTuple):
+    """Scores `[R, T]` of rows from `begin`, of which those from `first` count.
+
+    `maxima` are those of each GROUP, or None; `bars` are rows whose scores do not count, or None.
+    """
+
+    scores: np.ndarray
+    maxima: np.ndarray | None
+    begin: int
+    first: int
+    bars: RowMask | None
+
+
 class RunningTopK:
     """The best k of each request, of scores that come tile by tile in the order of the store.
 
@@ -68,6 +87,8 @@ class RunningTopK:
         # A mask that leaves little would let through a score for every one that it then bars.
         self._masks_first = mask is not None and bool((2 * left < mask.rows).any())
         self._can_fill = np.broadcast_to(left > k, requests)  # k, if no row were padding
+        self._waiting: list[tuple[Scored, int, int]] = []
+        self._together = _TOGETHER if self._can_fill.any() else 1
         self._bound = np.full(requests, -np.inf, np.float32)
         self._count = np.zeros(requests, np.int64)  # of the buffer's entries, ascending by row
         self._score = np.full((requests, k), -np.inf, np.float32)
@@ -82,33 +103,50 @@ class RunningTopK:
           begin: row of the first column.
           first: row from which on they count: those before came earlier, or are padding.
         """
+        self._waiting.append((scored, begin, first))
+        if len(self._waiting) >= self._together:
+            self._take()
+
+    def _take(self) -> None:
+        """Looks at the tiles that wait: several before there is a bound, for a closer one."""
+        tiles = [self._tile(*waiting) for waiting in self._waiting]
+        self._waiting = []
+        unbounded = np.flatnonzero(np.isneginf(self._bound) & self._can_fill)
+        bound = self._bound
+        if len(unbounded) and tiles:
+            tiles = [tile if tile.bars is None else self._without_barred(tile) for tile in tiles]
+            self._bound[unbounded] = _bound_from_below(tiles, unbounded, self._k)
+            bound = self._bound.copy()  # of these tiles, scores equal to it count
+            bound[unbounded] = np.nextafter(bound[unbounded], np.float32(-np.inf))
+            self._together = _TOGETHER if np.isneginf(self._bound[unbounded]).any() else 1
+        for tile in tiles:
+            request, column = _above(tile.scores, tile.maxima, bound)
+            row = (column + tile.begin).astype(np.int32)
+            counts = row >= tile.first
+            if tile.bars is not None:
+                counts &= ~tile.bars.has(request, row)
+            if not counts.all():
+                request, column, row = request[counts], column[counts], row[counts]
+            self._append(request, row, tile.scores[request, column])
+
+    def _tile(self, scored: Scored, begin: int, first: int) -> "_Tile":
         requests = len(self._bound)
         scores, maxima = (None if a is None else np.asarray(a)[:requests] for a in scored)
         assert scores is not None
-        unbounded = np.flatnonzero(np.isneginf(self._bound) & self._can_fill)
-        bars, bound = self._mask, self._bound
-        if self._mask is not None and (len(unbounded) or self._masks_first):
-            barred = self._mask.barred(begin, scores.shape[1])
-            scores = np.where(barred, np.float32(-np.inf), scores)
-            maxima = bars = None
-        if len(unbounded):
-            # Of rows that came earlier one may be padding, so its score does not count.
-            rank = self._k + (begin < first)
-            groups = None if maxima is None else maxima[unbounded]
-            self._bound[unbounded] = _bound_from_below(scores[unbounded], groups, rank)
-            bound = self._bound.copy()  # of this tile, scores equal to it count
-            bound[unbounded] = np.nextafter(bound[unbounded], np.float32(-np.inf))
-        request, column = _above(scores, maxima, bound)
-        row = (column + begin).astype(np.int32)
-        is_candidate = row >= first
-        if bars is not None:
-            is_candidate &= ~bars.has(request, row)
-        if not is_candidate.all():
-            request, column, row = (a[is_candidate] for a in (request, column, row))
-        self._append(request, row, scores[request, column])
+        tile = _Tile(scores, maxima, begin, first, self._mask)
+        return self._without_barred(tile) if self._masks_first else tile
+
+    def _without_barred(self, tile: "_Tile") -> "_Tile":
+        """Returns a tile whose barred rows score -inf."""
+        if tile.bars is None:
+            return tile
+        barred = tile.bars.barred(tile.begin, tile.scores.shape[1])
+        scores = np.where(barred, np.float32(-np.inf), tile.scores)
+        return tile._replace(scores=scores, maxima=None, bars=None)
 
     def best(self) -> Top:
         """Returns rows and scores `[R, k]`, best first; where there are fewer, row 0 and -inf."""
+        self._take()
         self._cut()
         row, score = self._row[:, : self._k], self._score[:, : self._k]
         order = np.argsort(-score, axis=1, kind="stable")
@@ -163,17 +201,31 @@ def _above(
     return request, position - request * width
 
 
-def _bound_from_below(scores: np.ndarray, maxima: np.ndarray | None, k: int) -> np.ndarray:
-    """Returns `[R]` scores that at least k of each request's scores `[R, T]` reach.
+def _bound_from_below(tiles: Sequence[_Tile], requests: np.ndarray, k: int) -> np.ndarray:
+    """Returns `[N]` scores that at least k of each request's scores in some tiles reach.
 
     -inf where fewer than k are there. The k-th best maximum of disjoint groups is such a score.
     """
+    maxima = []
+    for tile in tiles:
+        of_tile, before = tile.maxima, tile.first - tile.begin
+        if before == 1:  # padding: one maximum at most is its score
+            k += 1
+        if of_tile is None or before > 1 or of_tile.shape[1] < _GROUPS * k:
+            first = before if before > 1 else 0
+            maxima.append(_group_maxima(tile.scores[requests, first:], _GROUPS * k))
+        else:
+            maxima.append(of_tile[requests])
+    values = np.concatenate(maxima, 1)
+    groups = values.shape[1]
+    if groups < k:
+        return np.full(len(requests), -np.inf, np.float32)
+    return np.partition(values, groups - k, axis=1)[:, groups - k]
+
+
+def _group_maxima(scores: np.ndarray, groups: int) -> np.ndarray:
+    """Returns maxima `[R, groups]`, or fewer, of disjoint groups of scores `[R, T]`."""
     requests, width = scores.shape
-    if width < k:
-        return np.full(requests, -np.inf, np.float32)
-    if maxima is None or maxima.shape[1] < _GROUPS * k:
-        groups = min(_GROUPS * k, width)
-        size = width // groups
-        maxima = scores[:, : size * groups].reshape(requests, size, groups).max(1)
-    groups = maxima.shape[1]
-    return np.partition(maxima, groups - k, axis=1)[:, groups - k]
+    groups = min(groups, width)
+    size = width // max(groups, 1)
+    return scores[:, : size * groups].reshape(requests, size, groups).max(1)
