@@ -28,6 +28,7 @@ from interactrank_jax.ranking.ranker import Ranker
 REQUESTS_AT_ONCE = 250
 # What the three sources of retrieval bring at most, and the part of the corpus that is.
 MOST, SHARES = (1_500, 500, 1_500), (4, 10, 4)
+LAST = np.iinfo(np.int64).max  # a rank that no cut reaches
 BUCKET = 20  # random candidates of a search of the random bucket
 
 
@@ -74,7 +75,7 @@ class Searches:
 
     def items_of(self, ids: pa.Array | pa.ChunkedArray) -> np.ndarray:
         """Returns the items of ids of a log."""
-        return pc.index_in(ids, self.names.item.cast(ids.type)).to_numpy(zero_copy_only=False)
+        return items_of(self.names, ids)
 
     def expected_fulfilment(self, slates: np.ndarray) -> np.ndarray:
         """Returns the probability `[R]` that a slate, positions in pools `[R, C]`, fulfils."""
@@ -88,12 +89,17 @@ class Searches:
         return np.searchsorted(keys, row * span + item) - row * pool.shape[1]
 
 
+def items_of(names: Names, ids: pa.Array | pa.ChunkedArray) -> np.ndarray:
+    """Returns the items of ids of a log."""
+    return pc.index_in(ids, names.item.cast(ids.type)).to_numpy(zero_copy_only=False)
+
+
 def popularity(log: Path, names: Names, day: int) -> np.ndarray:
     """Returns how often each item was clicked `[I]` by events that arrived before a day."""
     events = pq.read_table(log / "events", columns=["item_id", "action", "arrival_time"])
     is_past = pc.less(events["arrival_time"], START + day * DAY)
     clicks = events.filter(pc.and_(pc.equal(events["action"], "click"), is_past))
-    item = pc.index_in(clicks["item_id"].cast(names.item.type), names.item).to_numpy()
+    item = items_of(names, clicks["item_id"])
     return np.bincount(item, minlength=len(names.item)).astype(np.float32)
 
 
@@ -125,8 +131,7 @@ def retrieve(
         part = slice(first, first + REQUESTS_AT_ONCE)
         scores = bm25.scores([texts[query] for query in requests.query[part]])
         near = two_tower.rank(table.slice(first, len(scores)), k=by_vector)
-        ids = near["item_id"]
-        near_items = pc.index_in(ids, names.item.cast(ids.type)).to_numpy(zero_copy_only=False)
+        near_items = items_of(names, near["item_id"])
         starts = np.searchsorted(near["request_id"].to_numpy(), requests.id[part])
         nearest = np.split(near_items, starts[1:])
         matches = np.argsort(-scores, axis=1, kind="stable")[:, :by_text]
@@ -152,18 +157,21 @@ def retrieve(
 
 
 def ranks_by_score(searches: Searches, scores: np.ndarray) -> np.ndarray:
-    """Returns the ranks `[R, P]` of pools by scores `[R, P]`, from 0; P where there is no item."""
+    """Returns the ranks `[R, P]` of pools by scores `[R, P]`, from 0; `LAST` without an item."""
     scores = np.where(searches.pool < searches.no_item, scores, -np.inf)
     order = np.argsort(-scores, axis=1, kind="stable")
     ranks = np.empty_like(order)
     np.put_along_axis(ranks, order, np.arange(order.shape[1])[None], 1)
-    return np.where(searches.pool < searches.no_item, ranks, order.shape[1])
+    return np.where(searches.pool < searches.no_item, ranks, LAST)
 
 
 def ranks_by_model(searches: Searches, ranker: Ranker) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the ranks `[R, P]` of pools by a Ranker, from 0, P where it knows no item; scores."""
+    """Returns the ranks `[R, P]` of pools by a Ranker, from 0, and the scores.
+
+    The rank is `LAST` where there is no item, or one that the Ranker does not know.
+    """
     width = searches.pool.shape[1]
-    ranks = np.full(searches.pool.shape, width)
+    ranks = np.full(searches.pool.shape, LAST)
     scores = np.zeros(searches.pool.shape, np.float32)
     for part in searches.parts():
         table = searches.table.slice(part.start, REQUESTS_AT_ONCE)
@@ -211,16 +219,17 @@ def features(
 class FullRanker:
     """Boosted trees over all features, fitted on a random bucket, as services keep one.
 
-    Its users see random candidates of their pools, half of them of the best by BM25, and act on
-    each by the truth.
+    Its users see random candidates of their pools, a third of them of the best by BM25, and act on
+    each by the truth, on the day of the test: a stronger ranker than a service has, the same for
+    all arms.
 
     Args:
       searches: of the bucket: other ones than those of the test.
-      known: `[R, P, F]` its features.
+      features: `[R, P, F]` of its pools.
       seed: of the draws.
     """
 
-    def __init__(self, searches: Searches, known: np.ndarray, seed: int):
+    def __init__(self, searches: Searches, features: np.ndarray, seed: int):
         from sklearn.ensemble import HistGradientBoostingClassifier
 
         rng = np.random.default_rng(seed)
@@ -230,18 +239,20 @@ class FullRanker:
         column = np.concatenate([column, np.minimum(best, sizes - 1)], 1)
         appeal = np.take_along_axis(searches.appeal, column, 1)
         label = rng.random(appeal.shape) < fulfilling(searches.world.config, appeal)
-        rows = known[np.arange(len(known))[:, None], column]
+        rows = features[np.arange(len(features))[:, None], column]
         self._trees = HistGradientBoostingClassifier(max_iter=200, random_state=seed)
         self._trees.fit(rows.reshape(-1, rows.shape[-1]), label.ravel())
 
-    def scores(self, known: np.ndarray) -> np.ndarray:
+    def scores(self, features: np.ndarray) -> np.ndarray:
         """Returns log-odds `[R, P]` by features `[R, P, F]`."""
-        flat = self._trees.decision_function(known.reshape(-1, known.shape[-1]))
-        return flat.reshape(known.shape[:2]).astype(np.float32)
+        flat = self._trees.decision_function(features.reshape(-1, features.shape[-1]))
+        return flat.reshape(features.shape[:2]).astype(np.float32)
 
 
 def slates(ranks: np.ndarray, scores: np.ndarray, cut: int, length: int) -> np.ndarray:
     """Returns the slates `[R, length]` as positions in pools: the best by score of what is kept.
+
+    Where a cut keeps fewer, positions of no item, if there are any, or of others follow.
 
     Args:
       ranks: `[R, P]` of a pre-ranker.
@@ -256,5 +267,9 @@ def slates(ranks: np.ndarray, scores: np.ndarray, cut: int, length: int) -> np.n
 
 
 def survival(ranks: np.ndarray, wanted: np.ndarray, cut: int) -> float:
-    """Returns the share of wanted items, `[R, W]` positions in pools, that a cut keeps."""
-    return float((np.take_along_axis(ranks, wanted, 1) < cut).mean())
+    """Returns the share of wanted items, `[R, W]` positions in pools, that a cut keeps.
+
+    Positions of no item do not count.
+    """
+    of_wanted = np.take_along_axis(ranks, wanted, 1)
+    return float((of_wanted < cut).sum() / max((of_wanted < LAST).sum(), 1))

@@ -9,8 +9,8 @@
     {FILE[KEY]}                             a value of FILE.json
 
 To add a table of another file, add one entry to `TABLES` and its field to the page. A data set that
-`public_datasets` adds needs its field alone. The README shows `quickstart.json` as the quickstart
-prints it, and the docstring of a config ends with its model's rows.
+`public_datasets` adds needs its field alone. The README shows the online test of
+`quickstart.json`, and the docstring of a config ends with its model's rows.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments import comparison, contenders, freshness, quickstart, unseen_queries
+from experiments import ab_test, comparison, contenders, freshness, quickstart, unseen_queries
 from experiments.command_line import exit_status
 from experiments.public_datasets import ARGUMENTS
 from interactrank_jax.io import files
@@ -34,8 +34,8 @@ TEMPLATE = RESULTS / "page.md"
 PAGE, README = REPOSITORY / "docs/results.md", REPOSITORY / "README.md"
 COMPARED, QUICKSTART = "public_datasets", "quickstart"
 
-# What the quickstart prints stands in a block of its own.
-_PRINTED = re.compile(r"^```\n[\d,]+ test requests, .*?^```$", re.DOTALL | re.MULTILINE)
+# What the quickstart prints at its end stands in a block of its own.
+_PRINTED = re.compile(r"^```\nExpected fulfilment of .*?^```$", re.DOTALL | re.MULTILINE)
 # A config's docstring ends with its results, from these words on.
 EXPECTED = "Expected on the test split"
 _EXPECTED = re.compile(rf'^{EXPECTED}.*?(?=""")', re.DOTALL | re.MULTILINE)
@@ -65,6 +65,8 @@ TABLES: dict[str, Callable[[Any], str]] = {
     "freshness": lambda results: freshness.table(results["rows"]),
     "unseen_queries": lambda results: unseen_queries.table(results["rows"]),
     "prepare": prepare_table,
+    "ab_test": ab_test.table,
+    "quickstart": quickstart.offline,
 }
 
 
@@ -168,7 +170,7 @@ def replaced(pattern: re.Pattern[str], text: str, where: Path) -> str:
 def written(directory: Path = RESULTS) -> dict[Path, str]:
     """Returns what each file that depends on the results in a directory must hold."""
     results = read(directory)
-    printed = f"```\n{quickstart.report(results[QUICKSTART])}\n```"
+    printed = f"```\n{ab_test.headline(results[QUICKSTART]['ab_test'])}\n```"
     texts = {
         PAGE: page(results, TEMPLATE.read_text(encoding="utf-8")),
         README: replaced(_PRINTED, printed, README),

@@ -216,7 +216,12 @@ def summarise(out: Path) -> dict[str, Any]:
 
 
 def report(summary: Mapping[str, Any]) -> str:
-    """Returns what the quickstart prints of its summary: the table, and differences."""
+    """Returns what the quickstart prints: metrics on the log, and the online test."""
+    return f"{offline(summary)}\n\n{ab_test.headline(summary['ab_test'])}"
+
+
+def offline(summary: Mapping[str, Any]) -> str:
+    """Returns the table of metrics on the log's test split, and differences."""
     from interactrank_jax.evaluation import tables
 
     results = [
@@ -237,8 +242,6 @@ def report(summary: Mapping[str, Any]) -> str:
                     summary["interactrank_minus_two_tower"].items()
                 )
             ),
-            "",
-            ab_test.headline(summary["ab_test"]),
         ]
     )
 

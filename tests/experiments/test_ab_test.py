@@ -48,7 +48,6 @@ def test_a_split_test_finds_a_lift_that_is_there_and_none_over_itself():
 def test_the_searches_that_a_lift_needs():
     # (1.96 + .8416)^2 (.5 * .5 + .55 * .45) / .05^2
     assert ab_test.searches_needed(0.5, 0.1) == 1562
-    assert ab_test.searches_needed(0.5, 0.0) is None
 
 
 def test_slates_and_what_survives_by_hand():
@@ -59,6 +58,11 @@ def test_slates_and_what_survives_by_hand():
     wanted = np.array([[2, 3], [3, 2]])
     assert funnel.survival(ranks, wanted, 2) == 0.5
     assert funnel.survival(ranks, wanted, 3) == 0.75
+    # Where a pool has no item, no cut keeps one.
+    ranks[0, 2] = funnel.LAST
+    assert funnel.survival(ranks, wanted, 100) == 1
+    final[0, 2] = -np.inf
+    np.testing.assert_array_equal(funnel.slates(ranks, final, 100, 2), [[3, 1], [3, 2]])
 
 
 @pytest.mark.thorough  # two trainings, two bundles

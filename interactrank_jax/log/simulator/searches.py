@@ -18,27 +18,29 @@ from interactrank_jax.log.simulator.world import World, stream
 FULFILLING = ("long_click", "save")
 
 
-def searches(world: World, seed: int, day: int, count: int) -> Requests:
+def searches(world: World, seed: int, purpose: str, day: int, count: int) -> Requests:
     """Draws new searches of one day, by the law that those of the log follow.
 
     Args:
       world: whose users search.
-      seed: of the draw, another one than the log's.
+      seed: of the world.
+      purpose: what they are for: each has a random stream of its own.
       day: of the log, from 0.
       count: searches.
     """
-    rng = stream(seed, "new searches", day)
+    rng = stream(seed, f"new searches {purpose}", day)
     return draw_requests(world, rng, times_of(day + np.sort(rng.random(count))), 0)
 
 
 def fulfilling(config: SimulatorConfig, appeal: np.ndarray) -> np.ndarray:
     """Returns the probabilities `[...]` that an examined row fulfils a search, by its appeal."""
     appeal = np.asarray(appeal, np.float64)
+    is_shown, appeal = ~np.isneginf(appeal), np.maximum(appeal, -500.0)
     clicked = sigmoid(config.click_bias + appeal)
     saved = sigmoid(config.save_bias + appeal)
     # Log-seconds of a click are normal around a median that grows with the appeal.
     median = math.log(config.dwell_seconds) + config.dwell_appeal * appeal
-    return 1 - (1 - clicked * _long(config, median)) * (1 - saved)
+    return is_shown * (1 - (1 - clicked * _long(config, median)) * (1 - saved))
 
 
 def expected_fulfilment(config: SimulatorConfig, appeal: np.ndarray) -> np.ndarray:

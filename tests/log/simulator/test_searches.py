@@ -1,5 +1,7 @@
 """New searches of a simulated world, and what slates are worth to them."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -12,12 +14,12 @@ WORLD = World(resolve("tiny"), 0)
 
 
 def test_new_searches_lie_in_their_day_and_follow_the_draw():
-    drawn = searches.searches(WORLD, 1, 400, 5_000)
+    drawn = searches.searches(WORLD, 0, "one", 400, 5_000)
     assert (drawn.time // DAY == START // DAY + 400).all()
     assert (np.diff(drawn.time) >= 0).all()
     np.testing.assert_array_equal(drawn.id, np.arange(5_000))
-    np.testing.assert_array_equal(drawn.query, searches.searches(WORLD, 1, 400, 5_000).query)
-    assert (drawn.query != searches.searches(WORLD, 2, 400, 5_000).query).any()
+    np.testing.assert_array_equal(drawn.query, searches.searches(WORLD, 0, "one", 400, 5_000).query)
+    assert (drawn.query != searches.searches(WORLD, 0, "other", 400, 5_000).query).any()
     # Users come as often as the world says.
     share = np.diff(WORLD.users.activity, prepend=0) / WORLD.users.activity[-1]
     counts = np.bincount(drawn.user, minlength=len(share))
@@ -32,6 +34,8 @@ def test_the_worth_of_a_row_by_hand():
     expected = 1 - (1 - click * 0.35622) * (1 - save)
     assert searches.fulfilling(config, np.zeros(1))[0] == pytest.approx(expected, abs=1e-5)
     assert searches.fulfilling(config, np.array([-np.inf]))[0] == 0
+    flat = dataclasses.replace(config, dwell_appeal=0.0)
+    assert searches.fulfilling(flat, np.array([-np.inf]))[0] == 0
 
 
 def test_a_slate_is_worth_what_its_rows_are_at_their_positions():
@@ -43,7 +47,7 @@ def test_a_slate_is_worth_what_its_rows_are_at_their_positions():
 
 
 def test_what_is_expected_is_what_is_drawn():
-    drawn = searches.searches(WORLD, 1, 400, 50_000)
+    drawn = searches.searches(WORLD, 0, "one", 400, 50_000)
     rng = np.random.default_rng(0)
     item = rng.integers(len(WORLD.items.created), size=(len(drawn.id), WORLD.config.slate))
     shown = rng.random(item.shape) < 0.9
