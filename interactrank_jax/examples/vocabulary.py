@@ -40,7 +40,7 @@ def stable_hash(values: pa.Array) -> np.ndarray:
     """
     text = values.cast(pa.large_string())
     if len(text) <= _FEW:
-        return np.array([_hash_text(value) for value in text.to_pylist()], np.uint64)
+        return np.array([_hash_text(value or "") for value in text.to_pylist()], np.uint64)
     _, offsets_buffer, data = text.buffers()
     offsets = np.frombuffer(offsets_buffer, np.int64)[text.offset : text.offset + len(text) + 1]
     octets = np.frombuffer(data, np.uint8) if data is not None else np.zeros(0, np.uint8)

@@ -75,7 +75,12 @@ class CorpusScorer:
           query: representation with leading axis `[R]`.
           cross_items: `[R, M]` store rows with cross features; padded with I.
           cross_values: `[R, M, K]`.
+
+        Raises:
+          ValueError: other processes have some of the items.
         """
+        if self._index.is_shared:
+            raise ValueError("the items lie in several processes: no one has all scores.")
         requests = len(jax.tree.leaves(query)[0])
         tiles = self._index.tiles(self._score_tile, (self._params, query))
         result = all_scores(tiles, requests, self.num_items, self._size)

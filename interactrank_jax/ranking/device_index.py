@@ -49,6 +49,11 @@ def tile_scorer(score: Callable[[Any, Any], Array]) -> TileScorer:
 class DeviceIndex:
     """The representation of all items, in shards of rows, one for each device.
 
+    Attributes:
+      rows: of the store.
+      devices: as given.
+      is_shared: whether other processes hold some of the shards.
+
     Args:
       items: leaves `[I, ...]`.
       devices: in the order of the shards; those of other processes hold theirs there.
@@ -70,7 +75,7 @@ class DeviceIndex:
         share = -(-self.rows // len(devices))
         share = -(-share // SMALLEST) * SMALLEST
         process = jax.process_index()
-        self._is_shared = any(device.process_index != process for device in devices)
+        self.is_shared = any(device.process_index != process for device in devices)
         self._shards = []
         for number, device in enumerate(devices):
             base, end = (min(n * share, self.rows) for n in (number, number + 1))
@@ -99,7 +104,7 @@ class DeviceIndex:
 
     def gather(self, top: Top) -> list[Top]:
         """Returns the best of each process, where several share the index."""
-        if not self._is_shared:
+        if not self.is_shared:
             return [top]
         row, score = multihost_utils.process_allgather(top)
         return list(zip(np.asarray(row), np.asarray(score), strict=True))

@@ -23,7 +23,7 @@ RESCORED = 4  # times k: items of a rounded scan whose exact scores are computed
 ROWS_AT_ONCE = 1 << 16
 _LARGEST = 127
 
-Encoded = dict[str, np.ndarray]  # `values`, and the `scale` of each row where there is one
+Encoded = dict[str, np.ndarray]  # `values`, and the `scale` of each vector where there is one
 
 
 def check_format(name: str) -> str:
@@ -38,21 +38,21 @@ def check_format(name: str) -> str:
 
 
 def encode(leaf: np.ndarray, name: str) -> Encoded:
-    """Returns a leaf `[I, ...]` in a format; what is no matrix of float32 as it is.
+    """Returns a leaf `[I, ..., D]` in a format; what is no float32 vectors as it is.
 
-    Reads some rows at a time, so that a leaf that is mapped from disk is never all in memory.
+    Reads some rows at a time. In int8 each vector has a scale, `[I, ..., 1]`.
     """
-    if name == FLOAT32 or leaf.dtype != np.float32 or leaf.ndim != 2:
+    if name == FLOAT32 or leaf.dtype != np.float32 or leaf.ndim < 2:
         return {"values": leaf}
     dtype = ml_dtypes.bfloat16 if name == BFLOAT16 else np.int8
     values = np.empty(leaf.shape, dtype)
-    scale = np.zeros(len(leaf), np.float32)
+    scale = np.zeros((*leaf.shape[:-1], 1), np.float32)
     for first in range(0, len(leaf), ROWS_AT_ONCE):
         rows = np.asarray(leaf[first : first + ROWS_AT_ONCE])
         part = slice(first, first + len(rows))
         if name == INT8:
-            scale[part] = np.abs(rows).max(1, initial=0) / _LARGEST
-            rows = np.rint(rows / np.where(scale[part] > 0, scale[part], 1)[:, None])
+            scale[part] = np.abs(rows).max(-1, initial=0, keepdims=True) / _LARGEST
+            rows = np.rint(rows / np.where(scale[part] > 0, scale[part], 1))
         values[part] = rows.astype(dtype)
     return {"values": values, "scale": scale} if name == INT8 else {"values": values}
 
@@ -61,7 +61,7 @@ def decode(encoded: Any) -> Any:
     """Returns an encoded leaf, numpy's or jax's, as float32; what was not rounded as it is."""
     values = encoded["values"]
     if "scale" in encoded:
-        return values.astype(np.float32) * encoded["scale"][:, None]
+        return values.astype(np.float32) * encoded["scale"]
     return values.astype(np.float32) if values.dtype == ml_dtypes.bfloat16 else values
 
 

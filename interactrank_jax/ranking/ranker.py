@@ -86,6 +86,12 @@ class JaxGraphs(Graphs):
         """Returns the tiles of the index on the devices, see `serving.graphs.Graphs`."""
         return self._index.tiles(self._score_tile, query)
 
+    def exact_tiles(self, bundle: Bundle, query: Leaves) -> Sequence[Tiles]:
+        """Returns tiles of all rows, see `serving.graphs.Graphs`."""
+        if self._has_whole_index:
+            return self.tiles(bundle, query)
+        return super().exact_tiles(bundle, query)
+
     def tile_bytes(self) -> int:
         """Returns how much memory the scores of a tile may take."""
         return tile_bytes(self._device)
@@ -189,9 +195,9 @@ class Ranker(BundleRanker):
         self._scan = scan
 
     @classmethod
-    def load(cls, path: files.PathLike, *, verify: bool = False) -> "Ranker":
-        """Opens a bundle, see the class."""
-        return cls(path, verify=verify)
+    def load(cls, path: files.PathLike, **options: Any) -> "Ranker":
+        """Opens a bundle, see the class, whose options it takes."""
+        return cls(path, **options)
 
     def __reduce__(self) -> Any:
         path = str(self.bundle.path.absolute())

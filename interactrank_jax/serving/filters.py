@@ -68,7 +68,8 @@ def read_filters(bundle: Bundle, requests: pa.Table, blocked: Any, allowed: Any)
 
     Args:
       bundle: the bundle.
-      requests: that were checked; their list columns `blocked` and `allowed` filter too.
+      requests: that were checked; their list columns `blocked` and `allowed` filter too, where an
+        absent list is an empty one.
       blocked, allowed: request_id and item_id, a row for each pair, or item_id alone for all
         requests; None: no such filter.
 
@@ -80,6 +81,8 @@ def read_filters(bundle: Bundle, requests: pa.Table, blocked: Any, allowed: Any)
     for name, data in ((BLOCKED, blocked), (ALLOWED, allowed)):
         sets[name] = [] if data is None else [_read(bundle, requests, data, name)]
         if name in requests.column_names and name not in features:
+            if not pa.types.is_nested(requests[name].type):
+                continue  # a column of the log that only shares the name
             request, ids = item_lists(bundle, requests, name)
             sets[name].append(_by_request(request, bundle.rows_of(ids)))
     return Filters(tuple(sets[BLOCKED]), tuple(sets[ALLOWED]), bundle["items"])

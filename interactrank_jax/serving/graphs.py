@@ -36,6 +36,10 @@ class Graphs(Protocol):
         """
         return [GraphTiles(self, bundle, query)]
 
+    def exact_tiles(self, bundle: Bundle, query: Leaves) -> Sequence[Tiles]:
+        """Returns tiles of all rows, whose scores are exact; see `tiles`."""
+        return [GraphTiles(self, bundle, query)]
+
     def tile_bytes(self) -> int:
         """Returns how much memory the scores of a tile may take."""
         return CACHE_BYTES

@@ -12,6 +12,7 @@ from interactrank_jax.serving.bundle import Bundle
 from interactrank_jax.serving.graphs import Graphs, Leaves, padded_rows
 from interactrank_jax.serving.pairs import PairScorer, padded_requests
 from interactrank_jax.serving.requests import EncodedRequests
+from interactrank_jax.serving.scan import SMALLEST, scored_tiles
 
 SHORT = 2048  # candidates up to which lists are scored several requests at a time
 PIECE = 1 << 13  # candidates of one request at a time: what is gathered stays in the cache
@@ -68,7 +69,8 @@ class Ways:
 
 def tile_size(requests: int, items: int) -> int:
     """Returns how many items are multiplied with some requests at a time."""
-    return max(min(TILE_PAIRS // max(requests, 1), MOST_ITEMS, items), 1)
+    rows = min(TILE_PAIRS // max(requests, 1), MOST_ITEMS, items)
+    return max(rows // SMALLEST * SMALLEST, min(rows, SMALLEST), 1)
 
 
 class ListScorer:
@@ -151,11 +153,6 @@ class ListScorer:
         size = padded_requests(self._graphs, len(requests))
         items, tile = self._bundle["items"], tile_size(size, self._bundle["items"])
         padded = {name: padded_rows(leaf[requests], size) for name, leaf in query.items()}
-        index = {
-            name.replace("index/", "item/"): leaf
-            for name, leaf in self._bundle.arrays.items()
-            if name.startswith("index/")
-        }
         firsts = np.arange(PADDING, items, tile)
         bounds = [
             start[request]
@@ -164,11 +161,9 @@ class ListScorer:
         ]
         for request, bound in zip(requests, bounds, strict=True):
             bound[-1] = start[request + 1]
-        for number, first in enumerate(firsts):
-            begin = min(first, items - tile)  # one shape: the last tile starts earlier
-            inputs = {name: leaf[begin : begin + tile] for name, leaf in index.items()}
-            products = self._graphs.run("score_all", {**padded, **inputs})["score"]
-            for of_request, bound in zip(products, bounds, strict=False):
+        tiles = scored_tiles(self._graphs.exact_tiles(self._bundle, padded), tile)
+        for number, (_, begin, scores) in enumerate(tiles):
+            for of_request, bound in zip(scores, bounds, strict=False):
                 part = slice(bound[number], bound[number + 1])
                 score[part] = of_request.take(row[part] - begin)
 

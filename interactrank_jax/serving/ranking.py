@@ -1,7 +1,7 @@
 """Ranks candidate lists, or the whole corpus, by a bundle; `Graphs` computes what its graphs do.
 
-Scores of a request depend on nothing but the request: not on what else is in its batch, nor on how
-lists are padded, nor on tiles.
+Up to the order in which a sum is taken, scores of a request depend on nothing but the request: not
+on what else is in its batch, nor on how lists are padded, nor on tiles.
 """
 
 import dataclasses

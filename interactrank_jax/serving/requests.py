@@ -55,6 +55,14 @@ class EncodedRequests:
     def __len__(self) -> int:
         return len(self.ids)
 
+    def part(self, requests: slice) -> "EncodedRequests":
+        """Returns some of them."""
+        return EncodedRequests(
+            self.ids[requests],
+            {name: values[requests] for name, values in self.arrays.items()},
+            {keys: group[requests] for keys, group in self.groups.items()},
+        )
+
 
 class RequestEncoder:
     """Encodes requests by a bundle."""

@@ -129,6 +129,22 @@ def corpus_top_k(
     return row, score
 
 
+def scored_tiles(tiles: Sequence[Tiles], size: int) -> Iterator[tuple[int, int, np.ndarray]]:
+    """Yields first row that counts, first row, and scores `[R', T]` of each tile, in turn.
+
+    The next one is computed while this one is looked at.
+    """
+    computing: tuple[int, int, Scored] | None = None
+    for part in tiles:
+        for first, begin, count in _steps(part, size):
+            started = first, begin, part.scores(begin, count)
+            if computing is not None:
+                yield computing[0], computing[1], np.asarray(computing[2][0])
+            computing = started
+    if computing is not None:
+        yield computing[0], computing[1], np.asarray(computing[2][0])
+
+
 def all_scores(tiles: Sequence[Tiles], requests: int, rows: int, size: TileSize) -> np.ndarray:
     """Returns the scores `[R, N]` with every row, -inf of padding and of rows that no tile has.
 
@@ -141,10 +157,9 @@ def all_scores(tiles: Sequence[Tiles], requests: int, rows: int, size: TileSize)
     result = np.full((requests, rows), -np.inf, np.float32)
 
     def fill(count: int) -> None:
-        for part in tiles:
-            for first, begin, width in _steps(part, count):
-                scores = np.asarray(part.scores(begin, width)[0])
-                result[:, first : begin + width] = scores[:requests, first - begin :]
+        for first, begin, scores in scored_tiles(tiles, count):
+            end = begin + scores.shape[1]
+            result[:, first:end] = scores[:requests, first - begin :]
 
     _fitting(size, requests, tiles, fill)
     return result

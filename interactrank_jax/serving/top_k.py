@@ -173,7 +173,8 @@ class RunningTopK:
         for buffer, empty in ((self._score, -np.inf), (self._row, 0)):
             buffer[:, :k] = buffer.ravel()[kept].reshape(-1, k)
             buffer[:, k:] = empty
-        self._count, self._bound = np.minimum(self._count, k), bound
+        self._count = np.minimum(self._count, k)
+        self._bound = np.maximum(self._bound, bound)
 
     def _widen(self, width: int) -> None:
         if width > self._score.shape[1]:

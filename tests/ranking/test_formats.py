@@ -29,6 +29,14 @@ def test_a_row_in_bytes_is_off_by_half_a_step_at_most(monkeypatch):
     assert not formats.decode(formats.encode(np.zeros((2, 3), np.float32), "int8")).any()
 
 
+def test_a_row_of_several_vectors_has_a_scale_for_each():
+    heads = ROWS.reshape(-1, 4, 16) * np.array([1, 10, 100, 1000], np.float32)[:, None]
+    encoded = formats.encode(heads, "int8")
+    step = np.abs(heads).max(-1, keepdims=True) / 127
+    assert (np.abs(formats.decode(encoded) - heads) <= step / 2 * (1 + 1e-5)).all()
+    assert formats.bytes_per_row(encoded) == 64 + 4 * 4
+
+
 def test_bfloat16_keeps_eight_significant_bits():
     encoded = formats.encode(ROWS, "bfloat16")
     assert formats.bytes_per_row(encoded) == 128

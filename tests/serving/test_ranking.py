@@ -6,6 +6,7 @@ import pytest
 
 from interactrank_jax.io.errors import InputError
 from interactrank_jax.ranking.ranker import Ranker
+from interactrank_jax.serving import corpus as serving_corpus
 from interactrank_jax.serving import pairs as serving_pairs
 from interactrank_jax.serving import ranking, scan
 from interactrank_jax.serving.scan import TileSize
@@ -125,6 +126,16 @@ def test_a_rounded_scan_returns_exact_scores(scan, served, ranker):
     # Lists are never rounded.
     listed = candidates(COUNT, 9)
     assert_scores(rounded.rank(asked, listed, events()), ranker.rank(asked, listed, events()))
+
+
+@pytest.mark.parametrize("pairs", [1, 30])
+def test_pairs_with_cross_features_are_held_for_some_requests_at_a_time(pairs, ranker, monkeypatch):
+    asked = requests(COUNT)
+    expected = ranker.rank(asked, None, events(), 7)
+    monkeypatch.setattr(serving_corpus, "PAIRS", pairs)
+    again = ranker.rank(asked, None, events(), 7)
+    assert again["item_id"].equals(expected["item_id"])
+    assert_scores(again, expected)
 
 
 def test_a_format_of_the_scan_that_is_none_is_refused(served):
