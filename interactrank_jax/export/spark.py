@@ -121,12 +121,30 @@ def _rank_on_spark(
 ) -> int:
     """Ranks, and writes what the workers give below DIRECTORY/kind=KIND; returns the requests."""
     from pyspark.sql import SparkSession
+
+    session = SparkSession.getActiveSession() or SparkSession.builder.getOrCreate()
+    at_once = "spark.sql.execution.arrow.maxRecordsPerBatch"
+    before = session.conf.get(at_once) or "10000"  # Spark's own
+    session.conf.set(at_once, str(REQUESTS_AT_ONCE))
+    try:
+        return _rank_in_session(session, backend, listed, rank, schema, directory)
+    finally:
+        session.conf.set(at_once, before)
+
+
+def _rank_in_session(
+    session: Any,
+    backend: Any,
+    listed: dict[str, list[Path]],
+    rank: Any,
+    schema: pa.Schema,
+    directory: Path,
+) -> int:
+    """Does what `_rank_on_spark` says in a session."""
     from pyspark.sql.pandas.types import from_arrow_schema
 
     from interactrank_jax.log import engine_paths
 
-    session = SparkSession.getActiveSession() or SparkSession.builder.getOrCreate()
-    session.conf.set("spark.sql.execution.arrow.maxRecordsPerBatch", str(REQUESTS_AT_ONCE))
     tables = {
         name: session.read.parquet(*(engine_paths.to_read(backend, path) for path in paths))
         for name, paths in listed.items()
