@@ -18,24 +18,23 @@ numpy and by jax, and reading the items from memory.
 """
 
 import argparse
-import contextlib
 import importlib
 import os
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import numpy as np
 
 from experiments.benchmarks import reporting
+from experiments.benchmarks.peers import aligned, fastest_kernels, rotated
 
 WIDTH = 64
 QUERIES, ITEMS, KEPT = (64, 1_024), (1_000_000, 10_000_000), 1_000
 QUICK_QUERIES, QUICK_ITEMS, QUICK_KEPT = (3, 8), (2_000, 6_000), 50
 PEERS = ("numpy", "faiss", "torch", "usearch")
 CEILINGS = ("matmul_numpy", "matmul_jax", "read")
-SLOW_KERNELS = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")  # settings that hold numpy back
 SCORES_AT_ONCE = 1 << 28  # of peers that hold them all
 TILE_SCORES = 1 << 21
 CHECKED = 16  # queries whose ids are compared
@@ -44,17 +43,8 @@ Search = Callable[[np.ndarray], np.ndarray]  # queries to ids, best first
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     """Returns the figures, measured in a process of its own."""
-    with _without(SLOW_KERNELS):
+    with fastest_kernels():
         return reporting.apart(_measure, arguments)
-
-
-@contextlib.contextmanager
-def _without(names: tuple[str, ...]) -> Iterator[None]:
-    kept = {name: os.environ.pop(name) for name in names if name in os.environ}
-    try:
-        yield
-    finally:
-        os.environ.update(kept)
 
 
 def _measure(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -67,7 +57,8 @@ def _measure(arguments: argparse.Namespace) -> dict[str, Any]:
     cells: dict[str, Any] = {}
     for items in sizes:
         # Row 0 of ours is padding; the peers see the rest of the same memory.
-        vectors = _random(rng, items + 1)
+        vectors = aligned(items + 1, WIDTH)
+        rng.standard_normal(out=vectors, dtype=np.float32)
         engines = make_engines(vectors, kept)
         for count in queries:
             rounds = 1 if quick else _rounds(arguments.rounds, count * items)
@@ -86,17 +77,8 @@ def _measure(arguments: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def _random(rng: np.random.Generator, rows: int) -> np.ndarray:
-    """Returns vectors `[rows, WIDTH]` in whole cache lines, which jax takes without a copy."""
-    memory = np.empty(rows * WIDTH + 16, np.float32)
-    start = -memory.ctypes.data % 64 // 4
-    vectors = memory[start : start + rows * WIDTH].reshape(rows, WIDTH)
-    rng.standard_normal(out=vectors, dtype=np.float32)
-    return vectors
-
-
 def _rounds(rounds: int, pairs: int) -> int:
-    """Returns how many rounds there is time for: all up to 100 million pairs, then fewer."""
+    """Returns how many rounds there is time for: all up to 300 million pairs, then fewer."""
     return max(1, min(rounds, round(rounds * 3e8 / pairs)))
 
 
@@ -139,7 +121,7 @@ def take_turns(
     }
     for round_ in range(-1, rounds):  # the first warms up, and its ids are compared
         expected = None
-        for name, search in engines.items():
+        for name, search in rotated(engines, max(round_, 0)):
             times = seconds[name]
             if search is None or times is None:
                 continue

@@ -20,6 +20,7 @@ through it to an Arrow table: both are timed, since a service has to do them wha
 
 import argparse
 import contextlib
+import importlib.util
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -27,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.benchmarks import reporting
-from experiments.benchmarks.score_lists import own_kernels, rotated
+from experiments.benchmarks.peers import fastest_kernels, rotated
 
 MODELS = ("two_tower", "interactrank", "fit", "interactfit")
 CANDIDATES, ITEMS, KEPT = (1_000, 10_000, 100_000), 120_000, 500
@@ -40,7 +41,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     """Returns the figures, by the names of the record."""
     bundles = getattr(arguments, "bundles", None)
     models = QUICK_MODELS if arguments.quick else MODELS
-    with own_kernels(), contextlib.ExitStack() as stack:
+    with fastest_kernels(), contextlib.ExitStack() as stack:
         if bundles is None:
             bundles = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         items = QUICK_ITEMS if arguments.quick else ITEMS
@@ -159,13 +160,14 @@ class _Case:
 
     def engines(self) -> dict[str, Callable[[Any, Any], Any]]:
         """Returns what ranks a request's candidates."""
-        score = _torch_scorer(self.bundle)
-        return {
+        engines = {
             OURS: lambda request, listed: self.ranker.rank(request, listed, k=KEPT),
             READER: lambda request, listed: self.reader.rank(request, listed, k=KEPT),
             LOOP: self._by(self._onnx()),
-            TORCH: self._by(score),
         }
+        if importlib.util.find_spec("torch") is not None:  # else it has no figures
+            engines[TORCH] = self._by(_torch_scorer(self.bundle))
+        return engines
 
     def _by(
         self, score: Callable[[Any, Any, Any], tuple[Any, Any, Any]]

@@ -12,22 +12,20 @@ Engines take turns in one process, without the settings that hold numpy's kernel
 """
 
 import argparse
-import contextlib
 import dataclasses
-import math
-import os
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from experiments.benchmarks import reporting
+from experiments.benchmarks.peers import aligned, fastest_kernels, rotated
 
+TORCH = "gather, torch"
 WIDTH, KEPT = 64, 1000
 WITH_CROSS = 0.01  # share of the pairs that have cross features
-HELD_BACK = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,18 +44,8 @@ QUICK = Sizes(requests=8, candidates=5_000, items=50_000, repeats=2)
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     """Returns the figures, by the names of the record."""
     sizes = QUICK if arguments.quick else Sizes()
-    with own_kernels(), tempfile.TemporaryDirectory() as scratch:
+    with fastest_kernels(), tempfile.TemporaryDirectory() as scratch:
         return reporting.apart(_measure, sizes, arguments.seed, scratch)
-
-
-@contextlib.contextmanager
-def own_kernels() -> Iterator[None]:
-    """Starts processes without the settings that keep numpy from the machine's best kernels."""
-    values = {name: os.environ.pop(name) for name in HELD_BACK if name in os.environ}
-    try:
-        yield
-    finally:
-        os.environ.update(values)
 
 
 def _measure(sizes: Sizes, seed: int, scratch: str) -> dict[str, Any]:
@@ -71,7 +59,7 @@ def _measure(sizes: Sizes, seed: int, scratch: str) -> dict[str, Any]:
     return {
         "list_speedup_vs_best_peer": peers[best] / seconds["ours"],
         "list_best_peer": best,
-        "list_seconds": seconds,
+        "list_seconds": {TORCH: None, **seconds},
         "list_candidates_per_s": {name: pairs / value for name, value in seconds.items()},
         "list_ceilings": _ceilings(data, sizes.repeats),
         "list_sizes": dataclasses.asdict(sizes),
@@ -90,15 +78,6 @@ def in_turns(engines: dict[str, Callable[[], Any]], repeats: int) -> dict[str, f
     return {name: statistics.median(values) for name, values in seconds.items()}
 
 
-def rotated(
-    engines: dict[str, Callable[..., Any]], turn: int
-) -> list[tuple[str, Callable[..., Any]]]:
-    """Returns the engines, from another one on each turn: threads of the last may still spin."""
-    items = list(engines.items())
-    first = turn % len(items)
-    return items[first:] + items[:first]
-
-
 class _Data:
     """A bundle with a random corpus, and requests with random lists."""
 
@@ -111,7 +90,7 @@ class _Data:
         from interactrank_jax.serving.requests import EncodedRequests
 
         rng = np.random.default_rng(seed)
-        self.vectors = _aligned(sizes.items, WIDTH)
+        self.vectors = aligned(sizes.items, WIDTH)
         rng.standard_normal(dtype=np.float32, out=self.vectors)
         self.vectors /= np.linalg.norm(self.vectors, axis=1, keepdims=True)
         count, length = sizes.requests, sizes.candidates
@@ -153,15 +132,6 @@ class _Data:
         return np.stack(
             [row[top_k(score, row, KEPT)] for score, row in zip(scores, self.rows, strict=True)]
         )
-
-
-def _aligned(*shape: int) -> Any:
-    """Returns an array that begins at a multiple of 64 bytes, as what is mapped from a bundle."""
-    import numpy as np
-
-    octets = np.empty(4 * math.prod(shape) + 64, np.uint8)
-    first = -octets.ctypes.data % 64
-    return octets[first : first + 4 * math.prod(shape)].view(np.float32).reshape(shape)
 
 
 def _names(count: int) -> Any:
@@ -215,11 +185,34 @@ def small_bundle(scratch: Path, model: str, **options: Any) -> Any:
     return ir.export_bundle(trainer, scratch / "bundle", **options).bundle
 
 
+def _torch(data: _Data) -> dict[str, Callable[[], Any]]:
+    """Returns PyTorch's way, by name; nothing where it is not installed."""
+    import numpy as np
+
+    try:
+        import torch
+    except ImportError:
+        return {}
+    tensors = [
+        torch.from_numpy(np.ascontiguousarray(array))
+        for array in (data.vectors, data.rows, data.folded, data.cross, data.weights)
+    ]
+
+    def by_torch() -> Any:
+        vectors, rows, folded, cross, weights = tensors
+        with torch.inference_mode():
+            return [
+                row[(vectors.index_select(0, row) @ q + c @ weights).topk(KEPT).indices]
+                for row, q, c in zip(rows, folded, cross, strict=True)
+            ]
+
+    return {TORCH: by_torch}
+
+
 def _peers(data: _Data) -> dict[str, Callable[[], Any]]:
     import jax
     import jax.numpy as jnp
     import numpy as np
-    import torch
 
     def best_of(score: Any, row: Any) -> Any:
         kept = np.argpartition(-score, KEPT)[:KEPT]
@@ -233,19 +226,6 @@ def _peers(data: _Data) -> dict[str, Callable[[], Any]]:
         every = data.folded @ data.vectors.T
         parts = zip(every, data.rows, data.cross, strict=True)
         return [best_of(score[row] + c @ data.weights, row) for score, row, c in parts]
-
-    tensors = [
-        torch.from_numpy(np.ascontiguousarray(array))
-        for array in (data.vectors, data.rows, data.folded, data.cross, data.weights)
-    ]
-
-    def by_torch() -> Any:
-        vectors, rows, folded, cross, weights = tensors
-        with torch.inference_mode():
-            return [
-                row[(vectors.index_select(0, row) @ q + c @ weights).topk(KEPT).indices]
-                for row, q, c in zip(rows, folded, cross, strict=True)
-            ]
 
     placed = [
         jax.device_put(array)
@@ -270,7 +250,7 @@ def _peers(data: _Data) -> dict[str, Callable[[], Any]]:
 
     return {
         "gather, numpy": by_numpy,
-        "gather, torch": by_torch,
+        **_torch(data),
         "gather, jax, request by request": lambda: jax.block_until_ready(mapped(*placed)),
         "gather, jax, one batch": lambda: jax.block_until_ready(batched(*placed)),
         "all items, numpy": by_numpy_tiles,
