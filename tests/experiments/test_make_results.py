@@ -32,11 +32,17 @@ def test_every_file_of_results_is_shown(results):
     assert results.keys() == shown
 
 
-def test_the_readme_shows_the_quickstart(results):
-    models = results["quickstart"]["models"]
-    readme = make_results.README.read_text()
-    for model, metrics in models.items():
-        assert f"| {model} | {metrics['roc_auc']:.4f} ±" in readme
+def test_the_readme_shows_the_quickstarts_online_test_and_the_page_its_metrics(results):
+    readme, page = make_results.README.read_text(), make_results.PAGE.read_text()
+    for arm, figures in results["quickstart"]["ab_test"]["cuts"]["alone"].items():
+        assert f"| {arm} | {figures['fulfilment']:.4f} | " in readme
+    for model, metrics in results["quickstart"]["models"].items():
+        assert f"| {model} | {metrics['roc_auc']:.4f} ±" in page
+
+
+def test_no_result_names_a_machines_path():
+    for path in make_results.RESULTS.glob("*.json"):
+        assert not re.search(r'"/\w', path.read_text()), path.name
 
 
 def test_a_changed_result_changes_page_and_docstring(results, template):
