@@ -189,14 +189,15 @@ class Trainer:
         )
 
     def initial_state(self) -> TrainState:
-        """Returns the canonical state at step 0, where terms of history start at their regression.
+        """Returns the canonical state at step 0, terms of history at their regression."""
+        return self.parallel.initialise(functools.partial(self.init, self.affine))
 
-        Those of a warm start are zero: it brings its own.
-        """
-        affine = None
-        if not self.config.train.warm_start:
-            affine = affine_start(self.examples, self.run.rule, self.run.inputs, self.config)
-        return self.parallel.initialise(functools.partial(self.init, affine))
+    @functools.cached_property
+    def affine(self) -> AffineStart | None:
+        """What the terms of history start with, see `start.py`; None in a warm start."""
+        if self.config.train.warm_start:
+            return None
+        return affine_start(self.examples, self.run.rule, self.run.inputs, self.config)
 
     @property
     def has_start(self) -> bool:
