@@ -5,27 +5,27 @@ import json
 import numpy as np
 import pytest
 
-from experiments import ab_test, funnel
+from experiments import ab_test, funnel, lifts
 
 
 def outcome(user, arm, other, drawn=None):
     expected = {"500": {"interactrank": np.array(arm), "bm25": np.array(other)}}
     drawn = {} if drawn is None else drawn
-    return ab_test.Outcome(np.array(user), expected, {}, drawn, 10.0)
+    return lifts.Outcome(np.array(user), expected, {}, drawn, 10.0)
 
 
 def test_a_lift_is_relative_and_its_interval_is_over_users():
     one = outcome([0, 0, 1, 2], [0.4, 0.6, 0.5, 0.9], [0.2, 0.3, 0.25, 0.45])
-    assert ab_test.lift([one], "interactrank", "bm25", "500") == pytest.approx((1.0, 1.0, 1.0))
+    assert lifts.lift([one], "interactrank", "bm25", "500") == pytest.approx((1.0, 1.0, 1.0))
     rng = np.random.default_rng(0)
     other = rng.random(400)
     two = outcome(np.arange(400) // 2, other + 0.1 + 0.1 * rng.standard_normal(400), other)
-    mean, low, high = ab_test.lift([two], "interactrank", "bm25", "500")
+    mean, low, high = lifts.lift([two], "interactrank", "bm25", "500")
     assert mean == pytest.approx(0.2, abs=0.04)
     assert low < mean < high < low + 0.1
     # The searches of one user say less than as many of others.
     few = outcome(np.arange(400) // 40, two.expected["500"]["interactrank"], other)
-    _, few_low, few_high = ab_test.lift([few], "interactrank", "bm25", "500")
+    _, few_low, few_high = lifts.lift([few], "interactrank", "bm25", "500")
     assert few_high - few_low > 0
 
 
@@ -34,20 +34,20 @@ def test_a_split_test_finds_a_lift_that_is_there_and_none_over_itself():
     user = rng.integers(4_000, size=20_000)
     drawn = {"interactrank": rng.random(20_000) < 0.5, "bm25": rng.random(20_000) < 0.4}
     one = outcome(user, [], [], drawn)
-    mean, low, high = ab_test.split_test([one], "interactrank", "bm25", "salt")
+    mean, low, high = lifts.split_test([one], "interactrank", "bm25", "salt")
     assert low < 0.25 < high
     assert low > 0
     assert mean == pytest.approx((low + high) / 2)
     inside = 0
     for salt in range(20):
-        _, low, high = ab_test.split_test([one], "bm25", "bm25", str(salt))
+        _, low, high = lifts.split_test([one], "bm25", "bm25", str(salt))
         inside += low < 0 < high
     assert inside >= 16  # 19 expected
 
 
 def test_the_searches_that_a_lift_needs():
     # (1.96 + .8416)^2 (.5 * .5 + .55 * .45) / .05^2
-    assert ab_test.searches_needed(0.5, 0.1) == 1562
+    assert lifts.searches_needed(0.5, 0.1) == 1562
 
 
 def test_slates_and_what_survives_by_hand():

@@ -1,0 +1,108 @@
+"""What an online test says of two arms: lifts with intervals, and the searches that it takes."""
+
+import dataclasses
+import math
+import statistics
+import zlib
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+REPLICATES = 1_000
+POWER, LEVEL = 0.8416, 1.96  # normal quantiles of 80%, and of 5% on two sides
+Values = Mapping[str, np.ndarray]  # `[R]` of each arm
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """What came of one world's searches.
+
+    Attributes:
+      user: `[R]` who searched.
+      expected: expected fulfilment of the arms, by cut.
+      survival: shares of the full ranker's and of the oracle's best ten that an arm keeps, by cut.
+      drawn: whether searches were fulfilled as drawn, at the headline's cut.
+      pool: mean number of candidates.
+    """
+
+    user: np.ndarray
+    expected: Mapping[str, Values]
+    survival: Mapping[str, Mapping[str, tuple[float, float]]]
+    drawn: Values
+    pool: float
+
+
+def lift(
+    outcomes: Sequence[Outcome], arm: str, other: str, cut: str, seed: int = 0
+) -> tuple[float, float, float]:
+    """Returns by how much more an arm fulfils than another, relatively: mean over worlds, interval.
+
+    Resamples worlds, and in each its users anew, the same for both arms.
+    """
+    rng = np.random.default_rng(seed)
+    # Of each world as many draws of users as worlds are drawn, so that none is taken twice.
+    replicates = np.stack(
+        [
+            [
+                _resampled(rng, o.user, o.expected[cut][arm], o.expected[cut][other])
+                for o in outcomes
+            ]
+            for _ in outcomes
+        ]
+    )
+    world = rng.integers(len(outcomes), size=(len(outcomes), REPLICATES))
+    drawn = np.take_along_axis(replicates, world[:, None], 1)[:, 0].mean(0)
+    low, high = np.quantile(drawn, (0.025, 0.975))
+    means = [
+        outcome.expected[cut][arm].mean() / outcome.expected[cut][other].mean() - 1
+        for outcome in outcomes
+    ]
+    return statistics.fmean(means), float(low), float(high)
+
+
+def _resampled(
+    rng: np.random.Generator, user: np.ndarray, values: np.ndarray, others: np.ndarray
+) -> np.ndarray:
+    """Returns the relative lift of `REPLICATES` draws of users."""
+    users, code = np.unique(user, return_inverse=True)
+    sums = [np.bincount(code, of_arm, len(users)) for of_arm in (values, others)]
+    weights = rng.multinomial(len(users), np.full(len(users), 1 / len(users)), REPLICATES)
+    arm, other = (weights @ of_user for of_user in sums)
+    return np.asarray(arm / other - 1)
+
+
+def split_test(
+    outcomes: Sequence[Outcome], arm: str, other: str, salt: str
+) -> tuple[float, float, float]:
+    """Returns the lift of drawn fulfilment where each user is hashed to one of two arms.
+
+    That of an arm over itself is an A/A test. The interval is the normal one of a ratio of means
+    over users (delta method), pooled over worlds.
+    """
+    sums: tuple[list[float], list[float]] = ([], [])
+    sizes: tuple[list[int], list[int]] = ([], [])
+    for number, outcome in enumerate(outcomes):
+        for user in np.unique(outcome.user):
+            side = zlib.crc32(f"{salt}/{number}/{user}".encode()) % 2
+            rows = outcome.user == user
+            sums[side].append(outcome.drawn[(arm, other)[side]][rows].sum())
+            sizes[side].append(rows.sum())
+    means, variances = [], []
+    for total, size in zip(sums, sizes, strict=True):
+        value, weight = np.array(total, float), np.array(size, float)
+        means.append(value.sum() / weight.sum())
+        residual = value - means[-1] * weight
+        variances.append(len(value) * residual.var(ddof=1) / weight.sum() ** 2)
+    ratio = means[0] / means[1]
+    deviation = ratio * math.sqrt(sum(v / m**2 for v, m in zip(variances, means, strict=True)))
+    return ratio - 1, ratio - 1 - LEVEL * deviation, ratio - 1 + LEVEL * deviation
+
+
+def searches_needed(rate: float, relative: float) -> int:
+    """Returns the searches per arm that find a relative lift with a power of 80% at 5%.
+
+    If each were another user's; more where users search several times.
+    """
+    other = rate * (1 + relative)
+    variance = rate * (1 - rate) + other * (1 - other)
+    return math.ceil((POWER + LEVEL) ** 2 * variance / (other - rate) ** 2)
