@@ -43,7 +43,7 @@ def compact(
       InputError: no bundle there, or a damaged one.
     """
     outputs.output_directory(out, bundle_path)
-    outputs.check_link(link)
+    outputs.check_link(link, out)
     bundle = Bundle.open(bundle_path)
     delta = bundle.delta
     with interrupts.deferred(), outputs.new_directory(out) as directory:

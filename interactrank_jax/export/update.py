@@ -58,7 +58,7 @@ def update_items(
       InputError: items that do not fit the bundle, or are to be written and deleted.
     """
     outputs.output_directory(out, bundle_path, *(path for path in (items, delete) if path))
-    outputs.check_link(link)
+    outputs.check_link(link, out)
     if not items and not delete:
         raise InputError("nothing to do: name the changed and new --items, or those to --delete.")
     bundle = Bundle.open(bundle_path)

@@ -180,13 +180,15 @@ def new_directory(path: PathLike) -> Iterator[Path]:
                 partial.replace(final)  # an empty directory gives way
 
 
-def check_link(link: PathLike) -> None:
-    """Refuses a path that `replace_link` cannot let name a directory; '' passes.
+def check_link(link: PathLike, out: PathLike) -> None:
+    """Refuses a path that `replace_link` cannot let name the directory `out`; '' passes.
 
     Raises:
-      InputError: something other than a link is there.
+      InputError: it is `out` itself, or something other than a link is there.
     """
     path = Path(link)
+    if link and path.absolute() == Path(out).absolute():
+        raise InputError(f"--link={link} is --out itself. Name another path for the link.")
     if link and not path.is_symlink() and path.exists():
         raise InputError(f"--link={link} exists and is no link. Name a new path, or a link.")
 

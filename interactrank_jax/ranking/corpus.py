@@ -155,6 +155,8 @@ class CorpusScorer:
         items = self._items
         if self._is_split:
             distinct, position = np.unique(rows, return_inverse=True)
+            size = 1 << max(len(distinct) - 1, 0).bit_length()  # few sizes, so few compilations
+            distinct = np.pad(distinct, (0, size - len(distinct)), mode="edge")
             items = jax.tree.map(lambda leaf: leaf[distinct], items)
             rows = position.reshape(rows.shape).astype(np.int32)
         return np.asarray(row_logits(self._model, self._params, query, items, rows, cross))

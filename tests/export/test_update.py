@@ -198,6 +198,9 @@ class TestReaders:
         command += [f"--out={tmp_path / 'out'}", f"--link={tmp_path / 'file'}"]
         assert cli.main(["index", "update", *command]) == 2
         assert "exists and is no link" in capsys.readouterr().err
+        command[-1] = f"--link={tmp_path / 'out'}"
+        assert cli.main(["index", "update", *command]) == 2
+        assert "is --out itself" in capsys.readouterr().err
         assert not (tmp_path / "out").exists()
 
     def test_the_commands(self, served, changed, tmp_path, capsys):
