@@ -129,6 +129,6 @@ def test_a_filter_that_is_none_is_refused(ranker, blocked, message):
         ranker.rank(requests(), blocked=blocked)
 
 
-def test_a_list_column_of_another_type_is_refused(ranker):
-    with pytest.raises(InputError, match=r"column 'allowed' has type string. Expected lists"):
-        ranker.rank(requests(3, allowed=["i1", "i2", "i3"]))
+def test_a_column_of_the_log_that_shares_the_name_filters_nothing(ranker):
+    table = ranker.rank(requests(3, allowed=["i1", "i2", "i3"]), k=ITEMS)
+    assert_scores(table, ranker.rank(requests(3), k=ITEMS))

@@ -11,6 +11,7 @@ import pytest
 from interactrank_jax.ranking.ranker import Ranker
 from interactrank_jax.serving import list_scorer
 from interactrank_jax.serving import pairs as serving_pairs
+from interactrank_jax.serving.graphs import Graphs
 from interactrank_jax.serving.list_scorer import ListScorer, Ways, positions
 from interactrank_jax.serving.pairs import PairScorer
 from interactrank_jax.serving.past import SHIFT, CrossFeatures, CrossTable
@@ -43,7 +44,7 @@ def force(monkeypatch, way: str, size: int = 7) -> None:
     monkeypatch.setattr(list_scorer, "READ", 0.0)
 
 
-class NumpyGraphs:
+class NumpyGraphs(Graphs):
     """A dot product and a linear cross term, as graphs; counts how often each is called."""
 
     def __init__(self, vectors: np.ndarray):
