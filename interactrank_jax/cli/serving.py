@@ -1,5 +1,6 @@
 """The subcommands around a bundle: export it, add items, rank by it, compare it with the past."""
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -57,8 +58,8 @@ def _score(args: Any) -> None:
     from interactrank_jax.ranking.score import score
 
     check_registers_only(args)
-    for flag in ("requests", "events", "log_features", "verify", "engine", "master"):
-        if getattr(args, flag):
+    for flag in WITH_BUNDLE:
+        if getattr(args, flag) != COMMANDS["score"].flags[flag][0]:
             raise InputError(f"--{flag} goes with --bundle: name one, or leave it out.")
     for flag in ("workdir", "index", "examples"):
         if not getattr(args, flag):
@@ -91,21 +92,25 @@ def _score_requests(args: Any) -> None:
         "k": args.k,
         "verify": bool(args.verify),
     }
+    scanned = {"scan": args.scan or "float32", "recall": args.recall}
     score_requests: Callable[..., dict[str, Any]]
     if args.engine:
-        from interactrank_jax.export.spark import score_requests
+        from interactrank_jax.export.spark import MEMORY, score_requests
 
         if args.engine != "spark":
             raise InputError(f"--engine={args.engine}. Expected spark, or none: this process.")
         if args.log_features:
             raise InputError("--log_features does not go with --engine=spark: leave one out.")
-        named |= {"memory": args.memory, "master": args.master}
+        named |= {**scanned, "memory": args.memory or MEMORY, "master": args.master}
     else:
+        from interactrank_jax.ranking.ranker import Ranker
         from interactrank_jax.ranking.requests import score_requests
 
-        if args.master:
-            raise InputError(f"--master={args.master} is for --engine=spark: leave it out.")
+        for flag in ("master", "memory"):
+            if value := getattr(args, flag):
+                raise InputError(f"--{flag}={value} is for --engine=spark: leave it out.")
         named["log_features"] = bool(args.log_features)
+        named["open_ranker"] = functools.partial(Ranker, **scanned)
     summary = score_requests(args.bundle, args.requests, args.out, **named)
     show(f"scores in {args.out}/scores.parquet", summary)
 
@@ -133,6 +138,18 @@ def _replay(args: Any) -> None:
         )
 
 
+# What `score` takes beside a bundle alone.
+WITH_BUNDLE = (
+    "requests",
+    "events",
+    "log_features",
+    "verify",
+    "scan",
+    "recall",
+    "engine",
+    "memory",
+    "master",
+)
 BUNDLE = (REQUIRED, "directory that `export` wrote")
 LINK = ("", "symbolic link to the output, made or replaced in one step once that is whole")
 
@@ -193,8 +210,14 @@ COMMANDS: dict[str, Command] = {
             "events": ("", "with --bundle: Parquet of what users did since its day began"),
             "verify": (0, "with --bundle: 1 compares all its files and ranks its golden requests"),
             "log_features": (0, "with --bundle: 1 writes what scores were made of"),
+            "scan": (
+                "",
+                "with --bundle: vectors of the corpus are scanned in float32, else "
+                "bfloat16 or int8, a half and a quarter of the memory",
+            ),
+            "recall": (1.0, "with --bundle: share of the best k that a TPU must find"),
             "engine": ("", "with --bundle: spark ranks on Spark's workers; else this process"),
-            "memory": ("4GB", "spark: what its driver may hold in memory"),
+            "memory": ("", "with --engine: what Spark's driver may hold in memory, else 4GB"),
             "master": ("", ENGINE_FLAGS["master"][1]),
             "workdir": ("", "instead, run directory"),
             "index": ("", "directory that `index` wrote"),

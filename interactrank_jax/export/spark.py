@@ -12,7 +12,7 @@ import re
 import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -22,6 +22,7 @@ from interactrank_jax.io import files, interrupts, outputs
 from interactrank_jax.io.errors import InputError
 from interactrank_jax.log.columns import is_string
 from interactrank_jax.log.values import concat_tables
+from interactrank_jax.ranking.formats import FLOAT32
 from interactrank_jax.ranking.ranker import Ranker
 from interactrank_jax.ranking.requests import parquet_files
 from interactrank_jax.serving.lists import CANDIDATES
@@ -33,6 +34,15 @@ MEMORY = "4GB"
 _KIND, _SCORES, _LEFT_OUT, _REPEATED = "kind", "scores", "left_out", "repeated"
 
 
+class Opened(NamedTuple):
+    """What each worker opens: the bundle, how it is scanned, and files of events."""
+
+    bundle: str
+    scan: str
+    recall: float
+    events: tuple[str, ...]
+
+
 def score_requests(
     bundle: files.PathLike,
     requests: files.PathLike,
@@ -42,6 +52,8 @@ def score_requests(
     events: files.PathLike = "",
     k: int = 500,
     verify: bool = False,
+    scan: str = FLOAT32,
+    recall: float = 1.0,
     memory: str = MEMORY,
     master: str = "",
 ) -> dict[str, Any]:
@@ -49,6 +61,7 @@ def score_requests(
 
     Args:
       bundle, requests, out, candidates, events, k, verify: see `requests.score_requests`.
+      scan, recall: see `Ranker`.
       memory: of Spark's driver, such as '4GB'.
       master: URL of a cluster; '' for what SPARK_REMOTE names, or else this machine.
 
@@ -66,13 +79,14 @@ def score_requests(
         out, *(path for path in (bundle, requests, candidates, events) if path)
     )
     engines.check_flags("spark", memory, master)
-    ranker = Ranker(bundle, verify=verify)
+    ranker = Ranker(bundle, verify=verify, scan=scan, recall=recall)
     listed, empty = _checked(ranker, requests, candidates)
     schema = _rows(ranker.rank_fully(empty)).schema
     paths = tuple(map(str, parquet_files(events, "--events"))) if events else ()
     left_out = ranker.ranking.read_events(_read(paths))[1] if events else {}
     # Its directory, links followed: all workers open the same one, whatever a link names by then.
-    rank = functools.partial(_rank_batches, bundle=str(ranker.bundle.path), events=paths, k=k)
+    opened = Opened(str(ranker.bundle.path), scan, recall, paths)
+    rank = functools.partial(_rank_batches, opened=opened, k=k)
     with interrupts.deferred(), outputs.new_directory(out) as directory:
         with engines.connect("spark", directory / "scratch", memory, master) as backend:
             try:
@@ -189,10 +203,10 @@ def _with_lists(requests: Any, candidates: Any) -> Any:
 
 
 def _rank_batches(
-    batches: Iterable[pa.RecordBatch], bundle: str, events: tuple[str, ...], k: int
+    batches: Iterable[pa.RecordBatch], opened: Opened, k: int
 ) -> Iterator[pa.RecordBatch]:
     """Ranks the requests that a worker is handed."""
-    ranker, fresh = _opened(bundle, events)
+    ranker, fresh = _opened(opened)
     for batch in batches:
         requests = pa.Table.from_batches([batch])
         for ranked in ranker.ranking.rank_in_parts(requests, None, fresh, k):
@@ -200,9 +214,10 @@ def _rank_batches(
 
 
 @functools.lru_cache(maxsize=1)  # of a worker's process, which ranks part after part
-def _opened(bundle: str, events: tuple[str, ...]) -> tuple[Ranker, Any]:
-    ranker = Ranker(bundle)
-    return ranker, ranker.ranking.read_events(_read(events))[0] if events else None
+def _opened(opened: Opened) -> tuple[Ranker, Any]:
+    ranker = Ranker(opened.bundle, scan=opened.scan, recall=opened.recall)
+    fresh = ranker.ranking.read_events(_read(opened.events))[0] if opened.events else None
+    return ranker, fresh
 
 
 def _read(paths: Iterable[str]) -> pa.Table:

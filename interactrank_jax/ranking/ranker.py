@@ -35,9 +35,11 @@ class JaxGraphs(Graphs):
       devices: to run on; jax's first by default. The first of this process runs everything but the
         scan of the corpus, whose rows are split over all.
       scan: format of the vectors that a scan of the corpus reads, see `formats`.
+      recall: of a scan, see `DeviceTopK`.
 
     Raises:
-      InputError: no such format, a graph cannot be read, or not run on this kind of device.
+      InputError: no such format or recall, a graph cannot be read, or not run on this kind of
+        device.
     """
 
     def __init__(
@@ -45,8 +47,12 @@ class JaxGraphs(Graphs):
         bundle: Bundle,
         devices: Sequence[jax.Device] | None = None,
         scan: str = formats.FLOAT32,
+        recall: float = 1.0,
     ):
+        if not 0 < recall <= 1:
+            raise InputError(f"recall={recall}. Expected a share above 0, at most 1.")
         self._bundle, self._format = bundle, formats.check_format(scan)
+        self._recall = recall
         self._devices = tuple(jax.local_devices()[:1] if devices is None else devices)
         self._device = first_local(self._devices)
         self._inputs = {name: list(graph["inputs"]) for name, graph in bundle["graphs"].items()}
@@ -126,7 +132,7 @@ class JaxGraphs(Graphs):
         if self._has_whole_index:
             leaves = {name: self._place(name) for name in leaves}
         encoded = {name: formats.encode(leaf, self._format) for name, leaf in leaves.items()}
-        return DeviceIndex(encoded, self._devices)
+        return DeviceIndex(encoded, self._devices, recall=self._recall)
 
     @property
     def _has_whole_index(self) -> bool:
@@ -176,9 +182,12 @@ class Ranker(BundleRanker):
       scan: 'float32', 'bfloat16' or 'int8': how the vectors lie in memory that a scan of the corpus
         reads. With the last two it takes half and a quarter of the memory, finds four times k items
         by rounded scores, and returns the best k of them by exact ones; see `formats`.
+      recall: share of the best k that a scan of the corpus must find, in expectation. Below 1 it is
+        quicker on a TPU, by `jax.lax.approx_max_k`; CPUs and GPUs find all.
 
     Raises:
-      InputError: no bundle there, or a damaged one, devices that are none, or an unknown format.
+      InputError: no bundle there, or a damaged one, devices that are none, an unknown format or a
+        recall that is no share.
     """
 
     def __init__(
@@ -188,11 +197,12 @@ class Ranker(BundleRanker):
         verify: bool = False,
         devices: Sequence[jax.Device] | None = None,
         scan: str = formats.FLOAT32,
+        recall: float = 1.0,
     ):
         bundle = Bundle.open(path, verify)
-        open_graphs = functools.partial(JaxGraphs, devices=devices, scan=scan)
+        open_graphs = functools.partial(JaxGraphs, devices=devices, scan=scan, recall=recall)
         super().__init__(bundle, open_graphs, verify)
-        self._scan = scan
+        self._scan, self._recall = scan, recall
 
     @classmethod
     def load(cls, path: files.PathLike, **options: Any) -> "Ranker":
@@ -201,4 +211,4 @@ class Ranker(BundleRanker):
 
     def __reduce__(self) -> Any:
         path = str(self.bundle.path.absolute())
-        return functools.partial(Ranker, scan=self._scan), (path,)
+        return functools.partial(Ranker, scan=self._scan, recall=self._recall), (path,)

@@ -92,7 +92,9 @@ def test_a_worker_opens_the_bundle_once(served, monkeypatch):
     spark._opened.cache_clear()
     asked = requests(3, candidates=[["i1", "i2"], ["i3", "gone"], None])
     for _ in range(2):
-        batches = spark._rank_batches(asked.to_batches(), str(served.bundle), (), 5)
+        batches = spark._rank_batches(
+            asked.to_batches(), spark.Opened(str(served.bundle), "float32", 1.0, ()), 5
+        )
         rows = pa.Table.from_batches(batches).to_pylist()
     assert len(opened) == 1
     kinds = [(row["kind"], row["request_id"], row["item_id"]) for row in rows]
@@ -107,6 +109,9 @@ def test_a_worker_opens_the_bundle_once(served, monkeypatch):
         (["--engine=ray"], "Expected spark, or none"),
         (["--engine=spark", "--log_features=1"], "--log_features does not go with"),
         (["--master=local"], "--master=local is for --engine=spark"),
+        (["--memory=1GB"], "--memory=1GB is for --engine=spark"),
+        (["--scan=int4"], "format='int4'"),
+        (["--engine=spark", "--recall=1.5"], "recall=1.5. Expected a share above 0"),
         (["--engine=spark", "--memory=much"], "--memory=much. Expected a number"),
         (["--engine=spark", "--k=0"], "--k=0. Expected at least 1"),
     ],

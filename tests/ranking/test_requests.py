@@ -81,6 +81,15 @@ def test_the_corpus(served, paths, tables, ranker, tmp_path):
     assert read(tmp_path / "out").equals(corpus)
 
 
+@pytest.mark.parametrize("flags", [("--scan=int8",), ("--recall=0.9",)])
+def test_a_quicker_scan_finds_the_same_few_items(served, paths, tables, ranker, tmp_path, flags):
+    assert run(served, paths, tmp_path / "out", "--k=1", *flags, candidates="") == 0
+    corpus = ranker.rank(tables["requests"], None, tables["events"], k=1)
+    scanned = read(tmp_path / "out")
+    assert scanned["item_id"].equals(corpus["item_id"])
+    np.testing.assert_allclose(scanned["score"], corpus["score"], rtol=1e-5)
+
+
 def split_into_files(table: pa.Table, directory, sizes) -> None:
     directory.mkdir()
     first = 0
