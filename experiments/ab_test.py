@@ -25,9 +25,9 @@ import numpy as np
 from experiments import contenders, funnel, simulated, trials
 from experiments.command_line import count, exit_status
 from experiments.lifts import Outcome, lift, searches_needed, split_test
+from experiments.worlds import open_world
 from interactrank_jax.config import configuration
 from interactrank_jax.examples.format import STATE, Examples
-from interactrank_jax.io import files
 from interactrank_jax.ranking.ranker import Ranker
 from interactrank_jax.runs.run import Run
 
@@ -65,15 +65,12 @@ def search(log: Path, bundles: Mapping[str, Path], count: int) -> Outcome:
       bundles: by model, those of `TWO_TOWER` and `CROSS` among them.
       count: searches.
     """
-    from interactrank_jax.log.simulator.presets import SimulatorConfig
     from interactrank_jax.log.simulator.searches import searches
-    from interactrank_jax.log.simulator.simulate import World
     from interactrank_jax.log.simulator.tables import Names
     from interactrank_jax.log.simulator.world import DAY, START
     from interactrank_jax.state.days import day_number
 
-    origin = files.read_json(log / "truth" / "config.json")
-    seed, world = origin["seed"], World(SimulatorConfig(**origin["config"]), origin["seed"])
+    world, seed = open_world(log)
     rankers = {model: Ranker(bundle) for model, bundle in bundles.items()}
     day = day_number(rankers[TWO_TOWER].bundle["as_of"]) - START // DAY
     names = Names(world)

@@ -22,6 +22,7 @@ A log of positives only also lies there as a data set without negatives is publi
 """
 
 import concurrent.futures
+import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
@@ -121,7 +122,7 @@ def _chunks(world: World, seed: int, names: "Names") -> Iterator[dict[str, pa.Ta
     clicks = np.zeros(config.items)
     chunk_days = config.days / config.chunks
     forget = 0.5 ** (chunk_days / config.popularity_half_life_days)
-    first_request, first_event = 0, 0
+    first_event = 0
     progress = tqdm(
         total=config.requests * config.slate, unit=" impressions", unit_scale=True, disable=None
     )
@@ -130,40 +131,90 @@ def _chunks(world: World, seed: int, names: "Names") -> Iterator[dict[str, pa.Ta
             since = START + chunk * chunk_days * DAY
             until = since + config.index_chunks * chunk_days * DAY
             pool, lexical = candidate_pools(world, seed, since, until)
-        requests = _requests(world, stream(seed, "requests", chunk), chunk, first_request)
+        requests = chunk_requests(world, seed, chunk)
         scores = _item_scores(world, clicks, START + chunk * chunk_days * DAY)
         logits = (lexical[requests.query] * config.lexical + scores[pool[requests.query]]) / (
             np.float32(config.temperature)
         )
-        item, shown, propensity = _slate(
+        slates = _slates(
             world, stream(seed, "policy", chunk), pool[requests.query], logits, requests.time
         )
-        appeal = world.appeal(requests.query, requests.user, requests.time, item)
-        biased = calibrated(config, appeal.total, shown)
-        actions, events = search(
-            biased, stream(seed, "actions", chunk), requests, item, shown, appeal.total
+        tables, clicked = lived_through(
+            world, seed, names, chunk, requests, slates, clicks, first_event
         )
-        organic = browse(world, stream(seed, "browse", chunk), chunk, len(requests.id), clicks)
-        events = arrived(config, stream(seed, "arrival", chunk), events, organic)
-        clicks *= forget
-        clicks += np.bincount(item[actions[..., 0]], minlength=config.items)
-        logged = shown & actions.any(-1) if config.positives_only else shown
-        yield {
-            "requests": names.requests(requests, logged),
-            "impressions": names.impressions(requests, item, logged, propensity, actions),
-            "events": names.events(events, first_event),
-            "truth/impressions": _truth(biased, appeal, logged),
-        }
-        first_request += len(requests.id)
-        first_event += len(events.time)
-        progress.update(int(shown.sum()))
+        clicks = clicks * forget + clicked
+        yield tables
+        first_event += len(tables["events"])
+        progress.update(int(slates.shown.sum()))
     progress.close()
 
 
-def _requests(world: World, rng: np.random.Generator, chunk: int, first: int) -> Requests:
-    config = world.config
-    last = config.requests * (chunk + 1) // config.chunks
-    return draw_requests(world, rng, draw_times(config, rng, chunk, last - first), first)
+@dataclasses.dataclass(frozen=True)
+class Slates:
+    """What was shown to requests, best first.
+
+    Attributes:
+      item: `[R, C]`.
+      shown: `[R, C]` whether there is an item.
+      propensity: `[R, C]` probability that the item entered the slate, float32.
+    """
+
+    item: np.ndarray
+    shown: np.ndarray
+    propensity: np.ndarray
+
+
+def chunk_requests(world: World, seed: int, chunk: int) -> Requests:
+    """Draws the requests of a chunk."""
+    config, rng = world.config, stream(seed, "requests", chunk)
+    first, end = (config.requests * number // config.chunks for number in (chunk, chunk + 1))
+    return draw_requests(world, rng, draw_times(config, rng, chunk, end - first), first)
+
+
+def lived_through(
+    world: World,
+    seed: int,
+    names: Names,
+    chunk: int,
+    requests: Requests,
+    slates: Slates,
+    clicks: np.ndarray,
+    first_event: int,
+) -> tuple[dict[str, pa.Table], np.ndarray]:
+    """Lets users act on the slates of a chunk, and outside search.
+
+    The same arguments give the same tables; requests and random streams do not depend on slates.
+
+    Args:
+      world: its users.
+      seed: of the world.
+      names: of its items.
+      chunk: number of the chunk.
+      requests: `[R]`, of `chunk_requests`.
+      slates: what they are shown.
+      clicks: `[I]` popularity before the chunk, which visits outside search go by.
+      first_event: id of the first event.
+
+    Returns:
+      The chunk's part of each table, and clicks `[I]` in search.
+    """
+    config, item, shown = world.config, slates.item, slates.shown
+    appeal = world.appeal(requests.query, requests.user, requests.time, item)
+    biased = calibrated(config, appeal.total, shown)
+    actions, events = search(
+        biased, stream(seed, "actions", chunk), requests, item, shown, appeal.total
+    )
+    organic = browse(world, stream(seed, "browse", chunk), chunk, len(requests.id), clicks)
+    events = arrived(config, stream(seed, "arrival", chunk), events, organic)
+    clicked = np.bincount(item[actions[..., 0]], minlength=config.items)
+    logged = shown & actions.any(-1) if config.positives_only else shown
+    tables = {
+        "requests": names.requests(requests, logged),
+        "impressions": names.impressions(requests, item, logged, slates.propensity, actions),
+        "events": names.events(events, first_event),
+        "truth/impressions": _truth(biased, appeal, logged),
+    }
+    return tables, clicked
 
 
 def draw_requests(world: World, rng: np.random.Generator, time: np.ndarray, first: int) -> Requests:
@@ -188,13 +239,13 @@ def _item_scores(world: World, clicks: np.ndarray, now: float) -> np.ndarray:
     return (config.popularity * popularity + config.freshness * fresh).astype(np.float32)
 
 
-def _slate(
+def _slates(
     world: World,
     rng: np.random.Generator,
     pool: np.ndarray,
     logits: np.ndarray,
     time: np.ndarray,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+) -> Slates:
     """Draws slates without replacement by Gumbel-top-k (Kool, van Hoof and Welling 2019).
 
     An item's propensity is the probability that it enters the slate given the perturbed logits of
@@ -208,9 +259,6 @@ def _slate(
       pool: candidates `[R, P]`.
       logits: the policy's `[R, P]`.
       time: of the requests `[R]`.
-
-    Returns:
-      Items `[R, C]`, best first; which of them exist `[R, C]`; propensities `[R, C]` float32.
     """
     slate = world.config.slate
     smallest = np.finfo(np.float32).tiny
@@ -226,7 +274,7 @@ def _slate(
     shown = np.isfinite(logit)
     with np.errstate(invalid="ignore", over="ignore"):  # padding; fewer candidates than a slate
         propensity = -np.expm1(-np.exp(logit - kappa))
-    return np.take_along_axis(pool, top, 1), shown, np.clip(propensity, smallest, 1)
+    return Slates(np.take_along_axis(pool, top, 1), shown, np.clip(propensity, smallest, 1))
 
 
 def _truth(config: SimulatorConfig, appeal: Appeal, logged: np.ndarray) -> pa.Table:

@@ -11,7 +11,7 @@ from interactrank_jax.io.errors import InputError
 from interactrank_jax.log.read import open_log
 from interactrank_jax.log.simulator.presets import PRESETS, resolve
 from interactrank_jax.log.simulator.retrieval import candidate_pools
-from interactrank_jax.log.simulator.simulate import _slate, simulate
+from interactrank_jax.log.simulator.simulate import _slates, simulate
 from interactrank_jax.log.simulator.world import START, World, hash_normal
 from interactrank_jax.log.validate import validate
 
@@ -131,11 +131,11 @@ def test_inverse_propensity_weights_are_unbiased():
     pool = np.tile(existing.astype(np.int32), (requests, 1))
     logits = np.tile(np.array([1, 0.5, 0, -0.5, -1, -1.5], np.float32), (requests, 1))
     time = np.full(requests, START)
-    item, shown, propensity = _slate(world, np.random.default_rng(0), pool, logits, time)
-    assert shown.all()
-    assert (item[:, 0] != item[:, 1]).all()
+    slates = _slates(world, np.random.default_rng(0), pool, logits, time)
+    assert slates.shown.all()
+    assert (slates.item[:, 0] != slates.item[:, 1]).all()
     for candidate in existing:
-        weight = ((item == candidate) / propensity).sum(1)
+        weight = ((slates.item == candidate) / slates.propensity).sum(1)
         assert abs(weight.mean() - 1) < 5 * weight.std() / np.sqrt(requests)
 
 
@@ -146,11 +146,9 @@ def test_fewer_candidates_than_a_slate_are_all_shown_for_certain():
     new = np.flatnonzero(world.items.created > START)[:5]
     pool = np.concatenate([old, new]).astype(np.int32)[None]
     time = np.array([START])
-    item, shown, propensity = _slate(
-        world, np.random.default_rng(0), pool, np.zeros((1, 8), np.float32), time
-    )
-    assert sorted(item[shown]) == sorted(old)
-    assert (propensity[shown] == 1).all()
+    slates = _slates(world, np.random.default_rng(0), pool, np.zeros((1, 8), np.float32), time)
+    assert sorted(slates.item[slates.shown]) == sorted(old)
+    assert (slates.propensity[slates.shown] == 1).all()
 
 
 def test_lexical_match_finds_the_topic_but_not_perfectly():
