@@ -22,7 +22,15 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments import ab_test, comparison, contenders, freshness, quickstart, unseen_queries
+from experiments import (
+    ab_test,
+    comparison,
+    contenders,
+    freshness,
+    over_inputs,
+    quickstart,
+    unseen_queries,
+)
 from experiments.command_line import exit_status
 from experiments.public_datasets import ARGUMENTS
 from interactrank_jax.io import files
@@ -66,6 +74,7 @@ TABLES: dict[str, Callable[[Any], str]] = {
     "unseen_queries": lambda results: unseen_queries.table(results["rows"]),
     "prepare": prepare_table,
     "ab_test": ab_test.table,
+    "over_inputs": lambda results: over_inputs.table(results["rows"]),
     "quickstart": quickstart.offline,
 }
 

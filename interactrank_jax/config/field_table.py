@@ -339,7 +339,7 @@ TRAIN = _fields(
     ("eval_every", Whole(1, COUNT, zero="once an epoch"), "steps between validations"),
     ("checkpoint_every", Whole(1, COUNT), "steps between checkpoints"),
     ("profile_steps", Whole(0, 10_000), "steps traced into RUN/profile"),
-    ("patience", Whole(0, COUNT), "worse validations that end the run; 0: none does"),
+    ("patience", Whole(0, COUNT), "worse validations after step 0 that end the run; 0: none does"),
     ("select_by", Choice(METRICS), "validation metric of the best model"),
 )
 

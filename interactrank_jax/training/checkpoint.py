@@ -50,13 +50,16 @@ class Progress:
     Attributes:
       best_metric: best validation value so far (higher is better), or None.
       best_step: its step.
-      evaluations_since_best: for early stopping.
+      best_trained: the best validation value after step 0, or None. A start may know much, and
+        training first lose some of it: early stopping compares trained models alone.
+      evaluations_since_best: of the trained models, for early stopping.
       stopped: early stopping has ended the run.
       processes: that read the data, each its own part.
     """
 
     best_metric: float | None = None
     best_step: int = 0
+    best_trained: float | None = None
     evaluations_since_best: int = 0
     stopped: bool = False
     processes: int = dataclasses.field(default_factory=jax.process_count)

@@ -270,6 +270,9 @@ def record_validation(
 ) -> None:
     """Updates the best record; stops the run after `config.patience` worse ones (0: never).
 
+    Step 0 can be the best, but training is not stopped for being worse than where it started: only
+    where it no longer gets better itself.
+
     Raises:
       InputError: the metric to select by is not defined on the validation split.
     """
@@ -280,9 +283,16 @@ def record_validation(
             f"{name} is not defined on the validation split, so no best model can be selected: set "
             f"config.train.select_by to another metric."
         )
-    if progress.best_metric is None or sign * metric > sign * progress.best_metric:
+
+    def is_better(than: float | None) -> bool:
+        return than is None or sign * metric > sign * than
+
+    if is_better(progress.best_metric):
         progress.best_metric, progress.best_step = float(metric), step
-        progress.evaluations_since_best = 0
+    if step == 0:
+        return
+    if is_better(progress.best_trained):
+        progress.best_trained, progress.evaluations_since_best = float(metric), 0
         return
     progress.evaluations_since_best += 1
     progress.stopped = 0 < int(config.patience) <= progress.evaluations_since_best

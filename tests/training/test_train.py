@@ -97,6 +97,20 @@ class TestRun:
         assert progress.stopped
         assert (progress.best_step, progress.best_metric) == (1, 0.7)
 
+    def test_a_start_that_training_has_yet_to_reach_does_not_end_the_run(self):
+        config = tiny_config("interactrank").train
+        config.patience = 2
+        progress = Progress()
+        for step, metric in enumerate((0.9, 0.7, 0.75, 0.74, 0.8, 0.85)):
+            record_validation(progress, {"roc_auc": metric}, step, config)
+            assert not progress.stopped
+        assert (progress.best_step, progress.best_metric) == (0, 0.9)
+        record_validation(progress, {"roc_auc": 0.91}, 6, config)
+        assert progress.best_step == 6
+        for step in (7, 8):
+            record_validation(progress, {"roc_auc": 0.905}, step, config)
+        assert progress.stopped
+
     def test_of_log_losses_the_lowest_is_the_best(self):
         config = tiny_config("interactrank").train
         config.select_by = "logloss"
