@@ -20,15 +20,15 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent import futures
 from pathlib import Path
-
-from tqdm import tqdm
 
 from experiments.command_line import exit_status, positive
 from interactrank_jax.io import files
 
 FINISHED = "finished"
 STOPPED = "stopped"  # by its time limit
+PRUNED = "pruned"  # by who watched it
 INTERRUPTED = "interrupted"  # with the runner
 FAILED = "failed"
 WAITING = "waiting"
@@ -53,18 +53,13 @@ class Job:
     command: tuple[str, ...]
     record: Path
 
-    @property
-    def log(self) -> Path:
-        """File of everything it printed."""
-        return self.record.with_suffix(".log")
-
 
 @dataclasses.dataclass(frozen=True)
 class Record:
     """How a job went so far.
 
     Attributes:
-      status: FINISHED, STOPPED, INTERRUPTED, FAILED or WAITING.
+      status: FINISHED, STOPPED, PRUNED, INTERRUPTED, FAILED or WAITING.
       seconds: that it ran, over all the times it was started; a failure starts them anew.
       error: of a job that failed, in one line.
     """
@@ -75,12 +70,125 @@ class Record:
 
     def is_done(self, budget_s: float) -> bool:
         """Whether there is nothing left to do within a time limit."""
-        return self.status == FINISHED or (self.status == STOPPED and self.seconds >= budget_s)
+        is_over = self.status == STOPPED and self.seconds >= budget_s
+        return self.status in (FINISHED, PRUNED) or is_over
 
 
 def read_record(job: Job) -> Record:
     """Returns a job's record; WAITING where it was never started."""
     return Record(**files.read_json(job.record)) if job.record.exists() else Record()
+
+
+class Slot:
+    """Runs one job at a time, on its share of the cores.
+
+    When several run at once, each then starts as few threads as its share, which do not wait for
+    those of its neighbours.
+
+    Attributes:
+      is_stopping: whether jobs are to save and stop, and no further one is to start.
+    """
+
+    def __init__(self, cores: Sequence[int] = ()):
+        self.is_stopping = self.is_killing = False
+        self._cores = cores
+
+    def run(
+        self,
+        job: Job,
+        budget_s: float = math.inf,
+        environment: Mapping[str, str] | None = None,
+        watch: Callable[[], bool] = lambda: False,
+    ) -> Record:
+        """Starts a job, or goes on with it; writes and returns its record.
+
+        Args:
+          job: the job.
+          budget_s: seconds, earlier runs included, after which it is asked to save and stop.
+          environment: variables of the job; this process's own win.
+          watch: is called all the while; returns whether the job shall save and stop.
+        """
+        before = read_record(job)
+        used = before.seconds if before.status in (STOPPED, INTERRUPTED) else 0.0
+        job.record.parent.mkdir(parents=True, exist_ok=True)
+        with job.record.with_suffix(".log").open("a+b") as log:
+            printed_before = log.seek(0, os.SEEK_END)
+            start = time.monotonic()
+            process = subprocess.Popen(
+                job.command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env={**(environment or {}), **os.environ},
+                start_new_session=True,  # Ctrl-C is for the runner, which passes it on
+            )
+            if self._cores:
+                with contextlib.suppress(ProcessLookupError):  # threads to come inherit it
+                    os.sched_setaffinity(process.pid, self._cores)
+            try:
+                status = self._wait(process, lambda: _seconds(job, used, start), budget_s, watch)
+            finally:
+                if process.poll() is None:
+                    process.kill()
+            code, seconds = process.wait(), _seconds(job, used, start)
+            if code == 0:
+                record = Record(FINISHED, seconds)
+            elif status and code in _ASKED_TO_STOP:
+                record = Record(status, seconds)
+            else:
+                log.seek(printed_before)
+                record = Record(FAILED, seconds, _error(code, log.read().decode(errors="replace")))
+        files.write_json(job.record, dataclasses.asdict(record))
+        return record
+
+    def _wait(
+        self,
+        process: subprocess.Popen,
+        seconds: Callable[[], float],
+        budget_s: float,
+        watch: Callable[[], bool],
+    ) -> str:
+        """Waits for the end; returns the status that the process was asked to stop with, or ''."""
+        status, asked = "", math.inf
+        while process.poll() is None:
+            if not status:
+                if self.is_stopping:
+                    status = INTERRUPTED
+                elif seconds() >= budget_s:
+                    status = STOPPED
+                elif watch():
+                    status = PRUNED
+                if status:
+                    asked = time.monotonic()
+                    process.terminate()
+            elif self.is_killing or time.monotonic() - asked > GRACE_S:
+                process.kill()
+            time.sleep(POLL_S)
+        return status
+
+
+def work(parallel: int, worker: Callable[[Slot], None]) -> None:
+    """Calls a function in several threads at once, each with a slot of its own.
+
+    Raises:
+      KeyboardInterrupt: SIGINT or SIGTERM came; the jobs were asked to save and stop, and did. A
+        second one kills them.
+    """
+    slots = [Slot(_cores(place, parallel)) for place in range(parallel)]
+    with _sigterm_interrupts(), futures.ThreadPoolExecutor(parallel) as pool:
+        working = [pool.submit(worker, slot) for slot in slots]
+        try:
+            for each in futures.as_completed(working):
+                each.result()
+        except BaseException:
+            for slot in slots:
+                slot.is_stopping = True
+            try:
+                futures.wait(working)
+            finally:
+                for slot in slots:
+                    slot.is_killing = True
+            raise
 
 
 def run(
@@ -93,9 +201,6 @@ def run(
 ) -> list[Record]:
     """Runs the jobs that are not done, in order; a job that fails leaves the others alone.
 
-    When several run at once, each is bound to its share of the cores: it then starts as few threads
-    as that, which do not wait for those of its neighbours.
-
     Args:
       jobs: each with a record of its own.
       parallel: how many at once.
@@ -107,117 +212,32 @@ def run(
       A record per job.
 
     Raises:
-      KeyboardInterrupt: SIGINT or SIGTERM came; the jobs were asked to save and stop, and did.
+      KeyboardInterrupt: see `work`.
     """
-    variables = {**(environment or {}), **os.environ}
-    records = {job: read_record(job) for job in jobs}
-    waiting = deque(job for job in jobs if not records[job].is_done(budget_s))
-    running: dict[int, _Process] = {}
-    done = len(records) - len(waiting)
-    with (
-        _sigterm_interrupts(),
-        tqdm(total=len(records), initial=done, unit="job", disable=None) as bar,
-    ):
-        try:
-            while waiting or running:
-                for slot in range(parallel):
-                    if slot in running and running[slot].has_ended(budget_s):
-                        process = running.pop(slot)
-                        records[process.job] = process.conclude(STOPPED)
-                        tqdm.write(report(process.job, records[process.job]), file=sys.stdout)
-                        bar.update()
-                    if slot not in running and waiting:
-                        job = waiting.popleft()
-                        running[slot] = _Process(
-                            job, records[job], _cores(slot, parallel), variables
-                        )
-                time.sleep(POLL_S)
-        finally:
-            _stop(list(running.values()))
-    return [records[job] for job in jobs]
+    waiting = deque(job for job in jobs if not read_record(job).is_done(budget_s))
+
+    def worker(slot: Slot) -> None:
+        while waiting and not slot.is_stopping:
+            with contextlib.suppress(IndexError):  # another slot took the last one
+                job = waiting.popleft()
+                print(report(job, slot.run(job, budget_s, environment)), flush=True)
+
+    work(parallel, worker)
+    return [read_record(job) for job in jobs]
 
 
-class _Process:
-    """A job that was started."""
-
-    def __init__(
-        self, job: Job, before: Record, cores: Sequence[int], variables: Mapping[str, str]
-    ):
-        self.job = job
-        job.log.parent.mkdir(parents=True, exist_ok=True)
-        with job.log.open("ab") as log:
-            self._printed_before = log.tell()
-            self._process = subprocess.Popen(
-                job.command,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                env=variables,
-                start_new_session=True,  # Ctrl-C is for the runner, which passes it on
-            )
-        if cores:
-            with contextlib.suppress(ProcessLookupError):  # threads to come inherit it
-                os.sched_setaffinity(self._process.pid, cores)
-        self._start = time.monotonic()
-        self._used = before.seconds if before.status in (STOPPED, INTERRUPTED) else 0.0
-        self._asked: float | None = None
-
-    @property
-    def seconds(self) -> float:
-        return self._used + time.monotonic() - self._start
-
-    def has_ended(self, budget_s: float) -> bool:
-        """Whether it is over; asks it to stop when its time is up, and later makes it."""
-        if self._process.poll() is not None:
-            return True
-        if self._asked is None:
-            if self.seconds >= budget_s:
-                self.ask_to_stop()
-        elif time.monotonic() - self._asked > GRACE_S:
-            self.kill()
-        return False
-
-    def ask_to_stop(self) -> None:
-        self._asked = time.monotonic()
-        self._process.terminate()
-
-    def kill(self) -> None:
-        self._process.kill()
-
-    def conclude(self, status_if_asked: str) -> Record:
-        """Waits for its end; writes and returns the record."""
-        code = self._process.wait()
-        if code == 0:
-            record = Record(FINISHED, self.seconds)
-        elif self._asked is not None and code in _ASKED_TO_STOP:
-            record = Record(status_if_asked, self.seconds)
-        else:
-            record = Record(FAILED, self.seconds, self._error(code))
-        files.write_json(self.job.record, dataclasses.asdict(record))
-        return record
-
-    def _error(self, code: int) -> str:
-        """Returns the line that says why it failed."""
-        with self.job.log.open("rb") as log:
-            log.seek(self._printed_before)
-            lines = log.read().decode(errors="replace").splitlines()
-        own = [line for line in lines if line.startswith("interactrank: ")]
-        said = (own or [line for line in lines if line.strip()] or [""])[-1]
-        how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit status {code}"
-        return f"{how}: {said.removeprefix('interactrank: ').strip()}"
+def _seconds(job: Job, used: float, start: float) -> float:
+    """Returns the seconds that a job had, and has had since; tests have a clock of their own."""
+    return used + time.monotonic() - start
 
 
-def _stop(processes: Sequence[_Process]) -> None:
-    """Asks processes to save and stop, and waits; a second interrupt kills them."""
-    for process in processes:
-        process.ask_to_stop()
-    try:
-        while not all(process.has_ended(math.inf) for process in processes):
-            time.sleep(POLL_S)
-    finally:
-        for process in processes:
-            process.kill()
-            process.conclude(INTERRUPTED)
+def _error(code: int, printed: str) -> str:
+    """Returns the line that says why a job failed."""
+    lines = [line for line in printed.splitlines() if line.strip()]
+    ours = [line for line in lines if line.startswith("interactrank: ")]
+    said = (ours or lines or [""])[-1]
+    how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit status {code}"
+    return f"{how}: {said.removeprefix('interactrank: ').strip()}"
 
 
 def _cores(slot: int, parallel: int) -> list[int]:
@@ -245,20 +265,18 @@ def main(argv: list[str] | None = None) -> int:
     """Parses the command line and runs one job; returns 1 if it fails."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("record", type=Path, help="JSON file for how it went")
-    parser.add_argument(
-        "--budget_s", type=positive, default=math.inf, help="seconds to run at most"
-    )
+    parser.add_argument("--budget_s", type=positive, default=math.inf, help="seconds at most")
     parser.add_argument("command", nargs="+")
     arguments = parser.parse_args(argv)
     job = Job(str(arguments.record), tuple(arguments.command), arguments.record)
 
-    def work() -> int:
+    def run_it() -> int:
         [record] = run([job], budget_s=arguments.budget_s)
         if record.error:
             print(f"jobs: {job.name}: {record.error}", file=sys.stderr)
         return int(record.status == FAILED)
 
-    return exit_status("jobs", work)
+    return exit_status("jobs", run_it)
 
 
 if __name__ == "__main__":

@@ -3,33 +3,43 @@ r"""A sweep: trials of one config in processes of their own; one table and one f
     python -m experiments.run --config=configs/two_tower.py:movielens_100k --examples=EXAMPLES \
         --sweep=experiments/sweeps/learning_rates.py --parallel=2 --out=runs/sweep
 
-Given again, the command goes on where it was: what is finished stands, what was interrupted
-(Ctrl-C, SIGTERM) or failed is taken up. `--print` prints a shell line per trial instead, for a
-cluster's scheduler; when those are done, the command without it finds them and makes the table.
+`sweep()` of a file lists trials. Or they are drawn (`--trials=20 --sampler=tpe`), with the first
+seed, the best two with the others too: by `suggest(trial)` of the file, or without a file from the
+space of `search.py`, which `--sampler=stages` goes through field by field.
+
+The same command, given again or on other machines that see OUT, goes on where it was: what is
+finished stands, what was interrupted (Ctrl-C, SIGTERM) or failed is taken up. `--slurm=PARTITION`
+submits it as an array. `--print` prints a shell line per listed trial instead, for another
+scheduler; when those are done, the command without it finds them and makes the table.
 
 Trials are compared on validation; the test split is for what was chosen (`interactrank evaluate`).
 
     OUT/table.md, figure.png, results.json
+    OUT/study.journal            who trains what; see `study.py`
     OUT/trials/NAME/run          of each trial; see `trials.py`
 """
 
 import argparse
+import dataclasses
+import functools
 import math
 import shlex
 import statistics
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments import sweeps, trials
+from experiments import search, slurm, study, sweeps, trials
 from experiments.benchmarks import reporting
 from experiments.command_line import count, exit_status, positive
 from interactrank_jax.config import configuration
 from interactrank_jax.examples.format import Examples, describe_protocol
 from interactrank_jax.io import files, outputs
+from interactrank_jax.io.errors import InputError
 
 SEED = "train.seed"
+STAGES = "stages"
 SHOWN = ("roc_auc", "logloss", "request_auc")  # beside what is selected by
 
 
@@ -85,36 +95,33 @@ def _remark(outcome: trials.Outcome) -> str:
     if outcome.error:
         seed = outcome.trial.overrides.get(SEED)
         return f"failed{f' (seed {seed})' if seed is not None else ''}: {outcome.error}"
-    return trials.stopped(outcome).removeprefix(", ")
+    return trials.remark(outcome).removeprefix(", ")
 
 
 def draw(outcomes: Sequence[trials.Outcome], title: str, path: Path) -> None:
-    """Saves the figure: the selected metric while training, and at each trial's best step."""
+    """Saves the figure: the selected metric while training, a colour per set of overrides."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
     ranked = [group for group in groups(outcomes) if any(o.curve for o in group)]
-    height = max(4.0, 0.3 * len(ranked) + 1)
-    figure, (curves, dots) = plt.subplots(1, 2, figsize=(12, height), layout="constrained")
+    height = max(4.0, 0.2 * len(ranked) + 1)
+    figure, axes = plt.subplots(figsize=(12, height), layout="constrained")
     metric = outcomes[0].trial.metric
-    labels = []
-    for place, group in enumerate(ranked):
-        color = plt.get_cmap("viridis")(place / max(len(ranked) - 1, 1))
-        for outcome in group:
-            if outcome.best is None:
-                continue
-            points = [(step, values[metric]) for step, values in outcome.curve]
-            curves.plot(*zip(*points, strict=True), color=color, marker=".")
-            dots.plot(outcome.best[1][metric], place, color=color, marker="o")
+    for rank, group in enumerate(ranked):
         overrides = group[0].trial.overrides
-        labels.append(trials.describe({k: v for k, v in overrides.items() if k != SEED}))
-    dots.set_yticks(range(len(labels)), labels, fontsize=8)
-    dots.invert_yaxis()
-    dots.set_title(f"validation {metric}, best step of each")
-    curves.set_xlabel("step")
-    curves.set_title(f"validation {metric}")
+        label = trials.describe({k: v for k, v in overrides.items() if k != SEED})
+        for outcome in group:
+            steps = [step for step, _ in outcome.curve]
+            curve = [values[metric] for _, values in outcome.curve]
+            color = plt.get_cmap("viridis")(rank / max(len(ranked) - 1, 1))
+            axes.plot(steps, curve, color=color, marker=".", label=label)
+            label = ""  # once for all seeds
+    axes.set_xlabel("step")
+    axes.set_ylabel(f"validation {metric}")
+    if ranked:
+        figure.legend(loc="outside right upper", fontsize=8, title="the best first")
     figure.suptitle(title)
     figure.savefig(path, dpi=120)
     plt.close(figure)
@@ -154,58 +161,126 @@ def write(outcomes: Sequence[trials.Outcome], arguments: argparse.Namespace) -> 
         print(arguments.out / name)
 
 
-def shell_line(trial: trials.Trial, budget_s: float) -> str:
-    """Returns a trial's command for a shell, started in this directory.
+def task(trial: trials.Trial, budget_s: float) -> list[str]:
+    """Returns the arguments of `experiments.jobs` for a trial.
 
     It leaves the record that the sweep looks for, so that the sweep collects what has run.
     """
     limit = [] if math.isinf(budget_s) else [f"--budget_s={budget_s:g}"]
-    job = trial.job
-    return shlex.join(
-        [sys.executable, "-m", "experiments.jobs", str(job.record), *limit, "--", *job.command]
-    )
+    return [str(trial.job.record), *limit, "--", *trial.job.command]
+
+
+def shell_line(trial: trials.Trial, budget_s: float) -> str:
+    """Returns a trial's command for a shell, started in this directory."""
+    return shlex.join([sys.executable, "-m", "experiments.jobs", *task(trial, budget_s)])
 
 
 def main(argv: list[str] | None = None) -> int:
     """Parses the command line and runs the sweep."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--config", required=True, help="FILE[:ARGUMENT]")
-    parser.add_argument("--sweep", type=Path, required=True, help="file that defines sweep()")
+    parser.add_argument("--sweep", type=Path, help="file that defines sweep() or suggest(trial)")
+    parser.add_argument("--sampler", choices=(*study.SAMPLERS, STAGES), default="tpe")
+    parser.add_argument("--trials", type=count, default=search.TRIALS, help="to draw, at most")
+    parser.add_argument("--prune", choices=study.PRUNERS, default="none", help="trials that lag")
     parser.add_argument("--examples", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--seeds", type=int, nargs="+", help="each trial with each of them")
+    parser.add_argument("--seeds", type=int, nargs="+", help="of each listed trial, or see above")
     parser.add_argument("--parallel", type=count, default=1, help="trials at once")
     parser.add_argument(
         "--budget_s", type=positive, default=math.inf, help="seconds after which a trial stops"
     )
     parser.add_argument("--print", action="store_true", help="a shell line per trial, nothing run")
+    parser.add_argument("--slurm", nargs="+", metavar=("PARTITION", "KEY=VALUE"), help=slurm.HELP)
     parser.add_argument("--quick", action="store_true", help="smallest sizes: shows that it runs")
     parser.add_argument("--json", type=Path, help="write the record here as well")
     arguments = parser.parse_args(argv)
-    return exit_status("run", lambda: sweep(arguments))
+    return exit_status("run", lambda: sweep(arguments, sys.argv[1:] if argv is None else argv))
 
 
-def sweep(arguments: Any) -> int:
-    """Runs the sweep, or prints it; returns 1 if no trial came to anything."""
-    overrides = sweeps.load(arguments.sweep)
-    if arguments.seeds:
-        overrides = list(sweeps.product(overrides, sweeps.over(SEED, arguments.seeds)))
+def sweep(arguments: argparse.Namespace, argv: Sequence[str]) -> int:
+    """Runs the sweep, prints or submits it; returns 1 if no trial came to anything."""
     if arguments.quick:
         trials.compile_quickly()
-    made = trials.make(
-        arguments.config,
-        overrides,
-        arguments.examples,
-        arguments.out,
-        common=trials.QUICK if arguments.quick else {},
-    )
+    chosen = sweeps.load(arguments.sweep) if arguments.sweep else None
+    seeds = list(sweeps.over(SEED, arguments.seeds or ()))
+    if isinstance(chosen, list):
+        made = _make(arguments, sweeps.product(chosen, seeds) if seeds else chosen)
+        commands = [("experiments.jobs", task(trial, arguments.budget_s)) for trial in made]
+    elif arguments.print:
+        raise InputError("--print needs a --sweep that lists its trials: others depend on results.")
+    else:
+        worker = [*slurm.without_flag(argv), "--parallel=1"]
+        commands = [("experiments.run", worker)] * arguments.parallel
     if arguments.print:
         print("\n".join(shell_line(trial, arguments.budget_s) for trial in made))
         return 0
-    with outputs.lock(arguments.out):
-        outcomes = trials.run(made, parallel=arguments.parallel, budget_s=arguments.budget_s)
-        write(outcomes, arguments)
+    if arguments.slurm:
+        slurm.submit(arguments, commands)
+        return 0
+    if isinstance(chosen, list):
+        listed = [trial.overrides for trial in made]
+        outcomes = study.run(_settings(arguments, {}, listed), listed)
+    else:
+        outcomes = _search(arguments, chosen, seeds)
+    write(outcomes, arguments)
     return 0 if any(not outcome.error for outcome in outcomes) else 1
+
+
+def _search(
+    arguments: argparse.Namespace, draw: sweeps.Suggest | None, seeds: Sequence[sweeps.Overrides]
+) -> list[trials.Outcome]:
+    """Trains what is drawn with the first seed, then the best with the others."""
+    seed = seeds[0] if seeds else {}
+    config = trials.resolve(arguments.config, _common(arguments) | seed)
+    text = arguments.sweep.read_text(encoding="utf-8") if draw else ""
+    settings = _settings(arguments, seed, [text, arguments.sampler])
+    if arguments.sampler == STAGES:
+        if draw:
+            raise InputError("--sampler=stages goes through the space of search.py: no --sweep.")
+        train = functools.partial(study.run, settings)
+        outcomes = search.search(config, train, arguments.trials)
+    else:
+        settings = dataclasses.replace(
+            settings,
+            suggest=draw or functools.partial(search.suggest, config),
+            count=arguments.trials,
+            sampler=arguments.sampler,
+        )
+        outcomes = study.run(settings, [{}])  # the config as it stands comes first
+    best = [outcome.trial.overrides for outcome in search.finalists(outcomes)]
+    further = [trial.overrides for trial in _make(arguments, sweeps.product(best, seeds[1:]))]
+    if further:
+        outcomes += study.run(_settings(arguments, {}, further), further)
+    return outcomes
+
+
+def _settings(
+    arguments: argparse.Namespace, seed: sweeps.Overrides, content: Any
+) -> study.Settings:
+    """Returns a study's settings; what it is of, and the config, decide its name."""
+    as_configured = _make(arguments, [{}], seed)[0].directory.name
+    return study.Settings(
+        name=files.digest([as_configured, content])[:16],
+        out=arguments.out,
+        make=lambda overrides: _make(arguments, [overrides], seed)[0],
+        pruner=arguments.prune,
+        budget_s=arguments.budget_s,
+        parallel=arguments.parallel,
+    )
+
+
+def _make(
+    arguments: argparse.Namespace,
+    overrides: Iterable[Mapping[str, Any]],
+    seed: Mapping[str, Any] | None = None,
+) -> tuple[trials.Trial, ...]:
+    common = {**_common(arguments), **(seed or {})}
+    return trials.make(arguments.config, overrides, arguments.examples, arguments.out, common)
+
+
+def _common(arguments: argparse.Namespace) -> dict[str, Any]:
+    return dict(trials.QUICK) if arguments.quick else {}
 
 
 if __name__ == "__main__":

@@ -3,20 +3,23 @@
 The first trial is the config as it stands. Then each stage tries other values of one field (of the
 sampled softmax, of two), all else as in the best trial so far, and keeps what is better on
 validation. All trials have one seed; the best of them are compared with more, see `finalists`.
+`suggest` draws from the same space, for searches of more than about ten trials (docs/training.md).
 """
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from ml_collections import ConfigDict
 
 from experiments import trials
-from experiments.sweeps import Overrides, over
+from experiments.sweeps import Overrides
 from interactrank_jax.io.errors import InputError, did_you_mean
 
 Get = Callable[[str], Any]  # from a field to its value in the best trial so far
+SOFTMAX_WEIGHT = "train.loss.softmax_weight"
+LOG_Q = "train.loss.log_q"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,62 +28,68 @@ class Stage:
 
     Attributes:
       field: dotted; a model whose config lacks it goes without.
-      text: what is tried, in words.
-      others: to the overrides to try.
+      text: what the search in stages tries, in words.
+      factor: it tries the value times this, and over it; nothing in place of zero.
+      choices: where there is no factor: it tries the nearest other one.
     """
 
     field: str
     text: str
-    others: Callable[[str, Get], Iterable[Overrides]]
+    factor: float = 0.0
+    choices: tuple[Any, ...] = ()
+
+    def others(self, get: Get) -> list[Overrides]:
+        """Returns the overrides that the search in stages tries."""
+        value = get(self.field)
+        if not self._applies(get):
+            return []
+        if self.field == LOG_Q:
+            # Weight and logQ change together: on validation of the simulated log two-tower loses by
+            # the weight alone (.6642 to .6630), and gains by both (.6677).
+            if value == "none":
+                return [{LOG_Q: "counts"}]
+            return [{SOFTMAX_WEIGHT: max(0.1, get(SOFTMAX_WEIGHT)), LOG_Q: "none"}]
+        if self.choices:
+            rest = [other for other in self.choices if other != value]
+            return [{self.field: min(rest, key=lambda other: abs(other - value))}]
+        values = (value * self.factor, value / self.factor)
+        return [{self.field: float(f"{other:.3g}")} for other in values]
+
+    def suggest(self, trial: Any, get: Get) -> Overrides:
+        """Returns what a trial of Optuna draws: of the same range, even on a log scale."""
+        value = get(self.field)
+        if not self._applies(get):
+            return {}
+        if self.choices:
+            return {self.field: trial.suggest_categorical(self.field, self.choices)}
+        low, high = value / self.factor, value * self.factor
+        return {self.field: float(f"{trial.suggest_float(self.field, low, high, log=True):.3g}")}
+
+    def _applies(self, get: Get) -> bool:
+        """Whether the model has the field, and it changes anything: logQ without a softmax none."""
+        if get(self.field) is None:
+            return False
+        return bool(self.choices or get(self.field)) and bool(
+            self.field != LOG_Q or get(SOFTMAX_WEIGHT)
+        )
 
 
-def _times(factor: float) -> Callable[[str, Get], Iterable[Overrides]]:
-    """Returns what tries a value times a factor, and over it; nothing in place of zero."""
-
-    def others(field: str, get: Get) -> Iterable[Overrides]:
-        value = get(field)
-        values = (value * factor, value / factor) if value else ()
-        return over(field, [float(f"{other:.3g}") for other in values])
-
-    return others
-
-
-def _other_softmax(field: str, get: Get) -> Iterable[Overrides]:
-    """Tries a stronger softmax without logQ, as IntTower's, or logQ where the config has none.
-
-    Weight and logQ change together: on validation of the simulated log two-tower loses by the
-    weight alone (.6642 to .6630), and gains by both (.6677).
-    """
-    if not get(SOFTMAX_WEIGHT):
-        return ()
-    if get(field) == "none":
-        return ({field: "counts"},)
-    return ({SOFTMAX_WEIGHT: max(0.1, get(SOFTMAX_WEIGHT)), field: "none"},)
-
-
-def _other_dropout(field: str, get: Get) -> Iterable[Overrides]:
-    rate = get(field)
-    others = [other for other in (0.0, 0.2) if other != rate]
-    return ({field: min(others, key=lambda other: abs(other - rate))},)
-
-
-SOFTMAX_WEIGHT = "train.loss.softmax_weight"
 # In order of effect, for a search of fewer trials stops early. The softmax matters most: on
 # validation FIT has .6666 to .6798 by weight and logQ on the simulated log (medium), two-tower
 # .8699 to .9014 by its weight on MovieLens-1M; the tables' rate is worth .001 to .006.
 SPACE = (
     Stage(
-        "train.loss.log_q",
+        LOG_Q,
         "a softmax without logQ, of a weight of at least 0.1, or one with it",
-        _other_softmax,
+        choices=("none", "counts"),
     ),
-    Stage(SOFTMAX_WEIGHT, "ten times and a tenth", _times(10)),
-    Stage("train.tables.learning_rate", "three times and a third", _times(3)),
+    Stage(SOFTMAX_WEIGHT, "ten times and a tenth", 10),
+    Stage("train.tables.learning_rate", "three times and a third", 3),
     # Of models without that softmax the regulariser is the decay of their table rows.
-    Stage("model.l2", "three times and a third", _times(3)),
-    Stage("train.tables.weight_decay", "three times and a third", _times(3)),
-    Stage("train.optimizer.learning_rate", "three times and a third", _times(3)),
-    Stage("model.tower.dropout", "the nearest other of 0 and 0.2", _other_dropout),
+    Stage("model.l2", "three times and a third", 3),
+    Stage("train.tables.weight_decay", "three times and a third", 3),
+    Stage("train.optimizer.learning_rate", "three times and a third", 3),
+    Stage("model.tower.dropout", "the nearest other of 0 and 0.2", choices=(0.0, 0.2)),
 )
 TRIALS = 8  # of a model that has every field
 FINALISTS = 2
@@ -139,14 +148,25 @@ def search(
     batch: list[dict[str, Any]] = [{}]  # together with the first stage that tries something
     best: dict[str, Any] = {}
     for stage in stages:
-        get = functools.partial(_value, config, best)
-        others = list(stage.others(stage.field, get)) if get(stage.field) is not None else []
+        get = values_of(config, best)
+        others = stage.others(get)
         if others and len(found) < limit:
             batch += [{**best, **other} for other in others]
             found += train(batch[: limit - len(found)])
             batch = []
             best = dict(max(found, key=lambda outcome: outcome.value).trial.overrides)
     return found or train(batch)
+
+
+def suggest(config: ConfigDict, trial: Any, stages: Sequence[Stage] = SPACE) -> Overrides:
+    """Returns the overrides that a trial of Optuna draws around a config."""
+    get = values_of(config)
+    return {field: value for s in stages for field, value in s.suggest(trial, get).items()}
+
+
+def values_of(config: ConfigDict, best: Overrides | None = None) -> Get:
+    """Returns a function from a field to its value in the best trial; None if there is no such."""
+    return functools.partial(_value, config, best or {})
 
 
 def _value(config: ConfigDict, best: Overrides, field: str) -> Any:

@@ -114,7 +114,7 @@ class Outcome:
         """The validation metric at the best step, its sign such that higher is better."""
         if self.error or self.best is None:
             return -math.inf
-        return _sign(self.trial.metric) * self.best[1][self.trial.metric]
+        return sign(self.trial.metric) * self.best[1][self.trial.metric]
 
     @property
     def error(self) -> str:
@@ -150,7 +150,7 @@ def make(
     common = common or {}
     trials = {}
     for given in sweep:
-        overrides = {field: _plain(value) for field, value in given.items()}
+        overrides = plain(given)
         config = resolve(spec, {**common, **overrides})
         key = files.digest([configuration.to_json(config), digest])[:8]
         readable = re.sub(r"[^\w.,=+-]", "", describe(overrides))[:LONGEST_NAME]
@@ -178,16 +178,19 @@ def resolve(spec: str, overrides: Mapping[str, Any]) -> ConfigDict:
 def run(trials: Sequence[Trial], *, parallel: int = 1, budget_s: float = math.inf) -> list[Outcome]:
     """Trains what is not trained yet (see `jobs.run`); returns an outcome per trial."""
     by_job = {trial.job: trial for trial in trials}
-    # Seeds compile the same step: it is kept beside the trials.
-    cache = {str(trial.directory.parents[1] / "compiled") for trial in trials}
     records = jobs.run(
         list(by_job),
         parallel=parallel,
         budget_s=budget_s,
-        environment={"JAX_COMPILATION_CACHE_DIR": cache.pop()} if cache else {},
+        environment=environment(trials[0]) if trials else {},
         report=lambda job, record: summary(read(by_job[job], record)),
     )
     return [read(trial, record) for trial, record in zip(trials, records, strict=True)]
+
+
+def environment(trial: Trial) -> dict[str, str]:
+    """Returns variables for a training: seeds compile the same step, which is kept beside them."""
+    return {"JAX_COMPILATION_CACHE_DIR": str(trial.directory.parents[1] / "compiled")}
 
 
 def compile_quickly() -> None:
@@ -195,11 +198,13 @@ def compile_quickly() -> None:
     os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 
 
-def read(trial: Trial, record: jobs.Record) -> Outcome:
-    """Reads what a trial's run wrote of its validations."""
+def read(trial: Trial, record: jobs.Record = jobs.Record()) -> Outcome:  # noqa: B008
+    """Reads what a trial's run wrote of its validations, which may still go on."""
     curve = []
     file = trial.workdir / "metrics.jsonl"
-    for line in file.read_text(encoding="utf-8").splitlines() if file.exists() else ():
+    for line in file.read_text(encoding="utf-8").splitlines(True) if file.exists() else ():
+        if not line.endswith("\n"):
+            break  # it is being written
         values = json.loads(line)
         validation = {
             name.removeprefix("validation/"): float(value)
@@ -208,9 +213,8 @@ def read(trial: Trial, record: jobs.Record) -> Outcome:
         }
         if trial.metric in validation:
             curve.append((int(values["step"]), validation))
-    sign = _sign(trial.metric)
     # The first of equal ones, as in training.
-    best = max(curve, key=lambda point: sign * point[1][trial.metric], default=None)
+    best = max(curve, key=lambda point: sign(trial.metric) * point[1][trial.metric], default=None)
     return Outcome(trial, record, tuple(curve), best)
 
 
@@ -222,13 +226,20 @@ def summary(outcome: Outcome) -> str:
     metric = outcome.trial.metric
     return (
         f"{outcome.trial.name}: validation {metric} {values[metric]:.4f} at step {step:,}, "
-        f"{outcome.record.seconds:.0f} s{stopped(outcome)}"
+        f"{outcome.record.seconds:.0f} s{remark(outcome)}"
     )
 
 
 def stopped(outcome: Outcome) -> str:
     """Returns what to add where the time limit ended a trial, else ''."""
     return ", stopped by its time limit" if outcome.record.status == jobs.STOPPED else ""
+
+
+def remark(outcome: Outcome) -> str:
+    """Returns how a trial ended, with a comma before it; '' if it came to its end."""
+    others = (jobs.PRUNED, jobs.INTERRUPTED, jobs.WAITING)
+    status = outcome.record.status
+    return stopped(outcome) or (f", {status}" if status in others else "")
 
 
 def describe(overrides: Mapping[str, Any]) -> str:
@@ -242,12 +253,17 @@ def short(field: str) -> str:
     return ".".join(field.split(".")[-2:])
 
 
-def _sign(metric: str) -> int:
+def sign(metric: str) -> int:
+    """Returns what makes higher better of a metric."""
     return -1 if metric in metrics.LOWER_IS_BETTER else 1
 
 
-def _plain(value: Any) -> Any:
+def plain(overrides: Mapping[str, Any]) -> dict[str, Any]:
     """Returns NumPy's numbers as Python's and lists as tuples, whose `repr` is what flags take."""
+    return {field: _plain(value) for field, value in overrides.items()}
+
+
+def _plain(value: Any) -> Any:
     if isinstance(value, np.generic):
         return value.item()
     if isinstance(value, list | tuple):

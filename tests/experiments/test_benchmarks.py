@@ -16,6 +16,7 @@ from experiments.benchmarks import (
     scatter,
     score,
     score_corpus,
+    searches,
     state,
     train_step,
     update,
@@ -264,3 +265,11 @@ def test_growth_of_memory_is_what_more_items_add():
     assert figures["peak_over_table"]["export"] == 2.0
     assert set(figures["peak_growth_over_table"].values()) == {0.5}
     assert "peak_growth_over_table" not in update.summary({"10": run(1.0, 5.0)})
+
+
+def test_searches_gain_and_a_study_costs_milliseconds(tmp_path):
+    figures, _ = run(searches, tmp_path)
+    assert set(figures["gain_mean_and_standard_error"]["8"]) == {"stages", "tpe", "random"}
+    assert 0 < figures["study_ms_per_trial"]["10"] < 5000
+    trials = figures["grid_sampler_trials_of_12_points"]
+    assert trials["1"] == 12 <= trials["4"]

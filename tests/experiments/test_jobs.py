@@ -95,15 +95,14 @@ def test_jobs_run_at_once_each_on_its_share_of_the_cores(make_job, tmp_path):
 def clock(tmp_path, *names):
     """Time is up as soon as the named jobs are at work."""
 
-    def seconds(process):
-        name = process.job.name
-        return 100.0 if name in names and (tmp_path / name / "ready").exists() else 1.0
+    def seconds(job, used, start):
+        return 100.0 if job.name in names and (tmp_path / job.name / "ready").exists() else 1.0
 
-    return property(seconds)
+    return seconds
 
 
 def test_time_limit_stops_a_job_and_a_longer_one_takes_it_up(make_job, tmp_path, monkeypatch):
-    monkeypatch.setattr(jobs._Process, "seconds", clock(tmp_path, "slow"))
+    monkeypatch.setattr(jobs, "_seconds", clock(tmp_path, "slow"))
     queue = [make_job("slow", "long"), make_job("quick", "ends")]
     for _ in range(2):
         slow, quick = jobs.run(queue, budget_s=50.0)
@@ -116,7 +115,7 @@ def test_time_limit_stops_a_job_and_a_longer_one_takes_it_up(make_job, tmp_path,
 
 
 def test_a_job_that_does_not_stop_is_killed(make_job, tmp_path, monkeypatch):
-    monkeypatch.setattr(jobs._Process, "seconds", clock(tmp_path, "deaf"))
+    monkeypatch.setattr(jobs, "_seconds", clock(tmp_path, "deaf"))
     monkeypatch.setattr(jobs, "GRACE_S", 0.2)
     (record,) = jobs.run([make_job("deaf", "deaf")], budget_s=50.0)
     assert record.status == "stopped"
@@ -146,6 +145,24 @@ def test_an_interrupt_stops_the_jobs_and_the_next_run_goes_on(make_job, tmp_path
     assert [jobs.read_record(job).status for job in queue] == ["interrupted", "waiting"]
     assert [record.status for record in jobs.run(queue)] == ["finished"] * 2
     assert starts(tmp_path, "one") == 2
+
+
+def test_who_watches_a_job_may_end_it_and_it_is_not_run_again(make_job, tmp_path):
+    job = make_job("one", "long")
+    record = jobs.Slot().run(job, watch=(tmp_path / "one/ready").exists)
+    assert record == jobs.read_record(job)
+    assert record.status == "pruned"
+    assert [record.status for record in jobs.run([job])] == ["pruned"]
+    assert starts(tmp_path, "one") == 1
+
+
+def test_an_error_while_a_job_runs_ends_the_job(make_job, tmp_path):
+    def watch():
+        if (tmp_path / "one/ready").exists():
+            raise RuntimeError("the watcher is ill")
+
+    with pytest.raises(RuntimeError, match="ill"):
+        jobs.Slot().run(make_job("one", "deaf"), watch=watch)
 
 
 def test_a_job_that_fails_under_a_scheduler_says_why(tmp_path, capsys):

@@ -9,10 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from experiments import jobs, run, sweeps, trials
+from experiments import jobs, run, search, slurm, sweeps, trials
 from experiments.sweeps import over, product, zipped
 from interactrank_jax.io.errors import InputError
 from tests.conftest import REPOSITORY
+from tests.experiments.test_study import PROGRAM
 
 CONFIG = f"{REPOSITORY / 'tests/faults/configs.py'}:tiny"
 RATE = "train.optimizer.learning_rate"
@@ -183,12 +184,12 @@ def command(tmp_path, examples_path, monkeypatch):
 
 @pytest.mark.thorough  # trainings in processes of their own
 def test_a_sweep_of_trainings(command, tmp_path, monkeypatch, capsys):
-    def seconds(process):
-        file = process.job.record.parent / "run/metrics.jsonl"
+    def seconds(job, used, start):
+        file = job.record.parent / "run/metrics.jsonl"
         validated = file.exists() and "validation/" in file.read_text()
-        return 100.0 if validated and "max_steps=1000000" in process.job.name else 1.0
+        return 100.0 if validated and "max_steps=1000000" in job.name else 1.0
 
-    monkeypatch.setattr(jobs._Process, "seconds", property(seconds))
+    monkeypatch.setattr(jobs, "_seconds", seconds)
     record = tmp_path / "record.json"
     flags = [*command, "--parallel=2", "--budget_s=50", f"--json={record}"]
     assert run.main(flags) == 0
@@ -247,6 +248,93 @@ def test_what_a_scheduler_ran_is_collected_and_not_run_again(command, tmp_path, 
     assert [(tmp_path / str(place)).read_text() for place in range(3)] == ["x"] * 3
 
 
+# Draws a rate, which is what its trainings validate at.
+SUGGEST = """
+def suggest(trial):
+    return {"train.optimizer.learning_rate": trial.suggest_float("rate", 0.1, 0.9)}
+"""
+
+
+@pytest.fixture
+def drawn_command(command, tmp_path, monkeypatch):
+    """The command line without its sweep; trainings are programs that validate and end."""
+
+    def words(trial):
+        value = trial.config.train.optimizer.learning_rate + trial.config.train.seed / 100
+        return (sys.executable, "-c", PROGRAM, str(trial.workdir), str(value), "2")
+
+    monkeypatch.setattr(trials.Trial, "command", property(words))
+    (tmp_path / "suggest.py").write_text(SUGGEST)
+    return [command[0], *command[2:]]
+
+
+def test_what_is_drawn_has_one_seed_and_the_best_two_have_all(drawn_command, tmp_path, capsys):
+    flags = [f"--sweep={tmp_path / 'suggest.py'}", "--trials=4", "--sampler=random"]
+    for _ in range(2):
+        assert run.main([*drawn_command, *flags, "--seeds", "5", "6", "7"]) == 0
+        rows = (tmp_path / "out/table.md").read_text().splitlines()[4:]
+        written = json.loads((tmp_path / "out/results.json").read_text())["trials"]
+        assert len(written) == 4 + 2 * 2
+        assert written[0]["overrides"] == {}  # the config as it stands
+        assert [row.count("±") for row in rows] == [2, 2, 0, 0]
+        assert "| 1, 1, 1 |" in rows[0]
+    assert capsys.readouterr().out.count("validation roc_auc") == 8  # each was trained once
+
+
+def test_another_config_in_the_same_directory_has_a_study_of_its_own(drawn_command, tmp_path):
+    flags = ["--trials=2", "--sampler=random"]
+    assert run.main([*drawn_command, *flags]) == 0
+    before = json.loads((tmp_path / "out/results.json").read_text())["trials"]
+    config = tmp_path / "config.py"
+    config.write_text(config.read_text().replace("tiny_config('two_tower')", "changed()"))
+    with config.open("a") as file:
+        file.write(
+            "\ndef changed():\n    config = tiny_config('two_tower')\n"
+            "    config.train.patience = 7\n    return config\n"
+        )
+    assert run.main([*drawn_command, *flags]) == 0
+    after = json.loads((tmp_path / "out/results.json").read_text())["trials"]
+    assert len(before) == len(after) == 2
+    assert not {t["workdir"] for t in before} & {t["workdir"] for t in after}
+
+
+@pytest.mark.parametrize("sampler", ["stages", "tpe"])
+def test_without_a_file_the_space_around_the_config_is_searched(sampler, drawn_command, tmp_path):
+    assert run.main([*drawn_command, f"--sampler={sampler}", "--trials=3"]) == 0
+    written = json.loads((tmp_path / "out/results.json").read_text())["trials"]
+    assert [trial["status"] for trial in written] == ["finished"] * 3
+    fields = {field for trial in written for field in trial["overrides"]}
+    assert fields <= {stage.field for stage in search.SPACE}
+    assert fields
+
+
+def test_slurm_gets_a_task_for_each_listed_trial_or_workers_of_a_study(
+    command, drawn_command, tmp_path, monkeypatch
+):
+    submitted = []
+    monkeypatch.setattr(slurm, "submit", lambda arguments, commands: submitted.append(commands))
+    flags = ["--parallel=2", "--budget_s=9", "--slurm", "gpu", "mem_gb=3"]
+    assert run.main([*command, *flags]) == 0
+    assert [module for module, _ in submitted[0]] == ["experiments.jobs"] * 3
+    assert {"--budget_s=9", "--"} < set(submitted[0][0][1])
+    assert run.main([*drawn_command, *flags]) == 0
+    assert submitted[1] == [("experiments.run", [*drawn_command, *flags[:2], "--parallel=1"])] * 2
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--print"], "--print needs a --sweep that lists its trials"),
+        (["--sampler=stages", "--sweep=suggest.py"], "--sampler=stages goes through the space"),
+    ],
+)
+def test_flags_that_do_not_fit_are_named(flags, message, drawn_command, tmp_path, capsys):
+    flags = [flag.replace("suggest.py", str(tmp_path / "suggest.py")) for flag in flags]
+    assert run.main([*drawn_command, *flags]) == 2
+    assert message in capsys.readouterr().err
+
+
 def test_wrong_flags_are_named(command, capsys):
     assert run.main([*command[:1], "--sweep=no.py", *command[2:]]) == 2
     assert "no.py is no Python file" in capsys.readouterr().err
@@ -256,8 +344,7 @@ def test_wrong_flags_are_named(command, capsys):
 
 
 def test_a_sweep_without_any_success_says_so(command, tmp_path, monkeypatch):
-    failed = jobs.Record(jobs.FAILED, 1.0, "exit status 2")
-    monkeypatch.setattr(jobs, "run", lambda queue, **_: [failed] * len(queue))
+    monkeypatch.setattr(trials.Trial, "command", (sys.executable, "-c", "raise SystemExit(2)"))
     assert run.main(command) == 1
     assert (tmp_path / "out/table.md").read_text().count("failed: exit status 2") == 3
     assert math.isinf(outcome({}, [], jobs.FAILED, error="x").value)

@@ -101,7 +101,7 @@ def test_a_search_of_some_fields_leaves_the_others_alone():
 
 
 def test_a_field_that_a_model_lacks_is_passed_over():
-    lacking = search.Stage("model.no_such.field", "", lambda field, get: ({field: 1},))
+    lacking = search.Stage("model.no_such.field", "", 10)
     stages = (lacking, *search.choose(["loss.softmax_weight"]))
     batches, _ = run_search(lambda overrides: 0.5, stages=stages)
     assert batches == [[{}, {SOFTMAX: 0.1}, {SOFTMAX: 0.001}]]
