@@ -81,6 +81,7 @@ def run(settings: Settings, listed: Sequence[Overrides] = ()) -> list[trials.Out
             if trial is None:
                 if study.is_over():
                     return
+                study.announce_others()
                 time.sleep(IDLE_S)
 
     jobs.work(settings.parallel, worker)
@@ -123,6 +124,7 @@ class _Study:
 
         self._settings, self._samplers = settings, samplers()
         self._made: dict[str, trials.Trial] = {}
+        self._announced: set[int] = set()  # numbers, those of this process included
         self._states = optuna.trial.TrialState
         pruners = {
             "none": optuna.pruners.NopPruner(),
@@ -173,6 +175,14 @@ class _Study:
     def is_over(self) -> bool:
         """Whether no worker has a trial, and none waits."""
         return not self._trials(self._states.RUNNING, self._states.WAITING)
+
+    def announce_others(self) -> None:
+        """Says once of each trial that another process has it, and that it is waited for."""
+        for trial in self._trials(self._states.RUNNING):
+            if trial.number not in self._announced and "overrides" in trial.user_attrs:
+                self._announced.add(trial.number)
+                name = self.make(trial.user_attrs["overrides"]).name
+                print(f"{name}: waiting for the process that trains it", flush=True)
 
     def enqueue(self, listed: Sequence[Overrides]) -> None:
         """Queues what is listed or was drawn before, unless it is done or another worker has it."""
@@ -240,10 +250,11 @@ class _Study:
                     trial.set_user_attr("overrides", drawn)
                 training = self.make(trial.user_attrs["overrides"])
                 if not self._is_free(training):
-                    print(f"{training.name}: another process has it", flush=True)
+                    print(f"{training.name}: another sweep trains it", flush=True)
                     self._study.tell(trial, state=self._states.FAIL)
                     return None
                 lock.enter_context(outputs.lock(training.directory))
+                self._announced.add(trial.number)
             except BaseException:
                 self._study.tell(trial, state=self._states.FAIL)
                 raise

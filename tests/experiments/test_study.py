@@ -2,10 +2,10 @@
 
 import json
 import math
-import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -126,26 +126,42 @@ def wait_for(condition, seconds=60):
         time.sleep(0.02)
 
 
-def test_the_trial_of_a_killed_worker_is_given_back(tmp_path):
+DIES = """
+import contextlib, os, signal, sys
+from pathlib import Path
+from experiments import study
+from tests.experiments.test_study import points, settings
+worker = study._Study(settings(Path(sys.argv[1])))
+worker.enqueue(points(0.2, 0.3))
+lock = contextlib.ExitStack()
+assert worker.take(lock) is not None
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_the_trial_of_a_killed_worker_is_given_back(tmp_path, capsys):
     """What it trained may go on for a while: it is waited for."""
     claim = settings(tmp_path)
-    pid = os.fork()
-    if not pid:  # dies with a trial, as by SIGKILL
-        import contextlib
+    words = (sys.executable, "-c", DIES, str(tmp_path))
+    assert subprocess.run(words, cwd=REPOSITORY).returncode == -signal.SIGKILL
+    training = claim.make({RATE: 0.2})
 
-        other = study._Study(claim)
-        other.enqueue(points(0.2, 0.3))
-        lock = contextlib.ExitStack()
-        assert other.take(lock) is not None
-        os._exit(0)
-    os.waitpid(pid, 0)
-    with outputs.lock(claim.make({RATE: 0.2}).workdir):  # a training without its worker
-        left = study._Study(claim)
-        left.enqueue(points(0.2, 0.3))
-        assert [t.state.name for t in left._trials()] == ["RUNNING", "WAITING"]
+    def end_later():
+        with outputs.lock(training.workdir):  # goes on without its worker
+            is_locked.set()
+            wait_for((tmp_path / "trials/optimizer.learning_rate=0.3/train.json").exists)
+            time.sleep(2 * study.IDLE_S)
+
+    is_locked = threading.Event()
+    orphan = threading.Thread(target=end_later)
+    orphan.start()
+    is_locked.wait()
     outcomes = study.run(claim, points(0.2, 0.3))
+    orphan.join()
     assert [outcome.value for outcome in outcomes] == [0.2, 0.3]
     assert starts(tmp_path) == {"0.2": 1, "0.3": 1}
+    said = [line.split(": ")[1] for line in capsys.readouterr().out.splitlines()]
+    assert [line.split()[0] for line in said] == ["validation", "waiting", "validation"]
 
 
 @pytest.mark.thorough  # a process of its own
