@@ -164,6 +164,16 @@ def test_the_trial_of_a_killed_worker_is_given_back(tmp_path, capsys):
     assert [line.split()[0] for line in said] == ["validation", "waiting", "validation"]
 
 
+def test_a_trial_that_another_sweep_trains_is_left_to_it(tmp_path, capsys):
+    with outputs.lock(settings(tmp_path).make({RATE: 0.2}).directory):
+        outcomes = study.run(settings(tmp_path), points(0.2, 0.3))
+    assert [outcome.record.status for outcome in outcomes] == ["waiting", "finished"]
+    assert trials.remark(outcomes[0]) == ", waiting"
+    assert "another sweep trains it" in capsys.readouterr().out
+    outcomes = study.run(settings(tmp_path), points(0.2, 0.3))
+    assert [outcome.record.status for outcome in outcomes] == ["finished", "finished"]
+
+
 @pytest.mark.thorough  # a process of its own
 def test_an_interrupted_study_ends_its_training_and_goes_on(tmp_path):
     listed = [{RATE: 0.3, "goes_on": True}]
