@@ -106,8 +106,7 @@ def draw(outcomes: Sequence[trials.Outcome], title: str, path: Path) -> None:
     from matplotlib import pyplot as plt
 
     ranked = [group for group in groups(outcomes) if any(o.curve for o in group)]
-    height = max(4.0, 0.2 * len(ranked) + 1)
-    figure, axes = plt.subplots(figsize=(12, height), layout="constrained")
+    figure, axes = plt.subplots(figsize=(9, 5 + 0.2 * len(ranked)), layout="constrained")
     metric = outcomes[0].trial.metric
     for rank, group in enumerate(ranked):
         overrides = group[0].trial.overrides
@@ -120,9 +119,9 @@ def draw(outcomes: Sequence[trials.Outcome], title: str, path: Path) -> None:
             label = ""  # once for all seeds
     axes.set_xlabel("step")
     axes.set_ylabel(f"validation {metric}")
+    axes.set_title(title)
     if ranked:
-        figure.legend(loc="outside right upper", fontsize=8, title="the best first")
-    figure.suptitle(title)
+        figure.legend(loc="outside lower left", fontsize=8, title="the best first")
     figure.savefig(path, dpi=120)
     plt.close(figure)
 

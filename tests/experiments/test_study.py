@@ -9,7 +9,6 @@ import threading
 import time
 from pathlib import Path
 
-import optuna
 import pytest
 
 from experiments import jobs, search, study, trials
@@ -236,6 +235,8 @@ def test_a_wrong_field_ends_the_study_and_does_not_stick_to_it(tmp_path):
 
 
 def test_the_space_around_a_config_is_drawn_within_it():
+    import optuna
+
     config = configuration.load(f"{REPOSITORY / 'configs/two_tower.py'}:search")
     trial = optuna.create_study().ask()
     drawn = search.suggest(config, trial)
