@@ -157,7 +157,8 @@ def _view(stream: Stream, file: Path) -> list[str]:
     numbered = [(int(match[1]), match[0]) for match in map(_AFFINITY.fullmatch, names) if match]
     affinities = [name for _, name in sorted(numbered)]
     casts = [
-        "TRY_CAST(timestamp AS TIMESTAMP) AS timestamp",  # an offset is taken into account
+        # A TIMESTAMP would ignore the offset.
+        "CAST(floor(epoch(TRY_CAST(timestamp AS TIMESTAMPTZ))) AS BIGINT) AS timestamp",
         *(f"TRY_CAST({name} AS BIGINT) AS {name}" for name in ("item_id", "position", "click")),
         "TRY_CAST(propensity_score AS DOUBLE) AS propensity_score",
         *(f"coalesce({name}, '') AS {name}" for name in USER_FEATURES),
@@ -177,7 +178,7 @@ def _check(stream: Stream, where: str) -> None:
     checks = [
         Check(
             "timestamp",
-            f"timestamp IS NULL OR NOT {in_time('epoch(timestamp)')}",
+            f"timestamp IS NULL OR NOT {in_time('timestamp')}",
             "is no time",
             "expected UTC dates and times, as in 2019-11-24 00:00:00+00:00",
         ),
@@ -204,8 +205,8 @@ def _requests(affinities: list[str]) -> str:
     embedding = ", affinity" if affinities else ""
     return (
         f"SELECT request_id, {context} AS user_id, {context} AS query_id, "
-        f"CAST(floor(epoch(timestamp)) AS BIGINT) AS timestamp, {', '.join(USER_FEATURES)}, "
-        f"CAST(hour(timestamp) AS INTEGER) AS hour{embedding} FROM typed"
+        f"timestamp, {', '.join(USER_FEATURES)}, CAST(timestamp % 86400 // 3600 AS INTEGER) AS "
+        f"hour{embedding} FROM typed"
     )
 
 

@@ -195,7 +195,7 @@ def open_stream(out: Path, keeps_order: bool = False) -> Iterator[Stream]:
     }
     connection = duckdb.connect(str(scratch / "tables.duckdb"), config=config)
     try:
-        connection.execute("SET enable_progress_bar = false")
+        connection.execute("SET enable_progress_bar = false; SET TimeZone = 'UTC'")
         yield Stream(connection, out)
     finally:
         connection.close()
