@@ -183,6 +183,9 @@ def open_bandit_data() -> ConfigDict:
     data.history.update({"actions": (), "length": 1})
     data.query_history.update({"actions": (), "length": 1})
     data.cross.features = ("item_rate:click:7", "rate:click:7", "item_share:click:7")
+    # Of up to 80 items most have a smaller propensity than the .1 of the search data; uniform
+    # choice gives each of 80 .0125.
+    data.cross.debias.smallest_propensity = 0.01
     return data
 
 

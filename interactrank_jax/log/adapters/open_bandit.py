@@ -1,13 +1,13 @@
 """The Open Bandit Dataset as a log: impressions with the true probability of each choice.
 
-Y. Saito, S. Aihara, M. Matutani and Y. Narita, "Open Bandit Dataset and Pipeline: Towards
+Y. Saito, S. Aihara, M. Matsutani and Y. Narita, "Open Bandit Dataset and Pipeline: Towards
 Realistic and Reproducible Off-policy Evaluation", NeurIPS 2021, datasets (arXiv 2008.07146);
-columns as in `obd/README.md` and `obp/dataset/real.py` of https://github.com/st-tech/zr-obp.
+columns as in the README and the loader (`obp.dataset`) of https://github.com/st-tech/zr-obp.
 
 SOURCE is the directory of one policy and campaign, such as `open_bandit_dataset/random/all`: the
 table `all.csv` (or `men.csv`, `women.csv`, by its name) beside `item_context.csv`. Item ids are
-numbered within a campaign, and the anonymised item features differ between policies (the owners'
-issue 162), so that two of them never make one log.
+numbered within a campaign, and the anonymised item features differ between policies, so that two of
+them never make one log.
 
 - A row is one of the three places that a visitor saw, with the item that the policy chose for it.
   Nothing says which rows were on one screen, so a row is a request of its own with one candidate:

@@ -3,11 +3,14 @@
 import pyarrow.parquet as pq
 import pytest
 
+from interactrank_jax.config import models
+from interactrank_jax.examples.format import Examples
+from interactrank_jax.examples.prepare import prepare
 from interactrank_jax.io.errors import InputError
 from interactrank_jax.log.adapters.open_bandit import convert
 from interactrank_jax.log.read import open_log
 from interactrank_jax.log.validate import validate
-from tests.log.adapters.raw_open_bandit import FIRST, row, write
+from tests.log.adapters.raw_open_bandit import FIRST, row, trainable, write
 
 T0 = int(FIRST.timestamp())
 
@@ -122,3 +125,16 @@ def test_a_directory_of_several_campaigns_says_how_to_name_one(tmp_path):
         convert(tmp_path / "empty", tmp_path / "log")
     with pytest.raises(InputError, match="absent does not exist"):
         convert(tmp_path / "absent", tmp_path / "log")
+
+
+def test_the_propensities_of_the_log_weigh_what_the_config_counts(tmp_path):
+    convert(trainable(tmp_path / "all"), tmp_path / "log")  # all propensities are .25
+    data = models.two_tower("open_bandit").data
+    rates = {}
+    for name in ("none", "propensity"):
+        data.cross.debias.name = name
+        prepare(data, tmp_path / "log", tmp_path / name)
+        blocks = Examples(tmp_path / name).blocks("test", ("cross",))
+        rates[name] = max(float(block["cross"].max()) for block in blocks)
+    # Clicks over the sum of propensities, a quarter of the impressions: nearly four times the rate.
+    assert 2 < rates["propensity"] / rates["none"] <= 4
