@@ -133,6 +133,9 @@ def fit_to_data(config: ConfigDict, argument: str) -> None:
         if config.model.sequence.history == "mean":
             # What somebody liked and what somebody disliked do not average.
             config.model.sequence.history = "mean_by_action"
+    if argument == "open_bandit":
+        # There are no users, so that there is no history.
+        config.model.sequence.update({"history": "none", "query_history": "none"})
     if argument == "movielens_100k":
         fit_small_data(config)
     elif argument == "movielens_100k_random":
