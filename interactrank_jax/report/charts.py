@@ -72,6 +72,7 @@ def line_chart(
     description: str,
     *,
     form: str = ".4f",
+    zero: bool = False,
     diagonal: bool = False,
 ) -> Html:
     """Draws lines, each with its name at its end where there are several.
@@ -81,11 +82,13 @@ def line_chart(
       x_label: under the axis.
       description: of the whole, for who cannot see it.
       form: of a value in a tooltip.
+      zero: whether 0 is part of the axis of values.
       diagonal: of a reliability diagram: both axes are alike, their equality is a line, points are
-        dots with intervals, and those are part of the axes.
+        dots with intervals, and those are part of the axes. No line ends there, so none is named.
     """
     names = [short(one.name) for one in series]
-    right = RIGHT if len(series) < 2 else 16 + CHARACTER * max(map(len, names))
+    has_names = len(series) > 1 and not diagonal
+    right = RIGHT if not has_names else 16 + CHARACTER * max(map(len, names))
     xs = [one.x[k] for one in series for k in one.points()]
     ys = [value for one in series for value in one.y if value is not None]
     ends = (LEFT, WIDTH - right), (HEIGHT - BOTTOM, TOP)
@@ -93,7 +96,10 @@ def line_chart(
         ys += [bound for one in series for k in one.points() for bound in one.interval(k) or ()]
         x_scale, y_scale = (spanning([*xs, *ys], *end, margin=0.03) for end in ends)
     else:
-        x_scale, y_scale = spanning(xs, *ends[0], margin=0.0), spanning(ys, *ends[1])
+        x_scale, y_scale = (
+            spanning(xs, *ends[0], margin=0.0),
+            spanning(ys, *ends[1], include=(0.0,) if zero else ()),
+        )
     parts: list[Child] = [
         _y_axis(y_scale, WIDTH - right),
         _x_axis(x_scale, HEIGHT - BOTTOM, x_label),
@@ -104,7 +110,7 @@ def line_chart(
         parts.append(tag("line", **ends_of_line, y2=y_scale(high), class_="reference"))
     for one in series:
         parts.append(_line(one, x_scale, y_scale, form, dots_always=diagonal))
-    if len(series) > 1:
+    if has_names:
         parts.append(_end_labels(series, names, y_scale, WIDTH - right))
     return _svg(parts, HEIGHT, description)
 
@@ -118,7 +124,7 @@ def row_chart(
     form: str = ".4f",
     zero: bool = False,
 ) -> Html:
-    """Draws a dot with its interval for each row and series, rows from the top down.
+    """Draws a dot for each row and series, rows from the top down, with its interval or a stem.
 
     Args:
       rows: their labels.
@@ -126,7 +132,7 @@ def row_chart(
       x_label: under the axis.
       description: of the whole, for who cannot see it.
       form: of a value in a tooltip.
-      zero: whether dots stand on a stem from 0, which is then part of the axis.
+      zero: whether 0 is part of the axis; a dot without an interval then has a stem from there.
     """
     left = min(24 + CHARACTER * max(map(len, rows), default=0), 150.0)
     pitch = 8.0 + 10.0 * max(len(series), 1)
@@ -197,8 +203,8 @@ def _vertical(x: float, top: float, bottom: float, style: str) -> Html:
 
 
 def _y_axis(scale: Scale, right: float) -> list[Html]:
-    ticks = scale.ticks(4)
-    step = ticks[1] - ticks[0] if len(ticks) > 1 else abs(ticks[0]) if ticks and ticks[0] else 1.0
+    ticks = scale.ticks()
+    step = ticks[1] - ticks[0]
     parts = []
     for value in ticks:
         y = scale(value)
@@ -208,8 +214,8 @@ def _y_axis(scale: Scale, right: float) -> list[Html]:
 
 
 def _x_axis(scale: Scale, y: float, label: str, grid_from: float | None = None) -> list[Html]:
-    ticks = scale.ticks(4)
-    step = ticks[1] - ticks[0] if len(ticks) > 1 else abs(ticks[0]) if ticks and ticks[0] else 1.0
+    ticks = scale.ticks()
+    step = ticks[1] - ticks[0]
     parts = [tag("line", x1=scale.start, x2=scale.end, y1=y, y2=y, class_="axis")]
     for value in ticks:
         x = scale(value)
@@ -249,7 +255,7 @@ def _row_dot(
     title = _tooltip(one, k, rows[int(one.x[k])], form)
     parts = [title]
     style, bounds = one.style, one.interval(k)
-    if zero:
+    if zero and not bounds:
         ends = {"x1": scale(0.0), "x2": scale(value), "y1": y, "y2": y}
         parts.append(tag("line", **ends, class_=f"stem {style}"))
     if bounds:

@@ -51,6 +51,14 @@ def tag(name: str, /, *children: Child, **attributes: Any) -> Html:
     return Html(f"<{start}/>" if name in _VOID else f"<{start}>{join(children)}</{name}>")
 
 
+def prose(text: str) -> Html:
+    """Returns text in which what stands between backticks is code."""
+    parts = text.split("`")
+    if len(parts) % 2 == 0:
+        return escape(text)
+    return join(tag("code", part) if number % 2 else part for number, part in enumerate(parts))
+
+
 def json_block(identifier: str, value: Any) -> Html:
     """Returns a block of JSON, which a browser keeps and does not run."""
     text = json.dumps(value, allow_nan=False)

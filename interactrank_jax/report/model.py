@@ -23,7 +23,9 @@ def curves(numbers: Numbers) -> Html | None:
     return section("Learning curves", about, legend(numbers), tag("div", *drawn, class_="charts"))
 
 
-def _curve(numbers: Numbers, metric: str, form: str = ".4f", note: str = "") -> Html | None:
+def _curve(
+    numbers: Numbers, metric: str, form: str = ".4f", note: str = "", zero: bool = False
+) -> Html | None:
     """Returns a chart of a curve of all runs that have it."""
     series = []
     for run, content in enumerate(numbers.data["runs"]):
@@ -32,7 +34,7 @@ def _curve(numbers: Numbers, metric: str, form: str = ".4f", note: str = "") -> 
             series.append(Series(content["name"], run, content["steps"], values))
     if not series:
         return None
-    drawing = charts.line_chart(series, "step", f"{metric} by step", form=form)
+    drawing = charts.line_chart(series, "step", f"{metric} by step", form=form, zero=zero)
     return charts.figure(metric, drawing, note)
 
 
@@ -120,7 +122,11 @@ def throughput(numbers: Numbers) -> Html | None:
     ):
         cells = [numbers.number("runs", run, "throughput", key, form=form) for run in runs]
         rows.append((title, list(cells)))
-    drawn = [chart for rate in RATES if (chart := _curve(numbers, rate, form=",.2f")) is not None]
+    drawn = [
+        chart
+        for rate in RATES
+        if (chart := _curve(numbers, rate, form=",.2f", zero=True)) is not None
+    ]
     about = (
         "As training logged it, on the machine that it ran on: medians, without the first span, "
         "which has the compilation in it."

@@ -7,7 +7,7 @@ from interactrank_jax.evaluation.tables import calibration
 from interactrank_jax.metrics import LOWER_IS_BETTER
 from interactrank_jax.report import charts
 from interactrank_jax.report.charts import Series
-from interactrank_jax.report.html import Child, Html, tag
+from interactrank_jax.report.html import Child, Html, prose, tag
 from interactrank_jax.report.section import evaluated, legend, name, section
 from interactrank_jax.report.tables import Numbers, in_words, table
 
@@ -20,8 +20,8 @@ def overview(numbers: Numbers) -> Html:
         ("examples trained on", "examples"),
     )
     counts = (
-        *(("best step", "step"), ("parameters", "parameters")),
-        ("of these in tables", "table_parameters"),
+        *(("best step", "step"), ("parameters of layers", "parameters")),
+        ("parameters of tables", "table_parameters"),
     )
     rows: list[tuple[Child, list[Child]]] = [
         (title, [numbers.text("runs", run, key) for run in runs]) for title, key in texts
@@ -40,9 +40,11 @@ def overview(numbers: Numbers) -> Html:
     ]
     notes = [f"{name(numbers, run)}: {note}" for run in runs for note in _notes(numbers, run)]
     notes += numbers.data["notes"]
-    shown = tag("ul", *(tag("li", note) for note in notes), class_="notes") if notes else None
+    shown = (
+        tag("ul", *(tag("li", prose(note)) for note in notes), class_="notes") if notes else None
+    )
     columns = [name(numbers, run) for run in runs]
-    about = "What was trained and evaluated. All intervals on this page are 95%, over requests."
+    about = "What was trained and evaluated. Intervals of metrics are 95%, over requests."
     return section("Runs", about, legend(numbers), table("", columns, rows), shown)
 
 
@@ -79,17 +81,17 @@ def metrics(numbers: Numbers) -> Html | None:
     split = numbers.data["split"]
     about = (
         f"The best model of each run on split '{split}', as `interactrank evaluate` computes them. "
-        f"Lower is better for logloss, higher for the others; the best value is bold. Recall and "
-        f"corpus_mrr rank all items, the others a request's candidates."
+        f"Lower is better for logloss, higher for the others; the best value is bold, however "
+        f"small its lead. Recall and corpus_mrr rank all items, the others a request's candidates."
     )
     return section("Metrics", about, *parts)
 
 
 def _best(numbers: Numbers, results: Sequence[tuple[Any, ...]], metric: str) -> int | None:
-    """Returns which of several results is best in a metric; None where there is one alone."""
+    """Returns which of several results is best in a metric; None where all are alike."""
     values = {k: numbers.at(*keys, "metrics", metric) for k, keys in enumerate(results)}
     defined = {k: value for k, value in values.items() if value is not None}
-    if len(defined) < 2:
+    if len(set(defined.values())) < 2:
         return None
     sign = -1 if metric in LOWER_IS_BETTER else 1
     return max(defined, key=lambda k: sign * defined[k])
@@ -165,7 +167,7 @@ def reliability(numbers: Numbers) -> Html | None:
     boxes = tag("div", *drawn, class_="charts") if drawn else None
     titles = [in_words(column) for column in columns]
     return section(
-        "Calibration", about, legend(numbers), boxes, table("head", titles, rows), fitted
+        "Calibration", about, legend(numbers, runs), boxes, table("head", titles, rows), fitted
     )
 
 
@@ -236,7 +238,7 @@ def _slices(numbers: Numbers, runs: Sequence[int], cut: str, title: str) -> Html
     }.get(cut, f"The split by {cut}.")
     boxes = tag("div", *drawn, class_="charts")
     return section(
-        title, about, legend(numbers), boxes, table(cut.replace("_", " "), columns, rows)
+        title, about, legend(numbers, runs), boxes, table(cut.replace("_", " "), columns, rows)
     )
 
 

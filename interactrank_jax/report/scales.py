@@ -24,12 +24,15 @@ class Scale:
         share = (value - self.low) / (self.high - self.low)
         return self.start + min(max(share, 0.0), 1.0) * (self.end - self.start)
 
-    def ticks(self, count: int) -> list[float]:
-        """Returns about `count` round values in the scale's range, ascending."""
-        step = round_step((self.high - self.low) / max(count, 1))
-        slack = 1e-9 * step
-        first = math.ceil((self.low - slack) / step)
-        last = math.floor((self.high + slack) / step)
+    def ticks(self) -> list[float]:
+        """Returns round values in the scale's range, ascending: three to six, at equal steps."""
+        power = 10.0 ** math.floor(math.log10(self.high - self.low))
+        for step in (5 * power, 2.5 * power, 2 * power, power, power / 2, power / 4, power / 10):
+            slack = 1e-9 * step
+            first = math.ceil((self.low - slack) / step)
+            last = math.floor((self.high + slack) / step)
+            if last - first >= 2:
+                break
         return [number * step for number in range(first, last + 1)]
 
 
@@ -55,15 +58,6 @@ def spanning(
         low, high = low - half, high + half
     room = margin * (high - low)
     return Scale(low - room, high + room, start, end)
-
-
-def round_step(step: float) -> float:
-    """Returns the smallest of 1, 2, 2.5, 5 and 10 times a power of ten that is not below `step`."""
-    power = 10.0 ** math.floor(math.log10(step))
-    for factor in (1, 2, 2.5, 5):
-        if step <= factor * power * (1 + 1e-9):
-            return factor * power
-    return 10 * power
 
 
 def mark(value: float, step: float) -> str:

@@ -3,13 +3,13 @@
 from collections.abc import Sequence
 
 from interactrank_jax.report.charts import Series
-from interactrank_jax.report.html import Child, Html, tag
+from interactrank_jax.report.html import Child, Html, prose, tag
 from interactrank_jax.report.tables import Numbers
 
 
 def section(title: str, about: str, *children: Child) -> Html:
     """Returns a section with an anchor of its title."""
-    heading = tag("h2", title), tag("p", about, class_="about")
+    heading = tag("h2", title), tag("p", prose(about), class_="about")
     return tag("section", *heading, *children, id=anchor(title))
 
 

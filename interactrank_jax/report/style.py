@@ -67,12 +67,12 @@ th, td { padding: 5px 12px; text-align: right; vertical-align: baseline;
 tbody tr:last-child > * { border-bottom: 0; }
 thead th { color: var(--soft); font-weight: 600; vertical-align: bottom; }
 th:first-child { text-align: left; position: sticky; left: 0; background: var(--card);
-  font-weight: 500; max-width: 300px; min-width: 92px; overflow-wrap: anywhere; }
+  font-weight: 500; max-width: 300px; min-width: 130px; overflow-wrap: break-word; }
 td { white-space: nowrap; }
 td.text { white-space: normal; text-align: left; min-width: 120px; max-width: 420px;
   overflow-wrap: anywhere; }
 .none { color: var(--axis); }
-.best { font-weight: 650; }
+.best > span { font-weight: 650; }
 details { margin: 10px 0 0; }
 summary { cursor: pointer; color: var(--soft); font-size: 14px; }
 code { font: 12.5px ui-monospace, "DejaVu Sans Mono", Menlo, monospace; overflow-wrap: anywhere; }
@@ -81,7 +81,7 @@ code { font: 12.5px ui-monospace, "DejaVu Sans Mono", Menlo, monospace; overflow
   section { padding: 14px 12px; border-radius: 8px; }
   h1 { font-size: 21px; }
   th, td { padding: 5px 8px; }
-  th:first-child { max-width: 140px; }
+  th:first-child { max-width: 140px; min-width: 100px; }
 }
 @media print {
   body { background: #fff; }
