@@ -111,7 +111,7 @@ def line_chart(
     for one in series:
         parts.append(_line(one, x_scale, y_scale, form, dots_always=diagonal))
     if has_names:
-        parts.append(_end_labels(series, names, y_scale, WIDTH - right))
+        parts.append(_end_labels(series, names, x_scale, y_scale, WIDTH - right))
     return _svg(parts, HEIGHT, description)
 
 
@@ -145,6 +145,9 @@ def row_chart(
         parts.append(_vertical(scale(0.0), TOP, height - BOTTOM, "reference"))
     for number, label in enumerate(rows):
         y = TOP + pitch * (number + 0.5)
+        if number % 2 and len(series) > 1:
+            box = {"x": left, "y": y - pitch / 2, "width": WIDTH - RIGHT - left, "height": pitch}
+            parts.insert(0, tag("rect", **box, class_="band"))
         most = int((left - 12) / CHARACTER)
         text = tag("title", label), short(label, most)
         parts.append(tag("text", *text, x=left - 8, y=y + 4, class_="row"))
@@ -276,20 +279,28 @@ def _number(value: float) -> str:
     return f"{value:,.0f}" if float(value).is_integer() else f"{value:.4f}"
 
 
-def _end_labels(series: Sequence[Series], names: Sequence[str], scale: Scale, x: float) -> Html:
-    """Returns each line's name beside its end, moved apart where they would overlap."""
+def _end_labels(
+    series: Sequence[Series], names: Sequence[str], x: Scale, y: Scale, right: float
+) -> list[Html]:
+    """Returns each line's name at the right, moved apart where they would overlap.
+
+    A dotted line leads to it from a line that ends earlier.
+    """
     ends = []
     for one, name in zip(series, names, strict=True):
         points = one.points()
         if points:
-            ends.append((scale(one.y[points[-1]] or 0.0), name, one))
-    ends.sort(key=lambda end: end[0])
-    places = apart([place for place, _, _ in ends], LINE, scale.start)
-    labels = zip(places, ends, strict=True)
-    return tag(
-        "g",
-        *(_text(name, x + 8, y + 4, f"name {one.style}") for y, (_, name, one) in labels),
-    )
+            last = points[-1]
+            ends.append((y(one.y[last] or 0.0), x(one.x[last]), name, one.style))
+    ends.sort()
+    places = apart([place for place, *_ in ends], LINE, y.start)
+    parts = []
+    for place, (end_y, end_x, name, style) in zip(places, ends, strict=True):
+        if right - end_x > LINE:
+            line = {"x1": end_x + 4, "y1": end_y, "x2": right + 5, "y2": place}
+            parts.append(tag("line", **line, class_=f"leader {style}"))
+        parts.append(_text(name, right + 8, place + 4, f"name {style}"))
+    return parts
 
 
 def apart(places: Sequence[float], distance: float, bottom: float) -> list[float]:

@@ -46,7 +46,9 @@ def tag(name: str, /, *children: Child, **attributes: Any) -> Html:
     for key, value in attributes.items():
         if value is not None:
             text = f"{value:.1f}" if isinstance(value, float) else str(value)
-            parts.append(f'{key.rstrip("_").replace("_", "-")}="{escape(text)}"')
+            # What is for programs is kept to the letter.
+            escaped = html.escape(text) if key.startswith("data_") else escape(text)
+            parts.append(f'{key.rstrip("_").replace("_", "-")}="{escaped}"')
     start = " ".join(parts)
     return Html(f"<{start}/>" if name in _VOID else f"<{start}>{join(children)}</{name}>")
 

@@ -76,7 +76,9 @@ def metrics(numbers: Numbers) -> Html | None:
         )
     parts: list[Child] = [table("metric", [name(numbers, run) for run in runs], rows)]
     if numbers.data["differences"]:
-        parts += [tag("h3", "Differences, paired over the same requests"), _paired(numbers)]
+        about = "A difference is bold where its interval does not hold 0."
+        title = tag("h3", "Differences, paired over the same requests")
+        parts += [title, tag("p", about, class_="about"), _paired(numbers)]
     parts += [_references(numbers, run) for run in runs]
     split = numbers.data["split"]
     about = (
@@ -98,21 +100,20 @@ def _best(numbers: Numbers, results: Sequence[tuple[Any, ...]], metric: str) -> 
 
 
 def _paired(numbers: Numbers) -> Html:
+    """Returns the differences; one whose interval does not hold 0 is bold."""
     differences = numbers.data["differences"]
     columns = [
         f"{name(numbers, one['run'])} − {name(numbers, one['minus'])}" for one in differences
     ]
-    metrics_of = dict.fromkeys(metric for one in differences for metric in one["metrics"])
-    rows = [
-        (
-            in_words(metric),
-            [
-                numbers.figure("differences", k, "metrics", metric, form="+.4f")
-                for k in range(len(differences))
-            ],
-        )
-        for metric in metrics_of
-    ]
+    rows: list[tuple[Child, list[Child]]] = []
+    for metric in dict.fromkeys(metric for one in differences for metric in one["metrics"]):
+        cells: list[Child] = []
+        for k, one in enumerate(differences):
+            _, low, high = one["metrics"].get(metric) or (None, None, None)
+            is_certain = low is not None and high is not None and (low > 0 or high < 0)
+            cell = numbers.figure("differences", k, "metrics", metric, form="+.4f")
+            cells.append(tag("span", cell, class_="best") if is_certain else cell)
+        rows.append((in_words(metric), cells))
     return table("metric", columns, rows)
 
 

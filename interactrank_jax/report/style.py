@@ -50,6 +50,8 @@ svg .row { fill: var(--ink); }
 svg text.name { fill: var(--c); font-weight: 600; }
 .grid { stroke: var(--grid); }
 .axis { stroke: var(--axis); }
+.band { fill: var(--grid); opacity: 0.4; }
+.leader { stroke: var(--c); stroke-dasharray: 1 3; opacity: 0.7; }
 .reference { stroke: var(--soft); stroke-dasharray: 4 3; }
 .line { fill: none; stroke: var(--c); stroke-width: 2; stroke-linejoin: round;
   stroke-linecap: round; }
@@ -65,7 +67,7 @@ table { border-collapse: separate; border-spacing: 0; font-size: 13px; min-width
 th, td { padding: 5px 12px; text-align: right; vertical-align: baseline;
   border-bottom: 1px solid var(--grid); }
 tbody tr:last-child > * { border-bottom: 0; }
-thead th { color: var(--soft); font-weight: 600; vertical-align: bottom; }
+thead th { min-width: 84px; color: var(--soft); font-weight: 600; vertical-align: bottom; }
 th:first-child { text-align: left; position: sticky; left: 0; background: var(--card);
   font-weight: 500; max-width: 300px; min-width: 130px; overflow-wrap: break-word; }
 td { white-space: nowrap; }
