@@ -62,7 +62,7 @@ def test_a_page_that_fails_leaves_the_one_before(runs, tmp_path, refused):
         (["{cross}", "--examples=nowhere"], "nowhere"),
         (["{cross}", "--ab=nowhere.json"], "nowhere.json does not exist"),
         (["{cross}", "--ab={cross}"], "is no file"),
-        (["{cross}", "--ba=x"], "Did you mean 'ab'"),
+        (["{cross}", "--example=x"], "Did you mean 'examples'"),
         (["{cross}", "--config.train.seed=1"], "leave it out"),
     ],
 )
