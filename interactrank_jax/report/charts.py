@@ -10,8 +10,9 @@ from collections.abc import Sequence
 from interactrank_jax.report.html import Child, Html, tag
 from interactrank_jax.report.scales import Scale, mark, spanning
 
+MOST_LABEL = 48  # characters under an axis
 WIDTH, HEIGHT = 380.0, 236.0
-LEFT, TOP, BOTTOM, RIGHT = 46.0, 10.0, 36.0, 12.0
+LEFT, TOP, BOTTOM, RIGHT = 46.0, 10.0, 36.0, 14.0
 COLOURS = 8
 CHARACTER = 6.0  # mean width of one, in pixels
 LINE = 13.0  # least distance of two labels
@@ -226,7 +227,7 @@ def _x_axis(scale: Scale, y: float, label: str, grid_from: float | None = None) 
         parts.append(_vertical(x, top, y + 4, "axis" if grid_from is None else "grid"))
         parts.append(_text(mark(value, step), x, y + 16, "tick middle"))
     middle = (scale.start + scale.end) / 2
-    return [*parts, _text(label, middle, y + 31, "label middle")]
+    return [*parts, _text(short(label, MOST_LABEL), middle, y + 31, "label middle")]
 
 
 def _line(one: Series, x: Scale, y: Scale, form: str, dots_always: bool) -> list[Html]:

@@ -15,7 +15,7 @@ _DARK = """
 _REST = """
 * { box-sizing: border-box; }
 html { -webkit-text-size-adjust: 100%; }
-body { margin: 0; background: var(--page); color: var(--ink);
+body { margin: 0; overflow-wrap: anywhere; background: var(--page); color: var(--ink);
   font: 15px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "DejaVu Sans", sans-serif; }
 main { max-width: 1240px; margin: 0 auto; padding: 24px 20px 64px; }
 h1 { font-size: 25px; line-height: 1.2; margin: 0 0 4px; letter-spacing: -0.01em; }
@@ -41,7 +41,7 @@ ul.notes { margin: 10px 0 0; padding: 10px 14px 10px 30px; background: var(--not
   grid-template-columns: repeat(auto-fill, minmax(min(100%, 330px), 1fr)); }
 figure { margin: 0; min-width: 0; max-width: 460px; }
 figcaption { font-size: 13px; margin: 0 0 4px; overflow-wrap: anywhere; }
-svg { display: block; width: 100%; height: auto; overflow: visible; }
+svg { display: block; width: 100%; height: auto; overflow: hidden; }
 svg text { font: 11px system-ui, -apple-system, "Segoe UI", Roboto, "DejaVu Sans", sans-serif;
   fill: var(--soft); font-variant-numeric: tabular-nums; }
 svg .middle { text-anchor: middle; }
@@ -67,10 +67,11 @@ table { border-collapse: separate; border-spacing: 0; font-size: 13px; min-width
 th, td { padding: 5px 12px; text-align: right; vertical-align: baseline;
   border-bottom: 1px solid var(--grid); }
 tbody tr:last-child > * { border-bottom: 0; }
-thead th { min-width: 84px; color: var(--soft); font-weight: 600; vertical-align: bottom; }
+thead th { min-width: 84px; color: var(--soft); font-weight: 600; vertical-align: bottom;
+  overflow-wrap: break-word; }
 th:first-child { text-align: left; position: sticky; left: 0; background: var(--card);
   font-weight: 500; max-width: 300px; min-width: 130px; overflow-wrap: break-word; }
-td { white-space: nowrap; }
+td { white-space: nowrap; overflow-wrap: normal; }
 td.text { white-space: normal; text-align: left; min-width: 120px; max-width: 420px;
   overflow-wrap: anywhere; }
 .none { color: var(--axis); }

@@ -17,6 +17,10 @@ from tests.log.handmade_log import make_tables
 from tests.serving.making import make_config, make_run
 
 AB_TEST = REPOSITORY / "experiments/results/ab_test.json"
+EVIL = "<script>alert(1)</script><img src=x onerror='alert(2)'>\"&amp;\u202e</style>"
+# Objects whose keys are names of the user's.
+NAMED = {"config", "metrics", "intervals", "heads", "reliability", "slices", "references", "arms"}
+NAMED |= {"cuts", "differences"}
 VOID = ("meta", "wbr")  # they have no end
 
 
@@ -139,3 +143,25 @@ def check_numbers(data: Any, numbers: list[tuple[str, str]]) -> None:
         if plain != str(value):  # a config's value is written in full
             shown = float(plain) / 100 if share else float(plain)
             assert abs(shown - value) <= 0.5001 * 10.0**-decimals, (pointer, text, value)
+
+
+def forged(data: Any) -> Any:
+    """Returns a page's JSON with hostile text in every string, and in every name that is a user's.
+
+    One run has a name without a place to break it.
+    """
+    copy = _forged(json.loads(json.dumps(data)))
+    for run in copy["runs"]:
+        run["notes"].append(f"`{EVIL}` {EVIL}")
+    copy["notes"].append(EVIL)
+    copy["runs"][0]["name"] += "x" * 200
+    return copy
+
+
+def _forged(value, key=""):
+    if isinstance(value, dict):
+        suffix = EVIL if key in NAMED else ""
+        return {name + suffix: _forged(entry, name) for name, entry in value.items()}
+    if isinstance(value, list):
+        return [_forged(entry) for entry in value]
+    return value + EVIL if isinstance(value, str) else value

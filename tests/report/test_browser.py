@@ -8,7 +8,8 @@ import subprocess
 
 import pytest
 
-from tests.report.conftest import Page, check_numbers
+from interactrank_jax.report.page import page
+from tests.report.conftest import Page, check_numbers, forged
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 BROWSER = next((path for name in BROWSERS if (path := shutil.which(name))), None)
@@ -42,13 +43,34 @@ def test_it_loads_without_an_error_and_shows_the_numbers(runs, tmp_path):
     assert len(shown.numbers) == len(Page(runs.text).numbers)
 
 
+def test_hostile_text_runs_nothing_and_fits(runs, tmp_path):
+    seen, console = look(page(forged(runs.data)), tmp_path, 390, "light")
+    assert console == ""
+    assert seen["images"] == 0
+    assert seen["scrolls"] <= seen["width"]
+    assert seen["right"] <= seen["width"]
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [390, 1280])
 def test_nothing_scrolls_sideways_and_both_schemes_are_readable(runs, tmp_path, width, scheme):
+    seen, console = look(runs.text, tmp_path, width, scheme)
+    assert console == ""
+    assert seen["width"] == width or seen["width"] == width - 15  # without a scroll bar's
+    assert seen["scrolls"] <= seen["width"]
+    assert seen["right"] <= seen["width"]
+    assert seen["tables"] >= 8
+    assert seen["wide"]
+    ink, paper = (sum(map(int, re.findall(r"\d+", seen[name])[:3])) for name in ("ink", "paper"))
+    assert (ink > paper + 400) if scheme == "dark" else (paper > ink + 400)
+
+
+def look(text: str, tmp_path, width: int, scheme: str) -> tuple[dict, str]:
+    """Returns what a page measures in a window of a width, and what it printed to the console."""
     file = tmp_path / "frame.html"
-    page = re.sub(r"<meta http-equiv[^>]*>", "", runs.text)  # the frame looks into it
+    inner = re.sub(r"<meta http-equiv[^>]*>", "", text)  # the frame looks into it
     file.write_text(f"""<!doctype html><body style="margin:0">
-<iframe id="page" style="border:0;width:{width}px;height:900px" srcdoc="{html.escape(page)}">
+<iframe id="page" style="border:0;width:{width}px;height:900px" srcdoc="{html.escape(inner)}">
 </iframe><pre id="seen"></pre><script>
 document.getElementById("page").onload = function () {{
   const page = this.contentDocument, root = page.documentElement;
@@ -59,18 +81,13 @@ document.getElementById("page").onload = function () {{
   document.getElementById("seen").textContent = JSON.stringify({{
     width: root.clientWidth, scrolls: root.scrollWidth, right: Math.max(...ends),
     tables: page.querySelectorAll("table").length,
+    images: page.querySelectorAll("img").length,
     wide: [...page.querySelectorAll(".wide")].filter(one => one.scrollWidth > one.clientWidth + 1)
       .every(one => getComputedStyle(one).overflowX === "auto"),
     ink: colour("color"), paper: colour("backgroundColor")}});
 }}</script>""")
     flag = f"--blink-settings=preferredColorScheme={0 if scheme == 'dark' else 1}"
     document, console = browse(file, tmp_path, flag, "--window-size=1400,1000")
-    assert console == ""
-    seen = json.loads(html.unescape(re.search(r'<pre id="seen">(.*?)</pre>', document)[1]))
-    assert seen["width"] == width or seen["width"] == width - 15  # without a scroll bar's
-    assert seen["scrolls"] <= seen["width"]
-    assert seen["right"] <= seen["width"]
-    assert seen["tables"] >= 8
-    assert seen["wide"]
-    ink, paper = (sum(map(int, re.findall(r"\d+", seen[name])[:3])) for name in ("ink", "paper"))
-    assert (ink > paper + 400) if scheme == "dark" else (paper > ink + 400)
+    seen = re.search(r'<pre id="seen">(.*?)</pre>', document)
+    assert seen, document[:500]
+    return json.loads(html.unescape(seen[1])), console

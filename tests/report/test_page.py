@@ -9,12 +9,7 @@ from interactrank_jax.evaluation import evaluate
 from interactrank_jax.io import files
 from interactrank_jax.report.page import page, write_report
 from interactrank_jax.runs.run import Run
-from tests.report.conftest import AB_TEST, Page, check_numbers
-
-EVIL = "<script>alert(1)</script><img src=x onerror='alert(2)'>\"&amp;\u202e</style>"
-# Objects whose keys are names of the user's.
-NAMED = {"config", "metrics", "intervals", "heads", "reliability", "slices", "references", "arms"}
-NAMED |= {"cuts", "differences"}
+from tests.report.conftest import AB_TEST, Page, check_numbers, forged
 
 
 def test_every_number_is_that_of_the_json(runs):
@@ -116,20 +111,8 @@ def test_it_loads_nothing_and_runs_nothing(runs):
     assert "@import" not in runs.text
 
 
-def _forged(value, key=""):
-    if isinstance(value, dict):
-        suffix = EVIL if key in NAMED else ""
-        return {name + suffix: _forged(entry, name) for name, entry in value.items()}
-    if isinstance(value, list):
-        return [_forged(entry) for entry in value]
-    return value + EVIL if isinstance(value, str) else value
-
-
 def test_no_text_becomes_markup(runs):
-    data = _forged(json.loads(json.dumps(runs.data)))
-    for run in data["runs"]:
-        run["notes"].append(f"`{EVIL}` {EVIL}")
-    data["notes"].append(EVIL)
+    data = forged(runs.data)
     shown, before = Page(page(data)), Page(runs.text)
     assert len(shown.scripts) == 1
     assert shown.data == data
