@@ -110,9 +110,7 @@ def explain(
     weight = np.zeros(0, np.float32)
     if names:
         part, value = (np.asarray(parts) @ utility)[mask], cross[mask]
-        weights = cross_weights(run, model)
-        assert weights is not None
-        weight = weights @ utility
+        weight = np.asarray(cross_weights(run, model)) @ utility
     order = np.lexsort((item, -total))
     return Explanation(
         request=raw.slice(index, 1).to_pylist()[0],

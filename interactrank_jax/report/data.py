@@ -181,7 +181,7 @@ def _meta_usage(
       `usage`, each one's share of the candidates at the last `step` that logged it; and by step
       `effective`, exp of the entropy of the shares: how many are in use.
     """
-    names = [name for name in values if name.startswith(USAGE)]
+    names = [name for name in values if name.removeprefix(USAGE).isdecimal()]
     names.sort(key=lambda name: int(name.removeprefix(USAGE)))
     shares = list(zip(*(values[name] for name in names), strict=True))
     measured = [number for number, row in enumerate(shares) if None not in row]

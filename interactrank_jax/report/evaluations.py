@@ -3,6 +3,7 @@
 import dataclasses
 import logging
 import shlex
+from collections.abc import Sequence
 from typing import Any
 
 from interactrank_jax.evaluation.evaluate import evaluate
@@ -10,8 +11,9 @@ from interactrank_jax.evaluation.slices import slicings
 from interactrank_jax.examples.format import Examples
 from interactrank_jax.io import files
 from interactrank_jax.io.errors import InputError
-from interactrank_jax.report.shapes import ANY, FIGURE, INTERVAL, NUMBER, TEXT, check
+from interactrank_jax.report.shapes import ANY, COUNT, FIGURE, INTERVAL, NUMBER, TEXT, check
 from interactrank_jax.runs.run import Run
+from interactrank_jax.serving.probabilities import Calibration
 
 logger = logging.getLogger(__name__)
 
@@ -21,13 +23,9 @@ _PART = {"metrics": {ANY: NUMBER}, "intervals": {ANY: INTERVAL}}
 _SLICE = {"slice": TEXT, "requests": NUMBER, "candidates": NUMBER, "engaged": NUMBER, **_PART}
 _POINT = dict.fromkeys(("rows", "predicted", "observed", "low", "high"), NUMBER)
 _LINE = {"feature": TEXT, "metrics": {ANY: NUMBER}, "differences": {ANY: FIGURE}}
-_CALIBRATION = {
-    "heads": [TEXT, ...],
-    **{name: [NUMBER, ...] for name in ("offsets", "scale", "bias")},
-}
 SHAPE = {
-    **{"name": TEXT, "split": TEXT, "examples_digest": TEXT, "step": NUMBER},
-    **dict.fromkeys(("requests", "candidates", "engaged", "corpus_requests"), NUMBER),
+    **{"name": TEXT, "split": TEXT, "examples_digest": TEXT, "step": COUNT},
+    **dict.fromkeys(("requests", "candidates", "engaged", "corpus_requests"), COUNT),
     **_PART,
     "heads": {ANY: {ANY: FIGURE}},
     "reliability?": {ANY: [_POINT, ...]},
@@ -35,7 +33,6 @@ SHAPE = {
     "references": {ANY: _LINE},
     "below": [TEXT, ...],
     "warnings": [TEXT, ...],
-    "calibration": _CALIBRATION,
 }
 
 
@@ -91,44 +88,53 @@ def evaluation(
       split: which to evaluate on.
 
     Raises:
-      InputError: no such split, or a damaged file and no examples to write it again.
+      InputError: no such split, or the run cannot be evaluated.
     """
     file = run.workdir / "eval" / f"{split}.json"
-    stored, problem = _stored(file, step)
+    stored, problem = _stored(file, step, run.rule.heads)
     opened = examples.examples
     if opened is None:
         if stored is None:
             return None, [f"{problem}; {_remedy(run, split, examples)}"]
-        lacking = [cut for cut in CUTS if cut not in stored["slices"]]
-        lacking += [] if "reliability" in stored else ["the reliability diagram"]
-        if lacking:
-            notes = [f"{file} is without {' and '.join(lacking)}; {_remedy(run, split, examples)}"]
-            return stored, notes
-        return stored, []
+        lacking = _lacking(stored, CUTS)
+        if not lacking:
+            return stored, []
+        missing = f"{file} is without {' and '.join(lacking)}"
+        return stored, [f"{missing}; {_remedy(run, split, examples)}"]
     opened.split(split)
     has = _digest(stored) == opened.metadata.digest
     if stored is not None and not has and not examples.is_named:
-        return stored, [f"evaluated on examples {stored['examples_digest']}, not those of training"]
+        others = f"evaluated on examples {stored['examples_digest']}, not those of training"
+        lacking = _lacking(stored, CUTS)
+        return stored, [others + (f"; without {' and '.join(lacking)}" if lacking else "")]
     cuts, notes = _cuts(opened, split, [*(stored or {}).get("slices", ()), *CUTS])
-    is_whole = stored is not None and "reliability" in stored and set(cuts) <= set(stored["slices"])
-    if not (has and is_whole):
+    if stored is None or not has or _lacking(stored, cuts):
         logger.info("evaluating %s on split '%s'", run.workdir, split)
         evaluate(run.workdir, opened.path, split, by=cuts)
-        stored, problem = _stored(file, step)
+        stored, problem = _stored(file, step, run.rule.heads)
         if stored is None:
             raise InputError(f"{problem}: training is going on there. Try again.")
     return stored, notes
+
+
+def _lacking(stored: dict[str, Any], cuts: Sequence[str]) -> list[str]:
+    """Returns in words what an evaluation does not have of what a page shows."""
+    lacking = [cut for cut in cuts if cut not in stored["slices"]]
+    return lacking if "reliability" in stored else [*lacking, "the reliability diagram"]
 
 
 def _digest(stored: dict[str, Any] | None) -> str:
     return "" if stored is None else str(stored["examples_digest"])
 
 
-def _stored(file: files.PathLike, step: int) -> tuple[dict[str, Any] | None, str]:
+def _stored(
+    file: files.PathLike, step: int, heads: tuple[str, ...]
+) -> tuple[dict[str, Any] | None, str]:
     """Returns the evaluation in a file, or else why it cannot be taken."""
     try:
         value = files.read_json(file)
         check(value, SHAPE, file)
+        Calibration.from_json(value.get("calibration"), heads)
     except InputError as error:
         return None, str(error).rstrip(".")
     if value["step"] != step:

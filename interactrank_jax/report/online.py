@@ -4,17 +4,17 @@ from typing import Any
 
 from interactrank_jax.io import files
 from interactrank_jax.io.errors import InputError
-from interactrank_jax.report.shapes import ANY, FIGURE, NUMBER, check
+from interactrank_jax.report.shapes import ANY, COUNT, FIGURE, NUMBER, check
 
 _ARM = {"fulfilment": NUMBER, "lift_vs_bm25": FIGURE, "lift_vs_two_tower": FIGURE}
 _TEST = {"lift": NUMBER, "low": NUMBER, "high": NUMBER}
 _SHAPE = {
     "arms": {ANY: {**_ARM, "survival_at_500?": NUMBER, "drawn?": NUMBER}},
     "cuts?": {ANY: {ANY: {**_ARM, "survival?": {"full_ranker": NUMBER, "oracle": NUMBER}}}},
-    "searches": NUMBER,
-    "users?": NUMBER,
-    "worlds?": NUMBER,
-    "cut?": NUMBER,
+    "searches": COUNT,
+    "users?": COUNT,
+    "worlds?": COUNT,
+    "cut?": COUNT,
     "candidates?": NUMBER,
     "split_tests?": {ANY: {**_TEST, "searches_needed": NUMBER}},
     "aa": _TEST,

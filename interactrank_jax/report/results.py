@@ -175,7 +175,8 @@ def reliability(numbers: Numbers) -> Html | None:
 def _diagram(numbers: Numbers, runs: Sequence[int], head: str) -> Html | None:
     series = []
     for run in runs:
-        points = numbers.at("runs", run, "evaluation", "reliability", head)
+        points = numbers.at("runs", run, "evaluation", "reliability", head) or ()
+        points = [point for point in points if point["predicted"] is not None]
         if points:
             columns = {key: [point[key] for point in points] for key in points[0]}
             series.append(

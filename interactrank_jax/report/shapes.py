@@ -6,7 +6,7 @@ from typing import Any
 from interactrank_jax.io import files
 from interactrank_jax.io.errors import InputError
 
-NUMBER, TEXT, ANY = "a number", "text", "*"
+NUMBER, COUNT, TEXT, ANY = "a number", "a whole number", "text", "*"
 FIGURE = [NUMBER, NUMBER, NUMBER]  # value, low, high
 INTERVAL = [NUMBER, NUMBER]
 
@@ -16,9 +16,10 @@ def check(value: Any, shape: Any, file: files.PathLike, name: str = "") -> None:
 
     Args:
       value: as `json` reads it.
-      shape: `NUMBER` (null is one that is not defined) or `TEXT`; a list of the shapes of a list's
-        entries, or of one shape and `...`; a dictionary of the shapes of an object's fields, of all
-        of them by the key `ANY`, and of those that may be absent by the name and `?`.
+      shape: `NUMBER` (null is one that is not defined), `COUNT` or `TEXT`; a list of the shapes of
+        a list's entries, or of one shape and `...`; a dictionary of the shapes of an object's
+        fields, of all of them by the key `ANY`, and of those that may be absent by the name and
+        `?`.
       file: where it is, for the message.
       name: of the value in it.
 
@@ -28,6 +29,9 @@ def check(value: Any, shape: Any, file: files.PathLike, name: str = "") -> None:
     if shape == NUMBER:
         is_number = isinstance(value, int | float) and not isinstance(value, bool)
         _expect(value is None or is_number, NUMBER, value, file, name)
+    elif shape == COUNT:
+        is_count = isinstance(value, int) and not isinstance(value, bool)
+        _expect(is_count, COUNT, value, file, name)
     elif shape == TEXT:
         _expect(isinstance(value, str), TEXT, value, file, name)
     elif isinstance(shape, list):

@@ -64,8 +64,9 @@ def test_another_split_is_evaluated_when_it_is_asked_for(runs, tmp_path, monkeyp
         lambda result: result["slices"].pop("item_age"),
         lambda result: result.pop("reliability"),
         lambda result: result["metrics"].update(roc_auc="high"),
+        lambda result: result["calibration"].pop("fitted"),
     ],
-    ids=["other step", "no slices", "no reliability", "edited"],
+    ids=["other step", "no slices", "no reliability", "edited", "no calibration"],
 )
 def test_a_lacking_evaluation_is_made_again(runs, tmp_path, monkeypatch, change):
     run, calls = runs.copy(tmp_path), count(monkeypatch)

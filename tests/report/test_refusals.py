@@ -79,6 +79,7 @@ def test_what_is_wrong_is_named(runs, refused, argv, message):
         ("{}", "has no 'arms'"),
         ('{"arms": {}, "searches": 1, "aa": {}, "paper": {}}', "has no 'aa.lift'"),
         ('{"arms": {"bm25": {"fulfilment": "high"}}}', "arms.bm25.fulfilment is 'high'"),
+        ('{"arms": {}, "searches": null}', "searches is None. Expected a whole number"),
         (
             '{"arms": {"a": {"fulfilment": 1, "lift_vs_bm25": [1, 2]}}}',
             "Expected a list of 3",
