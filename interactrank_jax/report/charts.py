@@ -234,13 +234,13 @@ def _line(one: Series, x: Scale, y: Scale, form: str, dots_always: bool) -> list
     points = one.points()
     every = max(1, -(-len(points) // MOST_POINTS))
     kept = points[::-1][::every][::-1]  # the last one always
-    places = [(x(one.x[k]), y(one.y[k] or 0.0)) for k in kept]
-    path = "M" + "L".join(f"{px:.1f} {py:.1f}" for px, py in places)
+    coordinates = [(x(one.x[k]), y(one.y[k] or 0.0)) for k in kept]
+    path = "M" + "L".join(f"{px:.1f} {py:.1f}" for px, py in coordinates)
     parts = []
-    if len(places) > 1 and not dots_always:
+    if len(coordinates) > 1 and not dots_always:
         parts.append(tag("path", d=path, class_=f"line {one.style}"))
-    if dots_always or len(places) <= MOST_MARKERS:
-        for k, (px, py) in zip(kept, places, strict=True):
+    if dots_always or len(coordinates) <= MOST_MARKERS:
+        for k, (px, py) in zip(kept, coordinates, strict=True):
             bounds = one.interval(k)
             if bounds:
                 top, bottom = y(bounds[1]), y(bounds[0])
@@ -294,21 +294,21 @@ def _end_labels(
             last = points[-1]
             ends.append((y(one.y[last] or 0.0), x(one.x[last]), name, one.style))
     ends.sort()
-    places = apart([place for place, *_ in ends], LINE, y.start)
+    positions = apart([position for position, *_ in ends], LINE, y.start)
     parts = []
-    for place, (end_y, end_x, name, style) in zip(places, ends, strict=True):
+    for position, (end_y, end_x, name, style) in zip(positions, ends, strict=True):
         if right - end_x > LINE:
-            line = {"x1": end_x + 4, "y1": end_y, "x2": right + 5, "y2": place}
+            line = {"x1": end_x + 4, "y1": end_y, "x2": right + 5, "y2": position}
             parts.append(tag("line", **line, class_=f"leader {style}"))
-        parts.append(_text(name, right + 8, place + 4, f"name {style}"))
+        parts.append(_text(name, right + 8, position + 4, f"name {style}"))
     return parts
 
 
-def apart(places: Sequence[float], distance: float, bottom: float) -> list[float]:
-    """Returns ascending places moved until any two are `distance` apart, none below `bottom`."""
+def apart(positions: Sequence[float], distance: float, bottom: float) -> list[float]:
+    """Returns ascending positions moved until any two are `distance` apart, none below `bottom`."""
     moved: list[float] = []
-    for place in places:
-        moved.append(max(place, moved[-1] + distance) if moved else place)
+    for position in positions:
+        moved.append(max(position, moved[-1] + distance) if moved else position)
     limit = bottom
     for number in range(len(moved) - 1, -1, -1):
         moved[number] = min(moved[number], limit)

@@ -91,8 +91,8 @@ def labels(paths: Sequence[Path]) -> list[str]:
       paths: absolute, no two of them equal.
     """
     depth = min(len(path.parts) for path in paths)
-    for place in range(1, depth):
-        names = [path.parts[-place] for path in paths]
+    for from_end in range(1, depth):
+        names = [path.parts[-from_end] for path in paths]
         if len(set(names)) == len(paths):
             return names
     return [str(path) for path in paths]

@@ -50,8 +50,8 @@ def cross_weights(numbers: Numbers) -> Html | None:
     cells: dict[str, list[Child]] = {feature: [] for feature in features}
     for run in runs:
         cross, heads = numbers.at("runs", run, "cross"), numbers.at("runs", run, "heads")
-        places = [features.index(feature) for feature in cross["features"]]
-        series.append(Series(name(numbers, run), run, places, cross["ranked"]))
+        rows_of_run = [features.index(feature) for feature in cross["features"]]
+        series.append(Series(name(numbers, run), run, rows_of_run, cross["ranked"]))
         prefix = f"{name(numbers, run)}: " if len(runs) > 1 else ""
         columns += [f"{prefix}{column}" for column in ("ranked score", *heads)]
         for feature in features:

@@ -37,7 +37,7 @@ def write_report(
       ab: what `experiments.ab_test` wrote, if it is to be shown.
 
     Raises:
-      InputError: the page cannot be written, which is found out first; see `data.gather`.
+      InputError: the page cannot be written, which is checked first; see `data.gather`.
     """
     if Path(out).suffix.lower() not in (".html", ".htm"):
         raise InputError(f"--out={out} is no page. Expected a file name that ends in .html.")

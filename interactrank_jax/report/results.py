@@ -223,9 +223,9 @@ def _slices(numbers: Numbers, runs: Sequence[int], cut: str, title: str) -> Html
     rows = []
     for label in labels:
         for run in runs:
-            for place, part in enumerate(parts[run]):
+            for position, part in enumerate(parts[run]):
                 if part["slice"] == label:
-                    keys = ("runs", run, "evaluation", "slices", cut, place)
+                    keys = ("runs", run, "evaluation", "slices", cut, position)
                     cells: list[Child] = [name(numbers, run)] if len(runs) > 1 else []
                     counts = ("requests", "candidates", "engaged")
                     cells += [numbers.number(*keys, count, form=",") for count in counts]

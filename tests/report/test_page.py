@@ -25,8 +25,8 @@ def test_all_metrics_slices_weights_shares_and_arms_are_in_tables(runs):
         expected = {f"{root}/evaluation/metrics/{name}" for name in result["metrics"]}
         expected |= {f"{root}/throughput/{name}" for name in run["throughput"]}
         for cut, parts in result["slices"].items():
-            for place, part in enumerate(parts):
-                of_part = f"{root}/evaluation/slices/{cut}/{place}"
+            for position, part in enumerate(parts):
+                of_part = f"{root}/evaluation/slices/{cut}/{position}"
                 defined = [name for name, value in part["metrics"].items() if value is not None]
                 expected |= {f"{of_part}/metrics/{name}" for name in defined}
         for pointer in expected:

@@ -67,8 +67,8 @@ def test_a_page_that_fails_leaves_the_one_before(runs, tmp_path, refused):
     ],
 )
 def test_what_is_wrong_is_named(runs, refused, argv, message):
-    places = {"cross": runs.cross, "examples": runs.examples}
-    assert message in refused(*(argument.format(**places) for argument in argv))
+    directories = {"cross": runs.cross, "examples": runs.examples}
+    assert message in refused(*(argument.format(**directories) for argument in argv))
 
 
 @pytest.mark.parametrize(
