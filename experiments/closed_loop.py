@@ -156,10 +156,14 @@ def live(
     name: str, simulation: Simulation, directory: Path, days: range, common: Mapping[str, Any]
 ) -> None:
     """Lets an arm rank the searches of some days, each after it learned from those before."""
+    import jax
+
     arm, log = ARMS[name], directory / "log"
     for day in days:
         if (directory / f"{day}.npz").exists():
             continue
+        # What was compiled on the days before lies in maps of memory, which a process has few of.
+        jax.clear_caches()
         grow(log, simulation, day)
         ranker = learn(arm, day, directory, common)
         searches = simulation.searches(day)
