@@ -258,7 +258,7 @@ class Trainer:
         return train_iterator(
             self.examples,
             int(self.config.train.batch_size) // processes,
-            seed=int(self.config.train.seed),
+            seed=order_seed(self.config.train),
             names=self._columns(),
             shard=jax.process_index(),
             num_shards=processes,
@@ -361,6 +361,12 @@ class Trainer:
     def _check_trained(self) -> None:
         if not (self.workdir / "metrics.jsonl").exists():
             raise InputError("this trainer has trained nothing yet: call .fit() first.")
+
+
+def order_seed(config: ConfigDict) -> int:
+    """Returns the seed of the order of examples, of the `train` part of a config."""
+    given = config.get("order_seed")  # a run of before it was a field lacks it
+    return int(config.seed if given is None else given)
 
 
 def warn_of_warmup(config: ConfigDict, total_steps: int) -> None:
