@@ -26,7 +26,6 @@ from interactrank_jax import metrics
 from interactrank_jax.config import configuration
 from interactrank_jax.examples.format import Examples
 from interactrank_jax.io import files
-from interactrank_jax.io.errors import InputError
 
 LONGEST_NAME = 100
 # The smallest sizes, for `--quick`: shows that everything runs.
@@ -165,14 +164,7 @@ def resolve(spec: str, overrides: Mapping[str, Any]) -> ConfigDict:
     Raises:
       InputError: an unknown field, or a value of another type than its own.
     """
-    config = configuration.load(spec)
-    configuration.check_overrides(config, [f"--config.{field}=" for field in overrides])
-    for field, value in overrides.items():
-        try:
-            config.update_from_flattened_dict({field: value})
-        except (TypeError, ValueError) as error:
-            raise InputError(f"config.{field} cannot be {value!r}: {error}") from error
-    return config
+    return configuration.with_values(configuration.load(spec), overrides)
 
 
 def run(trials: Sequence[Trial], *, parallel: int = 1, budget_s: float = math.inf) -> list[Outcome]:
