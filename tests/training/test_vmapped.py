@@ -21,9 +21,9 @@ from interactrank_jax.training.vmapped import Vmapped, train_many
 from tests.faults.processes import assert_same_run, computed, metric_lines, steps
 from tests.synthetic import tiny_config, without_blocks
 
-# Shares of the largest entry of a tensor, and an amount. Sums of float32 are taken in another order;
-# Adam divides by the size of a gradient, so that it moves an entry whose gradient is almost zero
-# by much more than the sums differ. One such entry in a thousand was seen, off by 5e-4.
+# Shares of the largest entry of a tensor, and an amount. Sums of float32 are taken in another
+# order. Adam divides by the size of a gradient, so that it moves an entry whose gradient is almost
+# zero by much more than the sums differ. One such entry in a thousand was seen, off by 5e-4.
 MOST, ALL, SMALLEST = 1e-4, 1e-3, 1e-6
 OVERRIDES = (
     {"train.seed": 0, "train.optimizer.learning_rate": 0.0, "train.tables.learning_rate": 0.0},
@@ -55,7 +55,7 @@ def configs(config, overrides=OVERRIDES):
 
 
 def assert_close(tree, other):
-    """Asserts that 99% of the entries of each tensor differ by no more than `MOST`, all by `ALL`."""
+    """Asserts that 99% of the entries of a tensor differ by no more than `MOST`, all by `ALL`."""
     for (path, one), two in zip(
         jax.tree_util.tree_leaves_with_path(tree), jax.tree.leaves(other), strict=True
     ):
