@@ -9,6 +9,8 @@ cluster's scheduler; when those are done, the command without it finds them and 
 
 Trials are compared on validation; the test split is for what was chosen (`interactrank evaluate`).
 
+With `--vmap`, trials that differ in seeds and rates alone train in one step on one device.
+
     OUT/table.md, figure.png, results.json
     OUT/trials/NAME/run          of each trial; see `trials.py`
 """
@@ -18,11 +20,11 @@ import math
 import shlex
 import statistics
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments import sweeps, trials
+from experiments import jobs, sweeps, trials
 from experiments.benchmarks import reporting
 from experiments.command_line import count, exit_status, positive
 from interactrank_jax.config import configuration
@@ -154,13 +156,12 @@ def write(outcomes: Sequence[trials.Outcome], arguments: argparse.Namespace) -> 
         print(arguments.out / name)
 
 
-def shell_line(trial: trials.Trial, budget_s: float) -> str:
-    """Returns a trial's command for a shell, started in this directory.
+def shell_line(job: jobs.Job, budget_s: float) -> str:
+    """Returns a job's command for a shell, started in this directory.
 
     It leaves the record that the sweep looks for, so that the sweep collects what has run.
     """
     limit = [] if math.isinf(budget_s) else [f"--budget_s={budget_s:g}"]
-    job = trial.job
     return shlex.join(
         [sys.executable, "-m", "experiments.jobs", str(job.record), *limit, "--", *job.command]
     )
@@ -178,6 +179,12 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--budget_s", type=positive, default=math.inf, help="seconds after which a trial stops"
     )
+    parser.add_argument(
+        "--vmap",
+        action="store_true",
+        help="trials that differ in seeds and rates alone train in one step on one device, and see "
+        "the same batches (config.train.order_seed)",
+    )
     parser.add_argument("--print", action="store_true", help="a shell line per trial, nothing run")
     parser.add_argument("--quick", action="store_true", help="smallest sizes: shows that it runs")
     parser.add_argument("--json", type=Path, help="write the record here as well")
@@ -192,18 +199,22 @@ def sweep(arguments: Any) -> int:
         overrides = list(sweeps.product(overrides, sweeps.over(SEED, arguments.seeds)))
     if arguments.quick:
         trials.compile_quickly()
+    common = dict(trials.QUICK) if arguments.quick else {}
+    train: Callable[..., list[trials.Outcome]] = trials.run
+    commands: Callable[..., list[jobs.Job]] = trials.commands
+    if arguments.vmap:
+        from experiments import vmapped  # imports jax, which the others leave to their processes
+
+        common |= vmapped.shared_batches(arguments.config)
+        train, commands = vmapped.run, vmapped.commands
     made = trials.make(
-        arguments.config,
-        overrides,
-        arguments.examples,
-        arguments.out,
-        common=trials.QUICK if arguments.quick else {},
+        arguments.config, overrides, arguments.examples, arguments.out, common=common
     )
     if arguments.print:
-        print("\n".join(shell_line(trial, arguments.budget_s) for trial in made))
+        print("\n".join(shell_line(job, arguments.budget_s) for job in commands(made)))
         return 0
     with outputs.lock(arguments.out):
-        outcomes = trials.run(made, parallel=arguments.parallel, budget_s=arguments.budget_s)
+        outcomes = train(made, parallel=arguments.parallel, budget_s=arguments.budget_s)
         write(outcomes, arguments)
     return 0 if any(not outcome.error for outcome in outcomes) else 1
 

@@ -11,9 +11,9 @@ from interactrank_jax.io.errors import InputError
 from interactrank_jax.runs.best import fingerprint
 from interactrank_jax.runs.run import Run
 from interactrank_jax.training.checkpoint import Progress
-from interactrank_jax.training.loop import record_validation
 from interactrank_jax.training.timetable import Timetable
 from interactrank_jax.training.train import train
+from interactrank_jax.training.validation import record_validation
 from tests.faults.configs import long_config
 from tests.faults.processes import assert_same_run, metric_lines
 from tests.synthetic import make_encoder, tiny_config, write_examples
