@@ -181,9 +181,14 @@ def _note(
 
 
 def score_test(outcome: trials.Outcome) -> comparison.Scored:
-    """Scores the test split with a trial's best model; once, then it is kept beside the run."""
+    """Scores the test split with a trial's best model, see `score_split`."""
+    return score_split(outcome, "test")
+
+
+def score_split(outcome: trials.Outcome, split: str) -> comparison.Scored:
+    """Scores a split with a trial's best model; once, then it is kept beside the run."""
     assert outcome.best is not None
-    file = outcome.trial.directory / f"test-{outcome.best[0]}.npz"
+    file = outcome.trial.directory / f"{split}-{outcome.best[0]}.npz"
     if not file.exists():
         from interactrank_jax.devices.parallel import DataParallel
         from interactrank_jax.evaluation import evaluate
@@ -198,9 +203,9 @@ def score_test(outcome: trials.Outcome) -> comparison.Scored:
                 f"{run.workdir} holds the model of step {step}, but its best is of step "
                 f"{outcome.best[0]}: it was killed in between. Remove {outcome.trial.directory}."
             )
-        scorer = ModelScorer(run, examples, "test", parallel)
+        scorer = ModelScorer(run, examples, split, parallel)
         scorer.use(parallel.replicate(model), run.calibration(step))
-        rows = evaluate.Rows(scorer, examples, "test", scorer.batch_size)
+        rows = evaluate.Rows(scorer, examples, split, scorer.batch_size)
         tested = comparison.Scored(
             rows.request,
             rows.item,
