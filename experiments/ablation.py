@@ -1,0 +1,276 @@
+"""Ablations: one config, then the same with one thing changed, compared pair by pair.
+
+An ablation is a list of `Change`s. Every change is trained with every seed, its best step chosen on
+validation as in every training. Both splits are scored by the same code as every comparison's
+(`contenders.py`), and the differences to the unchanged config have intervals over requests and
+seeds (`comparison.paired_difference`). Choices are made on validation: `verdict` is what its
+interval says. The test split is scored once, with the models that validation chose.
+"""
+
+import argparse
+import dataclasses
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from experiments import comparison, contenders, simulated, trials
+from experiments.efficiency import request_flops
+from interactrank_jax import metrics
+from interactrank_jax.config import configuration
+from interactrank_jax.io import files
+from interactrank_jax.io.errors import InputError, did_you_mean
+from interactrank_jax.runs.run import Run
+
+SPLITS = ("validation", "test")
+METRICS = ("roc_auc", "request_auc")
+WHOLE = "as configured"
+WORSE, LEVEL, BETTER = "worse", "level", "better"  # than the unchanged config, on validation
+
+Row = dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Change:
+    """One thing that is changed in a config.
+
+    Attributes:
+      name: for the table.
+      overrides: dotted config field -> value.
+      group: of changes that are read together.
+      model: another model, with its own config; '' for that of the ablation.
+    """
+
+    name: str
+    overrides: Mapping[str, Any]
+    group: str
+    model: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Trained:
+    """A change that was trained.
+
+    Attributes:
+      change: the change.
+      outcomes: one per seed.
+      row: its figures.
+    """
+
+    change: Change
+    outcomes: tuple[trials.Outcome, ...]
+    row: Row
+
+
+def effective(
+    changes: Iterable[Change], model: str, setting: contenders.Setting
+) -> tuple[Change, ...]:
+    """Returns the changes that change the config of a data set, each once.
+
+    Such as MovieLens, whose labels have one head and no weights to take away.
+    """
+    kept: dict[str, Change] = {}
+    whole = _resolved(Change(WHOLE, {}, ""), model, setting)
+    for change in changes:
+        resolved = _resolved(change, model, setting)
+        if resolved != whole:
+            kept.setdefault(resolved, change)
+    return tuple(kept.values())
+
+
+def _resolved(change: Change, model: str, setting: contenders.Setting) -> str:
+    """Returns a hash of the config of a change."""
+    spec = setting.spec(change.model or model)
+    config = trials.resolve(spec, {**setting.common, **change.overrides})
+    return files.digest(configuration.to_json(config))
+
+
+def measure(
+    setting: contenders.Setting, model: str, changes: Sequence[Change], log: str
+) -> list[Trained]:
+    """Trains, scores and compares; returns the unchanged config, then every change that trained.
+
+    Args:
+      setting: what trainings are run with.
+      model: whose config is changed.
+      changes: what is done to it, one at a time.
+      log: what the setting's log is called in the rows.
+
+    Raises:
+      InputError: the unchanged config failed. A change that failed has a row with its `error`.
+    """
+    whole, base = _train(Change(WHOLE, {}, ""), model, setting, log, None)
+    trained = [whole]
+    for change in effective(changes, model, setting):
+        try:
+            one, _ = _train(change, model, setting, log, base)
+        except InputError as error:
+            row = {**_key(change, model, log), "error": str(error)}
+            one = Trained(change, (), row)
+        trained.append(one)
+        print(_line(one.row), flush=True)
+    return trained
+
+
+Scores = dict[str, list[comparison.Scored]]
+
+
+def _train(
+    change: Change, model: str, setting: contenders.Setting, log: str, base: Scores | None
+) -> tuple[Trained, Scores]:
+    """Returns a change's row, and the scores of each seed by split.
+
+    Args:
+      change, model, setting, log: as of `measure`.
+      base: the scores of the unchanged config; None for that itself.
+    """
+    spec = setting.spec(change.model or model)
+    config = trials.resolve(spec, {**setting.common, **change.overrides})
+    sweep = [{**change.overrides, "train.seed": seed} for seed in setting.seeds]
+    place = setting.out / (change.model or model)
+    made = trials.make(spec, sweep, setting.examples(config.data), place, setting.common)
+    outcomes = simulated.trained(made, setting.parallel)
+    scores = {
+        split: [contenders.score_split(outcome, split) for outcome in outcomes] for split in SPLITS
+    }
+    row = {
+        **_key(change, model, log),
+        "seeds": list(setting.seeds),
+        **{
+            split: _figures(scores[split], None if base is None else base[split])
+            for split in SPLITS
+        },
+        **contenders.sizes(made[0]),
+        "flops_per_request": request_flops(Run.open(made[0].workdir)),
+        "train_seconds": statistics.fmean(outcome.record.seconds for outcome in outcomes),
+    }
+    row["verdict"] = verdict(row["validation"]["roc_auc"]["difference"])
+    return Trained(change, tuple(outcomes), row), scores
+
+
+def _key(change: Change, model: str, log: str) -> Row:
+    return {
+        "log": log,
+        "group": change.group,
+        "change": change.name,
+        "model": change.model or model,
+        "overrides": dict(change.overrides),
+    }
+
+
+def _figures(
+    scored: Sequence[comparison.Scored], base: Sequence[comparison.Scored] | None
+) -> dict[str, dict[str, Any]]:
+    """Returns of each metric mean, deviation over seeds, and difference with its interval."""
+    request = scored[0].request_index
+    functions = {
+        "roc_auc": lambda run: metrics.roc_auc(run.score, run.engaged),
+        "request_auc": lambda run: metrics.request_auc(run.request_index, run.score, run.engaged),
+    }
+    figures = {}
+    for metric in METRICS:
+        values = [functions[metric](run) for run in scored]
+        difference = None
+        if base is not None:
+            paired = comparison.paired_difference(request, scored, base, metric=metric)
+            difference = [float(value) for value in paired]
+        figures[metric] = {
+            "mean": statistics.fmean(values),
+            "std": statistics.stdev(values) if len(values) > 1 else 0.0,
+            "difference": difference,
+        }
+    return figures
+
+
+def verdict(difference: Sequence[float] | None) -> str:
+    """Returns what a difference on validation and its interval say of a change; '' without one."""
+    if difference is None:
+        return ""
+    _, low, high = difference
+    return WORSE if high < 0 else BETTER if low > 0 else LEVEL
+
+
+# --- Output ---
+
+COLUMNS = (
+    "change",
+    "validation ROC-AUC",
+    "minus the unchanged [95%]",
+    "it is",
+    "test ROC-AUC",
+    "minus the unchanged [95%]",
+    "request AUC, minus the unchanged [95%]",
+    "FLOPs per candidate",
+    "FLOPs per request",
+)
+
+
+def table(rows: Sequence[Row]) -> str:
+    """Returns Markdown: a table for each log, a change a row, as it was measured."""
+    parts = []
+    for log in dict.fromkeys(row["log"] for row in rows):
+        of_log = [row for row in rows if row["log"] == log]
+        lines = [f"{of_log[0]['model']}, {log}:", ""] if len({r["log"] for r in rows}) > 1 else []
+        lines += ["| " + " | ".join(COLUMNS) + " |", "|---" * len(COLUMNS) + "|"]
+        parts.append("\n".join([*lines, *map(_line, of_log)]))
+    return "\n\n".join(parts)
+
+
+def _line(row: Row) -> str:
+    """Returns a row of the table."""
+    name = row["change"]
+    if "error" in row:
+        return f"| {name} | failed: {row['error']} " + "|  " * (len(COLUMNS) - 2) + "|"
+    validation, test = (row[split]["roc_auc"] for split in SPLITS)
+    cells = [
+        name,
+        _spread(validation),
+        _difference(validation),
+        row["verdict"],
+        _spread(test),
+        _difference(test),
+        _difference(row["test"]["request_auc"]),
+        f"{row['serving_flops_per_candidate']:,.0f}",
+        f"{row['flops_per_request']:,.0f}",
+    ]
+    return "| " + " | ".join(cells) + " |"
+
+
+def _spread(figure: Mapping[str, Any]) -> str:
+    return f"{figure['mean']:.4f} ± {figure['std']:.4f}"
+
+
+def _difference(figure: Mapping[str, Any]) -> str:
+    if figure["difference"] is None:
+        return ""
+    value, low, high = figure["difference"]
+    return f"{value:+.4f} [{low:+.4f}, {high:+.4f}]"
+
+
+# --- Command line ---
+
+
+def add_groups(parser: argparse.ArgumentParser, groups: Sequence[str]) -> None:
+    """Adds `--groups`, which names groups of changes, and `--changes`, which names some."""
+    parser.add_argument("--groups", nargs="+", choices=groups, default=list(groups))
+    parser.add_argument("--changes", nargs="+", help="names of changes, of the table; all if none")
+
+
+def chosen(changes: Sequence[Change], arguments: argparse.Namespace) -> tuple[Change, ...]:
+    """Returns the changes that the flags of `add_groups` name.
+
+    Raises:
+      InputError: there is no such change.
+    """
+    names = [change.name for change in changes]
+    for name in arguments.changes or ():
+        if name not in names:
+            raise InputError(f"--changes: no change '{name}'." + did_you_mean(name, names))
+    wanted = set(arguments.changes or names)
+    return tuple(
+        change for change in changes if change.group in arguments.groups and change.name in wanted
+    )
+
+
+def status(published: int, rows: Iterable[Row]) -> int:
+    """Returns the exit status: 1 where the results are written but a change failed."""
+    return published or int(any("error" in row for row in rows))
