@@ -9,11 +9,12 @@ interval says. The test split is scored once, with the models that validation ch
 
 import argparse
 import dataclasses
+import itertools
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from experiments import comparison, contenders, simulated, trials
+from experiments import comparison, contenders, trials
 from experiments.efficiency import request_flops
 from interactrank_jax import metrics
 from interactrank_jax.config import configuration
@@ -27,9 +28,10 @@ WHOLE = "as configured"
 WORSE, LEVEL, BETTER = "worse", "level", "better"  # than the unchanged config, on validation
 
 Row = dict[str, Any]
+Scores = dict[str, list[comparison.Scored]]
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Change:
     """One thing that is changed in a config.
 
@@ -87,7 +89,7 @@ def _resolved(change: Change, model: str, setting: contenders.Setting) -> str:
 def measure(
     setting: contenders.Setting, model: str, changes: Sequence[Change], log: str
 ) -> list[Trained]:
-    """Trains, scores and compares; returns the unchanged config, then every change that trained.
+    """Trains, scores and compares; returns the unchanged config, then every change.
 
     Args:
       setting: what trainings are run with.
@@ -98,53 +100,59 @@ def measure(
     Raises:
       InputError: the unchanged config failed. A change that failed has a row with its `error`.
     """
-    whole, base = _train(Change(WHOLE, {}, ""), model, setting, log, None)
-    trained = [whole]
-    for change in effective(changes, model, setting):
-        try:
-            one, _ = _train(change, model, setting, log, base)
-        except InputError as error:
-            row = {**_key(change, model, log), "error": str(error)}
-            one = Trained(change, (), row)
-        trained.append(one)
-        print(_line(one.row), flush=True)
+    whole = Change(WHOLE, {}, "")
+    made = {
+        change: _make(change, model, setting)
+        for change in (whole, *effective(changes, model, setting))
+    }
+    # All at once, so that no core waits for the last seed of a change.
+    every = [trial for of_change in made.values() for trial in of_change]
+    outcomes = iter(trials.run(every, parallel=setting.parallel))
+    trained: list[Trained] = []
+    base: Scores | None = None
+    for change, of_change in made.items():
+        of_seeds = tuple(itertools.islice(outcomes, len(of_change)))
+        row = {**_key(change, model, log), "seeds": list(setting.seeds)}
+        errors = [outcome.error for outcome in of_seeds if outcome.error]
+        if errors and change == whole:
+            raise InputError(f"{of_seeds[0].trial.directory}: {errors[0]}")
+        if errors:
+            trained.append(Trained(change, (), {**row, "error": errors[0]}))
+        else:
+            scores = contenders.score_splits(of_seeds, SPLITS)
+            trained.append(Trained(change, of_seeds, {**row, **_measured(of_seeds, scores, base)}))
+            base = base or scores
+        print(_line(trained[-1].row), flush=True)
     return trained
 
 
-Scores = dict[str, list[comparison.Scored]]
-
-
-def _train(
-    change: Change, model: str, setting: contenders.Setting, log: str, base: Scores | None
-) -> tuple[Trained, Scores]:
-    """Returns a change's row, and the scores of each seed by split.
-
-    Args:
-      change, model, setting, log: as of `measure`.
-      base: the scores of the unchanged config; None for that itself.
-    """
+def _make(change: Change, model: str, setting: contenders.Setting) -> tuple[trials.Trial, ...]:
+    """Returns a trial per seed, and prepares their examples."""
     spec = setting.spec(change.model or model)
     config = trials.resolve(spec, {**setting.common, **change.overrides})
     sweep = [{**change.overrides, "train.seed": seed} for seed in setting.seeds]
-    place = setting.out / (change.model or model)
-    made = trials.make(spec, sweep, setting.examples(config.data), place, setting.common)
-    outcomes = simulated.trained(made, setting.parallel)
-    scores = {
-        split: [contenders.score_split(outcome, split) for outcome in outcomes] for split in SPLITS
+    examples = setting.examples(config.data)
+    return trials.make(spec, sweep, examples, setting.out / model, setting.common)
+
+
+def _measured(outcomes: Sequence[trials.Outcome], scores: Scores, base: Scores | None) -> Row:
+    """Returns the figures of a change's row.
+
+    Args:
+      outcomes: one per seed.
+      scores: of each seed, by split.
+      base: those of the unchanged config; None for that itself.
+    """
+    of_splits = {
+        split: _figures(scores[split], None if base is None else base[split]) for split in SPLITS
     }
-    row = {
-        **_key(change, model, log),
-        "seeds": list(setting.seeds),
-        **{
-            split: _figures(scores[split], None if base is None else base[split])
-            for split in SPLITS
-        },
-        **contenders.sizes(made[0]),
-        "flops_per_request": request_flops(Run.open(made[0].workdir)),
+    return {
+        **of_splits,
+        "verdict": verdict(of_splits["validation"]["roc_auc"]["difference"]),
+        **contenders.sizes(outcomes[0].trial),
+        "flops_per_request": request_flops(Run.open(outcomes[0].trial.workdir)),
         "train_seconds": statistics.fmean(outcome.record.seconds for outcome in outcomes),
     }
-    row["verdict"] = verdict(row["validation"]["roc_auc"]["difference"])
-    return Trained(change, tuple(outcomes), row), scores
 
 
 def _key(change: Change, model: str, log: str) -> Row:
@@ -253,6 +261,14 @@ def add_groups(parser: argparse.ArgumentParser, groups: Sequence[str]) -> None:
     """Adds `--groups`, which names groups of changes, and `--changes`, which names some."""
     parser.add_argument("--groups", nargs="+", choices=groups, default=list(groups))
     parser.add_argument("--changes", nargs="+", help="names of changes, of the table; all if none")
+
+
+def shorten(arguments: argparse.Namespace, changes: Sequence[str]) -> None:
+    """Makes `--quick` what takes less than a minute: one seed, a few changes, two at once."""
+    if arguments.quick:
+        arguments.seeds = arguments.seeds[:1]
+        arguments.changes = arguments.changes or list(changes)
+        arguments.parallel = max(arguments.parallel, 2)
 
 
 def chosen(changes: Sequence[Change], arguments: argparse.Namespace) -> tuple[Change, ...]:

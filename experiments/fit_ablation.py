@@ -22,7 +22,16 @@ from typing import Any
 
 import numpy as np
 
-from experiments import ablation, contenders, fit_figures, over_inputs, simulated, trials
+from experiments import (
+    ablation,
+    comparison,
+    contenders,
+    fit_figures,
+    over_inputs,
+    simulated,
+    soft_queries,
+    trials,
+)
 from experiments.ablation import Change
 from experiments.command_line import exit_status
 from experiments.sweeps import over, zipped
@@ -50,7 +59,7 @@ TEMPERATURES = (
     Change("tau_min .01", {MINIMUM: 0.01}, TEMPERATURE),
     Change("tau_min .1", {MINIMUM: 0.1}, TEMPERATURE),
 )
-QUICK = ("no LSS: a dot product", "N = 2")
+QUICK = ("N = 2",)
 
 
 def changes(pooling: str, models: Sequence[str]) -> tuple[Change, ...]:
@@ -151,15 +160,36 @@ def measure(
         if not one.outcomes or not _vectors(one.outcomes[0]):
             continue
         steps, matrix = query_similarity(one.outcomes[0]), meta_queries(one.outcomes[0])
+        best = one.outcomes[0].best
+        assert best is not None
         rows[-1] = {
             **one.row,
             "meta_vectors": _vectors(one.outcomes[0]),
             "meta_vectors_used": sum(usage > 0 for usage in matrix["usage"]),
-            "query_similarity": steps[-1][1],
+            # The latest that was logged up to the step of the model that was kept.
+            "query_similarity": next(
+                value for step, value in reversed(steps) if step <= max(best[0], steps[0][0])
+            ),
+            "query_similarity_last": steps[-1][1],
+            "soft_minus_hard": soft_minus_hard(one.outcomes) if one.row["model"] == MODEL else None,
         }
         key = {name: one.row[name] for name in ("log", "model", "group", "change")}
         of_queries.append({**key, "steps": steps, "matrix": matrix})
     return rows, of_queries
+
+
+def soft_minus_hard(outcomes: Sequence[trials.Outcome]) -> dict[str, list[float]]:
+    """Returns by split the ROC-AUC of soft queries minus that of hard ones, and its interval."""
+    hard = contenders.score_splits(outcomes, ablation.SPLITS)
+    differences = {}
+    for split in ablation.SPLITS:
+        soft = [  # one by one: each seed's best step has a temperature of its own
+            contenders.score_splits([outcome], [split], soft_queries.make_scorer, "soft-")[split][0]
+            for outcome in outcomes
+        ]
+        paired = comparison.paired_difference(hard[split][0].request_index, soft, hard[split])
+        differences[split] = [float(value) for value in paired]
+    return differences
 
 
 def _vectors(outcome: trials.Outcome) -> int:
@@ -171,13 +201,19 @@ def _vectors(outcome: trials.Outcome) -> int:
 def table(content: Mapping[str, Any]) -> str:
     """Returns Markdown: the changes; then of each with meta queries QS, and how many are used.
 
-    Both are of the first seed: QS at the end of training, use by candidates of the test split.
+    QS, at the step that was kept and at the last, and use, by candidates of the test split, are of
+    the first seed.
     """
-    lines = ["| change | log | QS | meta queries used |", "|---|---|---|---|"]
+    header = "| change | log | QS | at the end | meta queries used | soft minus hard, test [95%] |"
+    lines = [header, "|---" * 6 + "|"]
     for row in content["rows"]:
         if "query_similarity" in row:
             used = f"{row['meta_vectors_used']} of {row['meta_vectors']}"
-            cells = [row["change"], row["log"], f"{row['query_similarity']:.4f}", used]
+            cells = [row["change"], row["log"], f"{row['query_similarity']:.4f}"]
+            cells += [f"{row['query_similarity_last']:.4f}", used, ""]
+            if row["soft_minus_hard"]:
+                value, low, high = row["soft_minus_hard"]["test"]
+                cells[-1] = f"{value:+.4f} [{low:+.4f}, {high:+.4f}]"
             lines.append("| " + " | ".join(cells) + " |")
     return "\n\n".join([ablation.table(content["rows"]), "\n".join(lines)])
 
@@ -192,8 +228,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--models", nargs="*", choices=BESIDE, default=list(BESIDE))
     over_inputs.add_sources(parser)
     arguments = parser.parse_args(argv)
-    if arguments.quick:
-        arguments.changes, arguments.seeds = arguments.changes or list(QUICK), arguments.seeds[:1]
+    ablation.shorten(arguments, QUICK)
     rows: list[ablation.Row] = []
 
     def make() -> tuple[str, dict[str, Any]]:

@@ -8,6 +8,7 @@ from experiments.ablation import WHOLE
 
 PANELS = 4  # meta matrices of a figure
 FEWEST_POINTS = 2  # of a line
+LEAST_NAMED = 0.04  # usage of a meta query whose category and usage are written beside it
 
 
 def draw(content: Mapping[str, Any], directory: Path) -> list[Path]:
@@ -109,13 +110,15 @@ def _draw_matrices(details: Sequence[Mapping[str, Any]]) -> Any:
             if usage:
                 color = colors.get(name, "gray")
                 axis.scatter(*point, s=30 + 2_000 * usage, color=color, alpha=0.7)
-                axis.annotate(f"{name} {usage:.0%}", point, fontsize=7, ha="center")
+                if usage >= LEAST_NAMED:
+                    axis.annotate(f"{name} {usage:.0%}", point, fontsize=7, ha="center")
             else:
                 axis.scatter(*point, s=30, color="gray", marker="x")
         used = sum(usage > 0 for usage in matrix["usage"])
         title = f"{one['change']}, {one['log']}: {used} of {len(matrix['usage'])} used"
         axis.set(xlabel="first principal axis", ylabel="second", title=title)
         axis.margins(0.2)
+        axis.set_aspect("equal", adjustable="datalim")
     return figure
 
 

@@ -51,7 +51,7 @@ PARTS = (
     ),
     Change("one head, engagement", {"label.heads": ("engaged",), "label.utility": (1.0,)}, LABEL),
 )
-QUICK = ("window of 30 days less", "no age of events")
+QUICK = ("window of 30 days less",)
 
 
 def without_counts(features: Sequence[str]) -> tuple[Change, ...]:
@@ -89,8 +89,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = simulated.parser(__doc__)
     ablation.add_groups(parser, GROUPS)
     arguments = parser.parse_args(argv)
-    if arguments.quick:
-        arguments.changes, arguments.seeds = arguments.changes or list(QUICK), arguments.seeds[:1]
+    ablation.shorten(arguments, QUICK)
     rows: list[ablation.Row] = []
 
     def make() -> tuple[str, dict[str, Any]]:

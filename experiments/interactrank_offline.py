@@ -10,7 +10,7 @@ are trained with every seed; baselines have none. Recall is among all items of t
 computed. Of the paper's offline figures the FLOPs alone are known to us. What is done is kept.
 """
 
-import argparse
+import itertools
 import statistics
 import sys
 import time
@@ -29,7 +29,8 @@ from interactrank_jax.losses.labels import LabelRule
 from interactrank_jax.runs.run import Run
 
 BASELINES = ("bm25", "popularity", "iqp")
-MODELS = ("two_tower", "inttower", "interactrank")
+MODELS: tuple[str, ...] = ("two_tower", "inttower", "interactrank")
+QUICK = ("inttower", "interactrank")
 OURS = "interactrank"
 METRICS = {
     "roc_auc": "ROC-AUC",
@@ -47,19 +48,21 @@ Row = dict[str, Any]
 Scores = list[comparison.Scored]
 
 
-def measure(setting: contenders.Setting, candidates: int) -> list[Row]:
+def measure(setting: contenders.Setting, models: Sequence[str], candidates: int) -> list[Row]:
     """Trains, evaluates on the test split, and returns a row for each ranker.
 
     Args:
       setting: what trainings are run with.
+      models: InteractRank, and what it is compared with beside the baselines.
       candidates: that are scored to measure the time; it is scaled to 100 thousand.
     """
-    results: list[tuple[Row, Scores]] = []
-    for name in BASELINES:
-        results.append(_test_baseline(name, setting))
-    for model in MODELS:
-        results.append(_test_model(model, setting, candidates))
-        print(results[-1][0], flush=True)
+    made = {model: _make(model, setting) for model in models}
+    every = [trial for of_model in made.values() for trial in of_model]
+    outcomes = iter(simulated.trained(every, setting.parallel))
+    results = [_test_baseline(name, setting) for name in BASELINES]
+    for model, of_model in made.items():
+        of_seeds = list(itertools.islice(outcomes, len(of_model)))
+        results.append(_test_model(model, of_seeds, candidates))
     ours = next(scores for row, scores in results if row["ranker"] == OURS)
     rows = []
     for row, scores in results:
@@ -71,6 +74,14 @@ def measure(setting: contenders.Setting, candidates: int) -> list[Row]:
                 differences[metric] = [float(value) for value in paired]
         rows.append({**row, "interactrank_minus": differences})
     return rows
+
+
+def _make(model: str, setting: contenders.Setting) -> tuple[trials.Trial, ...]:
+    """Returns a trial per seed, and prepares their examples."""
+    spec = setting.spec(model)
+    examples = setting.examples(trials.resolve(spec, setting.common).data)
+    sweep = [{"train.seed": seed} for seed in setting.seeds]
+    return trials.make(spec, sweep, examples, setting.out / "models", setting.common)
 
 
 def _test_baseline(name: str, setting: contenders.Setting) -> tuple[Row, Scores]:
@@ -105,21 +116,19 @@ def _bm25_ms(scorer: BM25Scorer, examples: Examples) -> float:
     return 1e3 * of_query * efficiency.CANDIDATES / examples.num_items
 
 
-def _test_model(model: str, setting: contenders.Setting, candidates: int) -> tuple[Row, Scores]:
-    spec = setting.spec(model)
-    examples = setting.examples(trials.resolve(spec, setting.common).data)
-    sweep = [{"train.seed": seed} for seed in setting.seeds]
-    made = trials.make(spec, sweep, examples, setting.out / model, setting.common)
+def _test_model(
+    model: str, outcomes: Sequence[trials.Outcome], candidates: int
+) -> tuple[Row, Scores]:
     results, scores = [], []
-    for outcome in simulated.trained(made, setting.parallel):
+    for outcome in outcomes:
         workdir = outcome.trial.workdir
-        results.append(evaluate.evaluate(workdir, examples))
+        results.append(evaluate.evaluate(workdir, outcome.trial.examples))
         scores.append(_saved_scores(workdir, results[-1]["metrics"]["logloss"]))
     run = Run.open(workdir)
-    seconds, _ = efficiency.score_seconds(run, candidates, setting.seeds[0])
+    seconds, _ = efficiency.score_seconds(run, candidates, seed=0)
     row: Row = {
         "ranker": model,
-        "seeds": list(setting.seeds),
+        "seeds": [outcome.trial.config.train.seed for outcome in outcomes],
         "ranks_by": "",
         "metrics": figures(results),
         "serving_flops_per_candidate": efficiency.serving_flops(run),
@@ -190,13 +199,14 @@ def _number(value: float | None, form: str) -> str:
 def main(argv: list[str] | None = None) -> int:
     """Parses the command line and runs the experiment."""
     parser = simulated.parser(__doc__)
-    arguments: argparse.Namespace = parser.parse_args(argv)
-    candidates = efficiency.CANDIDATES
+    arguments = parser.parse_args(argv)
+    models, candidates = MODELS, efficiency.CANDIDATES
     if arguments.quick:
-        arguments.seeds, candidates = arguments.seeds[:1], efficiency.QUICK_CANDIDATES
+        models, candidates = QUICK, efficiency.QUICK_CANDIDATES
+        arguments.seeds, arguments.parallel = arguments.seeds[:1], max(arguments.parallel, 2)
 
     def make() -> tuple[str, dict[str, Any]]:
-        content = {"rows": measure(simulated.setting(arguments), candidates)}
+        content = {"rows": measure(simulated.setting(arguments), models, candidates)}
         return table(content), content
 
     name = "interactrank_offline"
