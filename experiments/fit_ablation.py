@@ -181,13 +181,14 @@ def measure(
 def soft_minus_hard(outcomes: Sequence[trials.Outcome]) -> dict[str, list[float]]:
     """Returns by split the ROC-AUC of soft queries minus that of hard ones, and its interval."""
     hard = contenders.score_splits(outcomes, ablation.SPLITS)
+    soft = [  # one by one: each seed's best step has a temperature of its own
+        contenders.score_splits([outcome], ablation.SPLITS, soft_queries.make_scorer, "soft-")
+        for outcome in outcomes
+    ]
     differences = {}
     for split in ablation.SPLITS:
-        soft = [  # one by one: each seed's best step has a temperature of its own
-            contenders.score_splits([outcome], [split], soft_queries.make_scorer, "soft-")[split][0]
-            for outcome in outcomes
-        ]
-        paired = comparison.paired_difference(hard[split][0].request_index, soft, hard[split])
+        request, of_seeds = hard[split][0].request_index, [one[split][0] for one in soft]
+        paired = comparison.paired_difference(request, of_seeds, hard[split])
         differences[split] = [float(value) for value in paired]
     return differences
 
