@@ -168,7 +168,7 @@ def _key(change: Change, model: str, log: str) -> Row:
 def _figures(
     scored: Sequence[comparison.Scored], base: Sequence[comparison.Scored] | None
 ) -> dict[str, dict[str, Any]]:
-    """Returns of each metric mean, deviation over seeds, and difference with its interval."""
+    """Returns of each metric mean, deviation over several seeds, difference with its interval."""
     request = scored[0].request_index
     functions = {
         "roc_auc": lambda run: metrics.roc_auc(run.score, run.engaged),
@@ -183,7 +183,7 @@ def _figures(
             difference = [float(value) for value in paired]
         figures[metric] = {
             "mean": statistics.fmean(values),
-            "std": statistics.stdev(values) if len(values) > 1 else 0.0,
+            "std": statistics.stdev(values) if len(values) > 1 else None,
             "difference": difference,
         }
     return figures
@@ -244,7 +244,8 @@ def _line(row: Row) -> str:
 
 
 def _spread(figure: Mapping[str, Any]) -> str:
-    return f"{figure['mean']:.4f} ± {figure['std']:.4f}"
+    deviation = figure["std"]
+    return f"{figure['mean']:.4f}" + ("" if deviation is None else f" ± {deviation:.4f}")
 
 
 def _difference(figure: Mapping[str, Any]) -> str:
@@ -271,7 +272,7 @@ def shorten(arguments: argparse.Namespace, changes: Sequence[str]) -> None:
         arguments.parallel = max(arguments.parallel, 2)
 
 
-def chosen(changes: Sequence[Change], arguments: argparse.Namespace) -> tuple[Change, ...]:
+def selected(changes: Sequence[Change], arguments: argparse.Namespace) -> tuple[Change, ...]:
     """Returns the changes that the flags of `add_groups` name.
 
     Raises:

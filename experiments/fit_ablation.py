@@ -136,9 +136,9 @@ def _categories(
     names, shares = [], []
     for number in range(count):
         rows = 1 + np.flatnonzero(nearest[1:] == number)  # the first row is padding
-        known, times = np.unique(values[rows], return_counts=True)
-        names.append(str(known[times.argmax()]) if len(rows) else "")
-        shares.append(float(times.max() / len(rows)) if len(rows) else 0.0)
+        present, counts = np.unique(values[rows], return_counts=True)
+        names.append(str(present[counts.argmax()]) if len(rows) else "")
+        shares.append(float(counts.max() / len(rows)) if len(rows) else 0.0)
     return names, shares
 
 
@@ -237,7 +237,7 @@ def main(argv: list[str] | None = None) -> int:
         for log, setting in over_inputs.data_sets(arguments, arguments.variants).items():
             pooling = configuration.load(setting.spec("two_tower")).model.sequence.history
             every = changes(pooling, arguments.models)
-            of_log, of_queries = measure(setting, ablation.chosen(every, arguments), log)
+            of_log, of_queries = measure(setting, ablation.selected(every, arguments), log)
             rows.extend(of_log)
             details.extend(of_queries)
         content = {"rows": rows, "meta_queries": details}

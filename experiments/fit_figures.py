@@ -56,7 +56,7 @@ def _draw_queries(rows: Sequence[Mapping[str, Any]]) -> Any:
             axis.errorbar(
                 [_query_count(row) for row in of_log],
                 [value["mean"] for value in values],
-                yerr=[value["std"] for value in values],
+                yerr=[value["std"] or 0 for value in values],
                 marker="o",
                 capsize=3,
                 label=split,
@@ -145,7 +145,7 @@ def _draw_pareto(rows: Sequence[Mapping[str, Any]]) -> Any:
             points.append(point)
             is_model = row["group"] == "models" or row["change"] == WHOLE
             color = "tab:blue" if is_model else "lightgray"
-            axis.errorbar(*point, yerr=value["std"], fmt="o", color=color, zorder=1 + is_model)
+            axis.errorbar(*point, yerr=value["std"] or 0, fmt="o", color=color, zorder=1 + is_model)
             if is_model:
                 where = {"textcoords": "offset points", "xytext": (4, 4), "fontsize": 8}
                 axis.annotate(row["model"], point, **where)

@@ -62,12 +62,12 @@ def without_counts(features: Sequence[str]) -> tuple[Change, ...]:
     """
     parts = [(*feature.split(":"), UNSEGMENTED)[:4] for feature in features]
     changes = [Change("no ItemQueryPerf", {FEATURES: ()}, COUNTS)]
-    for place, title in ((2, "window of {} days less"), (1, "action {} less"), (3, "{} less")):
-        for value in dict.fromkeys(part[place] for part in parts):
+    for position, title in ((2, "window of {} days less"), (1, "action {} less"), (3, "{} less")):
+        for value in dict.fromkeys(part[position] for part in parts):
             kept = tuple(
                 feature
                 for feature, part in zip(features, parts, strict=True)
-                if part[place] != value
+                if part[position] != value
             )
             if kept:  # else it is all of them
                 changes.append(Change(title.format(value), {FEATURES: kept}, COUNTS))
@@ -95,7 +95,7 @@ def main(argv: list[str] | None = None) -> int:
     def make() -> tuple[str, dict[str, Any]]:
         setting = simulated.setting(arguments)
         every = changes(configuration.load(setting.spec(MODEL)))
-        trained = ablation.measure(setting, MODEL, ablation.chosen(every, arguments), "search")
+        trained = ablation.measure(setting, MODEL, ablation.selected(every, arguments), "search")
         rows.extend(one.row for one in trained)
         content = {"rows": rows}
         return table(content), content

@@ -90,11 +90,11 @@ def test_a_change_that_changes_nothing_is_left_out():
 
 def test_changes_are_chosen_by_group_and_name():
     arguments = types.SimpleNamespace(groups=["towers", "label"], changes=None)
-    names = [change.name for change in ablation.chosen(INTERACTRANK, arguments)]
+    names = [change.name for change in ablation.selected(INTERACTRANK, arguments)]
     assert names == ["no MaskNet", "all rows weigh the same", "one head, engagement"]
     arguments.changes = ["no MaskNett"]
     with pytest.raises(InputError, match="Did you mean 'no MaskNet'"):
-        ablation.chosen(INTERACTRANK, arguments)
+        ablation.selected(INTERACTRANK, arguments)
 
 
 # --- what is made of trained models -----------------------------------------------------------
@@ -191,7 +191,7 @@ def test_principal_axes_keep_distances_in_a_plane():
 
 
 def fit_row(change, auc, flops, group="", model="fit", overrides=None, vectors=0):
-    figure = {"mean": auc, "std": 0.001, "difference": None}
+    figure = {"mean": auc, "std": None, "difference": None}
     figures = {"roc_auc": figure, "request_auc": figure}
     return {
         "log": "search", "group": group, "change": change, "model": model, "verdict": "",
