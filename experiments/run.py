@@ -135,7 +135,7 @@ def write(outcomes: Sequence[trials.Outcome], arguments: argparse.Namespace) -> 
         "protocol": protocol,
         "select_by": outcomes[0].trial.metric,
         "seeds": arguments.seeds,
-        "versions": reporting.versions("jax", "jaxlib", "flax", "numpy"),
+        **reporting.provenance(),
         "trials": [
             {
                 "overrides": dict(outcome.trial.overrides),

@@ -35,6 +35,7 @@ QUICK = {
     "train.eval_every": 4,
     "train.log_every": 2,
     "train.checkpoint_every": 4,
+    "model.tower.hidden": (64,),
     "evaluate.bootstrap": 20,
 }
 
