@@ -199,16 +199,24 @@ class Loop:
             check_health(trainer.placed, health, batch)
         if due.log:
             self._log(done)
+            self.start_clock()
+        if not (due.validation or due.checkpoint or is_stopping):
+            return
+        jax.block_until_ready(trainer.placed.step)
+        paused = time.perf_counter()
         if due.validation:
             self._validate(done)
         if due.checkpoint or is_stopping:
             self._save()
-        if due.log or due.validation:
-            self.start_clock()
+        self.pause(time.perf_counter() - paused)
 
     def start_clock(self) -> None:
         """Starts the time that the rates of the next line of the log are over."""
         self._clock = time.perf_counter()
+
+    def pause(self, seconds: float) -> None:
+        """Leaves out a time that no step was made in: rates are those of training alone."""
+        self._clock += seconds
 
     @contextlib.contextmanager
     def opened(self, validation: Validation, is_shown: bool = True) -> Iterator[writers.Profiler]:

@@ -17,6 +17,7 @@ import contextlib
 import dataclasses
 import functools
 import logging
+import time
 import types
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -303,7 +304,8 @@ class Vmapped:
                 each.data = oldest.data
                 profilers[place] = stack.enter_context(each.opened(validation, each is oldest))
             profiler = profilers[loops.index(oldest)]
-            self._start_clocks(loops)
+            for each in loops:
+                each.start_clock()
             for done in range(oldest.first_step + 1, timetable.total + 1):
                 if all(map(self._is_over, loops)):
                     break
@@ -324,30 +326,28 @@ class Vmapped:
         self, loops: Sequence[Loop], done: int, batch: Mapping[str, Any], is_stopping: bool
     ) -> None:
         """Does what is due after a step, for each model that took it."""
+        jax.block_until_ready(self.states.step)
         for place, each in enumerate(loops):
             if self._is_over(each) or done <= each.first_step:
                 continue
+            began = time.perf_counter()
             each.trainer.placed = self._parallel.unstack(self.states, place)
             try:
                 each.follow(done, batch, is_stopping)
             except FloatingPointError as error:
                 self._errors[each.trainer.workdir] = str(error)
                 logger.warning("warning: %s: %s", each.trainer.workdir, error)
+            for other in loops:  # the time of one's validation is not that of the others' steps
+                if other is not each:
+                    other.pause(time.perf_counter() - began)
         due = self._first.timetable.due(done)
         if due.log:  # the sums were written, and begin anew
             zeros = {name: np.zeros(len(loops), np.float32) for name in self.states.sums}
             sums = self._parallel.replicate(zeros)
             self._states = dataclasses.replace(self.states, sums=sums)
-        if due.log or due.validation:
-            self._start_clocks(loops)
 
     def _join(self, loops: Sequence[Loop], done: int) -> None:
         """Gives models that were resumed at this step, and others before it, their own state."""
         for place, each in enumerate(loops):
             if done == each.first_step and not each.progress.stopped:
                 self._states = self._parallel.put(self.states, place, each.trainer.placed)
-
-    @staticmethod
-    def _start_clocks(loops: Sequence[Loop]) -> None:
-        for each in loops:  # the time of one's validation is not that of the others' steps
-            each.start_clock()
