@@ -7,7 +7,7 @@ Argument: a data set of `interactrank_jax/config/data_sets.py`, as in FILE:movie
 
 Switches: model.meta.vectors=0 (no meta queries) and model.meta.attention_hidden=0 (no target
 attention), each with a pooling other than 'target' in model.sequence.history;
-model.late.user_heads=0 (a dot product). What each is worth: experiments/sweeps/fit_parts.py.
+model.late.user_heads=0 (a dot product). What each is worth: experiments/fit_ablation.py.
 model.meta.attention_softmax=True normalizes the attention weights, which by default do not sum to
 one, as in DIN. ROC-AUC on validation of MovieLens-100K, clean_random, seeds 0 and 1: .8679 and
 .8695 without the softmax, .8685 and .8664 with it; in towers without layer norms .8710 and .8664

@@ -127,8 +127,8 @@ def compare(
     seed: int,
 ) -> Outcome:
     """Returns what each arm is worth on the same searches."""
+    from interactrank_jax.log.simulator.draws import stream
     from interactrank_jax.log.simulator.searches import drawn_fulfilment, is_fulfilled
-    from interactrank_jax.log.simulator.world import stream
 
     width = searches.pool.shape[1]
     no_clicks = np.append(clicks, 0)

@@ -156,10 +156,14 @@ def live(
     name: str, simulation: Simulation, directory: Path, days: range, common: Mapping[str, Any]
 ) -> None:
     """Lets an arm rank the searches of some days, each after it learned from those before."""
+    import jax
+
     arm, log = ARMS[name], directory / "log"
     for day in days:
         if (directory / f"{day}.npz").exists():
             continue
+        # What was compiled on the days before lies in maps of memory, which a process has few of.
+        jax.clear_caches()
         grow(log, simulation, day)
         ranker = learn(arm, day, directory, common)
         searches = simulation.searches(day)
@@ -280,8 +284,8 @@ def table(content: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def draw(content: Mapping[str, Any], path: Path) -> None:
-    """Saves the figure: fulfilment by day, an arm a curve."""
+def draw(content: Mapping[str, Any], directory: Path) -> list[Path]:
+    """Saves the figure: fulfilment by day, an arm a curve; returns its path."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -292,8 +296,10 @@ def draw(content: Mapping[str, Any], path: Path) -> None:
         axes.plot(range(1, content["days"] + 1), row["by_day"], label=row["arm"])
     axes.set(xlabel="day", ylabel="expected fulfilment", title="Arms that learn from their slates")
     figure.legend(loc="outside right center")
+    path = directory / "closed_loop.png"
     figure.savefig(path, dpi=120)
     plt.close(figure)
+    return [path]
 
 
 def run(arguments: argparse.Namespace) -> tuple[str, dict[str, Any]]:
@@ -319,11 +325,7 @@ def run(arguments: argparse.Namespace) -> tuple[str, dict[str, Any]]:
     for name in arguments.arms:
         (directory / name).mkdir(exist_ok=True)
         live(name, simulation, directory / name, days, common)
-    content = {
-        "seed": arguments.seed,
-        **summarise(directory, [POLICY, *arguments.arms, ORACLE], days),
-    }
-    draw(content, directory / "closed_loop.png")
+    content = summarise(directory, [POLICY, *arguments.arms, ORACLE], days)
     return table(content), content
 
 
@@ -344,7 +346,9 @@ def main(argv: list[str] | None = None) -> int:
     if quick:
         trials.compile_quickly()
     name = "closed_loop"
-    return exit_status(name, lambda: simulated.publish(arguments, name, lambda: run(arguments)))
+    return exit_status(
+        name, lambda: simulated.publish(arguments, name, lambda: run(arguments), draw)
+    )
 
 
 if __name__ == "__main__":

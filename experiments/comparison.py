@@ -50,11 +50,15 @@ def relative_improvement(auc: float, base: float) -> float:
 
 
 def paired_difference(
-    user: np.ndarray, ours: Sequence[Scored], base: Sequence[Scored], replicates: int = REPLICATES
+    user: np.ndarray,
+    ours: Sequence[Scored],
+    base: Sequence[Scored],
+    replicates: int = REPLICATES,
+    metric: str = "roc_auc",
 ) -> uncertainty.PairedDifference:
-    """Mean ROC-AUC over the seeds of one model minus that of another, and its 95% interval.
+    """Mean of a metric over the seeds of one model minus that of another, and its 95% interval.
 
-    What is averaged over seeds is the AUC, which is what a model that is trained once can be
+    What is averaged over seeds is the metric, which is what a model that is trained once can be
     expected to reach; averaged scores would be those of an ensemble. A replicate draws users with
     all their rows, the same for both models, and of each model as many seeds as it has: so the
     interval holds for other users and for other seeds.
@@ -63,6 +67,7 @@ def paired_difference(
       user: `[n]` whose row it is, as integers.
       ours, base: one per seed.
       replicates: number of resamples.
+      metric: of `METRICS`. One that ranks requests needs `user` to be the request.
 
     Raises:
       InputError: they were not tested on the same rows.
@@ -76,18 +81,17 @@ def paired_difference(
             ):
                 raise InputError("the models were not tested on the same rows in the same order.")
         prepared.append(
-            [metrics.statistics(user, run.score, run.engaged)[0]["roc_auc"] for run in runs]
+            [metrics.statistics(user, run.score, run.engaged)[0][metric] for run in runs]
         )
     generator = np.random.default_rng(0)
 
-    def mean_auc(runs: Sequence[metrics.Statistic], users: np.ndarray, drawn: np.ndarray) -> float:
-        auc = {run: float(runs[run](users)) for run in set(drawn.tolist())}
-        return float(np.mean([auc[run] for run in drawn.tolist()]))
+    def mean(runs: Sequence[metrics.Statistic], users: np.ndarray, drawn: np.ndarray) -> float:
+        values = {run: float(runs[run](users)) for run in set(drawn.tolist())}
+        return float(np.mean([values[run] for run in drawn.tolist()]))
 
     def difference(users: np.ndarray) -> float:
         means = (
-            mean_auc(runs, users, generator.integers(len(runs), size=len(runs)))
-            for runs in prepared
+            mean(runs, users, generator.integers(len(runs), size=len(runs))) for runs in prepared
         )
         return next(means) - next(means)
 
@@ -96,7 +100,7 @@ def paired_difference(
     of_resamples = functools.partial(np.apply_along_axis, difference, -1)
     low, high = uncertainty.bootstrap({"": of_resamples}, number, replicates=replicates)[""]
     once = np.ones(number)
-    value, other = (mean_auc(runs, once, np.arange(len(runs))) for runs in prepared)
+    value, other = (mean(runs, once, np.arange(len(runs))) for runs in prepared)
     return uncertainty.PairedDifference(value - other, low, high)
 
 

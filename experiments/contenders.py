@@ -7,7 +7,7 @@ beside them. All see the same examples, the same search (`search.py`) and the sa
 import dataclasses
 import json
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -181,43 +181,82 @@ def _note(
 
 
 def score_test(outcome: trials.Outcome) -> comparison.Scored:
-    """Scores the test split with a trial's best model; once, then it is kept beside the run."""
-    assert outcome.best is not None
-    file = outcome.trial.directory / f"test-{outcome.best[0]}.npz"
-    if not file.exists():
-        from interactrank_jax.devices.parallel import DataParallel
-        from interactrank_jax.evaluation import evaluate
-        from interactrank_jax.evaluation.scorers import ModelScorer
-        from interactrank_jax.runs.run import Run
+    """Scores the test split with a trial's best model, see `score_splits`."""
+    return score_splits([outcome], ["test"])["test"][0]
 
-        run, examples = Run.open(outcome.trial.workdir), Examples(outcome.trial.examples)
-        parallel = DataParallel(run.config.train.parallel)
-        model, step = run.restore_model()
-        if step != outcome.best[0]:
-            raise InputError(
-                f"{run.workdir} holds the model of step {step}, but its best is of step "
-                f"{outcome.best[0]}: it was killed in between. Remove {outcome.trial.directory}."
-            )
-        scorer = ModelScorer(run, examples, "test", parallel)
-        scorer.use(parallel.replicate(model), run.calibration(step))
-        rows = evaluate.Rows(scorer, examples, "test", scorer.batch_size)
-        tested = comparison.Scored(
-            rows.request,
-            rows.item,
-            run.rule.engaged(rows.actions),
-            rows.score,
-            evaluate.slate_figures(scorer, rows, run.rule)["logloss"],
+
+def score_splits(
+    outcomes: Sequence[trials.Outcome],
+    splits: Sequence[str],
+    make_scorer: Callable[[trials.Outcome], Any] | None = None,
+    name: str = "",
+) -> dict[str, list[comparison.Scored]]:
+    """Scores splits with the best model of each trial; once, then it is kept beside the run.
+
+    Args:
+      outcomes: of trials that differ in their seed alone: what scores them is compiled once.
+      splits: of the examples.
+      make_scorer: returns the `ModelScorer`, without parameters; the model as it serves by default.
+      name: of another scorer, for its files.
+    """
+    scored: dict[str, list[comparison.Scored]] = {split: [] for split in splits}
+    scorer = None
+    for outcome in outcomes:
+        assert outcome.best is not None
+        for split in splits:
+            file = outcome.trial.directory / f"{name}{split}-{outcome.best[0]}.npz"
+            if not file.exists():
+                scorer = scorer or (make_scorer or _make_scorer)(outcome)
+                _score(outcome, outcome.best[0], split, scorer, file)
+            with np.load(file, allow_pickle=False) as arrays:
+                scored[split].append(
+                    comparison.Scored(
+                        request_index=arrays["request_index"],
+                        item=arrays["item"],
+                        engaged=arrays["engaged"],
+                        score=arrays["score"],
+                        logloss=float(arrays["logloss"]),
+                    )
+                )
+    return scored
+
+
+def _make_scorer(outcome: trials.Outcome) -> Any:
+    """Returns a `ModelScorer` without parameters."""
+    from interactrank_jax.devices.parallel import DataParallel
+    from interactrank_jax.evaluation.scorers import ModelScorer
+    from interactrank_jax.runs.run import Run
+
+    run = Run.open(outcome.trial.workdir)
+    parallel = DataParallel(run.config.train.parallel)
+    return ModelScorer(run, Examples(outcome.trial.examples), "test", parallel)
+
+
+def _score(outcome: trials.Outcome, best: int, split: str, scorer: Any, file: Path) -> None:
+    """Writes what a trial's model of step `best` says of a split."""
+    from interactrank_jax.devices.parallel import DataParallel
+    from interactrank_jax.evaluation import evaluate
+    from interactrank_jax.runs.run import Run
+
+    run, examples = Run.open(outcome.trial.workdir), Examples(outcome.trial.examples)
+    model, step = run.restore_model()
+    if step != best:
+        raise InputError(
+            f"{run.workdir} holds the model of step {step}, but its best is of step {best}: it was "
+            f"killed in between. Remove {outcome.trial.directory}."
         )
-        with outputs.new_file(file) as partial, partial.open("wb") as opened:
-            np.savez(opened, **tested._asdict())
-    with np.load(file, allow_pickle=False) as arrays:
-        return comparison.Scored(
-            request_index=arrays["request_index"],
-            item=arrays["item"],
-            engaged=arrays["engaged"],
-            score=arrays["score"],
-            logloss=float(arrays["logloss"]),
-        )
+    parallel = DataParallel(run.config.train.parallel)
+    scorer.use(parallel.replicate(model), run.calibration(step))
+    rows = evaluate.Rows(scorer, examples, split, scorer.batch_size)
+    scored = comparison.Scored(
+        rows.request,
+        rows.item,
+        run.rule.engaged(rows.actions),
+        rows.score,
+        evaluate.slate_figures(scorer, rows, run.rule)["logloss"],
+    )
+    with outputs.new_file(file) as partial, partial.open("wb") as opened:
+        np.savez(opened, **scored._asdict())
 
 
 def sizes(trial: trials.Trial) -> dict[str, float]:

@@ -8,23 +8,20 @@ older, query histories included. Beside InteractRank stand the click share alone
 the two are the same, and the two-tower model, which needs neither. What is done is kept.
 """
 
-import argparse
 import statistics
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from experiments import contenders, simulated, trials
-from experiments.benchmarks import reporting
 from experiments.command_line import count, exit_status, natural
 from interactrank_jax import metrics
 from interactrank_jax.config import configuration
 from interactrank_jax.evaluation import baselines, evaluate
 from interactrank_jax.examples.format import Examples
-from interactrank_jax.io import files, outputs
 from interactrank_jax.losses.labels import LabelRule
 
 LAGS = (1, 2, 4, 8, 16, 32)
@@ -124,13 +121,14 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def draw(rows: Sequence[dict[str, Any]], path: Path) -> None:
-    """Saves the figure: AUC against days."""
+def draw(content: Mapping[str, Any], directory: Path) -> list[Path]:
+    """Saves the figure, AUC against days; returns its path."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
+    rows, path = content["rows"], directory / "freshness.png"
     figure, axis = plt.subplots(figsize=(7, 4), layout="constrained")
     for what, label in (("lag", "InteractRank, lag_days"), ("age", "InteractRank, older snapshot")):
         chosen = [row for row in rows if row["what"] == what]
@@ -145,6 +143,7 @@ def draw(rows: Sequence[dict[str, Any]], path: Path) -> None:
     axis.legend()
     figure.savefig(path, dpi=120)
     plt.close(figure)
+    return [path]
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -153,20 +152,12 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--lags", type=count, nargs="+", default=list(LAGS), help="days")
     parser.add_argument("--ages", type=natural, nargs="+", default=list(AGES), help="days")
     arguments = parser.parse_args(argv)
-    return exit_status("freshness", lambda: _main(arguments))
 
-
-def _main(arguments: argparse.Namespace) -> int:
-    out = simulated.place(arguments)
-    with outputs.lock(out):
+    def make() -> tuple[str, dict[str, Any]]:
         rows = measure(simulated.setting(arguments), arguments.lags, arguments.ages)
-        print(f"\n{table(rows)}\n")
-        draw(rows, out / "freshness.png")
-        versions = reporting.versions("jax", "jaxlib", "flax", "numpy")
-        files.write_json(out / "freshness.json", {"rows": rows, "versions": versions})
-    for name in ("freshness.json", "freshness.png"):
-        print(out / name)
-    return 0
+        return table(rows), {"rows": rows}
+
+    return exit_status("freshness", lambda: simulated.publish(arguments, "freshness", make, draw))
 
 
 if __name__ == "__main__":

@@ -125,7 +125,7 @@ def compare(
             leaks=names[1] == "published",
             preset=preset,
             overrides=dict(setting.common),  # of every training; `chosen` come on top
-            versions=reporting.versions("jax", "jaxlib", "flax", "scikit-learn"),
+            **reporting.provenance(),
             **further,
         )
         for path in results:
@@ -255,7 +255,7 @@ def _main(arguments: argparse.Namespace) -> int:
             out / "summary.json",
             {
                 "options": {key: str(value) for key, value in vars(arguments).items()},
-                "versions": reporting.versions("jax", "jaxlib", "flax", "numpy", "scikit-learn"),
+                **reporting.provenance(),
                 "configs": configs,
                 "failed": failed,
                 "rows": rows,

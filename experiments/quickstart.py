@@ -8,7 +8,6 @@ the simulator's truth says (`ab_test.py`). Run again, it goes on where it was.
 """
 
 import argparse
-import importlib.metadata
 import json
 import logging
 import os
@@ -20,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments import ab_test
+from experiments.benchmarks import reporting
 from experiments.command_line import exit_status
 from interactrank_jax.config import configuration
 from interactrank_jax.evaluation import uncertainty
@@ -110,7 +110,7 @@ def quickstart(preset: str, seed: int, out: Path) -> dict[str, Any]:
         **summarise(out),
         "seconds": stations.seconds,
         "configs": resolved,
-        "versions": {name: importlib.metadata.version(name) for name in ("jax", "flax", "numpy")},
+        **reporting.provenance(),
     }
     files.write_json(out / "summary.json", summary)
     print(f"\n{report(summary)}")

@@ -14,6 +14,8 @@ scheduler; when those are done, the command without it finds them and makes the 
 
 Trials are compared on validation; the test split is for what was chosen (`interactrank evaluate`).
 
+With `--vmap`, listed trials that differ in seeds and rates alone train in one step on one device.
+
     OUT/table.md, figure.png, results.json
     OUT/study.journal            who trains what; see `study.py`
     OUT/trials/NAME/run          of each trial; see `trials.py`
@@ -30,7 +32,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments import search, slurm, study, sweeps, trials
+from experiments import jobs, search, slurm, study, sweeps, trials
 from experiments.benchmarks import reporting
 from experiments.command_line import count, exit_status, positive
 from interactrank_jax.config import configuration
@@ -139,7 +141,7 @@ def write(outcomes: Sequence[trials.Outcome], arguments: argparse.Namespace) -> 
         "protocol": protocol,
         "select_by": outcomes[0].trial.metric,
         "seeds": arguments.seeds,
-        "versions": reporting.versions("jax", "jaxlib", "flax", "numpy"),
+        **reporting.provenance(),
         "trials": [
             {
                 "overrides": dict(outcome.trial.overrides),
@@ -160,18 +162,18 @@ def write(outcomes: Sequence[trials.Outcome], arguments: argparse.Namespace) -> 
         print(arguments.out / name)
 
 
-def task(trial: trials.Trial, budget_s: float) -> list[str]:
-    """Returns the arguments of `experiments.jobs` for a trial.
+def task(job: jobs.Job, budget_s: float) -> list[str]:
+    """Returns the arguments of `experiments.jobs` for a job.
 
     It leaves the record that the sweep looks for, so that the sweep collects what has run.
     """
     limit = [] if math.isinf(budget_s) else [f"--budget_s={budget_s:g}"]
-    return [str(trial.job.record), *limit, "--", *trial.job.command]
+    return [str(job.record), *limit, "--", *job.command]
 
 
-def shell_line(trial: trials.Trial, budget_s: float) -> str:
-    """Returns a trial's command for a shell, started in this directory."""
-    return shlex.join([sys.executable, "-m", "experiments.jobs", *task(trial, budget_s)])
+def shell_line(job: jobs.Job, budget_s: float) -> str:
+    """Returns a job's command for a shell, started in this directory."""
+    return shlex.join([sys.executable, "-m", "experiments.jobs", *task(job, budget_s)])
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -189,6 +191,12 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--budget_s", type=positive, default=math.inf, help="seconds after which a trial stops"
     )
+    parser.add_argument(
+        "--vmap",
+        action="store_true",
+        help="trials that differ in seeds and rates alone train in one step on one device, and see "
+        "the same batches (config.train.order_seed)",
+    )
     parser.add_argument("--print", action="store_true", help="a shell line per trial, nothing run")
     parser.add_argument("--slurm", nargs="+", metavar=("PARTITION", "KEY=VALUE"), help=slurm.HELP)
     parser.add_argument("--quick", action="store_true", help="smallest sizes: shows that it runs")
@@ -204,26 +212,43 @@ def sweep(arguments: argparse.Namespace, argv: Sequence[str]) -> int:
     chosen = sweeps.load(arguments.sweep) if arguments.sweep else None
     seeds = list(sweeps.over(SEED, arguments.seeds or ()))
     if isinstance(chosen, list):
-        made = _make(arguments, sweeps.product(chosen, seeds) if seeds else chosen)
-        commands = [("experiments.jobs", task(trial, arguments.budget_s)) for trial in made]
-    elif arguments.print:
-        raise InputError("--print needs a --sweep that lists its trials: others depend on results.")
-    else:
+        outcomes = _listed(arguments, list(sweeps.product(chosen, seeds)) if seeds else chosen)
+    elif arguments.print or arguments.vmap:
+        raise InputError(
+            "--print and --vmap need a --sweep that lists its trials: others depend on results."
+        )
+    elif arguments.slurm:
         worker = [*slurm.without_flag(argv), "--parallel=1"]
-        commands = [("experiments.run", worker)] * arguments.parallel
-    if arguments.print:
-        print("\n".join(shell_line(trial, arguments.budget_s) for trial in made))
+        slurm.submit(arguments, [("experiments.run", worker)] * arguments.parallel)
         return 0
-    if arguments.slurm:
-        slurm.submit(arguments, commands)
-        return 0
-    if isinstance(chosen, list):
-        listed = [trial.overrides for trial in made]
-        outcomes = study.run(_settings(arguments, {}, listed), listed)
     else:
         outcomes = _search(arguments, chosen, seeds)
-    write(outcomes, arguments)
-    return 0 if any(not outcome.error for outcome in outcomes) else 1
+    if outcomes:
+        write(outcomes, arguments)
+    return 0 if not outcomes or any(not outcome.error for outcome in outcomes) else 1
+
+
+def _listed(
+    arguments: argparse.Namespace, overrides: Sequence[sweeps.Overrides]
+) -> list[trials.Outcome]:
+    """Trains what is listed; returns nothing where it is only printed or submitted."""
+    made, budget_s = _make(arguments, overrides), arguments.budget_s
+    if arguments.vmap and arguments.prune != "none":
+        raise InputError("--vmap prunes nothing: the trials of a step end together.")
+    if arguments.vmap:
+        from experiments import vmapped  # imports jax, which the others leave to their processes
+    queue = vmapped.commands(made) if arguments.vmap else trials.commands(made)
+    if arguments.print:
+        print("\n".join(shell_line(job, budget_s) for job in queue))
+        return []
+    if arguments.slurm:
+        slurm.submit(arguments, [("experiments.jobs", task(job, budget_s)) for job in queue])
+        return []
+    if arguments.vmap:
+        with outputs.lock(arguments.out):
+            return vmapped.run(made, parallel=arguments.parallel, budget_s=budget_s)
+    listed = [trial.overrides for trial in made]
+    return study.run(_settings(arguments, {}, listed), listed)
 
 
 def _search(
@@ -279,7 +304,12 @@ def _make(
 
 
 def _common(arguments: argparse.Namespace) -> dict[str, Any]:
-    return dict(trials.QUICK) if arguments.quick else {}
+    common: dict[str, Any] = dict(trials.QUICK) if arguments.quick else {}
+    if arguments.vmap:
+        from experiments import vmapped
+
+        common |= vmapped.shared_batches(arguments.config)
+    return common
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ def parser(description: str) -> argparse.ArgumentParser:
     result = argparse.ArgumentParser(description=description.split("\n", 1)[0])
     result.add_argument("--preset", default="small", help="size of the simulated log")
     result.add_argument("--out", type=Path, required=True)
+    result.add_argument("--json", type=Path, help="file to write the results to as well")
     result.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     result.add_argument("--parallel", type=count, default=1, help="trainings at once")
     result.add_argument("--quick", action="store_true", help="smallest sizes: shows that it runs")
@@ -30,22 +31,36 @@ def place(arguments: argparse.Namespace) -> Path:
 
 
 def publish(
-    arguments: argparse.Namespace, name: str, make: Callable[[], tuple[str, dict[str, Any]]]
+    arguments: argparse.Namespace,
+    name: str,
+    make: Callable[[], tuple[str, dict[str, Any]]],
+    draw: Callable[[dict[str, Any], Path], Sequence[Path]] | None = None,
+    subdirectory: str = "",
 ) -> int:
-    """Runs an experiment and writes OUT/PRESET/NAME.json; returns the exit status.
+    """Runs an experiment and writes OUT/PRESET/NAME.json, and what `--json` names.
 
     Args:
       arguments: of the command line.
       name: of the experiment.
-      make: returns its table and what the file shall hold.
+      make: returns its table and what the file shall hold; preset, seeds, versions of packages and
+        the commit are added.
+      draw: saves figures of that content into a directory, and returns their paths. They are drawn
+        beside each file.
+      subdirectory: of OUT/PRESET, for the results; '' for that itself.
+
+    Returns:
+      The exit status.
     """
-    directory = place(arguments)
-    with outputs.lock(directory):
+    with outputs.lock(place(arguments)):
         table, content = make()
-        versions = reporting.versions("jax", "jaxlib", "flax", "numpy", "scikit-learn")
-        content = {"preset": arguments.preset, **content, "versions": versions}
-        files.write_json(directory / f"{name}.json", content)
-    print(f"\n{table}\n\n{directory / f'{name}.json'}")
+        made_of = {"preset": preset(arguments), "seeds": list(arguments.seeds)}
+        content = {**made_of, **content, **reporting.provenance()}
+        written = [place(arguments) / subdirectory / f"{name}.json"]
+        written += [arguments.json] if arguments.json else []
+        for path in tuple(written):
+            files.write_json(path, content)
+            written += draw(content, path.parent) if draw else ()
+    print(f"\n{table}\n", *written, sep="\n")
     return 0
 
 

@@ -245,7 +245,8 @@ class _Study:
             trial = self._study.ask()
             try:
                 if self._settings.suggest and trial.user_attrs.get("is_drawn", True):
-                    drawn = trials.plain(self._settings.suggest(trial))
+                    suggested = self._settings.suggest(trial)
+                    drawn = {field: trials.plain(value) for field, value in suggested.items()}
                     self.make(drawn)  # refuses a field that is none
                     trial.set_user_attr("overrides", drawn)
                 training = self.make(trial.user_attrs["overrides"])

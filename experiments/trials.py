@@ -26,7 +26,6 @@ from interactrank_jax import metrics
 from interactrank_jax.config import configuration
 from interactrank_jax.examples.format import Examples
 from interactrank_jax.io import files
-from interactrank_jax.io.errors import InputError
 
 LONGEST_NAME = 100
 # The smallest sizes, for `--quick`: shows that everything runs.
@@ -36,6 +35,7 @@ QUICK = {
     "train.eval_every": 4,
     "train.log_every": 2,
     "train.checkpoint_every": 4,
+    "model.tower.hidden": (64,),
     "evaluate.bootstrap": 20,
 }
 
@@ -150,7 +150,7 @@ def make(
     common = common or {}
     trials = {}
     for given in sweep:
-        overrides = plain(given)
+        overrides = {field: plain(value) for field, value in given.items()}
         config = resolve(spec, {**common, **overrides})
         key = files.digest([configuration.to_json(config), digest])[:8]
         readable = re.sub(r"[^\w.,=+-]", "", describe(overrides))[:LONGEST_NAME]
@@ -165,27 +165,38 @@ def resolve(spec: str, overrides: Mapping[str, Any]) -> ConfigDict:
     Raises:
       InputError: an unknown field, or a value of another type than its own.
     """
-    config = configuration.load(spec)
-    configuration.check_overrides(config, [f"--config.{field}=" for field in overrides])
-    for field, value in overrides.items():
-        try:
-            config.update_from_flattened_dict({field: value})
-        except (TypeError, ValueError) as error:
-            raise InputError(f"config.{field} cannot be {value!r}: {error}") from error
-    return config
+    return configuration.with_values(configuration.load(spec), overrides)
+
+
+def commands(trials: Sequence[Trial]) -> list[jobs.Job]:
+    """Returns the jobs that train the trials."""
+    return [trial.job for trial in trials]
 
 
 def run(trials: Sequence[Trial], *, parallel: int = 1, budget_s: float = math.inf) -> list[Outcome]:
     """Trains what is not trained yet (see `jobs.run`); returns an outcome per trial."""
+    records = run_jobs(trials, commands(trials), parallel, budget_s)
+    return [read(trial, record) for trial, record in zip(trials, records, strict=True)]
+
+
+def run_jobs(
+    trials: Sequence[Trial], queue: Sequence[jobs.Job], parallel: int, budget_s: float
+) -> list[jobs.Record]:
+    """Runs the jobs that train some trials, one each or several at once; returns their records."""
     by_job = {trial.job: trial for trial in trials}
-    records = jobs.run(
-        list(by_job),
+
+    def report(job: jobs.Job, record: jobs.Record) -> str:
+        if job in by_job:
+            return summary(read(by_job[job], record))
+        return f"{job.name}: {record.error or record.status}, {record.seconds:.0f} s"
+
+    return jobs.run(
+        queue,
         parallel=parallel,
         budget_s=budget_s,
         environment=environment(trials[0]) if trials else {},
-        report=lambda job, record: summary(read(by_job[job], record)),
+        report=report,
     )
-    return [read(trial, record) for trial, record in zip(trials, records, strict=True)]
 
 
 def environment(trial: Trial) -> dict[str, str]:
@@ -258,16 +269,12 @@ def sign(metric: str) -> int:
     return -1 if metric in metrics.LOWER_IS_BETTER else 1
 
 
-def plain(overrides: Mapping[str, Any]) -> dict[str, Any]:
+def plain(value: Any) -> Any:
     """Returns NumPy's numbers as Python's and lists as tuples, whose `repr` is what flags take."""
-    return {field: _plain(value) for field, value in overrides.items()}
-
-
-def _plain(value: Any) -> Any:
     if isinstance(value, np.generic):
         return value.item()
     if isinstance(value, list | tuple):
-        return tuple(_plain(entry) for entry in value)
+        return tuple(plain(entry) for entry in value)
     return value
 
 

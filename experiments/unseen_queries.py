@@ -17,7 +17,6 @@ that of its first request. Deciles are of test requests, in the order of their q
 requests in training. What is done is kept.
 """
 
-import argparse
 import dataclasses
 import os
 import statistics
@@ -32,13 +31,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from experiments import contenders, simulated, trials
-from experiments.benchmarks import reporting
 from experiments.command_line import exit_status, share
 from interactrank_jax import metrics
 from interactrank_jax.examples.format import Examples
 from interactrank_jax.examples.input import request_batches
 from interactrank_jax.examples.splits import SPLITS
-from interactrank_jax.io import files, outputs
+from interactrank_jax.io import outputs
 from interactrank_jax.log.schema import FeatureSpec, Schema
 
 COLUMN = "head_query"  # of the requests, in the copy of the log
@@ -265,24 +263,22 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--strength", type=float, default=5.0, help="of the back-off")
     parser.add_argument("--heads", type=share, default=0.1, help="share of queries that are heads")
     arguments = parser.parse_args(argv)
-    return exit_status("unseen_queries", lambda: _main(arguments))
+    retyped = f"retyped-{arguments.retyped:g}" if arguments.retyped else ""
 
-
-def _main(arguments: argparse.Namespace) -> int:
-    out = simulated.place(arguments)
-    with outputs.lock(out):
+    def make() -> tuple[str, dict[str, Any]]:
         setting = simulated.setting(arguments)
-        if arguments.retyped:
-            out /= f"retyped-{arguments.retyped:g}"
+        if retyped:
+            out = simulated.place(arguments) / retyped
             if not (out / "log").exists():
                 retype(setting.log, arguments.retyped, out / "log")
             setting = dataclasses.replace(setting, log=out / "log", out=out)
         rows = measure(setting, arguments.strength, arguments.heads)
-        print(f"\n{table(rows)}\n")
-        versions = reporting.versions("jax", "jaxlib", "flax", "numpy")
-        files.write_json(out / "unseen_queries.json", {"rows": rows, "versions": versions})
-    print(out / "unseen_queries.json")
-    return 0
+        return table(rows), {"rows": rows}
+
+    def work() -> int:
+        return simulated.publish(arguments, "unseen_queries", make, subdirectory=retyped)
+
+    return exit_status("unseen_queries", work)
 
 
 if __name__ == "__main__":

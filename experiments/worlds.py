@@ -8,16 +8,20 @@ import pyarrow.parquet as pq
 
 from experiments import funnel
 from interactrank_jax.io import files
+from interactrank_jax.log.simulator.judged import JudgedWorld, Judgments
 from interactrank_jax.log.simulator.presets import SimulatorConfig
-from interactrank_jax.log.simulator.retrieval import candidate_pools
 from interactrank_jax.log.simulator.simulate import World, chunk_requests
 from interactrank_jax.log.simulator.tables import Names
+from interactrank_jax.log.simulator.world import START
 
 
 def open_world(log: Path) -> tuple[World, int]:
     """Returns the world of a log that `simulate` wrote, and its seed."""
     origin = files.read_json(log / "truth" / "config.json")
-    return World(SimulatorConfig(**origin["config"]), origin["seed"]), origin["seed"]
+    config, seed = SimulatorConfig(**origin["config"]), origin["seed"]
+    if "judgments" in origin:
+        return JudgedWorld(config, seed, Judgments.read(origin["judgments"])), seed
+    return World(config, seed), seed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,7 +32,7 @@ class Simulation:
       log: the whole of it.
       seed: of the world.
       world, names: of its items and users.
-      pool, lexical: `[Q, P]`, see `candidate_pools`.
+      pool, lexical: `[Q, P]`, see `World.pools`.
     """
 
     log: Path
@@ -42,7 +46,7 @@ class Simulation:
     def open(cls, log: Path) -> "Simulation":
         """Opens what `simulate` wrote."""
         world, seed = open_world(log)
-        return cls(log, seed, world, Names(world), *candidate_pools(world, seed))
+        return cls(log, seed, world, Names(world), *world.pools(seed, START, np.inf))
 
     def searches(self, day: int) -> funnel.Searches:
         """Returns the searches of a day of the log, with what was retrieved for them."""

@@ -12,7 +12,8 @@ PACKAGE = REPOSITORY / "interactrank_jax"
 # where that is more than it needs, the rooms that are named.
 ORDER = (
     *("io", "metrics", "config", "log", "state", "examples", "serving", "losses", "models"),
-    *("tables", "devices", "runs", "ranking", "evaluation", "training", "export", "daily", "cli"),
+    *("tables", "devices", "runs", "ranking", "evaluation", "training", "export", "daily"),
+    *("report", "cli"),
 )
 ONLY = {
     "io": {"io"},

@@ -36,6 +36,7 @@ part() { # NAME LIMIT MODULE [FLAGS]
 part scatter 60 scatter "$@"
 part train_step 240 train_step --rounds=7 "$@"
 part roofline 60 roofline "$@"
+part vmap_sweep 90 vmap_sweep --rounds=5 "$@"
 part score 120 score --parts corpus --items 1000000 --rounds=3 "$@"
 XLA_FLAGS="$flags --xla_gpu_deterministic_ops=true" \
   part train_step_deterministic 150 train_step --no_peers --tables adagrad --rounds=5 "$@"

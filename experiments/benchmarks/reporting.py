@@ -6,11 +6,13 @@ import importlib.metadata
 import json
 import multiprocessing
 import os
+import subprocess
 from pathlib import Path
 from typing import Any
 
 from interactrank_jax.io import files
 
+REPOSITORY = Path(__file__).parents[2]
 PACKAGES = ("jax", "jaxlib", "flax", "numpy", "grain", "duckdb", "torch", "faiss-cpu", "usearch")
 
 
@@ -35,7 +37,7 @@ def report(
         **context,
         "seed": arguments.seed,
         "options": {key: _plain(value) for key, value in options.items()},
-        "versions": versions(*PACKAGES),
+        **provenance(*PACKAGES),
         "cpu_count": os.cpu_count(),
         "load_average": os.getloadavg(),
     }
@@ -79,6 +81,33 @@ def versions(*packages: str) -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             continue
     return found
+
+
+def provenance(*packages: str) -> dict[str, Any]:
+    """Returns what made a result: `versions` of packages and the `commit` of this checkout.
+
+    Args:
+      *packages: by default those that a training's figures depend on.
+    """
+    names = packages or ("jax", "jaxlib", "flax", "optax", "numpy", "scikit-learn")
+    return {"versions": versions(*names), "commit": commit()}
+
+
+def commit() -> str | None:
+    """Returns the hash of the commit, '-dirty' after it where tracked files differ from it.
+
+    None outside of a checkout: the hash of a repository around a copy would mislead.
+    """
+    if not (REPOSITORY / ".git").exists():
+        return None
+    command = ("git", "-C", str(REPOSITORY), "describe", "--always", "--exclude=*", "--dirty")
+    try:
+        described = subprocess.run(
+            (*command, "--abbrev=40"), capture_output=True, text=True, check=True
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return described.stdout.strip()
 
 
 def _plain(value: Any) -> Any:

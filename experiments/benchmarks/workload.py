@@ -95,8 +95,9 @@ def make_workload(
     parallel: str = "pmap",
     dtype: str = "float32",
     small: bool = False,
+    model: str = "interactrank",
 ) -> Workload:
-    """Returns full InteractRank on the search data, with an item table of `item_rows` rows.
+    """Returns a model, full InteractRank by default, on the search data with such an item table.
 
     Args:
       item_rows: rows of the item table and of the item store.
@@ -104,16 +105,17 @@ def make_workload(
       row_optimizer: 'adagrad' or 'adam', of the tables.
       parallel: 'pmap' or 'shard_map'.
       dtype: 'float32' or 'bfloat16', of the towers' arithmetic.
-      small: with one MaskNet block instead of four, which compiles quickly.
+      small: with at most one MaskNet block, which compiles quickly.
+      model: the name of its config.
     """
-    config = models.interactrank("search")
+    config = models.build(model, "search")
     config.train.seed = seed
     config.train.affine.fit = False  # there are no rows to fit: examples are never written
     config.train.tables.name = row_optimizer
     config.train.parallel = parallel
     config.model.dtype = dtype
     if small:
-        config.model.tower.masknet.blocks = 1
+        config.model.tower.masknet.blocks = min(config.model.tower.masknet.blocks, 1)
     if row_optimizer == "adam":
         config.train.tables.learning_rate = float(config.train.optimizer.learning_rate)
     impressions = 50 * item_rows

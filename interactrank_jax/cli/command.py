@@ -14,7 +14,7 @@ PATHS = frozenset(
         *("log", "out", "examples", "workdir", "source", "extend", "index", "schema"),
         *("state", "encoder", "snapshot", "features", "training"),
         *("bundle", "requests", "events", "items", "json", "against", "root"),
-        *("delete", "link"),
+        *("delete", "link", "ab"),
     )
 )
 
@@ -28,17 +28,20 @@ class Command:
       summary: one line.
       example: a whole command line.
       flags: name -> (default, help); the default's type is the flag's, REQUIRED a string's.
+      words: name and help of the paths that it takes, one or more, without a flag; None: it takes
+        none.
       config: None, or whether `--config` must be given.
       config_help: when it is given, where it need not be.
       on_devices: whether it runs on jax's devices, which are then looked for before any work.
-      registers: whether `--config` beside `--workdir` is for the run's model alone: the file is
-        run, which registers it, and nothing else is taken from it.
+      registers: whether `--config` beside `--workdir`, or beside words, is for the run's model
+        alone: the file is run, which registers it, and nothing else is taken from it.
     """
 
     run: Callable[[Any], None]
     summary: str
     example: str
     flags: dict[str, tuple[Any, str]]
+    words: tuple[str, str] | None = None
     config: bool | None = None
     config_help: str = ""
     on_devices: bool = False
@@ -47,6 +50,8 @@ class Command:
     def usage(self, name: str) -> str:
         """Returns what the command expects, and an example."""
         lines = [f"interactrank {name}: {self.summary}", ""]
+        if self.words is not None:
+            lines.append(f"  {self.words[0].upper():<14} {self.words[1]}")
         if self.config is not None:
             override = "FILE[:ARGUMENT]; override a field: --config.a.b=..."
             what = f"{override} ({self.config_help})" if self.config_help else override

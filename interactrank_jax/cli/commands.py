@@ -5,7 +5,6 @@ data-preparation packages, nor `--help` jax.
 """
 
 import logging
-from pathlib import Path
 from typing import Any
 
 from interactrank_jax.cli import daily as daily_commands
@@ -23,8 +22,9 @@ from interactrank_jax.cli.command import (
     check_registers_only,
     show,
 )
-from interactrank_jax.io import interrupts
+from interactrank_jax.io import interrupts, outputs
 from interactrank_jax.io.errors import InputError, did_you_mean
+from interactrank_jax.io.printable import printable
 
 
 def _prepare(args: Any) -> None:
@@ -114,8 +114,8 @@ def _evaluate(args: Any) -> None:
     if not args.workdir and not args.config:
         named = "--baseline" if args.baseline else "--scores without --workdir"
         raise InputError(f"{named} needs --config, for the label and the evaluation.")
-    if args.json and Path(args.json).is_dir():
-        raise InputError(f"--json={args.json} is a directory. Expected a file to write.")
+    if args.json:
+        outputs.check_output_file(args.json, "--json")
     config = _evaluate_config(args) if args.workdir else args.config
     if args.baseline:
         results = [evaluate.evaluate_baseline(args.baseline, config, *what, by=by)]
@@ -146,6 +146,20 @@ def _evaluate_config(args: Any) -> Any:
             )
     fields.check(config.evaluate, "evaluate")
     return config.evaluate
+
+
+def _report(args: Any) -> None:
+    from interactrank_jax.report.page import write_report
+
+    check_registers_only(args)
+    data = write_report(
+        args.runs, args.out, args.examples or None, split=args.split, ab=args.ab or None
+    )
+    notes = [f"{run['name']}: {note}" for run in data["runs"] for note in run["notes"]]
+    for text in (*notes, *data["notes"]):
+        logging.warning("warning: %s", printable(text))
+    names = ", ".join(run["name"] for run in data["runs"])
+    show(f"report in {args.out}", {"runs": names, "split": data["split"]})
 
 
 def _index(args: Any) -> None:
@@ -251,6 +265,22 @@ COMMANDS: dict[str, Command] = {
         config=False,
         config_help="with --baseline, or --scores alone: its label; with --workdir: "
         f"{REGISTERS}; --config.evaluate.FIELD=... with either",
+        on_devices=True,
+        registers=True,
+    ),
+    "report": Command(
+        _report,
+        "writes one HTML page on runs, side by side; evaluates those that were not.",
+        "interactrank report runs/interactrank --out=runs/report.html",
+        {
+            "out": (REQUIRED, "the page, a file that ends in .html; replaced where it is there"),
+            "examples": ("", "to evaluate on; else those that each run was trained on"),
+            "split": ("test", "train, validation or test"),
+            "ab": ("", "ab_test.json of `python -m experiments.ab_test`, to show too"),
+        },
+        words=("runs", "run directories, one or more"),
+        config=False,
+        config_help=REGISTERS,
         on_devices=True,
         registers=True,
     ),

@@ -95,14 +95,18 @@ def parse(command: Command, name: str, argv: Sequence[str]) -> argparse.Namespac
         does not hold.
     """
     config_arguments, rest = _split_config([_with_underscores(argument) for argument in argv])
-    values, unknown = _parser(command, name).parse_known_args(rest)
+    parser = _parser(command, name)
+    values, unknown = (
+        parser.parse_known_intermixed_args if command.words else parser.parse_known_args
+    )(rest)
     if unknown:
         flag = unknown[0].partition("=")[0].removeprefix("--")
         hint = did_you_mean(flag, command.flags) if unknown[0].startswith("--") else ""
         raise InputError(f"unexpected '{unknown[0]}'.{hint}\n\n{command.usage(name)}")
     if command.config is not None:
         values.config_arguments, values.overrides = config_arguments, {}
-        if values.config and command.registers and values.workdir:
+        is_of_runs = command.registers and (command.words or values.workdir)
+        if values.config and is_of_runs:
             configuration.run(values.config)
         elif values.config:
             values.config_file = values.config
@@ -112,14 +116,20 @@ def parse(command: Command, name: str, argv: Sequence[str]) -> argparse.Namespac
     elif config_arguments:
         raise InputError(f"{name} takes no {config_arguments[0]}.\n\n{command.usage(name)}")
     sets_fields = config_arguments and not command.registers
-    missing = ["config"] if (command.config or sets_fields) and not values.config else []
+    missing = ["--config"] if (command.config or sets_fields) and not values.config else []
     missing += [
-        flag
+        f"--{flag}"
         for flag, (default, _) in command.flags.items()
         if default is REQUIRED and not getattr(values, flag)
     ]
+    if command.words is not None and not getattr(values, command.words[0]):
+        missing.append(command.words[0].upper())
     if missing:
-        raise InputError(f"missing --{', --'.join(missing)}\n\n{command.usage(name)}")
+        raise InputError(f"missing {', '.join(missing)}\n\n{command.usage(name)}")
+    if command.words is not None:
+        word = command.words[0]
+        paths = [outputs.from_user(path, word) for path in getattr(values, word)]
+        setattr(values, word, paths)
     for flag in PATHS.intersection(command.flags):
         setattr(values, flag, outputs.from_user(getattr(values, flag), f"--{flag}"))
     return values
@@ -145,6 +155,8 @@ def _parser(command: Command, name: str) -> _Parser:
     parser = _Parser(usage=command.usage(name), add_help=False, allow_abbrev=False)
     if command.config is not None:
         parser.add_argument("--config", action=_Once, default="")
+    if command.words is not None:
+        parser.add_argument(command.words[0], nargs="*")
     for flag, (default, _) in command.flags.items():
         is_text = default is REQUIRED or isinstance(default, str)
         parser.add_argument(

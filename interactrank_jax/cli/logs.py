@@ -1,16 +1,23 @@
 """The commands that make a log: `simulate` and `convert`."""
 
+import importlib
 from typing import Any
 
 from interactrank_jax.cli.command import REQUIRED, Command, show
 from interactrank_jax.io.errors import InputError, did_you_mean
+
+# Names of modules of `log/adapters`.
+FORMATS = ("ratings", "movielens", "recflow", "kuaisearch", "open_bandit")
 
 
 def _simulate(args: Any) -> None:
     from interactrank_jax.log.simulator.simulate import simulate
 
     fields = _simulator_fields({flag: getattr(args, flag) for flag in _SIMULATOR_FLAGS})
-    show(f"log in {args.out}", simulate(args.preset, args.seed, args.out, args.variant, **fields))
+    summary = simulate(
+        args.preset, args.seed, args.out, args.variant, judgments=args.judgments, **fields
+    )
+    show(f"log in {args.out}", summary)
 
 
 def _simulator_fields(texts: dict[str, str]) -> dict[str, Any]:
@@ -31,22 +38,19 @@ def _simulator_fields(texts: dict[str, str]) -> dict[str, Any]:
 
 
 def _convert(args: Any) -> None:
+    if args.format not in FORMATS:
+        raise InputError(f"--format={args.format}." + did_you_mean(args.format, FORMATS))
     if args.format == "ratings":
         from interactrank_jax.log.adapters import ratings
 
         summary = ratings.convert(args.source, args.out, _rating_options(args), report=print)
-        show(f"log in {args.out}", summary)
-    elif args.format == "movielens":
+    else:
         for flag, (default, _) in _RATING_FLAGS.items():
             if getattr(args, flag) != default:
                 raise InputError(f"--{flag} is for --format=ratings only: leave it out.")
-        from interactrank_jax.log.adapters.movielens import convert
-
-        show(f"log in {args.out}", convert(args.source, args.out))
-    else:
-        raise InputError(
-            f"--format={args.format}." + did_you_mean(args.format, ["movielens", "ratings"])
-        )
+        adapter = importlib.import_module(f"interactrank_jax.log.adapters.{args.format}")
+        summary = adapter.convert(args.source, args.out)
+    show(f"log in {args.out}", summary)
 
 
 def _rating_options(args: Any) -> Any:
@@ -121,6 +125,11 @@ COMMANDS: dict[str, Command] = {
                 "of the log, A,B: drift, turnover, positives, labels_1, labels_50, slate_3, "
                 "slate_300",
             ),
+            "judgments": (
+                "",
+                "directory of the Home Depot product-search judgments: its queries, products and "
+                "relevance in place of simulated ones",
+            ),
             "seed": (0, "the same seed gives the same bytes"),
             "out": (REQUIRED, "new directory for the log"),
             **_SIMULATOR_FLAGS,
@@ -128,10 +137,14 @@ COMMANDS: dict[str, Command] = {
     ),
     "convert": Command(
         _convert,
-        "converts a data set of ratings or clicks to a log.",
+        "converts a data set of ratings or clicks, or a published log, to a log.",
         "interactrank convert --format=movielens --source=ml-100k --out=runs/log",
         {
-            "format": (REQUIRED, "movielens, or ratings: any table of user, item and label"),
+            "format": (
+                REQUIRED,
+                "movielens, recflow, kuaisearch, open_bandit, or ratings: any table of user, item "
+                "and label",
+            ),
             "source": (REQUIRED, "directory or archive of the data set, as its owner packs it"),
             "out": (REQUIRED, "new directory for the log"),
             **_RATING_FLAGS,

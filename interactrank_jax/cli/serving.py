@@ -2,7 +2,6 @@
 
 import functools
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from interactrank_jax.cli.command import (
@@ -119,8 +118,8 @@ def _replay(args: Any) -> None:
     from interactrank_jax.export import replay
 
     check_registers_only(args)
-    if args.json and Path(args.json).is_dir():
-        raise InputError(f"--json={args.json} is a directory. Name a file.")
+    if args.json:
+        outputs.check_output_file(args.json, "--json")
     differences = replay.replay(
         args.bundle,
         args.log,

@@ -1,6 +1,7 @@
 """What the configs of all models share: the training part, and the towers, sized by data set."""
 
 from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
 
 from interactrank_jax.config.data_sets import DATA_SETS
 from interactrank_jax.io.errors import InputError, did_you_mean
@@ -24,6 +25,7 @@ def base_config(argument: str) -> ConfigDict:
         label=label,
         train=_config(
             seed=0,
+            order_seed=placeholder(int),  # None: the seed
             batch_size=2048,
             epochs=3.0,
             max_steps=0,  # 0: from epochs
@@ -133,6 +135,9 @@ def fit_to_data(config: ConfigDict, argument: str) -> None:
         if config.model.sequence.history == "mean":
             # What somebody liked and what somebody disliked do not average.
             config.model.sequence.history = "mean_by_action"
+    if argument == "open_bandit":
+        # There are no users, so that there is no history.
+        config.model.sequence.update({"history": "none", "query_history": "none"})
     if argument == "movielens_100k":
         fit_small_data(config)
     elif argument == "movielens_100k_random":

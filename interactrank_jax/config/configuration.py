@@ -1,5 +1,6 @@
 """Configs: from a file with an argument, overridden, compared, and written as JSON."""
 
+import copy
 import difflib
 import importlib.util
 import json
@@ -131,6 +132,22 @@ def override(config: ConfigDict, arguments: Sequence[str]) -> dict[str, Any]:
         raise InputError(f"{error}. Strings with commas or brackets need quotes.") from error
     flag: Any = values["config"]
     return dict(flag.override_values)
+
+
+def with_values(config: ConfigDict, values: Mapping[str, Any]) -> ConfigDict:
+    """Returns a copy of a config with other values of some fields, by name as `train.batch_size`.
+
+    Raises:
+      InputError: no such field, or a value of another type than its own.
+    """
+    check_overrides(config, [f"--config.{field}=" for field in values])
+    changed = copy.deepcopy(config)
+    for field, value in values.items():
+        try:
+            changed.update_from_flattened_dict({field: value})
+        except (TypeError, ValueError) as error:
+            raise InputError(f"config.{field} cannot be {value!r}: {error}") from error
+    return changed
 
 
 def check_overrides(config: ConfigDict, arguments: Iterable[str]) -> None:

@@ -9,6 +9,9 @@ Arguments: the data set, and with it the protocol (`examples/protocols.py`):
     movielens_1m_published  the same, as IntTower's public code has it     published: LEAKS
     ratings                 a log of `convert --format=ratings`            clean_random
     ratings_time            the same, if it has time                       clean_time
+    recflow                 RecFlow, a funnel of six stages                clean_time
+    kuaisearch              KuaiSearch, product search                     clean_time
+    open_bandit             the Open Bandit Dataset, with propensities     clean_time
 """
 
 from collections.abc import Callable
@@ -127,16 +130,63 @@ def search_label() -> ConfigDict:
     )
 
 
-def ratings_label() -> ConfigDict:
-    """A rating above the threshold is a success; every rating counts the same."""
+def plain_label(*positive: str) -> ConfigDict:
+    """Any of these actions is a success; every impression counts the same."""
     return _config(
         heads=("engaged",),
         utility=(1.0,),
-        positive=("like",),
+        positive=positive,
         negative=(),
         weights=(),
         impression_weight=1.0,
     )
+
+
+def recflow_data() -> ConfigDict:
+    """RecFlow, see `log/adapters/recflow.py`; its query is the user's gender and age."""
+    data = search_data()
+    data.slate = 64
+    # The data has no time of feedback: ten minutes later nearly all of it was given.
+    watched = ("effective_view", "long_view", "like")
+    data.history.update({"actions": watched, "delay_s": 600, "rates": ("effective_view",)})
+    data.query_history.actions = ("effective_view",)
+    data.cross.features = (
+        "item_rate:effective_view:7",
+        "item_rate:effective_view:30",
+        "item_share:effective_view:7",
+        "rate:effective_view:30",
+        "item_rate:like:30",
+    )
+    return data
+
+
+def kuaisearch_data() -> ConfigDict:
+    """KuaiSearch, see `log/adapters/kuaisearch.py`: its days are nominal, the order is true."""
+    data = search_data()
+    data.slate = 32
+    data.history.update({"actions": ("click", "purchase"), "rates": ("click",)})
+    data.query_history.actions = ("click", "purchase")
+    data.cross.features = (
+        "share:click:3",
+        "share:click:30",
+        "rate:click:30",
+        "item_rate:click:30",
+        "share:purchase:30",
+    )
+    return data
+
+
+def open_bandit_data() -> ConfigDict:
+    """The Open Bandit Dataset, see `log/adapters/open_bandit.py`: one week, and no users."""
+    data = search_data()
+    data.slate = 1
+    data.history.update({"actions": (), "length": 1})
+    data.query_history.update({"actions": (), "length": 1})
+    data.cross.features = ("item_rate:click:7", "rate:click:7", "item_share:click:7")
+    # Of up to 80 items most have a smaller propensity than the .1 of the search data; uniform
+    # choice gives each of 80 .0125.
+    data.cross.debias.smallest_propensity = 0.01
+    return data
 
 
 # Where each id has few ratings: on MovieLens-100K at random, matrix factorisation reaches .865 on
@@ -162,12 +212,12 @@ DATA_SETS: dict[str, Callable[[], tuple[ConfigDict, ConfigDict, dict[str, Any]]]
     ),
     "movielens_100k": lambda: (
         movielens_data("clean_time"),
-        ratings_label(),
+        plain_label("like"),
         {"batch_size": 64},
     ),
     "movielens_100k_random": lambda: (
         movielens_data("clean_random"),
-        ratings_label(),
+        plain_label("like"),
         {
             "batch_size": 64,
             "epochs": 10.0,
@@ -179,13 +229,13 @@ DATA_SETS: dict[str, Callable[[], tuple[ConfigDict, ConfigDict, dict[str, Any]]]
     ),
     "movielens_1m": lambda: (
         movielens_data("clean_random"),
-        ratings_label(),
+        plain_label("like"),
         {"batch_size": 256, "epochs": 5.0, "eval_every": 0} | _ADAM | _SOFTMAX,
     ),
     # Training as published: batch, Adam and rate, epochs, the best of them by validation.
     "movielens_1m_published": lambda: (
         movielens_data("published"),
-        ratings_label(),
+        plain_label("like"),
         {
             "epochs": 10.0,
             "eval_every": 0,
@@ -200,12 +250,30 @@ DATA_SETS: dict[str, Callable[[], tuple[ConfigDict, ConfigDict, dict[str, Any]]]
     ),
     "ratings": lambda: (
         ratings_data("clean_random"),
-        ratings_label(),
+        plain_label("like"),
         {"batch_size": 64} | _ADAM | _SOFTMAX,
     ),
     "ratings_time": lambda: (
         ratings_data("clean_time"),
-        ratings_label(),
+        plain_label("like"),
         {"batch_size": 64},
+    ),
+    "recflow": lambda: (
+        recflow_data(),
+        # The owners' label; the other actions of a view come with it.
+        plain_label("effective_view"),
+        # What nobody saw is no negative of what was seen.
+        {"batch_size": 64, "loss.stage_weights": (1.0, 0.0, 0.0)},
+    ),
+    "kuaisearch": lambda: (
+        kuaisearch_data(),
+        plain_label("click", "purchase"),
+        {"batch_size": 128},
+    ),
+    "open_bandit": lambda: (
+        open_bandit_data(),
+        plain_label("click"),
+        # One candidate a request, of a few dozen items that are all known: nothing to sample.
+        {"batch_size": 1024, "loss.softmax_weight": 0.0},
     ),
 }

@@ -27,19 +27,23 @@ def _shown(number: float) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class Whole:
-    """A whole number from `least` to `most`, or 0 where `zero` says what that stands for."""
+    """A whole number from `least` to `most`; 0 or None where `zero` or `none` says its meaning."""
 
     least: int
     most: int
     zero: str = ""
+    none: str = ""
 
     def fits(self, value: Any) -> bool:
         """Returns whether it is such a number."""
+        if value is None:
+            return bool(self.none)
         is_special = bool(self.zero) and value == 0
         return _is_whole(value) and (is_special or self.least <= value <= self.most)
 
     def __str__(self) -> str:
         special = f", or 0 ({self.zero})" if self.zero else ""
+        special += f", or None ({self.none})" if self.none else ""
         return f"a whole number from {_shown(self.least)} to {_shown(self.most)}{special}"
 
 

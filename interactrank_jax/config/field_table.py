@@ -343,6 +343,16 @@ TRAIN = _fields(
     ("select_by", Choice(METRICS), "validation metric of the best model"),
 )
 
+TRAIN_OPTIONS = _fields(
+    "train",
+    (
+        "order_seed",
+        Whole(0, COUNT, none="train.seed"),
+        "of the order of examples alone: with it, runs of several seeds see the same batches",
+    ),
+    optional=True,
+)
+
 EVALUATE = _fields(
     "evaluate",
     ("batch_size", Whole(1, 1_000_000), "requests at a time"),
@@ -355,4 +365,4 @@ EVALUATE = _fields(
     ("corpus_batch_size", Whole(1, 65_536), "requests at a time in corpus recall"),
 )
 
-FIELDS = (*DATA, *CROSS_OPTIONS, *LABEL, *MODEL, *SOME_MODELS, *TRAIN, *EVALUATE)
+FIELDS = (*DATA, *CROSS_OPTIONS, *LABEL, *MODEL, *SOME_MODELS, *TRAIN, *TRAIN_OPTIONS, *EVALUATE)

@@ -21,6 +21,7 @@ from interactrank_jax.config.field_table import (
     PARTS,
     SOME_MODELS,
     TRAIN,
+    TRAIN_OPTIONS,
     Field,
 )
 from interactrank_jax.io.errors import InputError, did_you_mean
@@ -101,7 +102,7 @@ def markdown() -> str:
     for title, fields in (
         ("`data`", (*DATA, *CROSS_OPTIONS)),
         *(("`label`", LABEL), ("`model`", MODEL), ("`model`, of some models", SOME_MODELS)),
-        *(("`train`", TRAIN), ("`evaluate`", EVALUATE)),
+        *(("`train`", (*TRAIN, *TRAIN_OPTIONS)), ("`evaluate`", EVALUATE)),
     ):
         lines += ["", f"## {title}", "", "| field | value | meaning |", "|---|---|---|"]
         for field in fields:

@@ -134,13 +134,16 @@ class DataParallel:
             self.shardings(shapes),
         )
 
-    def initialise(self, init: Callable[[], Any]) -> Any:
-        """Runs `init()` so that each device computes only what it holds; returns it canonical."""
+    def initialise(self, init: Callable[..., Any], *arguments: Any) -> Any:
+        """Runs `init(...)` so that each device computes only what it holds; returns it canonical.
+
+        The same function is compiled once for arguments of the same types.
+        """
         # Compiled in haste: it runs once, and drawing random numbers for a dozen shapes would
         # otherwise take longer to compile than the training step.
         options = {"xla_backend_optimization_level": 0}
-        shardings = self.shardings(jax.eval_shape(init))
-        return jax.jit(init, out_shardings=shardings, compiler_options=options)()
+        shardings = self.shardings(jax.eval_shape(init, *arguments))
+        return jax.jit(init, out_shardings=shardings, compiler_options=options)(*arguments)
 
     def place(self, canonical: Any) -> Any:
         """Returns the placed form of a canonical one."""
@@ -194,6 +197,25 @@ class DataParallel:
                 raise ValueError("a table split over devices cannot be unreplicated.")
             return _first_copy(placed)
         return _without_first_axis(_first_copy(placed))
+
+    # --- several states on one device ------------------------------------------------------------
+
+    def stack(self, placed: Sequence[Any]) -> Any:
+        """Returns placed trees as one, with an axis of theirs before those of each leaf, placed."""
+        plain = [jax.device_get(self.unreplicate(tree)) for tree in placed]
+        return self.replicate(jax.tree.map(lambda *leaves: np.stack(leaves), *plain))
+
+    def unstack(self, stacked: Any, place: int) -> Any:
+        """Returns one of the trees of `stack`, placed; it outlives the donation of the others."""
+        return _at(stacked, place, axis=self._stack_axis)
+
+    def put(self, stacked: Any, place: int, placed: Any) -> Any:
+        """Returns what `stack` gave with another tree in one place."""
+        return _put(stacked, place, placed, axis=self._stack_axis)
+
+    @property
+    def _stack_axis(self) -> int:
+        return 0 if self.kind == "shard_map" else 1
 
     # --- batches ---------------------------------------------------------------------------------
 
@@ -296,6 +318,20 @@ class DataParallel:
 
 def _first_copy(tree: Any) -> Any:
     return jax.tree.map(lambda leaf: leaf.addressable_shards[0].data, tree)
+
+
+@functools.partial(jax.jit, static_argnames="axis")
+def _at(tree: Any, place: int, axis: int) -> Any:
+    return jax.tree.map(
+        lambda leaf: jax.lax.dynamic_index_in_dim(leaf, place, axis, keepdims=False), tree
+    )
+
+
+@functools.partial(jax.jit, static_argnames="axis")
+def _put(tree: Any, place: int, new: Any, axis: int) -> Any:
+    return jax.tree.map(
+        lambda leaf, part: jax.lax.dynamic_update_index_in_dim(leaf, part, place, axis), tree, new
+    )
 
 
 @jax.jit

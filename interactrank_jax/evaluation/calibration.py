@@ -1,8 +1,9 @@
-"""Calibration errors: how far predicted probabilities are from what happens."""
+"""Calibration errors: how far predicted probabilities are from what happens, in all and by bin."""
 
 import numpy as np
 from numpy.typing import ArrayLike
 
+from interactrank_jax.evaluation.uncertainty import bootstrap
 from interactrank_jax.metrics import Statistic
 from interactrank_jax.metrics.arrays import group_edges, ratio, scored
 
@@ -41,11 +42,7 @@ def calibration_statistics(
     """
     probabilities, labels = scored(probabilities, labels)
     requests, code = np.unique(np.asarray(request), return_inverse=True)
-    order = np.argsort(probabilities)
-    edges = group_edges(probabilities[order])
-    middle = (edges[1:] + edges[:-1]) / 2
-    bin_of_group = np.floor(bins * middle / max(order.size, 1)).astype(np.int64)
-    bin_of_row = np.repeat(bin_of_group, np.diff(edges))
+    order, bin_of_row = _bins_of_equal_mass(probabilities, bins)
     excess = probabilities[order].astype(float) - labels[order]
     cell = code[order] * bins + bin_of_row
     # [R, bins]: a resample's excess per bin is a weighted sum over requests.
@@ -66,3 +63,62 @@ def calibration_statistics(
             multiplicity @ predicted, multiplicity @ observed
         ),
     }
+
+
+def reliability(
+    request: ArrayLike,
+    probabilities: ArrayLike,
+    labels: ArrayLike,
+    bins: int = 20,
+    replicates: int = 200,
+) -> list[dict[str, float]]:
+    """Returns the reliability diagram of a prediction, a point for each bin that has rows.
+
+    The bins are those of `expected_calibration_error`, which is the mean of |predicted - observed|
+    over these points, weighted by their rows.
+
+    Args:
+      request: [n] integers; intervals are over resampled requests.
+      probabilities: [n] in [0, 1].
+      labels: [n] 0 or 1.
+      bins: number of bins.
+      replicates: number of resamples.
+
+    Returns:
+      `rows`, `predicted` and `observed` (means over the bin's rows), and `low` and `high`, the
+      bounds of the 95% interval of `observed`; in the order of `predicted`.
+    """
+    probabilities, labels = scored(probabilities, labels)
+    requests, code = np.unique(np.asarray(request), return_inverse=True)
+    order, bin_of_row = _bins_of_equal_mass(probabilities, bins)
+    cell = code[order] * bins + bin_of_row
+    rows, predicted, observed = (
+        np.bincount(cell, weights=weights, minlength=requests.size * bins).reshape(-1, bins)
+        for weights in (None, probabilities[order], labels[order])
+    )
+
+    def rate(number: int) -> Statistic:
+        return lambda multiplicity: ratio(
+            multiplicity @ observed[:, number], multiplicity @ rows[:, number]
+        )
+
+    numbers = np.flatnonzero(rows.sum(0))
+    prepared = {str(number): rate(int(number)) for number in numbers}
+    bounds = bootstrap(prepared, requests.size, replicates=replicates)
+    points = []
+    for number in numbers:
+        count = rows[:, number].sum()
+        low, high = bounds[str(number)]
+        means = (float(values[:, number].sum() / count) for values in (predicted, observed))
+        columns = ("rows", "predicted", "observed", "low", "high")
+        points.append(dict(zip(columns, (int(count), *means, low, high), strict=True)))
+    return points
+
+
+def _bins_of_equal_mass(probabilities: np.ndarray, bins: int) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the order of rows by probability, and the bin of each in that order, `[n]` both."""
+    order = np.argsort(probabilities)
+    edges = group_edges(probabilities[order])
+    middle = (edges[1:] + edges[:-1]) / 2
+    bin_of_group = np.floor(bins * middle / max(order.size, 1)).astype(np.int64)
+    return order, np.repeat(bin_of_group, np.diff(edges))

@@ -16,6 +16,7 @@ from interactrank_jax.evaluation.external_scores import ExternalScorer
 from interactrank_jax.evaluation.figures import (
     head_figures,
     measured,
+    reliability_figures,
     slate_figures,
     stage_figures,
 )
@@ -94,6 +95,7 @@ def evaluate_scorer(
         "metrics": {name: value for name, (value, _, _) in figures.items()},
         "intervals": {name: bounds for name, (_, *bounds) in figures.items()},
         "heads": head_figures(scorer, rows, rule, replicates),
+        "reliability": reliability_figures(scorer, rows, rule, replicates),
         "stages": stage_figures(rows, engaged, replicates),
         "slices": {
             cut.name: slice_figures(cut, rows, engaged, logits, ranks, replicates) for cut in cuts

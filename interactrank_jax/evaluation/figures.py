@@ -53,6 +53,21 @@ def head_figures(
     return figures
 
 
+def reliability_figures(
+    scorer: Scorer, rows: Rows, rule: LabelRule, replicates: int
+) -> dict[str, list[dict[str, float]]]:
+    """Returns the reliability diagram of each head, see `calibration.reliability`."""
+    if not scorer.heads:
+        return {}
+    probabilities, labels = scorer.calibration.probabilities(rows.logits), rule.labels(rows.actions)
+    return {
+        name: calibration.reliability(
+            rows.request, probabilities[:, head], labels[:, head], replicates=replicates
+        )
+        for head, name in enumerate(scorer.heads)
+    }
+
+
 def stage_figures(rows: Rows, engaged: np.ndarray, replicates: int) -> dict[str, Figures]:
     """Returns [value, low, high] of ranking metrics against the negatives of each stage alone.
 

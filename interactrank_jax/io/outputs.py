@@ -115,6 +115,21 @@ def output_directory(path: PathLike, *sources: PathLike) -> Path:
     return final
 
 
+def check_output_file(path: PathLike, flag: str = "--out") -> None:
+    """Refuses a file that cannot be written; to be called before any work, writes nothing.
+
+    Raises:
+      InputError: it is a directory, or below something that is none or may not be written.
+    """
+    with _nameable(path):
+        final = Path(path).absolute()
+        if final.is_dir():
+            raise InputError(f"{flag}={path} is a directory. Expected a file to write.")
+        parent = next(parent for parent in final.parents if parent.exists())
+        if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
+            raise InputError(f"{flag}={path}: {parent} is read-only or a file. Name another place.")
+
+
 def refuse_inside(out: PathLike, source: PathLike) -> None:
     """Refuses an output that is its own source, or inside it, or around it.
 

@@ -27,14 +27,24 @@ def to_read(backend: ibis.BaseBackend, path: files.PathLike) -> str:
     Raises:
       InputError: the engine cannot be told of it.
     """
-    text = _absolute(backend, path)
     if backend.name == SPARK:
+        text = _absolute(path, is_spark=True)
         if text.rpartition("/")[2].startswith((".", "_")):
             raise InputError(
                 f"{path}: Spark skips files whose name begins with a dot or an underscore. Rename "
                 f"it, or use --engine=duckdb."
             )
         return re.sub(r"([*?\[\]{}\\])", r"\\\1", text)  # as Hadoop's file systems unescape it
+    return duckdb_to_read(path)
+
+
+def duckdb_to_read(path: files.PathLike) -> str:
+    """Returns what DuckDB reads as this one path.
+
+    Raises:
+      InputError: DuckDB cannot be told of it.
+    """
+    text = _absolute(path, is_spark=False)
     if "\\" in text:
         raise InputError(
             f"{path}: DuckDB cannot read a path with a backslash. Rename the file or directory."
@@ -48,7 +58,7 @@ def to_write(backend: ibis.BaseBackend, path: files.PathLike) -> str:
     Raises:
       InputError: the engine cannot be told of it.
     """
-    text = _absolute(backend, path)
+    text = _absolute(path, is_spark=backend.name == SPARK)
     # Ibis puts the path as Python would write it into DuckDB's statement.
     if backend.name != SPARK and repr(text)[1:-1] != text:
         raise InputError(
@@ -58,12 +68,12 @@ def to_write(backend: ibis.BaseBackend, path: files.PathLike) -> str:
     return text
 
 
-def _absolute(backend: ibis.BaseBackend, path: files.PathLike) -> str:
+def _absolute(path: files.PathLike, is_spark: bool) -> str:
     absolute = Path(path).absolute()
     # Hadoop would drop `a/..` by the text, which is wrong where `a` is a link.
     text = str(absolute.resolve() if ".." in absolute.parts else absolute)
     encoding = "utf-8"
-    if backend.name == SPARK and codecs.lookup(locale.getencoding()).name != encoding:
+    if is_spark and codecs.lookup(locale.getencoding()).name != encoding:
         encoding = locale.getencoding()  # Java's, for names of files
     try:
         text.encode(encoding)

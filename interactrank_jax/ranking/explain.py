@@ -10,7 +10,7 @@ Beside it are the heads' probabilities, which are calibrated: the score is not.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -110,7 +110,7 @@ def explain(
     weight = np.zeros(0, np.float32)
     if names:
         part, value = (np.asarray(parts) @ utility)[mask], cross[mask]
-        weight = np.asarray(model["params"]["cross_terms"]["weight"]) @ utility
+        weight = np.asarray(cross_weights(run, model)) @ utility
     order = np.lexsort((item, -total))
     return Explanation(
         request=raw.slice(index, 1).to_pylist()[0],
@@ -155,6 +155,25 @@ def _texts(examples: Examples, item: np.ndarray) -> tuple[str, ...]:
         return ("",) * len(item)
     column = examples.raw_items()[names[0]]
     return tuple(column[int(row)].as_py() or "" for row in item)
+
+
+def cross_weights(run: Run, model: Mapping[str, Any]) -> np.ndarray | None:
+    """Returns the weights `[K, H]` of cross features in each head's logit.
+
+    A weight is of a feature's value after `config.model.cross.transform`.
+
+    Args:
+      run: of the model.
+      model: {'params', 'tables'}.
+
+    Returns:
+      None for a model that has no cross features, or has them as inputs beside others.
+    """
+    shape = (len(run.metadata.cross), len(run.rule.heads))
+    weight = model["params"].get("cross_terms", {}).get("weight")
+    if not run.model.uses_cross or np.shape(weight) != shape:
+        return None
+    return np.asarray(weight)
 
 
 def table(explanation: Explanation) -> str:

@@ -41,14 +41,18 @@ class Run:
     """An opened run: config, metadata and encoder of its examples, model, label rule.
 
     RUN/encoder is a copy of the encoder. RUN/config.json, written last, has the config, the
-    metadata, what weighting added to the logits and, where the model is none of this package, the
-    file that registered it (`model_file`).
+    metadata, where the examples were (`examples`), what weighting added to the logits and, where
+    the model is none of this package, the file that registered it (`model_file`).
 
     Attributes:
       workdir: the directory.
       config: the resolved config.
       metadata: of the examples it was trained on.
+      examples_path: where those were when it began; they may have been moved or removed since. None
+        where the run does not say so.
     """
+
+    examples_path: Path | None = None
 
     def __init__(self, workdir: files.PathLike, config: ConfigDict, metadata: Metadata):
         self.workdir = Path(workdir)
@@ -150,6 +154,7 @@ class Run:
         content: dict[str, Any] = {
             "config": config,
             "metadata": self.metadata.to_json(),
+            "examples": str(examples.path.resolve()),
             "prior_offsets": list(self.prior_offsets(examples)),
             "numerics": numerics(),
         }
@@ -209,6 +214,7 @@ class Run:
                 fields.check(config)
             run = cls(workdir, config, metadata)
             run._prior_offsets = tuple(map(float, saved["prior_offsets"]))
+            run.examples_path = Path(saved["examples"]) if "examples" in saved else None
             if len(run._prior_offsets) != len(run.rule.heads):
                 raise InputError(
                     f"prior_offsets has {len(run._prior_offsets)} values for the heads "

@@ -18,7 +18,8 @@ class RowOptimizer:
       name: 'adagrad' (one accumulator per row, the mean square of its gradient) or 'adam' (lazy:
         a row's moments decay only when it is touched; the bias correction counts global steps).
       schedule: learning rate by step.
-      weight_decay: times the rate, the share that a touched row loses at each step, as in AdamW.
+      weight_decay: times the rate, the share that a touched row loses at each step, as in AdamW;
+        a number, or one that is traced.
     """
 
     def __init__(
@@ -26,7 +27,7 @@ class RowOptimizer:
         name: str,
         schedule: Callable[[Array], Array],
         initial_accumulator: float = 0.1,
-        weight_decay: float = 0.0,
+        weight_decay: float | Array = 0.0,
     ):
         self.name, self.weight_decay = name, weight_decay
         self.schedule = schedule
@@ -64,7 +65,7 @@ class RowOptimizer:
             change = rate * first / (1 - 0.9**time) / corrected
             new = {"first": first, "second": second}
         before = rows.read(table)
-        if self.weight_decay:
+        if isinstance(self.weight_decay, jax.Array) or self.weight_decay:
             change = change + rate * self.weight_decay * before
         new_table = rows.write(table, before - change)
         return new_table, {name: rows.write(state[name], value) for name, value in new.items()}

@@ -23,7 +23,7 @@ def dense_optimizer(
     """Returns AdamW for everything but the tables; a `clip_norm` above 0 bounds the global norm.
 
     Args:
-      config: `config.train.optimizer`.
+      config: `config.train.optimizer`; its weight decay and the numbers of `affine` may be traced.
       schedule: learning rate by step.
       affine: `config.train.affine`: what the rate of the projection that ends a model (`AFFINE`)
         is multiplied by, and the weight decay of the terms of history in it (`TERMS`).

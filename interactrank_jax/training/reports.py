@@ -50,6 +50,17 @@ def history(file: files.PathLike) -> Any:
     Raises:
       InputError: the file is damaged.
     """
+    steps, values = curves(file)
+    columns = {name: _floats(column) for name, column in values.items()}
+    return as_frame({"step": steps, **columns})
+
+
+def curves(file: files.PathLike) -> tuple[list[int], dict[str, list[float | None]]]:
+    """Returns the steps of a metrics.jsonl, and by metric its value at each, None: not measured.
+
+    Raises:
+      InputError: the file is damaged.
+    """
     rows: dict[int, dict[str, Any]] = {}
     with Path(file).open(encoding="utf-8") as lines:
         for number, line in enumerate(lines, start=1):
@@ -64,8 +75,7 @@ def history(file: files.PathLike) -> Any:
             record.pop("time", None)
             rows.setdefault(step, {}).update(record)
     names = dict.fromkeys(name for row in rows.values() for name in row)
-    curves = {name: _floats(row.get(name) for row in rows.values()) for name in names}
-    return as_frame({"step": list(rows), **curves})
+    return list(rows), {name: [row.get(name) for row in rows.values()] for name in names}
 
 
 def as_frame(columns: Mapping[str, Sequence[Any] | pa.Array]) -> Any:

@@ -56,12 +56,14 @@ def init_state(
     row_optimizer: RowOptimizer,
     objective: Objective,
     affine: AffineStart | None = None,
+    seed: int | Array | None = None,
 ) -> TrainState:
-    """Returns the state at step 0, a function of `config.train.seed` and `affine` alone.
+    """Returns the state at step 0, a function of a seed and `affine` alone.
 
     To be traced: `DataParallel.initialise` compiles it so that no device makes more than it holds.
+    Without a `seed` it is that of `config.train`.
     """
-    root = jax.random.key(config.train.seed)
+    root = jax.random.key(config.train.seed if seed is None else seed)
     dense_key, table_key, step_key = jax.random.split(root, 3)
     sample = zero_inputs(model.inputs, model.row_width)
     params = with_start(model.init(dense_key, **sample)["params"], model.bias_path(), affine)

@@ -167,25 +167,36 @@ class Trainer:
             train.tables.initial_accumulator,
             train.tables.weight_decay,
         )
-        self.per_device = make_train_step(
-            *(run.model, self.objective, self.optimizer, self.row_optimizer),
-            *(self.parallel.layout, total),
-            microbatches=int(train.microbatches),
-            id_dropout=float(train.id_dropout),
-            out_of_vocabulary=examples.metadata.out_of_vocabulary,
-        )
+        self.per_device = self.make_step(self.optimizer, self.row_optimizer)
         self.step: Callable[..., TrainState] = self.parallel.map_step(self.per_device)
 
-    def init(self, affine: AffineStart | None = None) -> TrainState:
+    def make_step(
+        self, optimizer: optax.GradientTransformation, row_optimizer: RowOptimizer
+    ) -> Callable[..., TrainState]:
+        """Returns the step of one device with these optimizers, see `steps.make_train_step`."""
+        train = self.config.train
+        return make_train_step(
+            *(self.run.model, self.objective, optimizer, row_optimizer),
+            *(self.parallel.layout, self.timetable.total),
+            microbatches=int(train.microbatches),
+            id_dropout=float(train.id_dropout),
+            out_of_vocabulary=self.examples.metadata.out_of_vocabulary,
+        )
+
+    def init(
+        self, affine: AffineStart | None = None, seed: int | jax.Array | None = None
+    ) -> TrainState:
         """Returns a state at step 0; to be traced, see `state.init_state`.
 
         Args:
           affine: what the terms of history start with; shapes do not depend on it.
+          seed: in place of the config's.
         """
         return init_state(
             *(self.run.model, self.config, self.examples.metadata.tables),
             *(self.optimizer, self.row_optimizer, self.objective),
             affine=affine,
+            seed=seed,
         )
 
     def initial_state(self) -> TrainState:
@@ -258,7 +269,7 @@ class Trainer:
         return train_iterator(
             self.examples,
             int(self.config.train.batch_size) // processes,
-            seed=int(self.config.train.seed),
+            seed=order_seed(self.config.train),
             names=self._columns(),
             shard=jax.process_index(),
             num_shards=processes,
@@ -361,6 +372,12 @@ class Trainer:
     def _check_trained(self) -> None:
         if not (self.workdir / "metrics.jsonl").exists():
             raise InputError("this trainer has trained nothing yet: call .fit() first.")
+
+
+def order_seed(config: ConfigDict) -> int:
+    """Returns the seed of the order of examples, of the `train` part of a config."""
+    given = config.get("order_seed")  # a run of before it was a field lacks it
+    return int(config.seed if given is None else given)
 
 
 def warn_of_warmup(config: ConfigDict, total_steps: int) -> None:

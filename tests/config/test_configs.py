@@ -14,15 +14,23 @@ from interactrank_jax.config import configuration, data_sets
 from interactrank_jax.examples.format import Examples
 from interactrank_jax.examples.prepare import prepare
 from interactrank_jax.io.errors import InputError
+from interactrank_jax.log.adapters import kuaisearch, open_bandit, recflow
 from interactrank_jax.log.adapters.movielens import convert
 from interactrank_jax.models.inputs import zero_inputs
 from interactrank_jax.models.registry import MODELS
 from interactrank_jax.runs.run import Run
 from interactrank_jax.training.train import train
 from tests.conftest import REPOSITORY
+from tests.log.adapters import raw_kuaisearch, raw_open_bandit, raw_recflow
 
 ARGUMENTS = tuple(data_sets.DATA_SETS)
 TIMED = ("movielens_100k", "movielens_100k_random", "ratings_time")
+# Published logs: their adapter, and what writes tiny files in the owners' schema.
+PUBLISHED = {
+    "recflow": (recflow, raw_recflow),
+    "kuaisearch": (kuaisearch, raw_kuaisearch),
+    "open_bandit": (open_bandit, raw_open_bandit),
+}
 
 
 def load(model: str, argument: str):
@@ -56,9 +64,13 @@ def examples(tmp_path_factory, tiny_examples):
     for timed in (True, False):
         convert(write_movielens(root / f"raw-{timed}", timed), root / f"log-{timed}")
     for argument in ARGUMENTS[1:]:
+        log = root / f"log-{argument in TIMED}"
+        if argument in PUBLISHED:
+            log = root / f"log-{argument}"
+            adapter, raw = PUBLISHED[argument]
+            adapter.convert(raw.trainable(root / f"raw-{argument}"), log)
         paths[argument] = root / argument
-        config = load("interactrank", argument)
-        prepare(config.data, root / f"log-{argument in TIMED}", paths[argument])
+        prepare(load("interactrank", argument).data, log, paths[argument])
     return paths
 
 

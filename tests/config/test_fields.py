@@ -104,6 +104,8 @@ def test_a_wrong_value_is_refused_by_name_whatever_the_field(name):
         ("evaluate.bootstrap", 1),  # an interval of zero width
         ("train.epochs", math.nan),
         ("train.seed", -1),
+        ("train.seed", None),
+        ("train.order_seed", -1),
         ("data.seed", -1),
         ("data.history.length", 10**8),
         ("data.slate", 100_000),
@@ -221,6 +223,21 @@ def test_the_nearest_option_is_named():
     wrong.model.tower.numeric_views = ("rnge",)
     with pytest.raises(InputError, match="Did you mean 'range'"):
         fields.check(wrong)
+
+
+def test_a_seed_of_the_order_alone_is_set_by_a_flag_and_may_be_none_or_absent():
+    """Configs saved before it was a field lack it."""
+    given = config()
+    assert given.train.order_seed is None
+    fields.check(given)
+    configuration.override(given, ["--config.train.order_seed=3"])
+    assert given.train.order_seed == 3
+    fields.check(given)
+    del given.train["order_seed"]
+    fields.check(given)
+    assert not configuration.difference(
+        configuration.to_json(given), configuration.to_json(config())
+    )
 
 
 def test_the_docs_hold_the_table():

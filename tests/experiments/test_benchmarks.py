@@ -20,6 +20,7 @@ from experiments.benchmarks import (
     state,
     train_step,
     update,
+    vmap_sweep,
 )
 from experiments.benchmarks.workload import (
     BenchmarkTrainer,
@@ -56,6 +57,16 @@ def test_train_step_leaves_the_keys_of_the_issue(tmp_path):
     for name in speedups:  # no peer, no figure: never a made-up one
         assert (figures[name] is None) == missing
     assert all(value is None or value > 0 for value in figures.values())
+
+
+def test_vmap_sweep_compares_the_same_work(tmp_path):
+    figures, record = run(vmap_sweep, tmp_path)
+    assert figures["throughput_ratio"] == figures["throughput_ratio_by_models"]["small"]["2"]
+    rates, seconds = figures["examples_per_s"]["small"]["2"], record["seconds_per_batch"]["small_2"]
+    assert rates.keys() == seconds.keys() == {"one_by_one", "together"}
+    assert all(rates[way] > 0 for way in rates)
+    # With one round its ratio is that of the rates.
+    assert figures["throughput_ratio"] == pytest.approx(rates["together"] / rates["one_by_one"])
 
 
 def test_roofline_counts_work_and_finds_no_copy_of_a_table(tmp_path):

@@ -30,8 +30,8 @@ def test_freshness_shows_every_lag_and_age(tmp_path):
         "| snapshot older by | 3 | 0.6730 ± 0.0042 | -0.0190 ± 0.0014 | 0.6000 |",
         "| two-tower | | 0.6510 ± 0.0000 | -0.0410 ± 0.0028 | |",
     ]
-    freshness.draw(ROWS, tmp_path / "figure.png")
-    assert (tmp_path / "figure.png").stat().st_size > 10_000
+    assert freshness.draw({"rows": ROWS}, tmp_path) == [tmp_path / "freshness.png"]
+    assert (tmp_path / "freshness.png").stat().st_size > 10_000
 
 
 class FakeExamples:

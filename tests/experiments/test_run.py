@@ -325,12 +325,14 @@ def test_slurm_gets_a_task_for_each_listed_trial_or_workers_of_a_study(
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--print"], "--print needs a --sweep that lists its trials"),
+        (["--print"], "--print and --vmap need a --sweep that lists its trials"),
+        (["--vmap", "--trials=3"], "--print and --vmap need a --sweep that lists its trials"),
+        (["--vmap", "--prune=median", "--sweep=sweep.py"], "--vmap prunes nothing"),
         (["--sampler=stages", "--sweep=suggest.py"], "--sampler=stages goes through the space"),
     ],
 )
 def test_flags_that_do_not_fit_are_named(flags, message, drawn_command, tmp_path, capsys):
-    flags = [flag.replace("suggest.py", str(tmp_path / "suggest.py")) for flag in flags]
+    flags = [flag.replace("--sweep=", f"--sweep={tmp_path}/") for flag in flags]
     assert run.main([*drawn_command, *flags]) == 2
     assert message in capsys.readouterr().err
 

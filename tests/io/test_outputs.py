@@ -55,6 +55,23 @@ def test_what_cannot_be_written_is_refused_before_work(tmp_path, monkeypatch):
         pytest.fail("the block must not run")
 
 
+def test_a_file_that_cannot_be_written_is_refused_before_work(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    outputs.check_output_file(tmp_path / "file")  # it is replaced
+    outputs.check_output_file(tmp_path / "new" / "deep" / "file")
+    for path, message in (
+        (".", "is a directory"),
+        ("file/below", "is read-only or a file"),
+        ("x" * 300, "cannot be written: File name too long"),
+    ):
+        with pytest.raises(InputError, match=message):
+            outputs.check_output_file(tmp_path / path)
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    with pytest.raises(InputError, match=r"--json=.* is read-only"):
+        outputs.check_output_file(tmp_path / "new", "--json")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
 def test_what_was_left_by_one_killed_while_it_removed_is_removed(tmp_path, monkeypatch):
     abandoned = tmp_path / ".out.partial-0123abcd"
     (abandoned / "deep").mkdir(parents=True)

@@ -10,10 +10,13 @@ from interactrank_jax.examples.format import Examples
 from interactrank_jax.io.errors import InputError
 from interactrank_jax.runs.best import fingerprint
 from interactrank_jax.runs.run import Run
+from interactrank_jax.training import loop
 from interactrank_jax.training.checkpoint import Progress
-from interactrank_jax.training.loop import record_validation
+from interactrank_jax.training.loop import Loop
 from interactrank_jax.training.timetable import Timetable
 from interactrank_jax.training.train import train
+from interactrank_jax.training.trainer import Trainer
+from interactrank_jax.training.validation import record_validation
 from tests.faults.configs import long_config
 from tests.faults.processes import assert_same_run, metric_lines
 from tests.synthetic import make_encoder, tiny_config, write_examples
@@ -53,6 +56,29 @@ class TestRun:
             for path in (trained_run, tmp_path / "again", tmp_path / "other")
         ]
         assert prints[0] == prints[1] != prints[2]
+
+    def test_rates_are_those_of_steps_alone(self, tmp_path, examples_path, monkeypatch):
+        clock = [0.0]
+
+        def taking(seconds, method):
+            def call(*arguments):
+                clock[0] += seconds
+                return method(*arguments)
+
+            return call
+
+        monkeypatch.setattr(loop.time, "perf_counter", lambda: clock[0])
+        monkeypatch.setattr(Trainer, "advance", taking(0.5, Trainer.advance))
+        monkeypatch.setattr(Loop, "_validate", taking(100.0, Loop._validate))
+        monkeypatch.setattr(Loop, "_save", taking(1000.0, Loop._save))
+        config = tiny_config("two_tower")
+        # Validations and checkpoints at steps that are logged, and at others.
+        due = {"max_steps": 12, "log_every": 4, "eval_every": 3, "checkpoint_every": 5}
+        config.train.update({**due, "patience": 0})
+        train(config, examples_path, tmp_path / "run")
+        lines = metric_lines(tmp_path / "run")
+        rates = [line["train/steps_per_second"] for line in lines if "train/loss" in line]
+        assert rates == pytest.approx([2.0] * 3)
 
     # The other tests train with pmap; with all of this it compiles for half a minute.
     @pytest.mark.parametrize(

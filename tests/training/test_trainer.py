@@ -107,6 +107,19 @@ class TestFit:
         assert best(Trainer(config, examples_path).fit()) == best(fitted)
 
 
+class TestOrder:
+    def test_has_a_seed_of_its_own_and_without_one_the_trainings(self, examples_path):
+        def first(**train):
+            trainer = Trainer(quick_config(**train), examples_path)
+            return next(trainer.batches())["user"].tolist(), fingerprint(trainer.state.params)
+
+        (order, start), (other_order, other_start) = first(seed=0), first(seed=1)
+        assert order != other_order
+        assert start != other_start
+        assert first(seed=1, order_seed=0) == (order, other_start)
+        assert first(seed=0, order_seed=1) == (other_order, start)
+
+
 class TestLoss:
     @pytest.mark.parametrize("kind", ["pmap", "shard_map"])
     def test_is_what_the_next_step_reports_and_leaves_everything_as_it_was(

@@ -5,9 +5,10 @@ import math
 
 import numpy as np
 
+from interactrank_jax.log.simulator.draws import draw
 from interactrank_jax.log.simulator.presets import SimulatorConfig
 from interactrank_jax.log.simulator.tables import ACTIONS, Events, Requests
-from interactrank_jax.log.simulator.world import DAY, START, World, draw
+from interactrank_jax.log.simulator.world import DAY, START, World
 
 # Requests per hour of the day (UTC): quiet at 4, busy in the evening, three to one.
 _HOURS = 1 - 0.5 * np.cos(2 * np.pi * (np.arange(24) - 4) / 24)

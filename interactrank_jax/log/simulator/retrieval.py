@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from interactrank_jax.log.simulator.world import START, World, stream
+from interactrank_jax.log.simulator.draws import stream
+from interactrank_jax.log.simulator.world import START, World
 
 
 def candidate_pools(

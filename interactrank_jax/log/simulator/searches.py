@@ -10,10 +10,11 @@ import math
 import numpy as np
 
 from interactrank_jax.log.simulator.behaviour import examination, search, sigmoid, times_of
+from interactrank_jax.log.simulator.draws import stream
 from interactrank_jax.log.simulator.presets import SimulatorConfig
 from interactrank_jax.log.simulator.simulate import draw_requests
 from interactrank_jax.log.simulator.tables import ACTIONS, Requests
-from interactrank_jax.log.simulator.world import World, stream
+from interactrank_jax.log.simulator.world import World
 
 FULFILLING = ("long_click", "save")
 

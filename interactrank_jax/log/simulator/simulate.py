@@ -6,7 +6,8 @@ still, as they do between two runs of a batch job. Constants: `presets.py`.
 
     LOG/                as `schema.py` says, every table in parts
     LOG/truth/          for oracles and tests only
-      config.json       preset, seed and constants: `World(SimulatorConfig(**constants), seed)`
+      config.json       preset, seed and constants: `World(SimulatorConfig(**constants), seed)`;
+                        with judgments `JudgedWorld(..., Judgments.read(DIR))`, DIR as said there
       impressions/      relevance, taste, quality, idiosyncratic, mood, trend if items have one,
                         appeal (their sum) and click_probability, row by row like impressions/
       items.parquet     topics, quality, created, and gone under turnover, in the order of items/
@@ -41,25 +42,32 @@ from interactrank_jax.log.simulator.behaviour import (
     search,
     sigmoid,
 )
+from interactrank_jax.log.simulator.draws import draw, stream
+from interactrank_jax.log.simulator.judged import JudgedWorld, Judgments
 from interactrank_jax.log.simulator.presets import PRESETS, VARIANTS, SimulatorConfig, resolve
-from interactrank_jax.log.simulator.retrieval import candidate_pools
 from interactrank_jax.log.simulator.tables import (
     ACTIONS,
     DEVICE_SHARES,
     SCHEMA,
     Names,
     Requests,
+    schema_of,
     write_part,
     write_ratings,
     write_world,
 )
-from interactrank_jax.log.simulator.world import DAY, START, Appeal, World, draw, stream
+from interactrank_jax.log.simulator.world import DAY, START, Appeal, World
 
 __all__ = ["ACTIONS", "PRESETS", "SCHEMA", "VARIANTS", "SimulatorConfig", "World", "simulate"]
 
 
 def simulate(
-    preset: str, seed: int, out: files.PathLike, variant: str = "", **overrides: Any
+    preset: str,
+    seed: int,
+    out: files.PathLike,
+    variant: str = "",
+    judgments: files.PathLike = "",
+    **overrides: Any,
 ) -> dict[str, Any]:
     """Writes a simulated log to the directory `out`.
 
@@ -70,6 +78,8 @@ def simulate(
       seed: of all randomness, 0 or more.
       out: a new or empty directory.
       variant: names of `VARIANTS`, 'drift,turnover'; '' for none.
+      judgments: directory of product-search judgments whose queries, products and relevance take
+        the place of simulated ones (`judged.py`); '' for none.
       **overrides: fields of `SimulatorConfig` to replace, such as `requests=10_000`.
 
     Returns:
@@ -77,18 +87,28 @@ def simulate(
       `users`, `requests`, `impressions`, `events`, and `actions`, the impressions with each action.
 
     Raises:
-      InputError: unknown preset, variant, field or value, or `out` holds something.
+      InputError: unknown preset, variant, field or value, or `out` holds something; with
+        judgments, items that come and go, or a number of items or queries.
     """
     config = resolve(preset, variant, **overrides)
+    if judgments:
+        _refuse_catalogue(config, overrides)
+        outputs.output_directory(out, judgments)
     if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
         raise InputError(f"seed is {seed!r}. Expected an integer, 0 or more.")
+    data = Judgments.read(judgments) if judgments else None
     with outputs.new_directory(out) as path:
-        SCHEMA.save(path)
         for folder in ("items", "requests", "impressions", "events", "truth/impressions"):
             (path / folder).mkdir(parents=True)
         origin = {"preset": preset, **({"variant": variant} if variant else {}), "seed": seed}
+        if data is None:
+            world = World(config, seed)
+        else:
+            world = JudgedWorld(config, seed, data)
+            config = world.config
+            origin["judgments"] = str(judgments)
+        schema_of(world).save(path)
         files.write_json(path / "truth" / "config.json", origin | {"config": config.to_json()})
-        world = World(config, seed)
         names = Names(world)
         write_world(world, names, path)
         counts = dict.fromkeys(("requests", "impressions", "events"), 0)
@@ -116,6 +136,18 @@ def simulate(
     }
 
 
+def _refuse_catalogue(config: SimulatorConfig, overrides: dict[str, Any]) -> None:
+    """Raises InputError for what judgments decide."""
+    for name in ("items", "queries"):
+        if name in overrides:
+            raise InputError(f"{name} are those of the judgments: leave {name} out.")
+    if config.turnover:
+        raise InputError(
+            "judgments do not say when products came and went: leave turnover out, or leave out "
+            "--judgments."
+        )
+
+
 def _chunks(world: World, seed: int, names: "Names") -> Iterator[dict[str, pa.Table]]:
     """Lets time pass; yields the tables of each chunk."""
     config = world.config
@@ -130,7 +162,7 @@ def _chunks(world: World, seed: int, names: "Names") -> Iterator[dict[str, pa.Ta
         if chunk % config.index_chunks == 0:
             since = START + chunk * chunk_days * DAY
             until = since + config.index_chunks * chunk_days * DAY
-            pool, lexical = candidate_pools(world, seed, since, until)
+            pool, lexical = world.pools(seed, since, until)
         requests = chunk_requests(world, seed, chunk)
         scores = _item_scores(world, clicks, START + chunk * chunk_days * DAY)
         logits = (lexical[requests.query] * config.lexical + scores[pool[requests.query]]) / (

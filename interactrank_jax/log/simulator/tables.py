@@ -62,7 +62,8 @@ class Names:
     def __init__(self, world: World):
         self.world = world
         config = world.config
-        self.item = _ids("p", config.items)
+        item_ids = world.item_ids
+        self.item = _ids("p", config.items) if item_ids is None else pa.array(item_ids)
         self.user = _ids("u", config.users)
         self.query = _ids("q", config.queries)
         self.query_text = pa.array(world.queries.texts)
@@ -136,6 +137,16 @@ class Names:
         )
 
 
+def schema_of(world: World) -> Schema:
+    """Returns the schema of a world's log: `SCHEMA` but for features that its items lack."""
+    features = tuple(
+        feature
+        for feature in SCHEMA.features
+        if feature.entity != "item" or feature.name in world.item_features
+    )
+    return dataclasses.replace(SCHEMA, features=features)
+
+
 def _ids(prefix: str, count: int) -> pa.Array:
     width = len(str(count))
     return pa.array([f"{prefix}{k:0{width}}" for k in range(count)])
@@ -145,12 +156,15 @@ def write_world(world: World, names: Names, path: Path) -> None:
     """Writes what does not change with time: the items table and the truth about the world."""
     items, queries, users = world.items, world.queries, world.users
     write = functools.partial(pq.write_table, store_schema=False)
+    of_items = {
+        "title": lambda: items.titles,
+        "category": lambda: pa.array(world.category_names).take(items.category),
+        "price": lambda: items.price,
+        "review_score": lambda: items.review_score,
+    }
     columns = {
         "item_id": names.item,
-        "title": items.titles,
-        "category": pa.array(world.category_names).take(items.category),
-        "price": items.price,
-        "review_score": items.review_score,
+        **{name: of_items[name]() for name in world.item_features},
         "created_at": items.created,  # not declared: for the eye, and for slicing by freshness
     }
     write(pa.table(columns), path / "items" / _part(0))

@@ -6,10 +6,10 @@ the world from the log's preset and seed, and ask for the appeal of any item to 
 
 import dataclasses
 import functools
-import zlib
 
 import numpy as np
 
+from interactrank_jax.log.simulator.draws import draw, hash_normal, stream
 from interactrank_jax.log.simulator.presets import SimulatorConfig
 
 DAY = 86_400
@@ -25,45 +25,10 @@ _SYLLABLES = [c + v for c in "bdfghjklmnprstvwxyzq" for v in "aeiou"]
 _SUFFIXES = ("s", "en", "ing")
 
 # Of items that come and go, none is older than ten years when the log starts.
-_OLDEST = 10 * 365 * DAY
+OLDEST = 10 * 365 * DAY
 # A trend's correlation over s knots is (1 - s/2) cos(pi s/2) + sin(pi s/2) / pi, up to s = 1, when
 # both times lie anywhere between knots: one half at this s.
 _HALF_LIFE_KNOTS = 0.786796
-
-
-def stream(seed: int, purpose: str, chunk: int = 0) -> np.random.Generator:
-    """Returns the random stream of one purpose (and chunk), independent of all others."""
-    key = (zlib.crc32(purpose.encode()), chunk)
-    return np.random.Generator(np.random.PCG64(np.random.SeedSequence(seed, spawn_key=key)))
-
-
-def hash_normal(seed: int, *keys: np.ndarray | int) -> np.ndarray:
-    """Returns standard normals that are a function of the keys, float32, in their broadcast shape.
-
-    Keys are mixed by splitmix64 (Steele, Lea and Flood 2014), the two halves of the hash go through
-    Box and Muller's transform: the table of all pairs never exists.
-    """
-    state: np.ndarray = np.asarray(seed, np.uint64)
-    for key in keys:
-        state = _splitmix64(state ^ np.asarray(key).astype(np.uint64))
-    low = (state & np.uint64(0xFFFFFFFF)).astype(np.float64)
-    high = (state >> np.uint64(32)).astype(np.float64)
-    radius = np.sqrt(-2 * np.log((high + 0.5) / 2**32))
-    return (radius * np.cos(2 * np.pi / 2**32 * low)).astype(np.float32)
-
-
-def _splitmix64(state: np.ndarray) -> np.ndarray:
-    with np.errstate(over="ignore"):  # arithmetic modulo 2^64
-        state = state + np.uint64(0x9E3779B97F4A7C15)
-        state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return state ^ (state >> np.uint64(31))
-
-
-def draw(rng: np.random.Generator, cumulative: np.ndarray, shape) -> np.ndarray:
-    """Draws indices from a distribution given by its cumulative sums (not normalised)."""
-    uniform = rng.random(shape) * cumulative[-1]
-    return np.searchsorted(cumulative, uniform, side="right").clip(max=len(cumulative) - 1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -162,21 +127,46 @@ class Appeal:
 
 
 class World:
-    """Items, queries, users of one config and seed."""
+    """Items, queries, users of one config and seed.
+
+    Attributes:
+      config: of the simulator.
+      item_features: what of the items the log has.
+      item_ids: of the items in the log; None to number them.
+      items, queries, users: who and what there is.
+      category_names: by the categories of items.
+    """
+
+    item_features: tuple[str, ...] = ("title", "category", "price", "review_score")
+    item_ids: list[str] | None = None
+    items: Items
+    queries: Queries
+    category_names: list[str]
 
     def __init__(self, config: SimulatorConfig, seed: int):
         self.config = config
-        lexicon = _Lexicon(config, stream(seed, "lexicon"))
-        self.items = _items(config, lexicon, seed)
-        self.queries = _queries(config, lexicon, stream(seed, "queries"))
+        self._populate(seed)
         self.users = _users(config, stream(seed, "users"))
-        self.category_names = lexicon.topic_names
         self._pair_seed, self._segment_seed, self._mood_seed = (
             int(value) for value in stream(seed, "hash").integers(2**63, size=3)
         )
         trends = stream(seed, "trends")
         self._trend_seed = int(trends.integers(2**63))
         self._trend_phase = trends.random(config.items)
+
+    def _populate(self, seed: int) -> None:
+        """Makes items, queries and category names."""
+        config = self.config
+        lexicon = _Lexicon(config, stream(seed, "lexicon"))
+        self.items = _items(config, lexicon, seed)
+        self.queries = _queries(config, lexicon, stream(seed, "queries"))
+        self.category_names = lexicon.topic_names
+
+    def pools(self, seed: int, since: float, until: float) -> tuple[np.ndarray, np.ndarray]:
+        """Returns each query's candidates, see `retrieval.candidate_pools`."""
+        from interactrank_jax.log.simulator.retrieval import candidate_pools
+
+        return candidate_pools(self, seed, since, until)
 
     def tastes(self, user: np.ndarray, time: np.ndarray) -> np.ndarray:
         """Returns the tastes `[R, T]` of users `[R]` at times `[R]`; coordinates have variance 1.
@@ -286,7 +276,8 @@ def _mixtures(rng: np.random.Generator, count: int, topics: int, concentration: 
     return rng.dirichlet(np.full(topics, concentration / topics), count)
 
 
-def _unit(mixture: np.ndarray) -> np.ndarray:
+def unit(mixture: np.ndarray) -> np.ndarray:
+    """Returns rows `[N, T]` divided by their length, float32."""
     return (mixture / np.linalg.norm(mixture, axis=1, keepdims=True)).astype(np.float32)
 
 
@@ -315,7 +306,7 @@ def _items(config: SimulatorConfig, lexicon: _Lexicon, seed: int) -> Items:
     category = np.where(rng.random(count) < config.category_noise, random_category, category)
     review = quality + config.review_noise * rng.standard_normal(count, dtype=np.float32)
     return Items(
-        topics=_unit(mixture),
+        topics=unit(mixture),
         quality=quality,
         created=created,
         category=category,
@@ -339,7 +330,7 @@ def _lives(
     """
     rng = stream(seed, "lives")
     age, life = np.ceil(rng.exponential(config.mean_life_days * DAY, (2, len(created))))
-    created = np.where(created < START, START - age.clip(1, _OLDEST), created)
+    created = np.where(created < START, START - age.clip(1, OLDEST), created)
     gone = np.maximum(created, START) + life.clip(1)
     latest = START + np.iinfo(np.int32).max
     return created.astype(np.int64), gone.clip(max=latest).astype(np.int64)
@@ -367,7 +358,7 @@ def _queries(config: SimulatorConfig, lexicon: _Lexicon, rng: np.random.Generato
         short = np.flatnonzero((lengths > position) | np.array(repeated))
     ranks = np.arange(1, count + 1)
     return Queries(
-        topics=_unit(mixture),
+        topics=unit(mixture),
         popularity=np.cumsum(ranks**-config.query_exponent),
         words=words,
         texts=[lexicon.join(row) for row in words],

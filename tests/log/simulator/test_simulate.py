@@ -9,10 +9,11 @@ import pytest
 
 from interactrank_jax.io.errors import InputError
 from interactrank_jax.log.read import open_log
+from interactrank_jax.log.simulator.draws import hash_normal
 from interactrank_jax.log.simulator.presets import PRESETS, resolve
 from interactrank_jax.log.simulator.retrieval import candidate_pools
 from interactrank_jax.log.simulator.simulate import _slates, simulate
-from interactrank_jax.log.simulator.world import START, World, hash_normal
+from interactrank_jax.log.simulator.world import START, World
 from interactrank_jax.log.validate import validate
 
 

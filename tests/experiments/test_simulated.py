@@ -1,0 +1,42 @@
+"""What every experiment on the simulated log writes of itself."""
+
+import json
+import re
+import subprocess
+
+from experiments import simulated
+from experiments.benchmarks import reporting
+from tests.conftest import REPOSITORY
+
+
+def test_a_result_says_what_made_it_wherever_it_is_written(tmp_path, capsys):
+    file = tmp_path / "results" / "named.json"
+    flags = ["--quick", "--seeds", "3", "5", f"--out={tmp_path / 'out'}", f"--json={file}"]
+    arguments = simulated.parser("An experiment.").parse_args(flags)
+
+    def draw(content, directory):
+        (directory / "figure.png").write_text(str(content["rows"]))
+        return [directory / "figure.png"]
+
+    status = simulated.publish(arguments, "name", lambda: ("| a table |", {"rows": [1]}), draw)
+    assert status == 0
+    first = tmp_path / "out" / "quick" / "name.json"
+    content = json.loads(file.read_text())
+    assert content == json.loads(first.read_text())
+    assert content["preset"] == "tiny"
+    assert content["seeds"] == [3, 5]
+    assert content["rows"] == [1]
+    assert content["versions"]["jax"]
+    for path in (first, file):
+        assert (path.parent / "figure.png").read_text() == "[1]"
+    assert "| a table |" in capsys.readouterr().out
+
+
+def test_the_commit_is_that_of_this_checkout(tmp_path, monkeypatch):
+    commit = reporting.commit()
+    if (REPOSITORY / ".git").exists():
+        head = subprocess.check_output(["git", "rev-parse", "HEAD"], cwd=REPOSITORY, text=True)
+        assert re.fullmatch(re.escape(head.strip()) + "(-dirty)?", commit)
+    # A copy without a repository has no commit, even below some other repository.
+    monkeypatch.setattr(reporting, "REPOSITORY", tmp_path)
+    assert reporting.commit() is None
