@@ -1,6 +1,6 @@
 r"""Pre-rankers that learn from what they showed themselves: the online test, day after day.
 
-    python -m experiments.closed_loop --preset=small --out=runs/closed_loop
+    python -m experiments.closed_loop --preset=small --seeds 0 --out=runs/closed_loop
 
 A simulated log grows by a day at a time. At first its own policy makes the slates; then every arm
 ranks what the simulator retrieves for the day's searches, the same for all, and shows its ten best.
@@ -20,9 +20,8 @@ new for its first 14 days. What is done is kept.
 import argparse
 import contextlib
 import dataclasses
-import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,22 +29,19 @@ import numpy as np
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from experiments import contenders, funnel, lifts, simulated, trials
+from experiments import contenders, funnel, loop_summary, simulated, trials
 from experiments.command_line import count, exit_status
 from experiments.worlds import Simulation
 from interactrank_jax.io import outputs
 from interactrank_jax.io.errors import InputError
-from interactrank_jax.log.simulator.searches import expected_fulfilment
-from interactrank_jax.log.simulator.simulate import Slates, lived_through, simulate
+from interactrank_jax.log.simulator.presets import resolve
+from interactrank_jax.log.simulator.simulate import Slates, responses, simulate
 from interactrank_jax.log.simulator.tables import write_part
 from interactrank_jax.log.simulator.world import DAY, START, stream
 from interactrank_jax.ranking.ranker import Ranker
 
 BEFORE, DAYS, SEARCHES = 30, 30, 600  # days of the policy alone, days of the loop, searches a day
 WINDOW = 7  # days that a model is trained on, from the second of the loop on
-NEW_DAYS = 14
-MOST_SHOWN = 0.01  # of all items: what share of the rows is theirs
-PART = 10  # days of the loop's beginning and end
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,19 +59,25 @@ class Arm:
     observes: bool = False
 
 
-POLICY, ORACLE, TWO_TOWER = "policy", "oracle", "two_tower"
+POLICY, ORACLE = "policy", "oracle"
+TWO_TOWER, CROSS = "two_tower", "interactrank"
 ARMS = {
     TWO_TOWER: Arm(TWO_TOWER),
-    "interactrank": Arm("interactrank"),
-    "interactrank_explores": Arm("interactrank", explores=True),
-    "interactrank_observes": Arm("interactrank", observes=True),
+    CROSS: Arm(CROSS),
+    f"{CROSS}_explores": Arm(CROSS, explores=True),
+    f"{CROSS}_observes": Arm(CROSS, observes=True),
 }
 
 
 def grow(log: Path, simulation: Simulation, days: int) -> None:
-    """Gives a log the policy's parts of the first days, where it has none, and the items so far."""
+    """Gives a log the policy's parts of the first days, where it has none, and the items so far.
+
+    Parts of later days are removed: a run that was killed left them, perhaps half written.
+    """
     for name in ("requests", "impressions", "events"):
         (log / name).mkdir(parents=True, exist_ok=True)
+        for part in sorted((log / name).iterdir())[days:]:
+            part.unlink()
         for part in sorted((simulation.log / name).iterdir())[:days]:
             if not (log / name / part.name).exists():
                 with outputs.new_file(log / name / part.name) as partial:
@@ -136,8 +138,8 @@ def learn(arm: Arm, day: int, directory: Path, common: Mapping[str, Any]) -> Ran
     # What is compared here is what models do when all of them go on being published.
     everything = Bounds(fall=1.0, psi=1e6, null_rate=1.0, staleness=10_000)
     with (
-        (directory / "daily.txt").open("a", encoding="utf-8") as said,
-        contextlib.redirect_stdout(said),
+        (directory / "daily.txt").open("a", encoding="utf-8") as output,
+        contextlib.redirect_stdout(output),
     ):
         line = daily.run_day(
             *(trials.resolve(spec, common), words, root),
@@ -152,7 +154,7 @@ def learn(arm: Arm, day: int, directory: Path, common: Mapping[str, Any]) -> Ran
     return Ranker((root.path / "current").resolve())
 
 
-def live(
+def run_arm(
     name: str, simulation: Simulation, directory: Path, days: range, common: Mapping[str, Any]
 ) -> None:
     """Lets an arm rank the searches of some days, each after it learned from those before."""
@@ -176,7 +178,7 @@ def live(
         shown = item < searches.no_item
         if not arm.observes:
             parts = sorted((log / "events").iterdir())[:day]
-            tables, _ = lived_through(
+            tables, _ = responses(
                 *(simulation.world, simulation.seed, simulation.names, day, searches.requests),
                 Slates(np.where(shown, item, 0), shown, propensity),
                 simulation.clicks(log, day),
@@ -184,22 +186,8 @@ def live(
             )
             del tables["truth/impressions"]
             write_part(log, day, tables)
-        keep(directory / f"{day}.npz", searches, item, appeal)
+        loop_summary.write_day(directory / f"{day}.npz", simulation, day, item, appeal)
         print(f"{name}, day {day - days.start + 1} of {len(days)}", flush=True)
-
-
-def keep(file: Path, searches: funnel.Searches, item: np.ndarray, appeal: np.ndarray) -> None:
-    """Writes what was shown on a day."""
-    shown = np.isfinite(appeal)
-    age = searches.requests.time[:, None] - searches.world.items.created[np.where(shown, item, 0)]
-    with outputs.new_file(file) as partial, partial.open("wb") as opened:
-        np.savez(
-            opened,
-            user=searches.requests.user,
-            fulfilment=expected_fulfilment(searches.world.config, appeal),
-            counts=np.bincount(item[shown], minlength=searches.no_item),
-            new=(shown & (age < NEW_DAYS * DAY)).sum(),
-        )
 
 
 def observe(simulation: Simulation, directory: Path, days: range) -> None:
@@ -213,120 +201,56 @@ def observe(simulation: Simulation, directory: Path, days: range) -> None:
             file = directory / name / f"{day}.npz"
             file.parent.mkdir(parents=True, exist_ok=True)
             if not file.exists():
-                keep(file, searches, *shown)
+                loop_summary.write_day(file, simulation, day, *shown)
 
 
-def summarise(directory: Path, names: Sequence[str], days: range) -> dict[str, Any]:
-    """Returns what the arms showed: over all days, in the first and in the last."""
-    kept = {name: [dict(np.load(directory / name / f"{d}.npz")) for d in days] for name in names}
-    fulfilment = {name: [day["fulfilment"] for day in kept[name]] for name in names}
-    spans = {
-        "all": slice(None),
-        "first": slice(None, PART),
-        "last": slice(-PART, None),
-    }
-    outcome = lifts.Outcome(np.zeros(0), {}, {}, {}, 0.0)
-    rows = []
-    for name in names:
-        row: dict[str, Any] = {"arm": name}
-        for span, part in spans.items():
-            expected = {arm: np.concatenate(fulfilment[arm][part]) for arm in names}
-            user = np.concatenate([day["user"] for day in kept[name][part]])
-            of_span = dataclasses.replace(outcome, user=user, expected={span: expected})
-            row[f"fulfilment_{span}"] = float(expected[name].mean())
-            row[f"lift_{span}"] = lifts.lift([of_span], name, TWO_TOWER, span)
-        counts = sum(day["counts"] for day in kept[name])
-        most = np.sort(counts)[::-1][: max(1, round(MOST_SHOWN * len(counts)))]
-        row |= {
-            "new": float(sum(day["new"] for day in kept[name]) / counts.sum()),
-            "items": int((counts > 0).sum()),
-            "most_shown": float(most.sum() / counts.sum()),
-            "by_day": [float(day.mean()) for day in fulfilment[name]],
-            "roc_auc": _progressive(directory / name / "daily" / "history.jsonl"),
-        }
-        rows.append(row)
-    return {
-        "rows": rows,
-        "days": len(days),
-        "days_before": days.start,
-        "searches": sum(map(len, fulfilment[names[0]])),
-    }
+def run_world(arguments: argparse.Namespace, seed: int) -> dict[str, loop_summary.Days]:
+    """Simulates a world and runs every arm in it; returns the days by arm.
 
-
-def _progressive(history: Path) -> list[float]:
-    """Returns the ROC-AUC of each day, of the model that ranked it."""
-    if not history.exists():
-        return []
-    lines = map(json.loads, history.read_text(encoding="utf-8").splitlines())
-    return [line["progressive"]["metrics"]["roc_auc"] for line in lines if line["progressive"]]
-
-
-def table(content: Mapping[str, Any]) -> str:
-    """Returns Markdown: an arm a row."""
-    part = min(PART, content["days"])
-    lines = [
-        f"{content['searches']:,} searches in {content['days']} days, after "
-        f"{content['days_before']} of the policy alone. Fulfilment is expected; lifts are over "
-        f"two-tower, with 95% intervals over users.",
-        "",
-        f"| arm | fulfilment | lift | days 1 to {part} | last {part} | rows of new items "
-        f"| items shown | rows of the most shown {MOST_SHOWN:.0%} |",
-        "|---" * 8 + "|",
-    ]
-    for row in content["rows"]:
-        spans = [row[f"lift_{span}"] for span in ("all", "first", "last")]
-        cells = [
-            *(row["arm"], f"{row['fulfilment_all']:.4f}"),
-            *(f"{mean:+.1%} [{low:+.1%}, {high:+.1%}]" for mean, low, high in spans),
-            *(f"{row['new']:.1%}", f"{row['items']:,}", f"{row['most_shown']:.1%}"),
-        ]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
-
-
-def draw(content: Mapping[str, Any], directory: Path) -> list[Path]:
-    """Saves the figure: fulfilment by day, an arm a curve; returns its path."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
-    figure, axes = plt.subplots(figsize=(8, 4.5), layout="constrained")
-    for row in content["rows"]:
-        axes.plot(range(1, content["days"] + 1), row["by_day"], label=row["arm"])
-    axes.set(xlabel="day", ylabel="expected fulfilment", title="Arms that learn from their slates")
-    figure.legend(loc="outside right center")
-    path = directory / "closed_loop.png"
-    figure.savefig(path, dpi=120)
-    plt.close(figure)
-    return [path]
+    Raises:
+      InputError: what is there is of another world, or of other flags.
+    """
+    before = min(BEFORE, 8) if arguments.quick else BEFORE
+    days = range(before, before + arguments.days)
+    preset, directory = simulated.preset(arguments), simulated.place(arguments) / f"world-{seed}"
+    log = directory / "log"
+    sizes = {"days": days.stop, "chunk_days": 1, "requests": arguments.searches * days.stop}
+    if not log.exists():
+        simulate(preset, seed, log, **sizes)
+    simulation = Simulation.open(log)
+    expected, config = resolve(preset, **sizes), simulation.world.config
+    names = ("days", "requests", "items", "queries", "users")
+    if any(getattr(config, name) != getattr(expected, name) for name in names):
+        raise InputError(
+            f"{log} is of another --preset, --days or --searches. Remove {directory}, or name "
+            f"another --out."
+        )
+    observe(simulation, directory, days)
+    common = {**trials.QUICK, "data.block_size": 64} if arguments.quick else {}
+    for name in arguments.arms:
+        (directory / name).mkdir(exist_ok=True)
+        run_arm(name, simulation, directory / name, days, {**common, "train.seed": seed})
+    arms = (POLICY, *arguments.arms, ORACLE)
+    return {arm: loop_summary.read_days(directory / arm, days) for arm in arms}
 
 
 def run(arguments: argparse.Namespace) -> tuple[str, dict[str, Any]]:
-    """Simulates, lets every arm live, and returns the table and what the file holds."""
+    """Runs the loop in every world; returns the table and what the file holds."""
     import jax
 
-    directory = simulated.place(arguments)
-    jax.config.update("jax_compilation_cache_dir", str((directory / "compiled").absolute()))
-    before = min(BEFORE, 8) if arguments.quick else BEFORE
-    days = range(before, before + arguments.days)
-    log = directory / "log"
-    if not log.exists():
-        simulate(
-            *(simulated.preset(arguments), arguments.seed, log),
-            **{"days": days.stop, "chunk_days": 1, "requests": arguments.searches * days.stop},
-        )
-    simulation = Simulation.open(log)
-    if simulation.world.config.days != days.stop:
-        raise InputError(f"{log} is of other --days. Remove it, or name another --out.")
-    observe(simulation, directory, days)
-    common = {**trials.QUICK, "data.block_size": 64} if arguments.quick else {}
-    common |= {"train.seed": arguments.seed}
-    for name in arguments.arms:
-        (directory / name).mkdir(exist_ok=True)
-        live(name, simulation, directory / name, days, common)
-    content = summarise(directory, [POLICY, *arguments.arms, ORACLE], days)
-    return table(content), content
+    compiled = simulated.place(arguments) / "compiled"
+    jax.config.update("jax_compilation_cache_dir", str(compiled.absolute()))
+    worlds = [run_world(arguments, seed) for seed in arguments.seeds]
+    content = {
+        "rows": loop_summary.summarise(
+            worlds, [arm for arm in (TWO_TOWER, CROSS) if arm in arguments.arms]
+        ),
+        "days": arguments.days,
+        "days_before": min(BEFORE, 8) if arguments.quick else BEFORE,
+        "searches": sum(len(day["user"]) for world in worlds for day in world[POLICY]),
+        "worlds": len(worlds),
+    }
+    return loop_summary.table(content), content
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -336,7 +260,6 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--days", type=count, help=f"of the loop, {DAYS}")
     parser.add_argument("--searches", type=count, help=f"of a day, {SEARCHES}")
     arguments = parser.parse_args(argv)
-    arguments.seed = arguments.seeds[0]
     quick = arguments.quick
     arguments.arms = arguments.arms or ([TWO_TOWER] if quick else list(ARMS))
     if TWO_TOWER not in arguments.arms:
@@ -345,7 +268,7 @@ def main(argv: list[str] | None = None) -> int:
     arguments.searches = arguments.searches or (80 if quick else SEARCHES)
     if quick:
         trials.compile_quickly()
-    name = "closed_loop"
+    name, draw = "closed_loop", loop_summary.draw
     return exit_status(
         name, lambda: simulated.publish(arguments, name, lambda: run(arguments), draw)
     )

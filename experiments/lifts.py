@@ -35,28 +35,29 @@ class Outcome:
 def lift(
     outcomes: Sequence[Outcome], arm: str, other: str, cut: str, seed: int = 0
 ) -> tuple[float, float, float]:
-    """Returns by how much more an arm fulfils than another, relatively: mean over worlds, interval.
+    """Returns by how much more an arm fulfils than another at a cut, see `relative_lift`."""
+    worlds = [(o.user, o.expected[cut][arm], o.expected[cut][other]) for o in outcomes]
+    return relative_lift(worlds, seed)
+
+
+def relative_lift(
+    worlds: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray]], seed: int = 0
+) -> tuple[float, float, float]:
+    """Returns the relative lift of an arm over another: the mean over worlds, and its interval.
 
     Resamples worlds, and in each its users anew, the same for both arms.
+
+    Args:
+      worlds: of each who searched `[R]`, and what the arm and the other are worth `[R]`.
+      seed: of the draws.
     """
     rng = np.random.default_rng(seed)
     # Of each world as many draws of users as worlds are drawn, so that none is taken twice.
-    replicates = np.stack(
-        [
-            [
-                _resampled(rng, o.user, o.expected[cut][arm], o.expected[cut][other])
-                for o in outcomes
-            ]
-            for _ in outcomes
-        ]
-    )
-    world = rng.integers(len(outcomes), size=(len(outcomes), REPLICATES))
-    drawn = np.take_along_axis(replicates, world[:, None], 1)[:, 0].mean(0)
+    replicates = np.stack([[_resampled(rng, *world) for world in worlds] for _ in worlds])
+    drawn_worlds = rng.integers(len(worlds), size=(len(worlds), REPLICATES))
+    drawn = np.take_along_axis(replicates, drawn_worlds[:, None], 1)[:, 0].mean(0)
     low, high = np.quantile(drawn, (0.025, 0.975))
-    means = [
-        outcome.expected[cut][arm].mean() / outcome.expected[cut][other].mean() - 1
-        for outcome in outcomes
-    ]
+    means = [values.mean() / others.mean() - 1 for _, values, others in worlds]
     return statistics.fmean(means), float(low), float(high)
 
 

@@ -53,7 +53,10 @@ def publish(
     """
     with outputs.lock(place(arguments)):
         table, content = make()
-        made_of = {"preset": preset(arguments), "seeds": list(arguments.seeds)}
+        made_of: dict[str, Any] = {"preset": preset(arguments), "seeds": list(arguments.seeds)}
+        # Paths are of one machine.
+        flags = {k: v for k, v in vars(arguments).items() if not isinstance(v, Path)}
+        made_of["options"] = {k: v for k, v in flags.items() if k not in made_of}
         content = {**made_of, **content, **reporting.provenance()}
         written = [place(arguments) / subdirectory / f"{name}.json"]
         written += [arguments.json] if arguments.json else []

@@ -11,7 +11,7 @@ from interactrank_jax.io import files
 from interactrank_jax.log.simulator.judged import JudgedWorld, Judgments
 from interactrank_jax.log.simulator.presets import SimulatorConfig
 from interactrank_jax.log.simulator.simulate import World, chunk_requests
-from interactrank_jax.log.simulator.tables import Names
+from interactrank_jax.log.simulator.tables import Names, Requests
 from interactrank_jax.log.simulator.world import START
 
 
@@ -48,9 +48,13 @@ class Simulation:
         world, seed = open_world(log)
         return cls(log, seed, world, Names(world), *world.pools(seed, START, np.inf))
 
+    def requests(self, day: int) -> Requests:
+        """Returns the searches of a day of the log."""
+        return chunk_requests(self.world, self.seed, day)
+
     def searches(self, day: int) -> funnel.Searches:
         """Returns the searches of a day of the log, with what was retrieved for them."""
-        requests, no_item = chunk_requests(self.world, self.seed, day), self.world.config.items
+        requests, no_item = self.requests(day), self.world.config.items
         pool, lexical = self.pool[requests.query], self.lexical[requests.query]
         is_absent = ~np.isfinite(lexical) | self.world.items.absent(pool, requests.time)
         pool = np.where(is_absent, no_item, pool)
@@ -64,14 +68,14 @@ class Simulation:
 
     def shown_by_policy(self, day: int) -> tuple[np.ndarray, np.ndarray]:
         """Returns items and appeal `[R, C]` of the policy's slates; minus infinity: no item."""
-        requests, part = chunk_requests(self.world, self.seed, day), f"part-{day:06}.parquet"
+        requests, part = self.requests(day), f"part-{day:06}.parquet"
         rows = pq.ParquetFile(self.log / "impressions" / part).read()
         truth = pq.ParquetFile(self.log / "truth" / "impressions" / part).read(columns=["appeal"])
         shape = (len(requests.id), self.world.config.slate)
         item, appeal = np.zeros(shape, np.int64), np.full(shape, -np.inf)
-        place = (rows["request_id"].to_numpy() - requests.id[0], rows["position"].to_numpy())
-        item[place] = funnel.items_of(self.names, rows["item_id"])
-        appeal[place] = truth["appeal"].to_numpy()
+        index = (rows["request_id"].to_numpy() - requests.id[0], rows["position"].to_numpy())
+        item[index] = funnel.items_of(self.names, rows["item_id"])
+        appeal[index] = truth["appeal"].to_numpy()
         return item, appeal
 
     def clicks(self, log: Path, days: int) -> np.ndarray:

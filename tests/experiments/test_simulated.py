@@ -26,6 +26,7 @@ def test_a_result_says_what_made_it_wherever_it_is_written(tmp_path, capsys):
     assert content["preset"] == "tiny"
     assert content["seeds"] == [3, 5]
     assert content["rows"] == [1]
+    assert content["options"] == {"parallel": 1, "quick": True}
     assert content["versions"]["jax"]
     for path in (first, file):
         assert (path.parent / "figure.png").read_text() == "[1]"

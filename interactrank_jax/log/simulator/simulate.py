@@ -171,7 +171,7 @@ def _chunks(world: World, seed: int, names: "Names") -> Iterator[dict[str, pa.Ta
         slates = _slates(
             world, stream(seed, "policy", chunk), pool[requests.query], logits, requests.time
         )
-        tables, clicked = lived_through(
+        tables, clicked = responses(
             world, seed, names, chunk, requests, slates, clicks, first_event
         )
         clicks = clicks * forget + clicked
@@ -203,7 +203,7 @@ def chunk_requests(world: World, seed: int, chunk: int) -> Requests:
     return draw_requests(world, rng, draw_times(config, rng, chunk, end - first), first)
 
 
-def lived_through(
+def responses(
     world: World,
     seed: int,
     names: Names,
@@ -213,7 +213,7 @@ def lived_through(
     clicks: np.ndarray,
     first_event: int,
 ) -> tuple[dict[str, pa.Table], np.ndarray]:
-    """Lets users act on the slates of a chunk, and outside search.
+    """Lets users respond to the slates of a chunk, and visit items outside search.
 
     The same arguments give the same tables; requests and random streams do not depend on slates.
 
