@@ -37,7 +37,7 @@ class SoftFIT(FIT):
 
     def encode_item(self, items: ItemInput, *, train: bool = False) -> Item:
         """Returns an item with its similarity to the meta queries."""
-        return super().encode_item(items, train=True)
+        return super().encode_item(items, train=train, keep_similarity=True)
 
     def score(self, query: Any, items: Item, cross: Array) -> Array:
         """Returns `[R, C, H]`: the user vector of the item's mixture with the item."""

@@ -61,7 +61,8 @@ class Item(NamedTuple):
     Attributes:
       vectors: `[..., V, p]` its heads, of unit length.
       meta: int32 `[...]` the meta query that it goes with.
-      similarity: `[..., N]` of its attributes and the meta vectors; training only.
+      similarity: `[..., N]` of its attributes and the meta vectors; None where only hard queries
+        are scored, as in serving.
     """
 
     vectors: Array
@@ -211,15 +212,24 @@ class FIT(AffineRanker):
         queries = jnp.broadcast_to(group, (request.x.shape[0], *group.shape))
         return self._user_vectors(request, queries, train=train)
 
-    def encode_item(self, items: ItemInput, *, train: bool = False) -> Item:
-        """Returns the item's heads and the number of its meta query."""
+    def encode_item(
+        self, items: ItemInput, *, train: bool = False, keep_similarity: bool = False
+    ) -> Item:
+        """Returns the item's heads and the number of its meta query.
+
+        Args:
+          items: the items.
+          train: whether dropout is on.
+          keep_similarity: whether an item keeps its `similarity`, which soft queries need; in
+            training it does.
+        """
         vectors = self.item_tower(items, train=train)
         if not self.config.meta.vectors:
             return Item(vectors, jnp.zeros(vectors.shape[:-2], jnp.int32))
         attributes = [items.features[feature.name] for feature in self.inputs.item]
         similarity = self.meta.similarity(jnp.concatenate(attributes, -1))
         nearest = jnp.argmax(similarity, -1).astype(jnp.int32)
-        return Item(vectors, nearest, similarity if train else None)
+        return Item(vectors, nearest, similarity if train or keep_similarity else None)
 
     def number_limit(self) -> int:
         """Returns the number of meta queries, which `Item.meta` is one of."""
