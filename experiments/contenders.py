@@ -134,15 +134,15 @@ def _run_model(model: str, setting: Setting) -> Result:
         made = trials.make(spec, overrides, examples, setting.out / model, common)
         return trials.run(made, parallel=setting.parallel, budget_s=budget_s)
 
-    found = search.search(
+    searched = search.search(
         config,
         lambda overrides: train(overrides, {"train.seed": seeds[0]}),
         setting.limit,
         setting.stages,
     )
-    finalists = search.finalists(found)
+    finalists = search.finalists(searched)
     if not finalists:
-        raise InputError(f"no trial of {model} came to anything: {found[0].error}")
+        raise InputError(f"no trial of {model} came to anything: {searched[0].error}")
     further = list(sweeps.over("train.seed", seeds[1:]))
     runs = [
         [finalist, *train(list(sweeps.product([finalist.trial.overrides], further)), {})]
@@ -154,9 +154,9 @@ def _run_model(model: str, setting: Setting) -> Result:
     return [score_test(outcome) for outcome in good], {
         **sizes(best.trial),
         "examples_per_s": round(statistics.median(map(examples_per_s, good))),
-        "trials": len(found),
+        "trials": len(searched),
         "chosen": {trials.short(field): value for field, value in chosen.items()},
-        "note": _note(found, others, budget_s),
+        "note": _note(searched, others, budget_s),
     }
 
 
@@ -166,11 +166,11 @@ def validation(runs: Sequence[trials.Outcome]) -> float:
 
 
 def _note(
-    found: Sequence[trials.Outcome], others: Sequence[trials.Outcome], budget_s: float
+    searched: Sequence[trials.Outcome], others: Sequence[trials.Outcome], budget_s: float
 ) -> str:
     """Returns what a reader of the row must know of its trainings."""
     notes = []
-    for outcomes, what in ((found, "trials"), (others, "further seeds")):
+    for outcomes, what in ((searched, "trials"), (others, "further seeds")):
         errors = [outcome.error for outcome in outcomes if outcome.error]
         if errors:
             notes.append(f"{len(errors)} of {len(outcomes)} {what} failed ({errors[0]})")

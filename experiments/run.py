@@ -65,9 +65,9 @@ def table(outcomes: Sequence[trials.Outcome]) -> str:
     mean and standard deviation.
     """
     fields = list(dict.fromkeys(f for o in outcomes for f in o.trial.overrides if f != SEED))
-    known = [outcome.best[1].keys() for outcome in outcomes if outcome.best is not None]
-    found = set.intersection(*map(set, known)) if known else set()
-    shown = [n for n in dict.fromkeys((outcomes[0].trial.metric, *SHOWN)) if n in found]
+    names = [outcome.best[1].keys() for outcome in outcomes if outcome.best is not None]
+    measured = set.intersection(*map(set, names)) if names else set()
+    shown = [n for n in dict.fromkeys((outcomes[0].trial.metric, *SHOWN)) if n in measured]
     header = [*map(trials.short, fields), *shown, "best step", "seconds", ""]
     lines = cells.header(header)
     for group in groups(outcomes):
