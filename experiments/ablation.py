@@ -2,19 +2,20 @@
 
 An ablation is a list of `Change`s. Every change is trained with every seed, its best step chosen on
 validation as in every training. Both splits are scored by the same code as every comparison's
-(`contenders.py`), and the differences to the unchanged config have intervals over requests and
-seeds (`comparison.paired_difference`). Choices are made on validation: `verdict` is what its
-interval says. The test split is scored once, with the models that validation chose.
+(`contenders.py`). The differences to its base, the unchanged config or another change, have
+intervals over requests and seeds (`comparison.paired_difference`). Choices are made on validation:
+`verdict` is what its interval says. The test split is scored once, with the models that validation
+chose.
 """
 
 import argparse
 import dataclasses
 import itertools
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from experiments import comparison, contenders, trials
+from experiments import cells, comparison, contenders, trials
 from experiments.efficiency import request_flops
 from interactrank_jax import metrics
 from interactrank_jax.config import configuration
@@ -25,7 +26,8 @@ from interactrank_jax.runs.run import Run
 SPLITS = ("validation", "test")
 METRICS = ("roc_auc", "request_auc")
 WHOLE = "as configured"
-WORSE, LEVEL, BETTER = "worse", "level", "better"  # than the unchanged config, on validation
+WORSE, LEVEL, BETTER = "worse", "level", "better"  # than its base, on validation
+LEVEL_OF_CHANCE = 0.05  # share of intervals that miss what they are of
 
 Row = dict[str, Any]
 Scores = dict[str, list[comparison.Scored]]
@@ -40,12 +42,15 @@ class Change:
       overrides: dotted config field -> value.
       group: of changes that are read together.
       model: another model, with its own config; '' for that of the ablation.
+      base: name of the change that it is compared with, which stands before it; by default the
+        unchanged config.
     """
 
     name: str
     overrides: Mapping[str, Any]
     group: str
     model: str = ""
+    base: str = WHOLE
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,32 +103,65 @@ def measure(
       log: what the setting's log is called in the rows.
 
     Raises:
-      InputError: the unchanged config failed. A change that failed has a row with its `error`.
+      InputError: the unchanged config failed, or a change stands before its base. A change that
+        failed has a row with its `error`; one whose base failed is compared with nothing.
     """
     whole = Change(WHOLE, {}, "")
-    made = {
-        change: _make(change, model, setting)
-        for change in (whole, *effective(changes, model, setting))
-    }
-    # All at once, so that no core waits for the last seed of a change.
-    every = [trial for of_change in made.values() for trial in of_change]
-    outcomes = iter(trials.run(every, parallel=setting.parallel))
+    kept = effective(changes, model, setting)
+    for change in changes:
+        if change not in kept:
+            print(f"{log}: '{change.name}' is no other config than one above, and left out.")
+    bases = _bases((whole, *changes), model, setting)
     trained: list[Trained] = []
-    base: Scores | None = None
-    for change, of_change in made.items():
-        of_seeds = tuple(itertools.islice(outcomes, len(of_change)))
+    scores_of_bases: dict[str, Scores] = {}
+    for change, outcomes in _train((whole, *kept), model, setting):
         row = {**_key(change, model, log), "seeds": list(setting.seeds)}
-        errors = [outcome.error for outcome in of_seeds if outcome.error]
+        errors = [outcome.error for outcome in outcomes if outcome.error]
         if errors and change == whole:
-            raise InputError(f"{of_seeds[0].trial.directory}: {errors[0]}")
+            raise InputError(f"{outcomes[0].trial.directory}: {errors[0]}")
         if errors:
             trained.append(Trained(change, (), {**row, "error": errors[0]}))
         else:
-            scores = contenders.score_splits(of_seeds, SPLITS)
-            trained.append(Trained(change, of_seeds, {**row, **_measured(of_seeds, scores, base)}))
-            base = base or scores
+            scores = contenders.score_splits(outcomes, SPLITS)
+            base = None if change == whole else scores_of_bases.get(bases[change])
+            trained.append(Trained(change, outcomes, {**row, **_measured(outcomes, scores, base)}))
+            resolved = _resolved(change, model, setting)
+            if resolved in bases.values():
+                scores_of_bases[resolved] = scores
         print(_line(trained[-1].row), flush=True)
     return trained
+
+
+def _bases(changes: Sequence[Change], model: str, setting: contenders.Setting) -> dict[Change, str]:
+    """Returns a hash of the config that each change is compared with.
+
+    Raises:
+      InputError: a change has a base that does not stand before it.
+    """
+    resolved: dict[str, str] = {}
+    bases = {}
+    for change in changes:
+        resolved[change.name] = _resolved(change, model, setting)
+        if change.base not in resolved:
+            raise InputError(
+                f"change '{change.name}' is compared with '{change.base}', which has to stand "
+                f"before it: give both, in that order."
+            )
+        bases[change] = resolved[change.base]
+    return bases
+
+
+def _train(
+    changes: Sequence[Change], model: str, setting: contenders.Setting
+) -> Iterator[tuple[Change, tuple[trials.Outcome, ...]]]:
+    """Yields each change with an outcome per seed.
+
+    All are trained at once, so that no core waits for the last seed of a change.
+    """
+    made = [_make(change, model, setting) for change in changes]
+    outcomes = iter(trials.run(list(itertools.chain(*made)), parallel=setting.parallel))
+    for change, of_seeds in zip(changes, made, strict=True):
+        yield change, tuple(itertools.islice(outcomes, len(of_seeds)))
 
 
 def _make(change: Change, model: str, setting: contenders.Setting) -> tuple[trials.Trial, ...]:
@@ -141,7 +179,7 @@ def _measured(outcomes: Sequence[trials.Outcome], scores: Scores, base: Scores |
     Args:
       outcomes: one per seed.
       scores: of each seed, by split.
-      base: those of the unchanged config; None for that itself.
+      base: those of what it is compared with; None for nothing.
     """
     of_splits = {
         split: _figures(scores[split], None if base is None else base[split]) for split in SPLITS
@@ -160,6 +198,7 @@ def _key(change: Change, model: str, log: str) -> Row:
         "log": log,
         "group": change.group,
         "change": change.name,
+        "base": change.base,
         "model": change.model or model,
         "overrides": dict(change.overrides),
     }
@@ -183,7 +222,7 @@ def _figures(
             difference = [float(value) for value in paired]
         figures[metric] = {
             "mean": statistics.fmean(values),
-            "std": statistics.stdev(values) if len(values) > 1 else None,
+            "std": cells.deviation(values),
             "difference": difference,
         }
     return figures
@@ -202,11 +241,11 @@ def verdict(difference: Sequence[float] | None) -> str:
 COLUMNS = (
     "change",
     "validation ROC-AUC",
-    "minus the unchanged [95%]",
+    "minus its base [95%]",
     "it is",
     "test ROC-AUC",
-    "minus the unchanged [95%]",
-    "request AUC, minus the unchanged [95%]",
+    "minus its base [95%]",
+    "request AUC, minus its base [95%]",
     "FLOPs per candidate",
     "FLOPs per request",
 )
@@ -215,44 +254,44 @@ COLUMNS = (
 def table(rows: Sequence[Row]) -> str:
     """Returns Markdown: a table for each log, a change a row, as it was measured."""
     parts = []
-    for log in dict.fromkeys(row["log"] for row in rows):
-        of_log = [row for row in rows if row["log"] == log]
-        lines = [f"{of_log[0]['model']}, {log}:", ""] if len({r["log"] for r in rows}) > 1 else []
-        lines += ["| " + " | ".join(COLUMNS) + " |", "|---" * len(COLUMNS) + "|"]
-        parts.append("\n".join([*lines, *map(_line, of_log)]))
-    return "\n\n".join(parts)
+    logs = dict.fromkeys(row["log"] for row in rows)
+    for log in logs:
+        log_rows = [row for row in rows if row["log"] == log]
+        lines = [f"{log_rows[0]['model']}, {log}:", ""] if len(logs) > 1 else []
+        lines += cells.header(COLUMNS)
+        parts.append("\n".join([*lines, *map(_line, log_rows)]))
+    return "\n\n".join([*parts, _note(rows)])
+
+
+def _note(rows: Sequence[Row]) -> str:
+    """Returns what a reader has to know of all verdicts together."""
+    verdicts = sum(bool(row.get("verdict")) for row in rows)
+    by_chance = LEVEL_OF_CHANCE * verdicts
+    return (
+        f"A base is '{WHOLE}' unless a row names another. Verdicts: {verdicts}, each at 95%. Were "
+        f"no change of any effect, about {by_chance:.1f} of them would still be '{WORSE}' or "
+        f"'{BETTER}', by chance."
+    )
 
 
 def _line(row: Row) -> str:
     """Returns a row of the table."""
-    name = row["change"]
+    name = row["change"] if row["base"] == WHOLE else f"{row['change']} (base: {row['base']})"
     if "error" in row:
-        return f"| {name} | failed: {row['error']} " + "|  " * (len(COLUMNS) - 2) + "|"
+        return cells.row([name, f"failed: {row['error']}", *[""] * (len(COLUMNS) - 2)])
     validation, test = (row[split]["roc_auc"] for split in SPLITS)
-    cells = [
+    texts = [
         name,
-        _spread(validation),
-        _difference(validation),
+        cells.spread(validation["mean"], validation["std"]),
+        cells.difference(validation["difference"]),
         row["verdict"],
-        _spread(test),
-        _difference(test),
-        _difference(row["test"]["request_auc"]),
-        f"{row['serving_flops_per_candidate']:,.0f}",
-        f"{row['flops_per_request']:,.0f}",
+        cells.spread(test["mean"], test["std"]),
+        cells.difference(test["difference"]),
+        cells.difference(row["test"]["request_auc"]["difference"]),
+        cells.number(row["serving_flops_per_candidate"]),
+        cells.number(row["flops_per_request"]),
     ]
-    return "| " + " | ".join(cells) + " |"
-
-
-def _spread(figure: Mapping[str, Any]) -> str:
-    deviation = figure["std"]
-    return f"{figure['mean']:.4f}" + ("" if deviation is None else f" ± {deviation:.4f}")
-
-
-def _difference(figure: Mapping[str, Any]) -> str:
-    if figure["difference"] is None:
-        return ""
-    value, low, high = figure["difference"]
-    return f"{value:+.4f} [{low:+.4f}, {high:+.4f}]"
+    return cells.row(texts)
 
 
 # --- Command line ---
@@ -273,19 +312,29 @@ def shorten(arguments: argparse.Namespace, changes: Sequence[str]) -> None:
 
 
 def selected(changes: Sequence[Change], arguments: argparse.Namespace) -> tuple[Change, ...]:
-    """Returns the changes that the flags of `add_groups` name.
+    """Returns the changes that the flags of `add_groups` name, and what those are compared with.
 
     Raises:
-      InputError: there is no such change.
+      InputError: there is no such change, or it is of a group that is not named.
     """
-    names = [change.name for change in changes]
+    by_name = {change.name: change for change in changes}
     for name in arguments.changes or ():
-        if name not in names:
-            raise InputError(f"--changes: no change '{name}'." + did_you_mean(name, names))
-    wanted = set(arguments.changes or names)
-    return tuple(
-        change for change in changes if change.group in arguments.groups and change.name in wanted
-    )
+        if name not in by_name:
+            raise InputError(f"--changes: no change '{name}'." + did_you_mean(name, list(by_name)))
+        if by_name[name].group not in arguments.groups:
+            of_groups = [change.name for change in changes if change.group in arguments.groups]
+            raise InputError(
+                f"change '{name}' is of group '{by_name[name].group}', which is not among "
+                f"--groups {' '.join(arguments.groups)}. Name that group too, or by --changes some "
+                f"of: {', '.join(of_groups)}."
+            )
+    in_groups = {name for name, change in by_name.items() if change.group in arguments.groups}
+    wanted = in_groups & set(arguments.changes or by_name)
+    # Last first: what a change is compared with stands before it, and may have a base itself.
+    for change in reversed(changes):
+        if change.name in wanted:
+            wanted.add(change.base)
+    return tuple(change for change in changes if change.name in wanted)
 
 
 def status(published: int, rows: Iterable[Row]) -> int:

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from experiments import cells
 from interactrank_jax import metrics
 from interactrank_jax.evaluation import uncertainty
 from interactrank_jax.io import files
@@ -153,7 +154,8 @@ def make_row(
 
 
 def _deviation(values: Sequence[float]) -> float | None:
-    return round(statistics.stdev(values), 6) if len(values) > 1 else None
+    deviation = cells.deviation(values)
+    return None if deviation is None else round(deviation, 6)
 
 
 def merge(path: files.PathLike, rows: Sequence[Row]) -> None:
@@ -166,10 +168,10 @@ def merge(path: files.PathLike, rows: Sequence[Row]) -> None:
       InputError: the file holds something else.
     """
     path = Path(path)
-    held = files.read_json(path) if path.exists() else []
-    if not isinstance(held, list) or not all(isinstance(row, dict) for row in held):
+    before = files.read_json(path) if path.exists() else []
+    if not isinstance(before, list) or not all(isinstance(row, dict) for row in before):
         raise InputError(f"{path} holds no list of rows. Name another file.")
-    by_key = {tuple(row.get(name) for name in KEY): row for row in held}
+    by_key = {tuple(row.get(name) for name in KEY): row for row in before}
     for row in rows:
         key = tuple(row.get(name) for name in KEY)
         old = by_key.get(key, {})
@@ -201,49 +203,37 @@ def table(rows: Sequence[Row]) -> str:
         "AUC minus two-tower's [95%]",
         *(["published AUC / logloss"] if has_published else []),
     ]
-    lines = ["| " + " | ".join(columns) + " |", "|---" * len(columns) + "|"]
+    lines = cells.header(columns)
     for row in rows:
-        cells = [
+        texts = [
             row["model"],
             str(row["seeds"]),
-            _spread(row["auc_mean"], row["auc_std"]),
-            _spread(row["logloss_mean"], row["logloss_std"]),
+            cells.spread(row["auc_mean"], row["auc_std"]),
+            cells.spread(row["logloss_mean"], row["logloss_std"]),
             f"{row['relaimpr']:+.2%}",
-            _spread(row["grouped_auc_mean"], row["grouped_auc_std"]),
-            _whole(row["parameters"]),
-            _whole(row["serving_flops_per_candidate"]),
-            _whole(row["examples_per_s"]),
+            cells.spread(row["grouped_auc_mean"], row["grouped_auc_std"]),
+            cells.number(row["parameters"]),
+            cells.number(row["serving_flops_per_candidate"]),
+            cells.number(row["examples_per_s"]),
             _interval(row),
         ]
         if has_published:
             published = (row.get("published_auc"), row.get("published_logloss"))
-            cells.append(" / ".join(f"{value:.4f}" for value in published if value is not None))
-        lines.append("| " + " | ".join(cells) + " |")
+            texts.append(" / ".join(f"{value:.4f}" for value in published if value is not None))
+        lines.append(cells.row(texts))
     return "\n".join(lines)
-
-
-def _spread(mean: float, deviation: float | None) -> str:
-    return f"{mean:.4f}" if deviation is None else f"{mean:.4f} ± {deviation:.4f}"
-
-
-def _whole(value: float | None) -> str:
-    return "" if value is None else f"{value:,.0f}"
 
 
 def _interval(row: Row) -> str:
     if row["diff_vs_two_tower"] is None:
         return ""
-    return _difference(row["diff_vs_two_tower"], row["diff_low"], row["diff_high"])
-
-
-def _difference(value: float, low: float, high: float) -> str:
-    return f"{value:+.4f} [{low:+.4f}, {high:+.4f}]"
+    return cells.difference([row["diff_vs_two_tower"], row["diff_low"], row["diff_high"]])
 
 
 def versus(rows: Sequence[Row]) -> list[str]:
     """Returns a line per model and rival: AUC minus the rival's, with its interval."""
     return [
-        f"{row['model']} minus {rival}: {_difference(*difference)}"
+        f"{row['model']} minus {rival}: {cells.difference(difference)}"
         for row in rows
         for rival, difference in row.get("versus", {}).items()
     ]
@@ -258,16 +248,17 @@ def draw(rows: Sequence[Row], title: str, path: Path) -> None:
 
     height = max(4.0, 0.35 * len(rows) + 1)
     figure, (all_, cost) = plt.subplots(1, 2, figsize=(12, height), layout="constrained")
-    for place, row in enumerate(rows):
-        color = plt.get_cmap("tab20")(place % 20)
-        all_.errorbar(row["auc_mean"], place, xerr=row["auc_std"], fmt="o", color=color, capsize=3)
+    for position, row in enumerate(rows):
+        color = plt.get_cmap("tab20")(position % 20)
+        mean, deviation = row["auc_mean"], row["auc_std"]
+        all_.errorbar(mean, position, xerr=deviation, fmt="o", color=color, capsize=3)
         flops = row["serving_flops_per_candidate"]
         if flops is None:
-            cost.axhline(row["auc_mean"], color=color, linestyle="--", label=row["model"])
+            cost.axhline(mean, color=color, linestyle="--", label=row["model"])
         else:
-            cost.errorbar(flops, row["auc_mean"], yerr=row["auc_std"], fmt="o", color=color)
+            cost.errorbar(flops, mean, yerr=deviation, fmt="o", color=color)
             where = {"textcoords": "offset points", "xytext": (4, 4), "fontsize": 8}
-            cost.annotate(row["model"], (flops, row["auc_mean"]), **where)
+            cost.annotate(row["model"], (flops, mean), **where)
     all_.set_yticks(range(len(rows)), [row["model"] for row in rows])
     all_.invert_yaxis()
     all_.set_xlabel("test AUC, ± standard deviation over seeds")

@@ -5,7 +5,7 @@ beside them. All see the same examples, the same search (`search.py`) and the sa
 """
 
 import dataclasses
-import json
+import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -21,6 +21,8 @@ from interactrank_jax.io import files, outputs
 from interactrank_jax.io.errors import InputError
 from interactrank_jax.log.read import open_log
 from interactrank_jax.losses.labels import LabelRule
+from interactrank_jax.runs.run import Run
+from interactrank_jax.training import reports
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 
@@ -132,15 +134,15 @@ def _run_model(model: str, setting: Setting) -> Result:
         made = trials.make(spec, overrides, examples, setting.out / model, common)
         return trials.run(made, parallel=setting.parallel, budget_s=budget_s)
 
-    found = search.search(
+    searched = search.search(
         config,
         lambda overrides: train(overrides, {"train.seed": seeds[0]}),
         setting.limit,
         setting.stages,
     )
-    finalists = search.finalists(found)
+    finalists = search.finalists(searched)
     if not finalists:
-        raise InputError(f"no trial of {model} came to anything: {found[0].error}")
+        raise InputError(f"no trial of {model} came to anything: {searched[0].error}")
     further = list(sweeps.over("train.seed", seeds[1:]))
     runs = [
         [finalist, *train(list(sweeps.product([finalist.trial.overrides], further)), {})]
@@ -152,9 +154,9 @@ def _run_model(model: str, setting: Setting) -> Result:
     return [score_test(outcome) for outcome in good], {
         **sizes(best.trial),
         "examples_per_s": round(statistics.median(map(examples_per_s, good))),
-        "trials": len(found),
+        "trials": len(searched),
         "chosen": {trials.short(field): value for field, value in chosen.items()},
-        "note": _note(found, others, budget_s),
+        "note": _note(searched, others, budget_s),
     }
 
 
@@ -164,11 +166,11 @@ def validation(runs: Sequence[trials.Outcome]) -> float:
 
 
 def _note(
-    found: Sequence[trials.Outcome], others: Sequence[trials.Outcome], budget_s: float
+    searched: Sequence[trials.Outcome], others: Sequence[trials.Outcome], budget_s: float
 ) -> str:
     """Returns what a reader of the row must know of its trainings."""
     notes = []
-    for outcomes, what in ((found, "trials"), (others, "further seeds")):
+    for outcomes, what in ((searched, "trials"), (others, "further seeds")):
         errors = [outcome.error for outcome in outcomes if outcome.error]
         if errors:
             notes.append(f"{len(errors)} of {len(outcomes)} {what} failed ({errors[0]})")
@@ -225,7 +227,6 @@ def _make_scorer(outcome: trials.Outcome) -> Any:
     """Returns a `ModelScorer` without parameters."""
     from interactrank_jax.devices.parallel import DataParallel
     from interactrank_jax.evaluation.scorers import ModelScorer
-    from interactrank_jax.runs.run import Run
 
     run = Run.open(outcome.trial.workdir)
     parallel = DataParallel(run.config.train.parallel)
@@ -236,7 +237,6 @@ def _score(outcome: trials.Outcome, best: int, split: str, scorer: Any, file: Pa
     """Writes what a trial's model of step `best` says of a split."""
     from interactrank_jax.devices.parallel import DataParallel
     from interactrank_jax.evaluation import evaluate
-    from interactrank_jax.runs.run import Run
 
     run, examples = Run.open(outcome.trial.workdir), Examples(outcome.trial.examples)
     model, step = run.restore_model()
@@ -259,13 +259,57 @@ def _score(outcome: trials.Outcome, best: int, split: str, scorer: Any, file: Pa
         np.savez(opened, **scored._asdict())
 
 
+def evaluated(outcome: trials.Outcome) -> dict[str, Any]:
+    """Returns what `evaluate` says of a trial's best model on the test split.
+
+    It is kept beside the run: a model is evaluated again only where RUN/eval/test.json is of
+    another step or of other examples. What is not defined is NaN.
+
+    Raises:
+      InputError: as `evaluate` raises, or the file is damaged.
+    """
+    from interactrank_jax.evaluation.evaluate import evaluate
+
+    assert outcome.best is not None
+    file = outcome.trial.workdir / "eval/test.json"
+    made_of = {
+        "step": outcome.best[0],
+        "examples_digest": Examples(outcome.trial.examples).metadata.digest,
+    }
+    result = files.read_json(file) if file.is_file() else {}
+    if any(result.get(name) != value for name, value in made_of.items()):
+        evaluate(outcome.trial.workdir, outcome.trial.examples)
+        result = files.read_json(file)
+    numbers = ("metrics", "intervals", "heads", "references")
+    return {**result, **{name: _none_to_nan(result[name]) for name in numbers}}
+
+
+def _none_to_nan(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _none_to_nan(entry) for key, entry in value.items()}
+    if isinstance(value, list):
+        return [_none_to_nan(entry) for entry in value]
+    return math.nan if value is None else value
+
+
+def saved_scores(outcome: trials.Outcome, logloss: float) -> comparison.Scored:
+    """Returns the scores of the test split that `evaluated` left in the run, and its log loss.
+
+    Raises:
+      InputError: there are none, or they are of other examples (`Run.saved_scores`).
+    """
+    run = Run.open(outcome.trial.workdir)
+    return comparison.Scored(
+        **run.saved_scores(Examples(outcome.trial.examples), "test"), logloss=logloss
+    )
+
+
 def sizes(trial: trials.Trial) -> dict[str, float]:
     """Returns a trained model's number of parameters, and of FLOPs to score a candidate.
 
     Tables of features that the model does not look at do not count.
     """
     from experiments.efficiency import serving_flops
-    from interactrank_jax.runs.run import Run
     from interactrank_jax.training.state import count_parameters
 
     run = Run.open(trial.workdir)
@@ -282,11 +326,7 @@ def sizes(trial: trials.Trial) -> dict[str, float]:
 
 
 def examples_per_s(outcome: trials.Outcome) -> float:
-    """Returns the candidates that a run trained on per second: median of its log.
-
-    The first figure is left out where there are others: compiling is in it.
-    """
-    lines = (outcome.trial.workdir / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    name = "train/candidates_per_second"
-    found = [values[name] for values in map(json.loads, lines) if name in values]
-    return statistics.median(found[1:] or found)
+    """Returns the candidates that a run trained on per second: median of its log."""
+    file = outcome.trial.workdir / "metrics.jsonl"
+    rates = reports.series(file, "train/candidates_per_second")
+    return reports.median_rate([rate for _, rate in rates])

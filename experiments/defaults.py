@@ -13,7 +13,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from experiments import contenders, over_inputs, simulated, trials
+from experiments import cells, contenders, over_inputs, simulated, trials
 from experiments.command_line import exit_status
 from interactrank_jax.config import configuration
 
@@ -52,16 +52,16 @@ def table(results: Mapping[str, Mapping[str, Sequence[float]]]) -> str:
     """Returns a Markdown table: the defaults' ROC-AUC, then the mean difference of each change."""
     lines = ["| | " + " | ".join(results) + " |", "|---" * (len(results) + 1) + "|"]
     for change in CHANGES:
-        cells = []
+        texts = []
         for values in results.values():
             if change == "defaults":
-                cells.append(f"{statistics.fmean(values[change]):.4f}")
+                texts.append(f"{statistics.fmean(values[change]):.4f}")
                 continue
             pairs = zip(values[change], values["defaults"], strict=True)
-            differences = [one - other for one, other in pairs]
-            spread = statistics.stdev(differences) if len(differences) > 1 else 0.0
-            cells.append(f"{statistics.fmean(differences):+.4f} ± {spread:.4f}")
-        lines.append(f"| {change} | " + " | ".join(cells) + " |")
+            differences = [changed - default for changed, default in pairs]
+            spread = cells.deviation(differences)
+            texts.append(cells.spread(statistics.fmean(differences), spread, "+"))
+        lines.append(cells.row([change, *texts]))
     return "\n".join(lines)
 
 

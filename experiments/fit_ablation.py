@@ -12,10 +12,10 @@ the two are is the query similarity QS, their cosine, which training logs. What 
     auc_against_queries.png   ROC-AUC against N, the number of meta queries
     query_similarity.png      QS against the step, by how the temperature falls
     meta_queries.png          the meta matrix in 2-D, by category, with usage
-    pareto.png                ROC-AUC against the FLOPs of a candidate, and the Pareto front
+    pareto.png                ROC-AUC against the FLOPs of a request with 10,000 candidates, and
+                              the Pareto front
 """
 
-import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -24,6 +24,7 @@ import numpy as np
 
 from experiments import (
     ablation,
+    cells,
     comparison,
     contenders,
     fit_figures,
@@ -40,6 +41,7 @@ from interactrank_jax.examples.format import Examples
 from interactrank_jax.ranking.index import encode_items
 from interactrank_jax.runs.run import Run
 from interactrank_jax.tables.lookup import item_store
+from interactrank_jax.training import reports
 
 MODEL = "fit"
 PARTS, TEMPERATURE, QUERIES, HEADS, MODELS = "parts", "temperature", "queries", "heads", "models"
@@ -94,9 +96,7 @@ def _heads() -> Iterator[Change]:
 
 def query_similarity(outcome: trials.Outcome) -> list[tuple[int, float]]:
     """Returns (step, QS) as a training logged it."""
-    lines = (outcome.trial.workdir / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    name = "train/model/query_similarity"
-    return [(line["step"], line[name]) for line in map(json.loads, lines) if name in line]
+    return reports.series(outcome.trial.workdir / "metrics.jsonl", "train/model/query_similarity")
 
 
 def meta_queries(outcome: trials.Outcome) -> dict[str, Any]:
@@ -154,7 +154,7 @@ def measure(
     setting: contenders.Setting, wanted: Sequence[Change], log: str
 ) -> tuple[list[ablation.Row], list[dict[str, Any]]]:
     """Returns the rows of a log, and of each FIT with meta queries what its figures need."""
-    rows, of_queries = [], []
+    rows, details = [], []
     for one in ablation.measure(setting, MODEL, wanted, log):
         rows.append(one.row)
         if not one.outcomes or not _vectors(one.outcomes[0]):
@@ -174,8 +174,8 @@ def measure(
             "soft_minus_hard": soft_minus_hard(one.outcomes) if one.row["model"] == MODEL else None,
         }
         key = {name: one.row[name] for name in ("log", "model", "group", "change")}
-        of_queries.append({**key, "steps": steps, "matrix": matrix})
-    return rows, of_queries
+        details.append({**key, "steps": steps, "matrix": matrix})
+    return rows, details
 
 
 def soft_minus_hard(outcomes: Sequence[trials.Outcome]) -> dict[str, list[float]]:
@@ -187,8 +187,8 @@ def soft_minus_hard(outcomes: Sequence[trials.Outcome]) -> dict[str, list[float]
     ]
     differences = {}
     for split in ablation.SPLITS:
-        request, of_seeds = hard[split][0].request_index, [one[split][0] for one in soft]
-        paired = comparison.paired_difference(request, of_seeds, hard[split])
+        request, seeds = hard[split][0].request_index, [scores[split][0] for scores in soft]
+        paired = comparison.paired_difference(request, seeds, hard[split])
         differences[split] = [float(value) for value in paired]
     return differences
 
@@ -205,17 +205,15 @@ def table(content: Mapping[str, Any]) -> str:
     QS, at the step that was kept and at the last, and use, by candidates of the test split, are of
     the first seed.
     """
-    header = "| change | log | QS | at the end | meta queries used | soft minus hard, test [95%] |"
-    lines = [header, "|---" * 6 + "|"]
+    columns = ["change", "log", "QS", "at the end", "meta queries used"]
+    lines = cells.header([*columns, "soft minus hard, test [95%]"])
     for row in content["rows"]:
         if "query_similarity" in row:
             used = f"{row['meta_vectors_used']} of {row['meta_vectors']}"
-            cells = [row["change"], row["log"], f"{row['query_similarity']:.4f}"]
-            cells += [f"{row['query_similarity_last']:.4f}", used, ""]
-            if row["soft_minus_hard"]:
-                value, low, high = row["soft_minus_hard"]["test"]
-                cells[-1] = f"{value:+.4f} [{low:+.4f}, {high:+.4f}]"
-            lines.append("| " + " | ".join(cells) + " |")
+            difference = row["soft_minus_hard"] and row["soft_minus_hard"]["test"]
+            texts = [row["change"], row["log"], f"{row['query_similarity']:.4f}"]
+            texts += [f"{row['query_similarity_last']:.4f}", used, cells.difference(difference)]
+            lines.append(cells.row(texts))
     return "\n\n".join([ablation.table(content["rows"]), "\n".join(lines)])
 
 
@@ -236,10 +234,10 @@ def main(argv: list[str] | None = None) -> int:
         details = []
         for log, setting in over_inputs.data_sets(arguments, arguments.variants).items():
             pooling = configuration.load(setting.spec("two_tower")).model.sequence.history
-            every = changes(pooling, arguments.models)
-            of_log, of_queries = measure(setting, ablation.selected(every, arguments), log)
-            rows.extend(of_log)
-            details.extend(of_queries)
+            wanted = ablation.selected(changes(pooling, arguments.models), arguments)
+            log_rows, log_details = measure(setting, wanted, log)
+            rows.extend(log_rows)
+            details.extend(log_details)
         content = {"rows": rows, "meta_queries": details}
         return table(content), content
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments import contenders, simulated, trials
+from experiments import cells, contenders, simulated, trials
 from experiments.command_line import count, exit_status, natural
 from interactrank_jax import metrics
 from interactrank_jax.config import configuration
@@ -26,6 +26,7 @@ from interactrank_jax.losses.labels import LabelRule
 
 LAGS = (1, 2, 4, 8, 16, 32)
 AGES = (0, 1, 3, 7, 15, 31)
+MEASURED = ("auc", "difference")  # with mean and deviation over seeds
 
 
 def iqp_auc(examples: Examples, rule: LabelRule) -> float:
@@ -65,8 +66,8 @@ def measure(
 
     def train(model: str, lag: int) -> list[trials.Outcome]:
         sweep = [{"data.cross.lag_days": lag, "train.seed": seed} for seed in setting.seeds]
-        place = setting.out / model
-        made = trials.make(setting.spec(model), sweep, examples(lag), place, setting.common)
+        out = setting.out / model
+        made = trials.make(setting.spec(model), sweep, examples(lag), out, setting.common)
         return simulated.trained(made, setting.parallel)
 
     rule = LabelRule.from_config(
@@ -78,31 +79,31 @@ def measure(
     best = [aged_auc(outcome, Examples(examples(1))) for outcome in freshest]
     for what, days in (*(("lag", lag) for lag in lags), *(("age", age) for age in ages)):
         lag = days if what == "lag" else 1 + days
-        held = Examples(examples(lag))
+        lagged = Examples(examples(lag))
         if lag == 1:
-            found = best
+            aucs = best
         else:
             outcomes = freshest if what == "age" else train("interactrank", lag)
-            found = [aged_auc(outcome, held) for outcome in outcomes]
+            aucs = [aged_auc(outcome, lagged) for outcome in outcomes]
         rows.append(
-            summary("interactrank", what, days, found, best) | {"iqp_auc": iqp_auc(held, rule)}
+            summary("interactrank", what, days, aucs, best) | {"iqp_auc": iqp_auc(lagged, rule)}
         )
         print(rows[-1], flush=True)
-    held = Examples(examples(1))
-    without = [aged_auc(outcome, held) for outcome in train("two_tower", 1)]
+    fresh = Examples(examples(1))
+    without = [aged_auc(outcome, fresh) for outcome in train("two_tower", 1)]
     return [*rows, summary("two_tower", "none", 0, without, best)]
 
 
 def summary(
-    model: str, what: str, days: int, found: Sequence[float], best: Sequence[float]
+    model: str, what: str, days: int, aucs: Sequence[float], best: Sequence[float]
 ) -> dict[str, Any]:
     """Returns a row: AUC, and its difference to that with the freshest counts, seed by seed."""
-    differences = [own - other for own, other in zip(found, best, strict=True)]
-    moments = {}
-    for name, values in (("auc", found), ("difference", differences)):
+    differences = [auc - freshest for auc, freshest in zip(aucs, best, strict=True)]
+    moments: dict[str, float | None] = {}
+    for name, values in zip(MEASURED, (aucs, differences), strict=True):
         moments[f"{name}_mean"] = statistics.fmean(values)
-        moments[f"{name}_std"] = statistics.stdev(values) if len(values) > 1 else 0.0
-    return {"model": model, "what": what, "days": days, "seeds": len(found), **moments}
+        moments[f"{name}_std"] = cells.deviation(values)
+    return {"model": model, "what": what, "days": days, "seeds": len(aucs), **moments}
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
@@ -110,8 +111,10 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
     lines = ["| | days | InteractRank | difference | IQP alone |", "|---|---|---|---|---|"]
     names = {"lag": "lag_days", "age": "snapshot older by"}
     for row in rows:
-        value = f"{row['auc_mean']:.4f} ± {row['auc_std']:.4f}"
-        value += f" | {row['difference_mean']:+.4f} ± {row['difference_std']:.4f}"
+        # Older files have a deviation of 0 where there is one seed.
+        auc, difference = (row[f"{name}_std"] if row["seeds"] > 1 else None for name in MEASURED)
+        value = cells.spread(row["auc_mean"], auc)
+        value += " | " + cells.spread(row["difference_mean"], difference, "+")
         if row["model"] == "two_tower":
             lines.append(f"| two-tower | | {value} | |")
         else:
@@ -133,7 +136,8 @@ def draw(content: Mapping[str, Any], directory: Path) -> list[Path]:
     for what, label in (("lag", "InteractRank, lag_days"), ("age", "InteractRank, older snapshot")):
         chosen = [row for row in rows if row["what"] == what]
         days = [row["days"] + (what == "age") for row in chosen]
-        mean, spread = ([row[name] for row in chosen] for name in ("auc_mean", "auc_std"))
+        mean = [row["auc_mean"] for row in chosen]
+        spread = [row["auc_std"] or 0.0 for row in chosen]
         axis.errorbar(days, mean, yerr=spread, marker="o", capsize=3, label=label)
     line = [row for row in rows if row["what"] == "none"]
     axis.axhline(line[0]["auc_mean"], color="gray", linestyle="--", label="two-tower")

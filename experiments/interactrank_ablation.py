@@ -39,6 +39,7 @@ PARTS = (
         "softmax weight .1, no logQ",
         {"train.loss.softmax_weight": 0.1, "train.loss.log_q": "none"},
         LOSS,
+        base="softmax weight .1",
     ),
     Change(
         "all rows weigh the same",
@@ -98,8 +99,9 @@ def main(argv: list[str] | None = None) -> int:
         setting = simulated.setting(arguments)
         if arguments.quick:
             setting = dataclasses.replace(setting, common={**setting.common, **QUICK_MODEL})
-        every = changes(configuration.load(setting.spec(MODEL)))
-        trained = ablation.measure(setting, MODEL, ablation.selected(every, arguments), "search")
+        possible = changes(configuration.load(setting.spec(MODEL)))
+        wanted = ablation.selected(possible, arguments)
+        trained = ablation.measure(setting, MODEL, wanted, "search")
         rows.extend(one.row for one in trained)
         content = {"rows": rows}
         return table(content), content

@@ -1,15 +1,19 @@
 r"""InteractRank's offline comparison: quality on the test split, and what serving costs.
 
     python -m experiments.interactrank_offline --preset=small --out=runs/offline
+    python -m experiments.interactrank_offline --judgments=DIR --out=runs/offline
 
-BM25, popularity and IQP alone, the two-tower model, IntTower and InteractRank, on the simulated
-log, with the configs as they stand: nothing is chosen, and the test split is looked at once. Models
-are trained with every seed; baselines have none. Recall is among all items of the log. FLOPs are of
+BM25, popularity and IQP alone, the two-tower model, IntTower and InteractRank, on the simulated log
+and, where `--judgments` says where they lie, on people simulated over the Home Depot judgments;
+with the configs as they stand: nothing is chosen, and the test split is looked at once. Models are
+trained with every seed; baselines have none. Recall is among all items of the log. FLOPs are of
 `score` for one more candidate, milliseconds of a request with 100 thousand candidates
-(`efficiency.py`). BM25's are of the whole corpus, scaled; popularity and IQP are looked up, not
-computed. Of the paper's offline figures the FLOPs alone are known to us. What is done is kept.
+(`efficiency.py`). BM25's are of the whole corpus, scaled. Of the paper's offline figures the FLOPs
+alone are known to us. What is trained and evaluated is kept; baselines are evaluated, and times
+measured, each time.
 """
 
+import argparse
 import itertools
 import statistics
 import sys
@@ -20,10 +24,10 @@ from typing import Any
 
 import numpy as np
 
-from experiments import comparison, contenders, efficiency, simulated, trials
+from experiments import cells, comparison, contenders, efficiency, logs, simulated, trials
 from experiments.command_line import exit_status
 from interactrank_jax.evaluation import evaluate
-from interactrank_jax.evaluation.baseline_scorers import BM25Scorer, baseline
+from interactrank_jax.evaluation.baseline_scorers import BaselineScorer, BM25Scorer, baseline
 from interactrank_jax.examples.format import Examples
 from interactrank_jax.losses.labels import LabelRule
 from interactrank_jax.runs.run import Run
@@ -43,26 +47,50 @@ METRICS = {
 }
 COMPARED = ("roc_auc", "request_auc", "hit_at_3")  # InteractRank minus each other, paired
 TIMED_QUERIES = 32  # of BM25
+LOOKED_UP_FLOPS = 0.0  # of a score that is gathered: XLA counts no gather of the models' either
+COSTS = (
+    "Popularity and IQP are looked up: 0 FLOPs, as a gather is none, and no time of their own, as "
+    "models are timed with their cross features gathered before. BM25 is computed in NumPy, whose "
+    "FLOPs are not counted. In the paper: what it states of the same model."
+)
+SKIPPED = f"Not run on the log '{logs.HOMEDEPOT}': --judgments=DIR names no directory of judgments."
 
 Row = dict[str, Any]
 Scores = list[comparison.Scored]
 
 
-def measure(setting: contenders.Setting, models: Sequence[str], candidates: int) -> list[Row]:
+def settings(arguments: argparse.Namespace) -> dict[str, contenders.Setting]:
+    """Returns what trainings are run with, by log; makes the logs unless they are there.
+
+    Raises:
+      InputError: `--judgments` names a directory that does not hold them.
+    """
+    by_log = {logs.SEARCH: simulated.setting(arguments)}
+    if arguments.judgments is not None:
+        out = simulated.place(arguments) / logs.HOMEDEPOT
+        preset = simulated.preset(arguments)
+        log = logs.make_log(logs.HOMEDEPOT, arguments.judgments, preset, out)
+        by_log[logs.HOMEDEPOT] = simulated.setting(arguments, "search", log, logs.HOMEDEPOT)
+    return by_log
+
+
+def measure(
+    setting: contenders.Setting, models: Sequence[str], candidates: int, log: str
+) -> list[Row]:
     """Trains, evaluates on the test split, and returns a row for each ranker.
 
     Args:
       setting: what trainings are run with.
       models: InteractRank, and what it is compared with beside the baselines.
       candidates: that are scored to measure the time; it is scaled to 100 thousand.
+      log: what the setting's log is called in the rows.
     """
     made = {model: _make(model, setting) for model in models}
-    every = [trial for of_model in made.values() for trial in of_model]
-    outcomes = iter(simulated.trained(every, setting.parallel))
+    trainings = list(itertools.chain(*made.values()))
+    outcomes = iter(simulated.trained(trainings, setting.parallel))
     results = [_test_baseline(name, setting) for name in BASELINES]
-    for model, of_model in made.items():
-        of_seeds = list(itertools.islice(outcomes, len(of_model)))
-        results.append(_test_model(model, of_seeds, candidates))
+    for model, seeds in made.items():
+        results.append(_test_model(model, list(itertools.islice(outcomes, len(seeds))), candidates))
     ours = next(scores for row, scores in results if row["ranker"] == OURS)
     rows = []
     for row, scores in results:
@@ -72,7 +100,7 @@ def measure(setting: contenders.Setting, models: Sequence[str], candidates: int)
             for metric in COMPARED:
                 paired = comparison.paired_difference(request, ours, scores, metric=metric)
                 differences[metric] = [float(value) for value in paired]
-        rows.append({**row, "interactrank_minus": differences})
+        rows.append({"log": log, **row, "interactrank_minus": differences})
     return rows
 
 
@@ -92,21 +120,19 @@ def _test_baseline(name: str, setting: contenders.Setting) -> tuple[Row, Scores]
     result, rows = evaluate.evaluate_scorer(scorer, rule, examples, "test", config.evaluate)
     engaged = rule.engaged(rows.actions)
     scores = comparison.Scored(rows.request, rows.item, engaged, rows.score, float("nan"))
-    milliseconds = None
-    if isinstance(scorer, BM25Scorer):
-        milliseconds = _bm25_ms(scorer, examples)
+    is_bm25 = isinstance(scorer, BM25Scorer)
     row: Row = {
         "ranker": name,
         "seeds": [],
         "ranks_by": scorer.feature,
         "metrics": figures([result]),
-        "serving_flops_per_candidate": None,
-        "ms_per_100k_candidates": milliseconds,
+        "serving_flops_per_candidate": None if is_bm25 else LOOKED_UP_FLOPS,
+        "ms_per_100k_candidates": _bm25_ms(scorer, examples) if is_bm25 else None,
     }
     return row, [scores]
 
 
-def _bm25_ms(scorer: BM25Scorer, examples: Examples) -> float:
+def _bm25_ms(scorer: BaselineScorer, examples: Examples) -> float:
     """Returns the milliseconds of a query over the corpus, per 100 thousand items."""
     requests = np.arange(min(TIMED_QUERIES, examples.split("test").requests))
     scorer.all_items(requests[:1])
@@ -121,10 +147,9 @@ def _test_model(
 ) -> tuple[Row, Scores]:
     results, scores = [], []
     for outcome in outcomes:
-        workdir = outcome.trial.workdir
-        results.append(evaluate.evaluate(workdir, outcome.trial.examples))
-        scores.append(_saved_scores(workdir, results[-1]["metrics"]["logloss"]))
-    run = Run.open(workdir)
+        results.append(contenders.evaluated(outcome))
+        scores.append(contenders.saved_scores(outcome, results[-1]["metrics"]["logloss"]))
+    run = Run.open(outcomes[0].trial.workdir)
     seconds, _ = efficiency.score_seconds(run, candidates, seed=0)
     row: Row = {
         "ranker": model,
@@ -137,14 +162,6 @@ def _test_model(
     return row, scores
 
 
-def _saved_scores(workdir: Path, logloss: float) -> comparison.Scored:
-    """Returns the scores that `evaluate` left in a run."""
-    with np.load(workdir / "eval" / "test.npz", allow_pickle=False) as arrays:
-        return comparison.Scored(
-            arrays["request_index"], arrays["item"], arrays["engaged"], arrays["score"], logloss
-        )
-
-
 def figures(results: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
     """Returns mean, deviation over seeds and, of a single result, its interval, by metric.
 
@@ -154,59 +171,78 @@ def figures(results: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
     summary = {}
     for metric in METRICS:
         values = [result["metrics"][metric] for result in results]
-        several = len(values) > 1
         summary[metric] = {
             "mean": statistics.fmean(values),
-            "std": statistics.stdev(values) if several else None,
-            "interval": None if several else list(results[0]["intervals"][metric]),
+            "std": cells.deviation(values),
+            "interval": None if len(values) > 1 else list(results[0]["intervals"][metric]),
         }
     return summary
 
 
 def table(content: Mapping[str, Any]) -> str:
-    """Returns Markdown: quality and cost of each ranker, then InteractRank minus each other."""
+    """Returns Markdown, for each log: quality and cost, then InteractRank minus each other."""
     rows = content["rows"]
-    header = ["ranker", *METRICS.values(), "FLOPs per candidate", "in the paper", "ms per 100k"]
-    lines = ["| " + " | ".join(header) + " |", "|---" * len(header) + "|"]
+    names = list(dict.fromkeys(row["log"] for row in rows))
+    parts = []
+    for log in names:
+        log_rows = [row for row in rows if row["log"] == log]
+        title = [f"{log}:"] if len(names) > 1 else []
+        parts += [*title, _quality(log_rows), _differences(log_rows)]
+    skipped = [] if logs.HOMEDEPOT in names else [SKIPPED]
+    return "\n\n".join([*parts, COSTS, *skipped])
+
+
+def _quality(rows: Sequence[Row]) -> str:
+    lines = cells.header(
+        ["ranker", *METRICS.values(), "FLOPs per candidate", "in the paper", "ms per 100k"]
+    )
     for row in rows:
-        cells = [
+        figures = [row["metrics"][metric] for metric in METRICS]
+        texts = [
             row["ranker"],
-            *(_cell(row["metrics"][metric]) for metric in METRICS),
-            _number(row["serving_flops_per_candidate"], ",.0f"),
-            _number(efficiency.PAPER.get(row["ranker"]), ",d"),
-            _number(row["ms_per_100k_candidates"], ",.1f"),
+            *(cells.spread(figure["mean"], figure["std"]) for figure in figures),
+            cells.number(row["serving_flops_per_candidate"]),
+            cells.number(efficiency.PAPER.get(row["ranker"])),
+            cells.number(row["ms_per_100k_candidates"], ",.1f"),
         ]
-        lines.append("| " + " | ".join(cells) + " |")
-    header = ["InteractRank minus", *(f"{METRICS[metric]} [95%]" for metric in COMPARED)]
-    lines += ["", "| " + " | ".join(header) + " |", "|---" * len(header) + "|"]
-    for row in rows:
-        if row["interactrank_minus"]:
-            differences = [row["interactrank_minus"][metric] for metric in COMPARED]
-            texts = [f"{value:+.4f} [{low:+.4f}, {high:+.4f}]" for value, low, high in differences]
-            lines.append("| " + " | ".join([row["ranker"], *texts]) + " |")
+        lines.append(cells.row(texts))
     return "\n".join(lines)
 
 
-def _cell(figure: Mapping[str, Any]) -> str:
-    deviation = figure["std"]
-    return f"{figure['mean']:.4f}" + ("" if deviation is None else f" ± {deviation:.4f}")
+def _differences(rows: Sequence[Row]) -> str:
+    lines = cells.header(
+        ["InteractRank minus", *(f"{METRICS[metric]} [95%]" for metric in COMPARED)]
+    )
+    for row in rows:
+        differences = row["interactrank_minus"]
+        if differences:
+            texts = [cells.difference(differences[metric]) for metric in COMPARED]
+            lines.append(cells.row([row["ranker"], *texts]))
+    return "\n".join(lines)
 
 
-def _number(value: float | None, form: str) -> str:
-    return "" if value is None else format(value, form)
+def parser() -> argparse.ArgumentParser:
+    """Returns the parser of the command line."""
+    result = simulated.parser(__doc__)
+    result.add_argument("--judgments", type=Path, help="directory of the Home Depot data, if any")
+    return result
 
 
 def main(argv: list[str] | None = None) -> int:
     """Parses the command line and runs the experiment."""
-    parser = simulated.parser(__doc__)
-    arguments = parser.parse_args(argv)
+    arguments = parser().parse_args(argv)
     models, candidates = MODELS, efficiency.CANDIDATES
     if arguments.quick:
         models, candidates = QUICK, efficiency.QUICK_CANDIDATES
         arguments.seeds, arguments.parallel = arguments.seeds[:1], max(arguments.parallel, 2)
 
     def make() -> tuple[str, dict[str, Any]]:
-        content = {"rows": measure(simulated.setting(arguments), models, candidates)}
+        if arguments.judgments is None:
+            print(SKIPPED, flush=True)
+        rows = []
+        for log, setting in settings(arguments).items():
+            rows += measure(setting, models, candidates, log)
+        content = {"rows": rows}
         return table(content), content
 
     name = "interactrank_offline"

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments import contenders, logs, simulated, trials
+from experiments import cells, contenders, logs, simulated, trials
 from experiments.command_line import exit_status
 from interactrank_jax.losses.labels import ENGAGED
 
@@ -109,14 +109,13 @@ def measure(arguments: argparse.Namespace) -> list[dict[str, Any]]:
 def test(setting: contenders.Setting, model: str) -> dict[str, Any]:
     """Returns the figures of a model's seeds and of the reference lines on the test split."""
     from interactrank_jax.config import configuration
-    from interactrank_jax.evaluation.evaluate import evaluate
 
     spec = setting.spec(model)
     examples = setting.examples(configuration.load(spec).data)
     sweep = [{"train.seed": seed} for seed in setting.seeds]
     made = trials.make(spec, sweep, examples, setting.out / model, setting.common)
     outcomes = simulated.trained(made, setting.parallel)
-    return summary([evaluate(outcome.trial.workdir, examples) for outcome in outcomes])
+    return summary([contenders.evaluated(outcome) for outcome in outcomes])
 
 
 def summary(results: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -139,7 +138,7 @@ def summary(results: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return {
         "seeds": len(results),
         "auc_mean": statistics.fmean(values),
-        "auc_std": statistics.stdev(values) if len(values) > 1 else 0.0,
+        "auc_std": cells.deviation(values),
         "logloss": statistics.fmean(logloss),
         "constant_logloss": results[0]["references"]["constant"]["metrics"]["logloss"],
         "ece": statistics.fmean(ece),
@@ -158,22 +157,22 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
         "|---" * 11 + "|",
     ]
     for row in rows:
-        value, low, high = row["difference"]
-        cells = [
+        texts = [
             row["variant"],
             row["model"],
-            f"{row['auc_mean']:.4f} ± {row['auc_std']:.4f}",
+            # Older files have a deviation of 0 where there is one seed.
+            cells.spread(row["auc_mean"], row["auc_std"] if row["seeds"] > 1 else None),
             *(
                 f"{row['lines'][name]:.4f}" if name in row["lines"] else ""
                 for name in ("popularity", "best_feature", "regression")
             ),
-            f"{value:+.4f} [{low:+.4f}, {high:+.4f}]",
+            cells.difference(row["difference"]),
             f"{row['below']} of {row['seeds']}",
             f"{row['logloss']:.4f}",
             f"{row['constant_logloss']:.4f}",
             f"{row['ece']:.4f}",
         ]
-        lines.append("| " + " | ".join(cells) + " |")
+        lines.append(cells.row(texts))
     return "\n".join(lines)
 
 

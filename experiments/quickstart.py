@@ -8,7 +8,6 @@ the simulator's truth says (`ab_test.py`). Run again, it goes on where it was.
 """
 
 import argparse
-import json
 import logging
 import os
 import shutil
@@ -25,6 +24,7 @@ from interactrank_jax.config import configuration
 from interactrank_jax.evaluation import uncertainty
 from interactrank_jax.io import files
 from interactrank_jax.io.errors import InputError
+from interactrank_jax.training import reports
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 MODELS = ("two_tower", "interactrank")
@@ -283,12 +283,7 @@ def draw(results: list[dict[str, Any]], runs: dict[str, Path], path: Path) -> No
     bars.set_title("test requests, 95% intervals over requests")
     bars.legend()
     for model, run in runs.items():
-        lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-        points = [
-            (line["step"], line["validation/roc_auc"])
-            for line in lines
-            if "validation/roc_auc" in line
-        ]
+        points = reports.series(run / "metrics.jsonl", "validation/roc_auc")
         curves.plot(*zip(*points, strict=True), marker="o", label=model)
     curves.set_xlabel("step")
     curves.set_title("validation ROC-AUC")

@@ -32,7 +32,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments import jobs, search, slurm, study, sweeps, trials
+from experiments import cells, jobs, search, slurm, study, sweeps, trials
 from experiments.benchmarks import reporting
 from experiments.command_line import count, exit_status, positive
 from interactrank_jax.config import configuration
@@ -65,32 +65,25 @@ def table(outcomes: Sequence[trials.Outcome]) -> str:
     mean and standard deviation.
     """
     fields = list(dict.fromkeys(f for o in outcomes for f in o.trial.overrides if f != SEED))
-    known = [outcome.best[1].keys() for outcome in outcomes if outcome.best is not None]
-    found = set.intersection(*map(set, known)) if known else set()
-    shown = [n for n in dict.fromkeys((outcomes[0].trial.metric, *SHOWN)) if n in found]
+    names = [outcome.best[1].keys() for outcome in outcomes if outcome.best is not None]
+    measured = set.intersection(*map(set, names)) if names else set()
+    shown = [n for n in dict.fromkeys((outcomes[0].trial.metric, *SHOWN)) if n in measured]
     header = [*map(trials.short, fields), *shown, "best step", "seconds", ""]
-    lines = [_row(header), "|---" * len(header) + "|"]
+    lines = cells.header(header)
     for group in groups(outcomes):
         overrides = group[0].trial.overrides
-        cells = [str(overrides[field]) if field in overrides else "" for field in fields]
+        texts = [str(overrides[field]) if field in overrides else "" for field in fields]
         good = [o.best for o in group if o.best is not None and not o.error]
-        cells += [_mean([values[name] for _, values in good]) for name in shown]
-        cells.append(", ".join(f"{step:,}" for step, _ in good))
-        cells.append(", ".join(f"{outcome.record.seconds:.0f}" for outcome in group))
-        cells.append("; ".join(filter(None, map(_remark, group))))
-        lines.append(_row(cells))
+        texts += [_mean([values[name] for _, values in good]) for name in shown]
+        texts.append(", ".join(f"{step:,}" for step, _ in good))
+        texts.append(", ".join(f"{outcome.record.seconds:.0f}" for outcome in group))
+        texts.append("; ".join(filter(None, map(_remark, group))))
+        lines.append(cells.row(texts))
     return "\n".join(lines)
 
 
-def _row(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
-
-
 def _mean(values: Sequence[float]) -> str:
-    if not values:
-        return ""
-    mean = f"{statistics.fmean(values):.4f}"
-    return f"{mean} ± {statistics.stdev(values):.4f}" if len(values) > 1 else mean
+    return cells.spread(statistics.fmean(values), cells.deviation(values)) if values else ""
 
 
 def _remark(outcome: trials.Outcome) -> str:

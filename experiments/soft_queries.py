@@ -35,9 +35,11 @@ class SoftFIT(FIT):
         """Returns what does not depend on the candidate."""
         return self._encode_request(request, train=train)
 
-    def encode_item(self, items: ItemInput, *, train: bool = False) -> Item:
+    def encode_item(
+        self, items: ItemInput, *, train: bool = False, keep_similarity: bool = True
+    ) -> Item:
         """Returns an item with its similarity to the meta queries."""
-        return super().encode_item(items, train=True)
+        return super().encode_item(items, train=train, keep_similarity=keep_similarity)
 
     def score(self, query: Any, items: Item, cross: Array) -> Array:
         """Returns `[R, C, H]`: the user vector of the item's mixture with the item."""

@@ -9,7 +9,6 @@ Trials are compared on validation, by what training wrote of it; nothing here lo
 """
 
 import dataclasses
-import json
 import math
 import os
 import re
@@ -26,8 +25,10 @@ from interactrank_jax import metrics
 from interactrank_jax.config import configuration
 from interactrank_jax.examples.format import Examples
 from interactrank_jax.io import files
+from interactrank_jax.training import reports
 
 LONGEST_NAME = 100
+VALIDATION = "validation/"  # what the names of its metrics begin with
 # The smallest sizes, for `--quick`: shows that everything runs.
 QUICK = {
     "train.batch_size": 64,
@@ -211,19 +212,19 @@ def compile_quickly() -> None:
 
 def read(trial: Trial, record: jobs.Record = jobs.Record()) -> Outcome:  # noqa: B008
     """Reads what a trial's run wrote of its validations, which may still go on."""
-    curve = []
     file = trial.workdir / "metrics.jsonl"
-    for line in file.read_text(encoding="utf-8").splitlines(True) if file.exists() else ():
-        if not line.endswith("\n"):
-            break  # it is being written
-        values = json.loads(line)
-        validation = {
-            name.removeprefix("validation/"): float(value)
-            for name, value in values.items()
-            if name.startswith("validation/") and value is not None
-        }
+    steps, values = reports.curves(file, growing=True) if file.exists() else ([], {})
+    columns = {
+        name.removeprefix(VALIDATION): column
+        for name, column in values.items()
+        if name.startswith(VALIDATION)
+    }
+    curve = []
+    for row, step in enumerate(steps):
+        measured = {name: column[row] for name, column in columns.items()}
+        validation = {name: float(value) for name, value in measured.items() if value is not None}
         if trial.metric in validation:
-            curve.append((int(values["step"]), validation))
+            curve.append((step, validation))
     # The first of equal ones, as in training.
     best = max(curve, key=lambda point: sign(trial.metric) * point[1][trial.metric], default=None)
     return Outcome(trial, record, tuple(curve), best)

@@ -30,7 +30,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from experiments import contenders, simulated, trials
+from experiments import cells, contenders, simulated, trials
 from experiments.command_line import exit_status, share
 from interactrank_jax import metrics
 from interactrank_jax.examples.format import Examples
@@ -88,12 +88,12 @@ def nearest_heads(outcome: trials.Outcome, head_share: float) -> dict[str, str]:
     """
     vectors = query_vectors(outcome)
     requests = Examples(outcome.trial.examples).raw_requests("train")["query_id"].to_pylist()
-    known, seen = np.unique(requests, return_counts=True)
-    heads = known[np.argsort(-seen, kind="stable")[: max(int(head_share * len(known)), 1)]]
+    trained, counts = np.unique(requests, return_counts=True)
+    heads = trained[np.argsort(-counts, kind="stable")[: max(int(head_share * len(trained)), 1)]]
     queries, matrix = list(vectors), np.stack(list(vectors.values()))
     rows = {query: row for row, query in enumerate(queries)}
     closest = (matrix @ matrix[[rows[head] for head in heads]].T).argmax(1)
-    nearest = {query: str(heads[place]) for query, place in zip(queries, closest, strict=True)}
+    nearest = {query: str(heads[head]) for query, head in zip(queries, closest, strict=True)}
     return nearest | {str(head): str(head) for head in heads}
 
 
@@ -162,10 +162,10 @@ def auc_by_decile(outcome: trials.Outcome) -> list[float]:
     """Returns the test AUC of each decile of requests, rarest queries first, then that of all."""
     examples = Examples(outcome.trial.examples)
     tested = contenders.score_test(outcome)
-    known = examples.raw_requests("train")["query_id"].to_pylist()
-    seen = dict(zip(*np.unique(known, return_counts=True), strict=True))
+    trained = examples.raw_requests("train")["query_id"].to_pylist()
+    counts = dict(zip(*np.unique(trained, return_counts=True), strict=True))
     queries = examples.raw_requests("test")["query_id"].to_pylist()
-    popularity = np.array([seen.get(query, 0) for query in queries])
+    popularity = np.array([counts.get(query, 0) for query in queries])
     decile = np.empty(len(popularity), int)
     order = np.argsort(popularity, kind="stable")
     decile[order] = np.arange(len(order)) * DECILES // len(order)
@@ -192,10 +192,10 @@ def measure(
     first = [{"train.seed": setting.seeds[0]}]
     made = trials.make(base, first, examples, setting.out / "two_tower", setting.common)
     (tower,) = simulated.trained(made)
-    place = setting.out / f"heads-{head_share:g}-{setting.seeds[0]}"
-    if not (place / "log").exists():
-        add_column(setting.log, nearest_heads(tower, head_share), place / "log")
-    setting = dataclasses.replace(setting, log=place / "log", out=place)
+    out = setting.out / f"heads-{head_share:g}-{setting.seeds[0]}"
+    if not (out / "log").exists():
+        add_column(setting.log, nearest_heads(tower, head_share), out / "log")
+    setting = dataclasses.replace(setting, log=out / "log", out=out)
     rows: list[dict[str, Any]] = []
     for way, fields in WAYS.items():
         data = {f"data.cross.{field}": value for field, value in fields.items()}
@@ -208,8 +208,8 @@ def measure(
         sweep = [{"train.seed": seed} for seed in setting.seeds]
         made = trials.make(spec, sweep, examples, setting.out / way, common)
         outcomes = simulated.trained(made, setting.parallel)
-        found = [auc_by_decile(outcome) for outcome in outcomes]
-        rows.append(summary(way, found, rows[0]["auc"] if rows else None))
+        aucs = [auc_by_decile(outcome) for outcome in outcomes]
+        rows.append(summary(way, aucs, rows[0]["auc"] if rows else None))
         print(rows[-1], flush=True)
     return rows
 
@@ -227,15 +227,15 @@ def summary(
     row = {"way": way, "seeds": len(auc), "auc": auc, **_moments("auc", auc)}
     if base is not None:
         pairs = zip(auc, base, strict=True)
-        row |= _moments("gain", [np.subtract(own, before).tolist() for own, before in pairs])
+        row |= _moments("gain", [np.subtract(after, before).tolist() for after, before in pairs])
     return row
 
 
-def _moments(name: str, of_seeds: Sequence[Sequence[float]]) -> dict[str, list[float]]:
+def _moments(name: str, of_seeds: Sequence[Sequence[float]]) -> dict[str, list[Any]]:
     columns = list(zip(*of_seeds, strict=True))
     return {
         f"{name}_mean": [statistics.fmean(column) for column in columns],
-        f"{name}_std": [statistics.stdev(c) if len(c) > 1 else 0.0 for c in columns],
+        f"{name}_std": [cells.deviation(column) for column in columns],
     }
 
 
@@ -245,12 +245,14 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
     A gain's deviation is that of the difference between two models of one seed.
     """
     header = [*(str(number + 1) for number in range(DECILES)), "all"]
-    lines = ["| back-off to | " + " | ".join(header) + " |", "|---" * (DECILES + 2) + "|"]
+    lines = cells.header(["back-off to", *header])
     for row in rows:
         name, sign = ("gain", "+") if "gain_mean" in row else ("auc", "")
-        pairs = zip(row[f"{name}_mean"], row[f"{name}_std"], strict=True)
-        cells = [f"{mean:{sign}.4f} ± {spread:.4f}" for mean, spread in pairs]
-        lines.append(f"| {row['way']} | " + " | ".join(cells) + " |")
+        # Older files have deviations of 0 where there is one seed.
+        deviations = row[f"{name}_std"] if row["seeds"] > 1 else [None] * len(row[f"{name}_mean"])
+        pairs = zip(row[f"{name}_mean"], deviations, strict=True)
+        texts = [cells.spread(mean, deviation, sign) for mean, deviation in pairs]
+        lines.append(cells.row([row["way"], *texts]))
     return "\n".join(lines)
 
 

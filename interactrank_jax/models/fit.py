@@ -61,7 +61,8 @@ class Item(NamedTuple):
     Attributes:
       vectors: `[..., V, p]` its heads, of unit length.
       meta: int32 `[...]` the meta query that it goes with.
-      similarity: `[..., N]` of its attributes and the meta vectors; training only.
+      similarity: `[..., N]` of its attributes and the meta vectors; None where only hard queries
+        are scored, as in serving.
     """
 
     vectors: Array
@@ -211,15 +212,24 @@ class FIT(AffineRanker):
         queries = jnp.broadcast_to(group, (request.x.shape[0], *group.shape))
         return self._user_vectors(request, queries, train=train)
 
-    def encode_item(self, items: ItemInput, *, train: bool = False) -> Item:
-        """Returns the item's heads and the number of its meta query."""
+    def encode_item(
+        self, items: ItemInput, *, train: bool = False, keep_similarity: bool = False
+    ) -> Item:
+        """Returns the item's heads and the number of its meta query.
+
+        Args:
+          items: the items.
+          train: whether dropout is on.
+          keep_similarity: whether an item keeps its `similarity`, which soft queries need; in
+            training it does.
+        """
         vectors = self.item_tower(items, train=train)
         if not self.config.meta.vectors:
             return Item(vectors, jnp.zeros(vectors.shape[:-2], jnp.int32))
         attributes = [items.features[feature.name] for feature in self.inputs.item]
         similarity = self.meta.similarity(jnp.concatenate(attributes, -1))
         nearest = jnp.argmax(similarity, -1).astype(jnp.int32)
-        return Item(vectors, nearest, similarity if train else None)
+        return Item(vectors, nearest, similarity if train or keep_similarity else None)
 
     def number_limit(self) -> int:
         """Returns the number of meta queries, which `Item.meta` is one of."""
@@ -230,8 +240,8 @@ class FIT(AffineRanker):
     def score(self, query: Query, items: Item, cross: Array) -> Array:
         """Returns `[R, C, H]`: the item's own user vector with the item."""
         del cross
-        place = items.meta[..., None, None]
-        user = jnp.take_along_axis(query.vectors, place, 1, mode="promise_in_bounds")
+        numbers = items.meta[..., None, None]
+        user = jnp.take_along_axis(query.vectors, numbers, 1, mode="promise_in_bounds")
         return add_offset(self._logits(user, items.vectors), query.offset)
 
     def score_all(self, query: Query, items: Item) -> Array:
@@ -261,11 +271,11 @@ class FIT(AffineRanker):
         units = self.config.late.hidden[0] if late else 1
         if max(count, user_heads, units) > WIDEST_BLOCKS:
             return self._logits(vectors[items.meta], items.vectors)
-        every = items.vectors.reshape(-1, width) @ vectors.reshape(-1, width).T
-        every = every.reshape(-1, item_heads, count, user_heads)
-        products, meta = every[:, :, 0], items.meta[:, None, None]
+        all_products = items.vectors.reshape(-1, width) @ vectors.reshape(-1, width).T
+        all_products = all_products.reshape(-1, item_heads, count, user_heads)
+        products, meta = all_products[:, :, 0], items.meta[:, None, None]
         for number in range(1, count):
-            products = jnp.where(meta == number, every[:, :, number], products)
+            products = jnp.where(meta == number, all_products[:, :, number], products)
         if late:
             return score_in_blocks(self.scorer.variables["params"], products)
         return self._project(products.sum(1))
@@ -285,8 +295,7 @@ class FIT(AffineRanker):
         # need the cosines of the N - 1 user vectors that the item does not go with.
         block = jax.nn.one_hot(items.meta, user.shape[1], dtype=user.dtype)[..., None]
         blocks = (block * items.vectors.mean(-2)[:, None]).reshape(len(items.meta), -1)
-        own = user.reshape(len(user), -1) @ blocks.T
-        return self._over_temperature(own)
+        return self._over_temperature(user.reshape(len(user), -1) @ blocks.T)
 
     # --- Training ---
 

@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from interactrank_jax.ranking.explain import cross_weights
 from interactrank_jax.report.evaluations import evaluation, source
 from interactrank_jax.report.online import read_ab_test
 from interactrank_jax.runs.run import Run
-from interactrank_jax.training.reports import curves
+from interactrank_jax.training.reports import curves, median_rate
 from interactrank_jax.training.state import count_parameters
 
 USAGE, SIMILARITY = "train/model/meta_usage/", "train/model/query_similarity"
@@ -163,12 +162,12 @@ def _curves(run: Run) -> tuple[list[int], dict[str, list[float | None]], list[st
 
 
 def _throughput(values: Mapping[str, Sequence[float | None]]) -> dict[str, float] | None:
-    """Returns the medians of what was logged; the first rate has the compilation in it."""
+    """Returns the medians of the rates that were logged; None where none was."""
     medians = {}
     for name in RATES:
         measured = [value for value in values.get(name, ()) if value is not None]
         if measured:
-            medians[name.removeprefix("train/")] = statistics.median(measured[1:] or measured)
+            medians[name.removeprefix("train/")] = median_rate(measured)
     return medians or None
 
 

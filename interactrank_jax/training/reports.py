@@ -3,6 +3,7 @@
 import dataclasses
 import importlib.util
 import json
+import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -55,8 +56,14 @@ def history(file: files.PathLike) -> Any:
     return as_frame({"step": steps, **columns})
 
 
-def curves(file: files.PathLike) -> tuple[list[int], dict[str, list[float | None]]]:
+def curves(
+    file: files.PathLike, *, growing: bool = False
+) -> tuple[list[int], dict[str, list[float | None]]]:
     """Returns the steps of a metrics.jsonl, and by metric its value at each, None: not measured.
+
+    Args:
+      file: the metrics.jsonl.
+      growing: whether training may still write it: a last line without its end is left out.
 
     Raises:
       InputError: the file is damaged.
@@ -64,6 +71,8 @@ def curves(file: files.PathLike) -> tuple[list[int], dict[str, list[float | None
     rows: dict[int, dict[str, Any]] = {}
     with Path(file).open(encoding="utf-8") as lines:
         for number, line in enumerate(lines, start=1):
+            if growing and not line.endswith("\n"):
+                break
             try:
                 record = json.loads(line)
                 step = int(record.pop("step"))
@@ -76,6 +85,25 @@ def curves(file: files.PathLike) -> tuple[list[int], dict[str, list[float | None
             rows.setdefault(step, {}).update(record)
     names = dict.fromkeys(name for row in rows.values() for name in row)
     return list(rows), {name: [row.get(name) for row in rows.values()] for name in names}
+
+
+def series(file: files.PathLike, name: str) -> list[tuple[int, float]]:
+    """Returns (step, value) of one metric of a metrics.jsonl, where it was measured.
+
+    Raises:
+      InputError: the file is damaged.
+    """
+    steps, values = curves(file)
+    pairs = zip(steps, values.get(name, [None] * len(steps)), strict=True)
+    return [(step, value) for step, value in pairs if value is not None]
+
+
+def median_rate(rates: Sequence[float]) -> float:
+    """Returns the median of the rates that a training logged, in their order, at least one.
+
+    The first is left out where there are others: compiling is in it.
+    """
+    return statistics.median(rates[1:] or rates)
 
 
 def as_frame(columns: Mapping[str, Sequence[Any] | pa.Array]) -> Any:

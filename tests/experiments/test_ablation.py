@@ -1,6 +1,7 @@
 """Ablations: which changes there are, what is made of trained models, each script as a whole."""
 
 import json
+import shutil
 import types
 from pathlib import Path
 
@@ -19,11 +20,17 @@ from experiments import (
 )
 from experiments.ablation import Change
 from experiments.comparison import Scored
+from interactrank_jax import metrics
 from interactrank_jax.config import configuration, fields
+from interactrank_jax.evaluation import evaluate as evaluation
 from interactrank_jax.examples.format import Examples
+from interactrank_jax.io import files
 from interactrank_jax.io.errors import InputError
 from interactrank_jax.runs.run import Run
 from tests.conftest import REPOSITORY
+from tests.log.simulator.test_judged import judged
+
+SEED = "train.seed"
 
 
 def spec(model, argument="search"):
@@ -95,6 +102,20 @@ def test_changes_are_chosen_by_group_and_name():
     arguments.changes = ["no MaskNett"]
     with pytest.raises(InputError, match="Did you mean 'no MaskNet'"):
         ablation.selected(INTERACTRANK, arguments)
+    arguments.changes = ["no MaskNet", "no logQ"]
+    message = "'no logQ' is of group 'loss', .*by --changes some of: no MaskNet, all rows"
+    with pytest.raises(InputError, match=message):
+        ablation.selected(INTERACTRANK, arguments)
+
+
+@pytest.mark.parametrize("flags", [["--quick"], ["--changes", "no logQ"]])
+def test_a_change_of_a_group_that_is_left_out_is_no_run_without_it(flags, tmp_path, capsys):
+    log = tmp_path / "out" / "quick" / "log-tiny"  # is not looked at
+    log.mkdir(parents=True)
+    flags = [*flags, "--groups", "towers", f"--out={tmp_path / 'out'}", "--preset=tiny"]
+    (tmp_path / "out" / "tiny" / "log-tiny").mkdir(parents=True)
+    assert interactrank_ablation.main(flags) == 2
+    assert "which is not among --groups towers" in capsys.readouterr().err
 
 
 # --- what is made of trained models -----------------------------------------------------------
@@ -112,7 +133,10 @@ def scores(strength, seed, requests=400):
 
 @pytest.fixture
 def fake_training(monkeypatch):
-    """Trains nothing: a model is as good as its embeddings are wide; some width fails."""
+    """Trains nothing: the wider embeddings, the better on validation and the worse on test.
+
+    Those of width 1 fail.
+    """
 
     def make(spec, sweep, examples, place, common):
         return [types.SimpleNamespace(workdir="none", overrides=overrides) for overrides in sweep]
@@ -126,11 +150,15 @@ def fake_training(monkeypatch):
         ]
 
     def score(outcomes, splits):
-        of_seeds = [
-            scores(each.get("model.embedding_dim", 32) / 32, each["train.seed"])
-            for each in (outcome.trial.overrides for outcome in outcomes)
-        ]
-        return dict.fromkeys(splits, of_seeds)
+        changed = [outcome.trial.overrides for outcome in outcomes]
+        width = {"validation": 1 / 32, "test": -1 / 32}
+        return {
+            split: [
+                scores(1 + width[split] * (one.get("model.embedding_dim", 32) - 32), one[SEED])
+                for one in changed
+            ]
+            for split in splits
+        }
 
     monkeypatch.setattr(contenders.Setting, "examples", lambda self, data: Path("none"))
     monkeypatch.setattr(ablation.trials, "make", make)
@@ -154,8 +182,12 @@ def test_a_change_is_worse_level_or_better_by_its_interval(fake_training):
     whole, narrow, wide, same, tiny = rows
     assert whole["change"] == ablation.WHOLE
     assert [row.get("verdict") for row in rows] == ["", "worse", "better", "level", None]
+    _, low, high = narrow["validation"]["roc_auc"]["difference"]
+    assert low < high < 0
+    # The test split says the opposite, and has no say.
     value, low, high = narrow["test"]["request_auc"]["difference"]
-    assert low < value < high < 0
+    assert 0 < low < value < high
+    assert wide["test"]["roc_auc"]["difference"][2] < 0
     assert value == pytest.approx(
         narrow["test"]["request_auc"]["mean"] - whole["test"]["request_auc"]["mean"]
     )
@@ -167,9 +199,58 @@ def test_a_change_is_worse_level_or_better_by_its_interval(fake_training):
     assert lines[2].startswith(f"| {ablation.WHOLE} | 0.")
     assert "| worse |" in lines[3]
     assert lines[6].startswith("| tiny | failed: out of memory |")
-    assert len({line.count("|") for line in lines}) == 1
+    assert len({line.count("|") for line in lines[:7]}) == 1
+    assert "Verdicts: 3, each at 95%." in lines[-1]
+    assert "about 0.2 of them would still be 'worse' or 'better', by chance" in lines[-1]
     assert ablation.status(0, rows) == 1
     assert ablation.status(0, rows[:4]) == 0
+
+
+def test_a_change_is_compared_with_its_base(fake_training):
+    wide = Change("wide", {"model.embedding_dim": 64}, "size")
+    less = Change("less wide", {"model.embedding_dim": 48}, "size", base="wide")
+    of_failed = [
+        Change("tiny", {"model.embedding_dim": 1}, "size"),
+        Change("small", {"model.embedding_dim": 8}, "size", base="tiny"),
+    ]
+    several = contenders.Setting("search", Path(), Path(), (0, 1, 2), 1, 1, 1.0, {})
+    trained = ablation.measure(several, "interactrank", [wide, less, *of_failed], "search")
+    rows = {one.row["change"]: one.row for one in trained}
+    # Better than the unchanged config, yet worse than what it takes something away from.
+    value, _, high = rows["less wide"]["validation"]["roc_auc"]["difference"]
+    assert value < high < 0
+    assert rows["less wide"]["verdict"] == "worse"
+    whole, base, changed = (
+        rows[name]["validation"]["roc_auc"]["mean"]
+        for name in (ablation.WHOLE, "wide", "less wide")
+    )
+    assert value == pytest.approx(changed - base)
+    assert changed > whole
+    assert rows["small"]["verdict"] == ""
+    table = ablation.table(list(rows.values()))
+    assert "| less wide (base: wide) | " in table
+    assert "Verdicts: 2, each at 95%." in table
+    with pytest.raises(InputError, match="'less wide' is compared with 'wide', which has to"):
+        ablation.measure(several, "interactrank", [less], "search")
+
+
+def test_a_base_that_is_no_change_of_a_data_set_is_the_config_that_it_equals(fake_training):
+    wide = Change("as wide as it is", {"model.embedding_dim": 32}, "size")
+    less = Change("narrow", {"model.embedding_dim": 16}, "size", base=wide.name)
+    one_seed = contenders.Setting("search", Path(), Path(), (0,), 1, 1, 1.0, {})
+    whole, narrow = ablation.measure(one_seed, "interactrank", [wide, less], "search")
+    value, *_ = narrow.row["validation"]["roc_auc"]["difference"]
+    means = [one.row["validation"]["roc_auc"]["mean"] for one in (narrow, whole)]
+    assert value == pytest.approx(means[0] - means[1])
+
+
+def test_logq_is_measured_at_the_weight_at_which_it_can_matter():
+    parts = {change.name: change for change in interactrank_ablation.PARTS}
+    without = parts["softmax weight .1, no logQ"]
+    base = parts[without.base]
+    assert dict(without.overrides) == {**base.overrides, "train.loss.log_q": "none"}
+    arguments = types.SimpleNamespace(groups=["loss"], changes=[without.name])
+    assert ablation.selected(INTERACTRANK, arguments) == (base, without)
 
 
 def test_the_front_is_what_nothing_cheaper_reaches():
@@ -190,11 +271,55 @@ def test_principal_axes_keep_distances_in_a_plane():
     assert fit_ablation.principal_axes(np.ones((1, 5))).tolist() == [[0.0, 0.0]]
 
 
+def test_the_front_counts_what_meta_queries_cost_the_request(tmp_path):
+    """Of equal cost per candidate, the model with more work on the request costs more."""
+    few, many = (
+        {**fit_row(f"N = {count}", auc, 1_633, vectors=count), "flops_per_request": flops}
+        for count, auc, flops in ((1, 0.67, 427_617), (256, 0.66, 56_192_604))
+    )
+    assert fit_figures.cost(few) == 427_617 + 10_000 * 1_633
+    assert fit_figures.cost(many) == 56_192_604 + 10_000 * 1_633
+    (axis,) = fit_figures._draw_pareto([many, few]).axes
+    assert axis.get_xlabel() == "FLOPs of a request with 10,000 candidates"
+    drawn = {float(x) for line in axis.lines for x in line.get_xdata()}
+    assert drawn == {fit_figures.cost(few), fit_figures.cost(many)}
+
+
+def test_meta_matrices_have_panels_for_each_log():
+    def detail(log, change, count):
+        group = "" if change == ablation.WHOLE else "queries"
+        matrix = {
+            "points": [[number, number**2] for number in range(count)],
+            "usage": [1 / count] * count,
+            "category": ["toys"] * count,
+            "purity": [0.5] * count,
+        }
+        key = {"log": log, "model": "fit", "group": group, "change": change}
+        return {**key, "steps": [[1, 0.5]], "matrix": matrix}
+
+    counts = (1, 2, 4, 8, 16, 32)
+    logs = ("search", "drift", "movielens_1m")
+    details = [
+        detail(log, change, count)
+        for log in logs
+        for change, count in [(ablation.WHOLE, 8), *((f"N = {count}", count) for count in counts)]
+        if log != "drift" or count < 4 or change == ablation.WHOLE
+    ]
+    figure = fit_figures._draw_matrices(details)
+    titles = [axis.get_title().split(":")[0] for axis in figure.axes if axis.axison]
+    assert titles == [
+        *("as configured, search", "N = 8, search", "N = 16, search", "N = 32, search"),
+        *("as configured, drift", "N = 2, drift"),
+        *(f"{name}, movielens_1m" for name in ("as configured", "N = 8", "N = 16", "N = 32")),
+    ]
+
+
 def fit_row(change, auc, flops, group="", model="fit", overrides=None, vectors=0):
     figure = {"mean": auc, "std": None, "difference": None}
     figures = {"roc_auc": figure, "request_auc": figure}
     return {
         "log": "search", "group": group, "change": change, "model": model, "verdict": "",
+        "base": ablation.WHOLE,
         "overrides": overrides or {}, "validation": figures, "test": figures,
         "serving_flops_per_candidate": flops, "flops_per_request": 1e6,
         **({"meta_vectors": vectors, "meta_vectors_used": 2, "query_similarity": 0.99,
@@ -215,7 +340,14 @@ def test_figures_are_drawn_of_what_there_is(tmp_path):
         fit_row(ablation.WHOLE, 0.68, 600, vectors=3),
         fit_row("N = 1", 0.67, 600, "queries", overrides={"model.meta.vectors": 1}, vectors=1),
         fit_row("two_tower", 0.66, 129, "models", "two_tower"),
-        {"log": "search", "group": "parts", "change": "no MQM", "model": "fit", "error": "none"},
+        {
+            "log": "search",
+            "group": "parts",
+            "change": "no MQM",
+            "model": "fit",
+            "base": ablation.WHOLE,
+            "error": "none",
+        },
     ]
     content = {
         "rows": rows,
@@ -246,16 +378,77 @@ def test_the_offline_table_has_the_papers_flops_beside_ours():
     cost = {"serving_flops_per_candidate": 143.0, "ms_per_100k_candidates": 3.25}
     rows = [
         {
-            "ranker": "bm25", "metrics": line,
-            "serving_flops_per_candidate": None, "ms_per_100k_candidates": None,
+            "log": "search", "ranker": "iqp", "metrics": line,
+            "serving_flops_per_candidate": 0.0, "ms_per_100k_candidates": None,
             "interactrank_minus": dict.fromkeys(interactrank_offline.COMPARED, (0.01, 0.0, 0.02)),
         },
-        {"ranker": "interactrank", "metrics": ours, **cost, "interactrank_minus": {}},
+        {"log": "search", "ranker": "interactrank", "metrics": ours, **cost,
+         "interactrank_minus": {}},
     ]  # fmt: skip
     lines = interactrank_offline.table({"rows": rows}).splitlines()
-    assert lines[2] == "| bm25 |" + " 0.6400 |" * 7 + "  |  |  |"
+    assert lines[2] == "| iqp |" + " 0.6400 |" * 7 + " 0 |  |  |"
     assert lines[3].endswith(" 0.6500 ± 0.0141 | 143 | 142 | 3.2 |")
-    assert lines[-1] == "| bm25 |" + " +0.0100 [+0.0000, +0.0200] |" * 3
+    assert lines[7] == "| iqp |" + " +0.0100 [+0.0000, +0.0200] |" * 3
+    # What is empty, and what was not run, is said.
+    assert interactrank_offline.COSTS in lines
+    assert interactrank_offline.SKIPPED in lines
+    both = [*rows, *({**row, "log": "homedepot"} for row in rows)]
+    lines = interactrank_offline.table({"rows": both}).splitlines()
+    assert lines[0] == "search:"
+    assert lines.count("homedepot:") == 1
+    assert interactrank_offline.SKIPPED not in lines
+
+
+def test_the_home_depot_log_is_made_of_the_judgments_that_a_flag_names(tmp_path):
+    source = judged(tmp_path / "data")
+    parser = interactrank_offline.parser()
+    flags = ["--quick", f"--out={tmp_path / 'out'}"]
+    (tmp_path / "out/quick/log-tiny").mkdir(parents=True)  # of the search log: not looked at
+    assert set(interactrank_offline.settings(parser.parse_args(flags))) == {"search"}
+    arguments = parser.parse_args([*flags, f"--judgments={source}"])
+    setting = interactrank_offline.settings(arguments)["homedepot"]
+    assert setting.argument == "search"
+    assert setting.out == tmp_path / "out/quick/homedepot"
+    assert json.loads((setting.log / "truth/config.json").read_text())["judgments"]
+
+
+@pytest.fixture
+def evaluations(monkeypatch):
+    """Counts the models that are evaluated."""
+    workdirs = []
+    evaluate = evaluation.evaluate
+
+    def counted(workdir, examples):
+        workdirs.append(workdir)
+        return evaluate(workdir, examples)
+
+    monkeypatch.setattr(evaluation, "evaluate", counted)
+    return workdirs
+
+
+def test_a_model_is_evaluated_once(trained_run, examples_path, tmp_path, evaluations):
+    shutil.copytree(trained_run, tmp_path / "run")
+    shutil.rmtree(tmp_path / "run/eval", ignore_errors=True)
+    _, step = Run.open(tmp_path / "run").restore_model()
+    trial = types.SimpleNamespace(workdir=tmp_path / "run", examples=Path(examples_path))
+    outcome = types.SimpleNamespace(trial=trial, best=(step, {}))
+    first = contenders.evaluated(outcome)
+    second = contenders.evaluated(outcome)
+    assert len(evaluations) == 1
+    np.testing.assert_equal(second, first)
+    scored = contenders.saved_scores(outcome, 0.5)
+    auc = metrics.roc_auc(scored.score, scored.engaged)
+    assert auc == pytest.approx(first["metrics"]["roc_auc"])
+    # What is of another step, or of other examples, is not taken for it.
+    file = tmp_path / "run/eval/test.json"
+    for name, value in (("step", step + 1), ("examples_digest", "another")):
+        files.write_json(file, {**files.read_json(file), name: value})
+        np.testing.assert_equal(contenders.evaluated(outcome), first)
+    assert len(evaluations) == 3
+    arrays = dict(np.load(tmp_path / "run/eval/test.npz"))
+    np.savez(tmp_path / "run/eval/test.npz", **{**arrays, "examples": np.array("another")})
+    with pytest.raises(InputError, match="has scores of other examples"):
+        contenders.saved_scores(outcome, 0.5)
 
 
 # --- the scripts as a whole -------------------------------------------------------------------
@@ -294,9 +487,9 @@ def test_the_smallest_offline_comparison_ends_in_its_table_and_file(tmp_path):
     assert set(rows) == {*interactrank_offline.BASELINES, *interactrank_offline.QUICK}
     assert rows["interactrank"]["serving_flops_per_candidate"] == 143
     for row in rows.values():
-        metrics = {name: figure["mean"] for name, figure in row["metrics"].items()}
-        assert all(0 <= value <= 1 for value in metrics.values())
-        assert metrics["recall_at_10"] <= metrics["recall_at_100"] <= metrics["recall_at_1000"]
+        means = {name: figure["mean"] for name, figure in row["metrics"].items()}
+        assert all(0 <= value <= 1 for value in means.values())
+        assert means["recall_at_10"] <= means["recall_at_100"] <= means["recall_at_1000"]
     value, low, high = rows["bm25"]["interactrank_minus"]["roc_auc"]
     assert low <= value <= high
     ours, bm25 = (rows[name]["metrics"]["roc_auc"]["mean"] for name in ("interactrank", "bm25"))

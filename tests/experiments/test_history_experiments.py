@@ -165,6 +165,36 @@ def test_a_change_of_a_default_is_worth_its_mean_difference():
     assert len(lines) == 2 + len(defaults.CHANGES)
 
 
+def test_one_seed_has_no_deviation(tmp_path):
+    """Neither in what is measured now nor in files that have a deviation of 0 for it."""
+    fresh = [
+        freshness.summary("interactrank", "lag", 1, [0.69], [0.69]) | {"iqp_auc": 0.6},
+        freshness.summary("two_tower", "none", 0, [0.65], [0.69]),
+    ]
+    assert [row["auc_std"] for row in fresh] == [None, None]
+    unseen = unseen_queries.summary("words", [[0.6, 0.7]], [[0.5, 0.7]])
+    assert unseen["gain_std"] == [None, None]
+    over = {
+        **dict.fromkeys(("auc_mean", "logloss", "constant_logloss", "ece"), 0.5),
+        **{"variant": "drift", "model": "fit", "seeds": 1, "below": 0, "lines": {}},
+        **{"auc_std": None, "difference": [0.1, 0.0, 0.2]},
+    }
+    older = [{**row, "auc_std": 0.0, "difference_std": 0.0} for row in fresh]
+    values = {name: [0.7] for name in defaults.CHANGES}
+    tables = [
+        freshness.table(fresh),
+        freshness.table(older),
+        unseen_queries.table([unseen]),
+        unseen_queries.table([{**unseen, "gain_std": [0.0, 0.0]}]),
+        over_inputs.table([over]),
+        over_inputs.table([{**over, "auc_std": 0.0}]),
+        defaults.table({"search": values}),
+    ]
+    assert not any("±" in table for table in tables)
+    assert tables[0] == tables[1]
+    assert freshness.draw({"rows": fresh}, tmp_path) == [tmp_path / "freshness.png"]
+
+
 def test_step_0_does_not_hide_a_training_that_does_harm(monkeypatch):
     outcome = types.SimpleNamespace(
         curve=((0, {"roc_auc": 0.7}), (20, {"roc_auc": 0.6}), (40, {"roc_auc": 0.65}))

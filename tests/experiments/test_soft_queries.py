@@ -30,6 +30,13 @@ def test_without_a_temperature_it_is_what_is_served(case):
     assert np.abs(score(case, 1.0) - served)[mask].max() > 1e-2
 
 
+def test_dropout_is_left_out(case, examples_path):
+    """What is scored is the mean model: the same for any rate of dropout, and without a seed."""
+    masknet = {"dropout": 0.2}
+    dropped = Case("fit", Examples(examples_path), tower={"dropout": 0.2, "masknet": masknet})
+    np.testing.assert_array_equal(score(dropped, 0.5), score(case, 0.5))
+
+
 def score(case, tau):
     """Returns the logits of the batch by soft queries."""
     soft = soft_queries.SoftFIT(case.model.config, case.inputs, tau=tau)

@@ -182,6 +182,21 @@ class TestResults:
         with pytest.raises(InputError, match=r"metrics\.jsonl, line 2 is damaged"):
             reports.history(file)
 
+    def test_a_line_that_is_being_written_is_left_out(self, tmp_path):
+        file = tmp_path / "metrics.jsonl"
+        file.write_text('{"step": 1, "a": 0.5}\n{"step": 2, "a": 0.')
+        assert reports.curves(file, growing=True) == ([1], {"a": [0.5]})
+
+    def test_a_series_is_what_was_measured_of_one_metric(self, tmp_path):
+        file = tmp_path / "metrics.jsonl"
+        file.write_text('{"step": 1, "a": 0.5}\n{"step": 2, "b": 1}\n{"step": 3, "a": null}\n')
+        assert reports.series(file, "a") == [(1, 0.5)]
+        assert reports.series(file, "c") == []
+
+    def test_the_first_rate_has_compiling_in_it(self):
+        assert reports.median_rate([1.0, 10.0, 30.0, 20.0]) == 20.0
+        assert reports.median_rate([5.0]) == 5.0
+
     def test_evaluation_is_a_table_with_intervals(self, fitted):
         evaluation = fitted.evaluate("validation")
         saved = json.loads((fitted.workdir / "eval" / "validation.json").read_text())
