@@ -132,7 +132,7 @@ def test_a_request_in_the_files_of_two_days_is_refused(tmp_path):
         "2024-01-14": [row(3, 10, "realshow"), row(2, 11, "realshow")],
     }
     source = write(tmp_path / "source", days)
-    with pytest.raises(InputError, match="names 1 requests that .* too, for example 2") as error:
+    with pytest.raises(InputError, match=r"names 1 requests that .* too, for example 2") as error:
         convert(source, tmp_path / "log")
     for day in days:
         assert str(source / f"all_stage/{day}.feather") in str(error.value)
