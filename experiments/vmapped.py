@@ -20,7 +20,7 @@ from experiments import jobs, trials
 from experiments.command_line import exit_status
 from interactrank_jax.config import configuration
 from interactrank_jax.io import files
-from interactrank_jax.training import vmapped
+from interactrank_jax.training import shared_step, vmapped
 from interactrank_jax.training.trainer import order_seed
 
 
@@ -28,7 +28,7 @@ def groups(made: Sequence[trials.Trial]) -> list[tuple[trials.Trial, ...]]:
     """Returns the trials by what they must share to train in one step, in order of the first."""
     by_shared: dict[str, list[trials.Trial]] = {}
     for trial in made:
-        shared = vmapped.shared_part(trial.config)
+        shared = shared_step.shared_part(trial.config)
         by_shared.setdefault(json.dumps(shared, sort_keys=True), []).append(trial)
     return [tuple(group) for group in by_shared.values()]
 
@@ -58,7 +58,7 @@ def commands(made: Sequence[trials.Trial]) -> list[jobs.Job]:
 
 def shared_batches(spec: str) -> dict[str, int]:
     """Returns the override by which trials of a config see the same batches, of any seed."""
-    return {vmapped.ORDER_SEED: order_seed(configuration.load(spec).train)}
+    return {shared_step.ORDER_SEED: order_seed(configuration.load(spec).train)}
 
 
 def run(made: Sequence[trials.Trial], *, parallel: int, budget_s: float) -> list[trials.Outcome]:
