@@ -48,6 +48,7 @@ def job(group: Sequence[trials.Trial]) -> jobs.Job:
             *(json.dumps(dict(trial.overrides)) for trial in group),
         ),
         out / "groups" / key / "train.json",
+        trainings=len(group),
     )
 
 
@@ -62,7 +63,13 @@ def shared_batches(spec: str) -> dict[str, int]:
 
 
 def run(made: Sequence[trials.Trial], *, parallel: int, budget_s: float) -> list[trials.Outcome]:
-    """Trains what is not trained yet, groups in one step each; returns an outcome per trial."""
+    """Trains what is not trained yet, groups in one step each; returns an outcome per trial.
+
+    Args:
+      made: the trials.
+      parallel: trials or groups at once.
+      budget_s: seconds of a trial; a group has those of all its trials.
+    """
     waiting = [each for each in made if not jobs.read_record(each.job).is_done(budget_s)]
     by_directory: dict[Path, jobs.Job] = {}
     for group in groups(waiting):
@@ -76,7 +83,9 @@ def run(made: Sequence[trials.Trial], *, parallel: int, budget_s: float) -> list
     for trial in made:
         record = jobs.read_record(trial.job)
         if record.status == jobs.WAITING:  # its group did not come to an end
-            record = records[by_directory[trial.directory]]
+            group_job = by_directory[trial.directory]
+            record = records[group_job]
+            record = dataclasses.replace(record, seconds=record.seconds / group_job.trainings)
         outcomes.append(trials.read(trial, record))
     return outcomes
 
