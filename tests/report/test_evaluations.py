@@ -16,6 +16,9 @@ from tests.faults.forging import reseal
 from tests.report.conftest import AB_TEST
 
 
+pytestmark = pytest.mark.thorough  # most of them evaluate a run again
+
+
 def forbid(monkeypatch):
     def fail(*args, **kwargs):
         raise AssertionError("the run was evaluated again")
