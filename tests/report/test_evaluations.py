@@ -15,7 +15,6 @@ from interactrank_jax.runs.run import Run
 from tests.faults.forging import reseal
 from tests.report.conftest import AB_TEST
 
-
 pytestmark = pytest.mark.thorough  # most of them evaluate a run again
 
 
