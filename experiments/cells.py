@@ -9,14 +9,16 @@ def deviation(values: Sequence[float]) -> float | None:
     return statistics.stdev(values) if len(values) > 1 else None
 
 
-def spread(mean: float, deviation: float | None, sign: str = "") -> str:
+def spread(mean: float | None, deviation: float | None, sign: str = "") -> str:
     """Returns '0.6920 ± 0.0028', without a deviation '0.6920'.
 
     Args:
-      mean: over seeds.
+      mean: over seeds; None where it is undefined, which gives ''.
       deviation: over seeds; None where there is one seed.
       sign: '+' writes the sign of a positive mean too.
     """
+    if mean is None:
+        return ""
     return f"{mean:{sign}.4f}" + ("" if deviation is None else f" ± {deviation:.4f}")
 
 

@@ -4,6 +4,7 @@ A row is a dictionary of plain values, the keys of `experiments/results/public_d
 """
 
 import functools
+import math
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,6 +20,7 @@ from interactrank_jax.io.errors import InputError
 
 BASE = "two_tower"
 KEY = ("dataset", "protocol", "model")
+PART = "part"  # of a data set that comes in several, such as a policy and campaign; else absent
 # What a model is held against beside the two-tower model: its parents, the peer in its place, and
 # COLD, a whole network for each pair.
 RIVALS = {
@@ -135,31 +137,36 @@ def make_row(
     return {
         **dict(zip(KEY, key, strict=True)),
         "seeds": len(tested),
-        "auc_mean": round(auc, 6),
+        "auc_mean": _rounded(auc),
         "auc_std": _deviation(aucs),
-        "logloss_mean": round(statistics.fmean(run.logloss for run in tested), 6),
+        "logloss_mean": _rounded(statistics.fmean(run.logloss for run in tested)),
         "logloss_std": _deviation([run.logloss for run in tested]),
-        "relaimpr": round(relaimpr, 6),
-        "grouped_auc_mean": round(statistics.fmean(grouped), 6),
+        "relaimpr": _rounded(relaimpr),
+        "grouped_auc_mean": _rounded(statistics.fmean(grouped)),
         "grouped_auc_std": _deviation(grouped),
-        "diff_vs_two_tower": difference and round(difference.difference, 6),
-        "diff_low": difference and round(difference.low, 6),
-        "diff_high": difference and round(difference.high, 6),
+        "diff_vs_two_tower": difference and _rounded(difference.difference),
+        "diff_low": difference and _rounded(difference.low),
+        "diff_high": difference and _rounded(difference.high),
         "versus": {
-            name: [round(value, 6) for value in paired_difference(user, tested, rival)]
+            name: [_rounded(value) for value in paired_difference(user, tested, rival)]
             for name, rival in rivals.items()
         },
         **further,
     }
 
 
+def _rounded(value: float) -> float | None:
+    """Returns a figure of a row; None where it is undefined, which JSON has no number for."""
+    return round(value, 6) if math.isfinite(value) else None
+
+
 def _deviation(values: Sequence[float]) -> float | None:
-    deviation = cells.deviation(values)
+    deviation = cells.deviation(values) if all(map(math.isfinite, values)) else None
     return None if deviation is None else round(deviation, 6)
 
 
 def merge(path: files.PathLike, rows: Sequence[Row]) -> None:
-    """Writes rows into a results file: in place of those of the same key, or at its end.
+    """Writes rows into a results file: in place of those of the same key and part, or at its end.
 
     A row of the same figures as the one it replaces keeps that one's intervals with rivals that it
     has none with itself.
@@ -171,14 +178,27 @@ def merge(path: files.PathLike, rows: Sequence[Row]) -> None:
     before = files.read_json(path) if path.exists() else []
     if not isinstance(before, list) or not all(isinstance(row, dict) for row in before):
         raise InputError(f"{path} holds no list of rows. Name another file.")
-    by_key = {tuple(row.get(name) for name in KEY): row for row in before}
+    by_key = {_key(row): row for row in before}
     for row in rows:
-        key = tuple(row.get(name) for name in KEY)
+        key = _key(row)
         old = by_key.get(key, {})
         if all(old.get(name) == row.get(name) for name in ("seeds", "auc_mean", "auc_std")):
             row = {**row, "versus": {**old.get("versus", {}), **row["versus"]}}
         by_key[key] = row
     files.write_json(path, list(by_key.values()))
+
+
+def _key(row: Row) -> tuple[Any, ...]:
+    return tuple(row.get(name) for name in (*KEY, PART))
+
+
+def refuse_quick(is_quick: bool, path: files.PathLike | None) -> None:
+    """Raises InputError if rows of a quick run were to replace those of full ones in a file."""
+    if is_quick and path is not None:
+        raise InputError(
+            f"--json={path} with --quick: rows of the smallest sizes would replace those of full "
+            f"runs. Leave one of the two out; a quick run has its rows below --out."
+        )
 
 
 def table(rows: Sequence[Row]) -> str:
@@ -187,7 +207,7 @@ def table(rows: Sequence[Row]) -> str:
     Raises:
       InputError: they are of several.
     """
-    if len({(row["dataset"], row["protocol"]) for row in rows}) > 1:
+    if len({(row["dataset"], row["protocol"], row.get(PART)) for row in rows}) > 1:
         raise InputError("rows of several data sets or protocols do not belong in one table.")
     has_published = any(row.get("published_auc") for row in rows)
     columns = [
@@ -210,7 +230,7 @@ def table(rows: Sequence[Row]) -> str:
             str(row["seeds"]),
             cells.spread(row["auc_mean"], row["auc_std"]),
             cells.spread(row["logloss_mean"], row["logloss_std"]),
-            f"{row['relaimpr']:+.2%}",
+            "" if row["relaimpr"] is None else f"{row['relaimpr']:+.2%}",
             cells.spread(row["grouped_auc_mean"], row["grouped_auc_std"]),
             cells.number(row["parameters"]),
             cells.number(row["serving_flops_per_candidate"]),
@@ -225,9 +245,8 @@ def table(rows: Sequence[Row]) -> str:
 
 
 def _interval(row: Row) -> str:
-    if row["diff_vs_two_tower"] is None:
-        return ""
-    return cells.difference([row["diff_vs_two_tower"], row["diff_low"], row["diff_high"]])
+    difference = (row["diff_vs_two_tower"], row["diff_low"], row["diff_high"])
+    return "" if None in difference else cells.difference(difference)
 
 
 def versus(rows: Sequence[Row]) -> list[str]:
@@ -236,6 +255,7 @@ def versus(rows: Sequence[Row]) -> list[str]:
         f"{row['model']} minus {rival}: {cells.difference(difference)}"
         for row in rows
         for rival, difference in row.get("versus", {}).items()
+        if None not in difference
     ]
 
 

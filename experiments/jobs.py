@@ -47,11 +47,17 @@ class Job:
       command: program and arguments.
       record: JSON file for how it went; what it prints is appended to the file of the same name
         that ends in `.log`.
+      trainings: that it makes at once, each of which has a time limit.
     """
 
     name: str
     command: tuple[str, ...]
     record: Path
+    trainings: int = 1
+
+    def limit(self, budget_s: float) -> float:
+        """Returns its seconds, given those of one training."""
+        return budget_s * self.trainings
 
 
 @dataclasses.dataclass(frozen=True)
@@ -204,7 +210,8 @@ def run(
     Args:
       jobs: each with a record of its own.
       parallel: how many at once.
-      budget_s: seconds after which a job is asked to save and stop (SIGTERM).
+      budget_s: seconds of a training; after those of its trainings a job is asked to save and stop
+        (SIGTERM).
       environment: variables of the jobs; this process's own win.
       report: returns what to print when a job has ended.
 
@@ -214,13 +221,14 @@ def run(
     Raises:
       KeyboardInterrupt: see `work`.
     """
-    waiting = deque(job for job in jobs if not read_record(job).is_done(budget_s))
+    waiting = deque(job for job in jobs if not read_record(job).is_done(job.limit(budget_s)))
 
     def worker(slot: Slot) -> None:
         while waiting and not slot.is_stopping:
             with contextlib.suppress(IndexError):  # another slot took the last one
                 job = waiting.popleft()
-                print(report(job, slot.run(job, budget_s, environment)), flush=True)
+                record = slot.run(job, job.limit(budget_s), environment)
+                print(report(job, record), flush=True)
 
     work(parallel, worker)
     return [read_record(job) for job in jobs]

@@ -1,8 +1,12 @@
-"""Logs that experiments run on: simulated, or converted from a public data set."""
+"""Logs that experiments run on: simulated, or converted from a public data set.
+
+Beside each log that is made of a source lies LOG.source.json, which names it: another is refused.
+"""
 
 import importlib
 from pathlib import Path
 
+from interactrank_jax.io import files
 from interactrank_jax.io.errors import InputError
 
 SEARCH, HOMEDEPOT = "search", "homedepot"
@@ -27,19 +31,39 @@ def make_log(dataset: str, source: Path | None, preset: str, out: Path) -> Path:
       out: directory below which the log lies.
 
     Raises:
-      InputError: no source, or one that holds something else.
+      InputError: no source, one that holds something else, or another than the log was made of.
     """
     path = out / (f"log-{preset}" if dataset in SIMULATED else "log")
-    if path.exists():
-        return path
     if source is None and dataset != SEARCH:
         raise InputError(f"--dataset={dataset} needs --source, the directory of the data set.")
+    source = None if dataset == SEARCH else source
+    origin = {"source": None if source is None else str(source.resolve())}
+    record = out / f"{path.name}.source.json"
+    if path.exists():
+        _check_origin(path, record, origin)
+        return path
+    if source is not None:
+        files.write_json(record, origin)  # first: a log without it is of nobody knows what
     print("log ...", flush=True)
     if dataset in SIMULATED:
         from interactrank_jax.log.simulator.simulate import simulate
 
-        simulate(preset, 0, path, judgments=source if dataset == HOMEDEPOT and source else "")
+        simulate(preset, 0, path, judgments=source or "")
     else:
         adapter = importlib.import_module(f"interactrank_jax.log.adapters.{ADAPTERS[dataset]}")
         adapter.convert(source, path)
     return path
+
+
+def _check_origin(path: Path, record: Path, origin: dict[str, str | None]) -> None:
+    """Raises InputError where a log was made of another source, or does not say of which."""
+    if origin["source"] is None:
+        return
+    remedy = f"Give another --out, or remove {path} to make it anew."
+    if not record.exists():
+        raise InputError(f"{path} does not say what it was made of: {record} is gone. {remedy}")
+    made_of = files.read_json(record)
+    if made_of != origin:
+        raise InputError(
+            f"{path} was made of {made_of.get('source')}, not of {origin['source']}. {remedy}"
+        )

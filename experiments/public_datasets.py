@@ -74,6 +74,7 @@ def compare(
     setting: contenders.Setting,
     results: Sequence[Path],
     preset: str | None = None,
+    part: str | None = None,
 ) -> tuple[list[comparison.Row], dict[str, str]]:
     """Runs the contenders; merges each row into the results files when it is there.
 
@@ -83,6 +84,7 @@ def compare(
       setting: what they are run with.
       results: files.
       preset: size of the simulated log, None of another log.
+      part: of the data set, if it comes in several that rows must not mix.
 
     Returns:
       (rows in the order of `models`, by name why a model has none).
@@ -127,6 +129,7 @@ def compare(
             overrides=dict(setting.common),  # of every training; `chosen` come on top
             **reporting.provenance(),
             **further,
+            **({} if part is None else {comparison.PART: part}),
         )
         for path in results:
             comparison.merge(path, [rows[model]])
@@ -203,6 +206,7 @@ def choose_models(asked: Sequence[str] | None, protocol: str) -> list[str]:
 
 
 def _main(arguments: argparse.Namespace) -> int:
+    comparison.refuse_quick(arguments.quick, arguments.json)
     names = arguments.dataset, arguments.protocol
     if names not in ARGUMENTS:
         known = [protocol for dataset, protocol in ARGUMENTS if dataset == arguments.dataset]

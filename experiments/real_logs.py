@@ -6,7 +6,8 @@ RecFlow, KuaiSearch and the Open Bandit Dataset by their adapters (`interactrank
 and the Home Depot judgments with simulated users (`log/simulator/judged.py`). Models train with
 their configs as they stand, nothing is searched, and are tested once per seed. The same by hand
 are four commands, in docs/data.md. What is done is kept when the command is given again; each row
-is merged into OUT/DATASET/real_logs.json, the table and the figure come at the end.
+is merged into OUT/DATASET/real_logs.json, the table and the figure come at the end. Open Bandit has
+a directory for each policy and campaign, OUT/open_bandit/random-all, and rows name it as `part`.
 """
 
 import argparse
@@ -75,7 +76,16 @@ def _models(asked: Sequence[str]) -> list[str]:
     return [m for m in contenders.MODELS if m in asked or m == comparison.BASE]
 
 
+def _part(dataset: str, source: Path) -> str | None:
+    """Returns what a row names a part of a data set by: policy and campaign, the folders' names."""
+    if dataset != "open_bandit":
+        return None
+    campaign = source.resolve()
+    return f"{campaign.parent.name}-{campaign.name}"
+
+
 def _main(arguments: argparse.Namespace) -> int:
+    comparison.refuse_quick(arguments.quick, arguments.json)
     models = _models(arguments.models)
     argument, remark = DATASETS[arguments.dataset]
     size = "tiny" if arguments.quick else arguments.preset
@@ -85,7 +95,8 @@ def _main(arguments: argparse.Namespace) -> int:
         common |= trials.QUICK
     if arguments.epochs:
         common["train.epochs"] = arguments.epochs
-    root = arguments.out / arguments.dataset
+    part = _part(arguments.dataset, arguments.source)
+    root = arguments.out / arguments.dataset / (part or "")
     out = root / "quick" if arguments.quick else root
     with outputs.lock(out):
         setting = contenders.Setting(
@@ -101,7 +112,7 @@ def _main(arguments: argparse.Namespace) -> int:
         results = [out / RESULTS, *([arguments.json] if arguments.json else [])]
         preset = size if arguments.dataset == HOMEDEPOT else None
         names = arguments.dataset, PROTOCOL
-        rows, failed = public_datasets.compare(names, models, setting, results, preset)
+        rows, failed = public_datasets.compare(names, models, setting, results, preset, part)
         _publish(arguments, setting, rows, failed, remark)
     return 1 if failed else 0
 
@@ -114,7 +125,9 @@ def _publish(
     remark: str,
 ) -> None:
     """Prints the table; writes it, its figure and what it was made with."""
-    lines = [f"### {arguments.dataset}", "", public_datasets.PROTOCOLS[PROTOCOL], remark, ""]
+    part = _part(arguments.dataset, arguments.source)
+    title = " ".join(filter(None, (arguments.dataset, part)))
+    lines = [f"### {title}", "", public_datasets.PROTOCOLS[PROTOCOL], remark, ""]
     lines += [comparison.table(rows), "", *(f"- {line}." for line in comparison.versus(rows))]
     lines += [f"- {row['model']}: {row['note']}." for row in rows if row["note"]]
     lines += [f"- {model} has no row: {error}" for model, error in failed.items()]
@@ -123,7 +136,7 @@ def _publish(
     print(f"\n{text}\n")
     with outputs.new_file(setting.out / "table.md") as partial:
         partial.write_text(text + "\n", encoding="utf-8")
-    comparison.draw(rows, arguments.dataset, setting.out / "figure.png")
+    comparison.draw(rows, title, setting.out / "figure.png")
     trained = [row["model"] for row in rows if row["model"] not in contenders.UNTRAINED]
     configs = {
         model: configuration.to_json(configuration.load(setting.spec(model))) for model in trained

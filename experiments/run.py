@@ -156,11 +156,11 @@ def write(outcomes: Sequence[trials.Outcome], arguments: argparse.Namespace) -> 
 
 
 def task(job: jobs.Job, budget_s: float) -> list[str]:
-    """Returns the arguments of `experiments.jobs` for a job.
+    """Returns the arguments of `experiments.jobs` for a job, given the seconds of a training.
 
     It leaves the record that the sweep looks for, so that the sweep collects what has run.
     """
-    limit = [] if math.isinf(budget_s) else [f"--budget_s={budget_s:g}"]
+    limit = [] if math.isinf(budget_s) else [f"--budget_s={job.limit(budget_s):g}"]
     return [str(job.record), *limit, "--", *job.command]
 
 
@@ -235,7 +235,8 @@ def _listed(
         print("\n".join(shell_line(job, budget_s) for job in queue))
         return []
     if arguments.slurm:
-        slurm.submit(arguments, [("experiments.jobs", task(job, budget_s)) for job in queue])
+        commands = [("experiments.jobs", task(job, budget_s)) for job in queue]
+        slurm.submit(arguments, commands, longest_s=max(job.limit(budget_s) for job in queue))
         return []
     if arguments.vmap:
         with outputs.lock(arguments.out):

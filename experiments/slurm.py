@@ -35,7 +35,10 @@ class Task:
 
 
 def submit(
-    arguments: argparse.Namespace, commands: Sequence[Command], cluster: str = "slurm"
+    arguments: argparse.Namespace,
+    commands: Sequence[Command],
+    cluster: str = "slurm",
+    longest_s: float | None = None,
 ) -> list[Any]:
     """Submits commands as one array; returns its jobs.
 
@@ -43,6 +46,7 @@ def submit(
       arguments: of `experiments.run`.
       commands: a task each.
       cluster: of submitit.
+      longest_s: time limit of the longest task; `--budget_s` by default.
 
     Raises:
       InputError: submitit or Slurm is not there, no time limit is given, or an unknown parameter.
@@ -55,8 +59,9 @@ def submit(
         ) from error
     partition, *pairs = arguments.slurm
     parameters = dict(_parse(pair) for pair in pairs)
-    if not math.isinf(arguments.budget_s):
-        minutes = math.ceil((arguments.budget_s + jobs.GRACE_S) / 60)
+    limit_s = arguments.budget_s if longest_s is None else longest_s
+    if not math.isinf(limit_s):
+        minutes = math.ceil((limit_s + jobs.GRACE_S) / 60)
         parameters.setdefault("timeout_min", minutes)
     if "timeout_min" not in parameters:
         raise InputError("--slurm needs a time limit for each task: --budget_s or timeout_min=.")

@@ -20,7 +20,7 @@ from experiments import jobs, trials
 from experiments.command_line import exit_status
 from interactrank_jax.config import configuration
 from interactrank_jax.io import files
-from interactrank_jax.training import vmapped
+from interactrank_jax.training import shared_step, vmapped
 from interactrank_jax.training.trainer import order_seed
 
 
@@ -28,7 +28,7 @@ def groups(made: Sequence[trials.Trial]) -> list[tuple[trials.Trial, ...]]:
     """Returns the trials by what they must share to train in one step, in order of the first."""
     by_shared: dict[str, list[trials.Trial]] = {}
     for trial in made:
-        shared = vmapped.shared_part(trial.config)
+        shared = shared_step.shared_part(trial.config)
         by_shared.setdefault(json.dumps(shared, sort_keys=True), []).append(trial)
     return [tuple(group) for group in by_shared.values()]
 
@@ -48,6 +48,7 @@ def job(group: Sequence[trials.Trial]) -> jobs.Job:
             *(json.dumps(dict(trial.overrides)) for trial in group),
         ),
         out / "groups" / key / "train.json",
+        trainings=len(group),
     )
 
 
@@ -58,11 +59,17 @@ def commands(made: Sequence[trials.Trial]) -> list[jobs.Job]:
 
 def shared_batches(spec: str) -> dict[str, int]:
     """Returns the override by which trials of a config see the same batches, of any seed."""
-    return {vmapped.ORDER_SEED: order_seed(configuration.load(spec).train)}
+    return {shared_step.ORDER_SEED: order_seed(configuration.load(spec).train)}
 
 
 def run(made: Sequence[trials.Trial], *, parallel: int, budget_s: float) -> list[trials.Outcome]:
-    """Trains what is not trained yet, groups in one step each; returns an outcome per trial."""
+    """Trains what is not trained yet, groups in one step each; returns an outcome per trial.
+
+    Args:
+      made: the trials.
+      parallel: trials or groups at once.
+      budget_s: seconds of a trial; a group has those of all its trials.
+    """
     waiting = [each for each in made if not jobs.read_record(each.job).is_done(budget_s)]
     by_directory: dict[Path, jobs.Job] = {}
     for group in groups(waiting):
@@ -76,7 +83,9 @@ def run(made: Sequence[trials.Trial], *, parallel: int, budget_s: float) -> list
     for trial in made:
         record = jobs.read_record(trial.job)
         if record.status == jobs.WAITING:  # its group did not come to an end
-            record = records[by_directory[trial.directory]]
+            group_job = by_directory[trial.directory]
+            record = records[group_job]
+            record = dataclasses.replace(record, seconds=record.seconds / group_job.trainings)
         outcomes.append(trials.read(trial, record))
     return outcomes
 

@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 
 from experiments import funnel
 from interactrank_jax.io import files
-from interactrank_jax.log.simulator.judged import JudgedWorld, Judgments
+from interactrank_jax.log.simulator.judged import open_judged_world
 from interactrank_jax.log.simulator.presets import SimulatorConfig
 from interactrank_jax.log.simulator.simulate import World, chunk_requests
 from interactrank_jax.log.simulator.tables import Names, Requests
@@ -20,7 +20,7 @@ def open_world(log: Path) -> tuple[World, int]:
     origin = files.read_json(log / "truth" / "config.json")
     config, seed = SimulatorConfig(**origin["config"]), origin["seed"]
     if "judgments" in origin:
-        return JudgedWorld(config, seed, Judgments.read(origin["judgments"])), seed
+        return open_judged_world(log), seed
     return World(config, seed), seed
 
 

@@ -14,7 +14,7 @@ import functools
 import itertools
 import os
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -200,18 +200,30 @@ class DataParallel:
 
     # --- several states on one device ------------------------------------------------------------
 
-    def stack(self, placed: Sequence[Any]) -> Any:
-        """Returns placed trees as one, with an axis of theirs before those of each leaf, placed."""
-        plain = [jax.device_get(self.unreplicate(tree)) for tree in placed]
-        return self.replicate(jax.tree.map(lambda *leaves: np.stack(leaves), *plain))
+    def stack(self, placed: Iterable[Any], count: int) -> Any:
+        """Returns placed trees as one, with an axis of theirs before those of each leaf, placed.
 
-    def unstack(self, stacked: Any, place: int) -> Any:
+        Args:
+          placed: the trees, of one shape. Each is taken when the one before it has been copied, so
+            that a generator need never have two of them on the device.
+          count: how many they are.
+        """
+        stacked, axis = None, self._stack_axis
+        for index, tree in enumerate(placed):
+            if stacked is None:
+                stacked = self.replicate(
+                    jax.tree.map(lambda x: np.zeros((count, *x.shape[axis:]), x.dtype), tree)
+                )
+            stacked = self.put(stacked, index, tree)
+        return stacked
+
+    def unstack(self, stacked: Any, index: int) -> Any:
         """Returns one of the trees of `stack`, placed; it outlives the donation of the others."""
-        return _at(stacked, place, axis=self._stack_axis)
+        return _at(stacked, index, axis=self._stack_axis)
 
-    def put(self, stacked: Any, place: int, placed: Any) -> Any:
-        """Returns what `stack` gave with another tree in one place."""
-        return _put(stacked, place, placed, axis=self._stack_axis)
+    def put(self, stacked: Any, index: int, placed: Any) -> Any:
+        """Returns what `stack` gave with another tree at an index; takes the memory of it over."""
+        return _put(stacked, index, placed, axis=self._stack_axis)
 
     @property
     def _stack_axis(self) -> int:
@@ -321,16 +333,16 @@ def _first_copy(tree: Any) -> Any:
 
 
 @functools.partial(jax.jit, static_argnames="axis")
-def _at(tree: Any, place: int, axis: int) -> Any:
+def _at(tree: Any, index: int, axis: int) -> Any:
     return jax.tree.map(
-        lambda leaf: jax.lax.dynamic_index_in_dim(leaf, place, axis, keepdims=False), tree
+        lambda leaf: jax.lax.dynamic_index_in_dim(leaf, index, axis, keepdims=False), tree
     )
 
 
-@functools.partial(jax.jit, static_argnames="axis")
-def _put(tree: Any, place: int, new: Any, axis: int) -> Any:
+@functools.partial(jax.jit, static_argnames="axis", donate_argnums=0)
+def _put(tree: Any, index: int, new: Any, axis: int) -> Any:
     return jax.tree.map(
-        lambda leaf, part: jax.lax.dynamic_update_index_in_dim(leaf, part, place, axis), tree, new
+        lambda leaf, part: jax.lax.dynamic_update_index_in_dim(leaf, part, index, axis), tree, new
     )
 
 

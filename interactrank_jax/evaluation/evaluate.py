@@ -94,6 +94,7 @@ def evaluate_scorer(
         "corpus_as_of_request": ranks is not None and ranks.is_dated,
         "metrics": {name: value for name, (value, _, _) in figures.items()},
         "intervals": {name: bounds for name, (_, *bounds) in figures.items()},
+        "bootstrap": replicates,
         "heads": head_figures(scorer, rows, rule, replicates),
         "reliability": reliability_figures(scorer, rows, rule, replicates),
         "stages": stage_figures(rows, engaged, replicates),
@@ -126,9 +127,9 @@ def evaluate(
 ) -> dict[str, Any]:
     """Evaluates a run's best model; writes RUN/eval/SPLIT.json and the scores, RUN/eval/SPLIT.npz.
 
-    The scores (request_index, item, score, engaged; a row per candidate; and the hash of the
-    examples) are what paired comparisons of models need. Beside them is the `probability` of each
-    of `heads`, `[n, H]`.
+    The scores (request_index, item, score, engaged; a row per candidate; the hash of the examples
+    and the step of the model) are what paired comparisons of models need. Beside them is the
+    `probability` of each of `heads`, `[n, H]`.
 
     Args:
       workdir: the run.
@@ -176,6 +177,7 @@ def _evaluate_run(
             heads=np.array(scorer.heads),
             probability=scorer.calibration.probabilities(rows.logits).astype(np.float32),
             examples=np.array(examples.metadata.digest),
+            step=np.array(step),
         )
     write_result(directory / f"{split}.json", result)
     return result, rows, rows.ranked_logits(scorer)
@@ -333,13 +335,13 @@ def evaluate_scores(
 
 
 def write_result(path: files.PathLike, result: Any) -> None:
-    """Writes a result, or several, as JSON; NaN (an undefined metric) becomes null."""
-    files.write_json(path, _nan_to_none(result))
+    """Writes a result, or several, as JSON; an undefined metric (NaN) or no limit becomes null."""
+    files.write_json(path, _finite_or_none(result))
 
 
-def _nan_to_none(value: Any) -> Any:
+def _finite_or_none(value: Any) -> Any:
     if isinstance(value, dict):
-        return {key: _nan_to_none(entry) for key, entry in value.items()}
+        return {key: _finite_or_none(entry) for key, entry in value.items()}
     if isinstance(value, list | tuple):
-        return [_nan_to_none(entry) for entry in value]
-    return None if isinstance(value, float) and np.isnan(value) else value
+        return [_finite_or_none(entry) for entry in value]
+    return None if isinstance(value, float) and not np.isfinite(value) else value

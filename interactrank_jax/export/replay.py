@@ -304,5 +304,8 @@ def table(differences: dict[str, Difference]) -> str:
 
 
 def write(differences: dict[str, Difference], path: files.PathLike) -> None:
-    """Writes differences as JSON."""
-    files.write_json(path, {name: dataclasses.asdict(one) for name, one in differences.items()})
+    """Writes differences as JSON; a `largest` that is infinite is None."""
+    rows = {name: dataclasses.asdict(one) for name, one in differences.items()}
+    for row in rows.values():
+        row["largest"] = row["largest"] if np.isfinite(row["largest"]) else None
+    files.write_json(path, rows)

@@ -17,9 +17,14 @@ PathLike = outputs.PathLike
 
 
 def write_json(path: PathLike, value: Any) -> None:
-    """Writes `value` as indented JSON, whole or not at all."""
+    """Writes `value` as indented JSON, whole or not at all.
+
+    Raises:
+      ValueError: it has NaN or an infinity, which JSON has no number for: say what None is.
+    """
+    text = json.dumps(value, indent=2, sort_keys=False, allow_nan=False)
     with outputs.new_file(path) as partial:
-        partial.write_text(json.dumps(value, indent=2, sort_keys=False) + "\n", encoding="utf-8")
+        partial.write_text(text + "\n", encoding="utf-8")
 
 
 def read_json(path: PathLike) -> Any:

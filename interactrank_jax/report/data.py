@@ -225,8 +225,8 @@ def _difference(one: _Gathered, other: _Gathered, split: str) -> dict[str, list[
         raise InputError("they were evaluated on different examples; name some by --examples.")
     if one.examples is None or other.examples is None:
         raise InputError("their examples are needed; name them by --examples.")
-    scores = one.run.saved_scores(one.examples, split)
-    others = other.run.saved_scores(other.examples, split)
+    scores = one.run.saved_scores(one.examples, split, one.content["step"])
+    others = other.run.saved_scores(other.examples, split, other.content["step"])
     for name in ("request_index", "item", "engaged"):
         if not np.array_equal(scores[name], others[name]):
             raise InputError("what counts as engaged differs between them.")

@@ -25,7 +25,7 @@ _POINT = dict.fromkeys(("rows", "predicted", "observed", "low", "high"), NUMBER)
 _LINE = {"feature": TEXT, "metrics": {ANY: NUMBER}, "differences": {ANY: FIGURE}}
 SHAPE = {
     **{"name": TEXT, "split": TEXT, "examples_digest": TEXT, "step": COUNT},
-    **dict.fromkeys(("requests", "candidates", "engaged", "corpus_requests"), COUNT),
+    **dict.fromkeys(("requests", "candidates", "engaged", "corpus_requests", "bootstrap"), COUNT),
     **_PART,
     "heads": {ANY: {ANY: FIGURE}},
     "reliability?": {ANY: [_POINT, ...]},
@@ -77,9 +77,10 @@ def evaluation(
 ) -> tuple[dict[str, Any] | None, list[str]]:
     """Returns the evaluation of a run's best model, and what to say of it.
 
-    That is RUN/eval/SPLIT.json where it has all that a page shows. Else the run is evaluated, which
-    writes that file, with the slices that it had before too; where there are no examples to do so,
-    what the file has is taken, and a note says what is missing and which command writes it.
+    That is RUN/eval/SPLIT.json where it is of these examples and has all that a page shows. Else
+    the run is evaluated, which writes that file, with the slices that it had before too; where
+    there are no examples to do so, what the file has is taken, and a note says of which examples it
+    is, or what is missing and which command writes it.
 
     Args:
       run: opened.
@@ -91,27 +92,26 @@ def evaluation(
       InputError: no such split, or the run cannot be evaluated.
     """
     file = run.workdir / "eval" / f"{split}.json"
-    stored, problem = _stored(file, step, run.rule.heads)
+    stored, problem = _stored(run, file, step)
     opened = examples.examples
     if opened is None:
         if stored is None:
             return None, [f"{problem}; {_remedy(run, split, examples)}"]
-        lacking = _lacking(stored, CUTS)
-        if not lacking:
-            return stored, []
-        missing = f"{file} is without {' and '.join(lacking)}"
-        return stored, [f"{missing}; {_remedy(run, split, examples)}"]
+        notes, lacking = [], _lacking(stored, CUTS)
+        if stored["examples_digest"] != run.metadata.digest:
+            others = stored["examples_digest"]
+            notes.append(f"evaluated on examples {others}, not those of training")
+        if lacking:
+            missing = f"{file} is without {' and '.join(lacking)}"
+            notes.append(f"{missing}; {_remedy(run, split, examples)}")
+        return stored, notes
     opened.split(split)
-    has = _digest(stored) == opened.metadata.digest
-    if stored is not None and not has and not examples.is_named:
-        others = f"evaluated on examples {stored['examples_digest']}, not those of training"
-        lacking = _lacking(stored, CUTS)
-        return stored, [others + (f"; without {' and '.join(lacking)}" if lacking else "")]
     cuts, notes = _cuts(opened, split, [*(stored or {}).get("slices", ()), *CUTS])
-    if stored is None or not has or _lacking(stored, cuts):
+    is_of_these = stored is not None and stored["examples_digest"] == opened.metadata.digest
+    if stored is None or not is_of_these or _lacking(stored, cuts):
         logger.info("evaluating %s on split '%s'", run.workdir, split)
         evaluate(run.workdir, opened.path, split, by=cuts)
-        stored, problem = _stored(file, step, run.rule.heads)
+        stored, problem = _stored(run, file, step)
         if stored is None:
             raise InputError(f"{problem}: training is going on there. Try again.")
     return stored, notes
@@ -123,22 +123,22 @@ def _lacking(stored: dict[str, Any], cuts: Sequence[str]) -> list[str]:
     return lacking if "reliability" in stored else [*lacking, "the reliability diagram"]
 
 
-def _digest(stored: dict[str, Any] | None) -> str:
-    return "" if stored is None else str(stored["examples_digest"])
-
-
-def _stored(
-    file: files.PathLike, step: int, heads: tuple[str, ...]
-) -> tuple[dict[str, Any] | None, str]:
+def _stored(run: Run, file: files.PathLike, step: int) -> tuple[dict[str, Any] | None, str]:
     """Returns the evaluation in a file, or else why it cannot be taken."""
     try:
         value = files.read_json(file)
         check(value, SHAPE, file)
-        Calibration.from_json(value.get("calibration"), heads)
+        Calibration.from_json(value.get("calibration"), run.rule.heads)
     except InputError as error:
         return None, str(error).rstrip(".")
     if value["step"] != step:
         return None, f"{file} is of step {value['step']}, the best model is of step {step}"
+    replicates = int(run.config.evaluate.bootstrap)
+    if value["bootstrap"] != replicates:
+        return None, (
+            f"{file} has intervals of {value['bootstrap']} resamples, the run's config says "
+            f"{replicates}"
+        )
     return value, ""
 
 

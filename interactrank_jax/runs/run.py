@@ -277,11 +277,18 @@ class Run:
             return examples
         return ExamplesView(examples, self.encoder)
 
-    def saved_scores(self, examples: Examples, split: str) -> dict[str, np.ndarray]:
+    def saved_scores(
+        self, examples: Examples, split: str, step: int | None = None
+    ) -> dict[str, np.ndarray]:
         """Returns what `interactrank evaluate` saved: request_index, item, score, engaged `[n]`.
 
+        Args:
+          examples, split: what was evaluated.
+          step: of the model whose scores they must be; of any by default.
+
         Raises:
-          InputError: this split of these examples was not evaluated, or the file is damaged.
+          InputError: this split of these examples was not evaluated, or with the model of another
+            step; or the file is damaged.
         """
         file = self.workdir / "eval" / f"{split}.npz"
         again = f"`interactrank evaluate --workdir={self.workdir} --examples={examples.path} "
@@ -293,12 +300,19 @@ class Run:
             with np.load(file, allow_pickle=False) as arrays:  # zip holds a checksum of each
                 scores = {name: arrays[name] for name in kinds}
                 digest = str(arrays["examples"])
+                # An older release did not write it.
+                saved_step = int(arrays["step"]) if "step" in arrays else None
         except Exception as error:  # of many types, for a damaged byte
             raise InputError(f"{file} is damaged ({error}): evaluate again.") from error
         if digest != examples.metadata.digest:
             raise InputError(
                 f"{file} has scores of other examples (hash {digest}, {examples.path} has "
                 f"{examples.metadata.digest}). Run {again}."
+            )
+        if step not in (None, saved_step):
+            raise InputError(
+                f"{file} has scores of the model of step {saved_step}, expected those of step "
+                f"{step}. Run {again}."
             )
         sizes = examples.split(split)
         for name, array in scores.items():

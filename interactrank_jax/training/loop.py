@@ -67,7 +67,9 @@ def prepare(trainer: Trainer, models: int = 1) -> tuple[TrainState, Run | None]:
     config, run, examples = trainer.config, trainer.run, trainer.examples
     source = warm_start_source(run, examples) if config.train.warm_start else None
     template = trainer.parallel.template(trainer.init)
-    check_memory([template] * models, trainer.parallel.devices[0].platform)
+    # Models that share a step have a stack of states, and beside it one that something is due for.
+    states = models + (models > 1)
+    check_memory([template] * states, trainer.parallel.devices[0].platform)
     announce(config, sizes(template), trainer.timetable.total, trainer.parallel.size, models)
     warn(before_training(examples.metadata, run.model.uses_cross))
     return template, source

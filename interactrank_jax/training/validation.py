@@ -30,6 +30,10 @@ class Validation:
         """Returns the scorer with the model of a state."""
         return self.scorer.use({"params": placed.params, "tables": placed.tables})
 
+    def release(self) -> None:
+        """Lets go of the model that `use` was given last: its memory is needed."""
+        self.scorer.use({})
+
     @functools.cached_property
     def references(self) -> dict[str, dict[str, float]]:
         """The figures of the reference lines, by name; in the first process alone."""

@@ -6,8 +6,10 @@ initialisation, dropout and sampling, but not the order of examples.
 
 The step is that of one model under `jax.vmap`: states and rates have an axis of models, the batch
 has none. Everything around it (validation, best model, early stopping, checkpoints, curves) is each
-run's own `Loop`, which follows its part of the stacked state. The part of a run that has ended
-early, or is no longer finite, or was resumed at a later step than the others, goes unread.
+run's own `Loop`. Where something is due it is given a copy of its part of the stacked state, one
+run after the other: a device holds the stack and one state. The part of a run that has ended early,
+or is no longer finite, or was resumed at a later step than the others, goes unread; the state of
+such a run waits in the memory of the host.
 
 `tests/training/test_vmapped.py` holds the models against those of `train`, in float32: after a few
 steps 99% of the entries of a tensor differ by at most 1e-4 of its largest and 1e-6, all by 1e-3.
@@ -19,7 +21,7 @@ import functools
 import logging
 import time
 import types
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,41 +31,27 @@ import numpy as np
 from flax import struct
 from ml_collections import ConfigDict
 
-from interactrank_jax.config import configuration, fields
+from interactrank_jax.config import configuration
 from interactrank_jax.devices import distributed
 from interactrank_jax.devices.parallel import all_devices
 from interactrank_jax.examples.format import Examples
 from interactrank_jax.io import outputs
 from interactrank_jax.io.errors import InputError
 from interactrank_jax.io.files import PathLike
+from interactrank_jax.runs.run import Run
 from interactrank_jax.tables.optimizer import RowOptimizer
 from interactrank_jax.training import loop
 from interactrank_jax.training.checkpoint import Checkpoints
 from interactrank_jax.training.loop import Loop
 from interactrank_jax.training.optim import dense_optimizer
+from interactrank_jax.training.shared_step import check_alike
 from interactrank_jax.training.state import TrainState
-from interactrank_jax.training.trainer import Trainer, order_seed
+from interactrank_jax.training.trainer import Trainer
 from interactrank_jax.training.validation import Validation
 
 logger = logging.getLogger(__name__)
 
 Array = jax.Array
-
-ORDER_SEED = "train.order_seed"
-# Fields in which the models of a step may differ: what can be traced.
-VARIED = (
-    "train.seed",
-    "train.optimizer.learning_rate",
-    "train.optimizer.warmup_steps",
-    "train.optimizer.decay",
-    "train.optimizer.weight_decay",
-    "train.affine.rate_scale",
-    "train.affine.weight_decay",
-    "train.tables.learning_rate",
-    "train.tables.warmup_steps",
-    "train.tables.decay",
-    "train.tables.weight_decay",
-)
 
 
 @struct.dataclass
@@ -109,7 +97,8 @@ def train_many(
     Args:
       config: a whole config; set its `train.order_seed` where seeds differ.
       examples_path: output of `prepare`, or the opened examples.
-      overrides: of each model, values of fields by name; what differs must be among `VARIED`.
+      overrides: of each model, values of fields by name; what differs must be among
+        `shared_step.VARIED`.
       workdirs: the run directory of each.
       device: to train on; the first by default.
 
@@ -146,55 +135,11 @@ def train_many(
     return Vmapped(trainers).fit()
 
 
-def shared_part(config: ConfigDict) -> dict[str, Any]:
-    """Returns the fields by name that models must have in common to share a step."""
-    values = dict(fields.leaves(configuration.to_json(config)))
-    return {
-        **{name: value for name, value in values.items() if name not in VARIED},
-        ORDER_SEED: order_seed(config.train),
-    }
-
-
-def check_alike(configs: Sequence[ConfigDict]) -> None:
-    """Refuses models that cannot share a step.
-
-    Raises:
-      InputError: they differ in more than seeds and rates, or need something of each one's own.
-    """
-    first, train = shared_part(configs[0]), configs[0].train
-    for config in configs[1:]:
-        other = shared_part(config)
-        names = [name for name in sorted({*first, *other}) if first.get(name) != other.get(name)]
-        if names == [ORDER_SEED]:
-            raise InputError(
-                f"config.train.seed is {train.seed} and {config.train.seed}, and "
-                f"config.train.order_seed is none or another: each model would see other batches. "
-                f"Set config.train.order_seed to one number for all of them."
-            )
-        if names:
-            name = names[0]
-            raise InputError(
-                f"config.{name} is {first.get(name)} and {other.get(name)}. Models that share a "
-                f"step may differ in {', '.join(VARIED)}: train these apart."
-            )
-    if int(train.loss.hard_negatives):
-        raise InputError(
-            f"config.train.loss.hard_negatives is {train.loss.hard_negatives}: each model would "
-            f"need an index of all items of its own. Expected 0 where models share a step: train "
-            f"them one by one."
-        )
-    if int(train.table_shards) > 1:
-        raise InputError(
-            f"config.train.table_shards is {train.table_shards}. Models that share a step train "
-            f"on one device: set it to 1, or train them one by one."
-        )
-
-
 class Vmapped:
     """The trainings of models that share a step; see `train_many`.
 
     Attributes:
-      trainers: of each model; its state is that of the last step that something was due after.
+      trainers: of each model; none has a state of its own while `states` has them.
     """
 
     def __init__(self, trainers: Sequence[Trainer]):
@@ -203,7 +148,10 @@ class Vmapped:
         self._parallel = self._first.parallel
         self._step = self._parallel.map_step(self.per_device)
         self._states: TrainState | None = None
-        self._errors: dict[Path, str] = {}  # by run directory
+        self._validation: Validation | None = None
+        # By run directory; host states of models that ended, or join the steps later.
+        self._errors: dict[Path, str] = {}
+        self._apart: dict[Path, Any] = {}
 
     def per_device(
         self, states: TrainState, batch: Mapping[str, Array], shared: dict[str, Any]
@@ -249,13 +197,46 @@ class Vmapped:
     def states(self) -> TrainState:
         """The states as of the last step: of each leaf those of all models, placed."""
         if self._states is None:
-            self._states = self._parallel.stack([each.placed for each in self.trainers])
+            self._states = self._stack(lambda number: None)
         return self._states
+
+    def _stack(self, start: Callable[[int], None]) -> TrainState:
+        """Returns the states of all models, each taken from its trainer once it was started."""
+
+        def placed() -> Iterator[TrainState]:
+            for number, trainer in enumerate(self.trainers):
+                start(number)
+                yield trainer.placed
+                trainer.placed = None
+
+        return self._parallel.stack(placed(), len(self.trainers))
+
+    @contextlib.contextmanager
+    def _state_of(self, number: int) -> Iterator[TrainState]:
+        """Lets a trainer have the state of its model, placed, within the block."""
+        trainer = self.trainers[number]
+        on_host = self._apart.get(trainer.workdir)
+        if on_host is None:
+            trainer.placed = self._parallel.unstack(self.states, number)
+        else:
+            trainer.placed = self._parallel.replicate(on_host)
+        try:
+            yield trainer.placed
+        finally:
+            trainer.placed = None
+            if self._validation is not None:
+                self._validation.release()
+
+    def _set_apart(self, number: int) -> None:
+        """Keeps the state that a trainer has now, whatever steps make of its part of the stack."""
+        trainer = self.trainers[number]
+        state = self._parallel.unreplicate(trainer.placed)
+        self._apart[trainer.workdir] = jax.device_get(state)
 
     @functools.cached_property
     def _shared(self) -> dict[str, Any]:
         rates = [self._parallel.replicate(Rates.of(each)) for each in self.trainers]
-        return {"store": self._first.store, "rates": self._parallel.stack(rates)}
+        return {"store": self._first.store, "rates": self._parallel.stack(rates, len(rates))}
 
     def advance(self, batch: Mapping[str, jax.Array]) -> None:
         """Dispatches one step of all models on a batch of `parallel.shard`.
@@ -278,31 +259,56 @@ class Vmapped:
         """Trains to the end; see `train_many`."""
         template, source = loop.prepare(self._first, len(self.trainers))
         with contextlib.ExitStack() as stack:
-            loops = []
+            data, loops = self._first.batches(), []
             for trainer in self.trainers:
                 stack.enter_context(trainer.run.claimed(trainer.examples))
                 checkpoints = stack.enter_context(Checkpoints(trainer.run.workdir))
-                loops.append(Loop(trainer, trainer.batches(), checkpoints))
+                loops.append(Loop(trainer, data, checkpoints))
             stop_requested = stack.enter_context(distributed.stop_requests())
-            for each in loops:
-                each.start(template, source, self.initial_state)
-            self._run(loops, stop_requested)
-            for each in loops:
+            oldest = self._start(loops, template, source)
+            self._run(loops, oldest, stop_requested)
+            for number, each in enumerate(loops):
                 error = self._errors.get(each.trainer.workdir)
-                each.trainer.summary = {"error": error} if error else each.conclude()
+                with self._state_of(number):
+                    each.trainer.summary = {"error": error} if error else each.conclude()
         return [trainer.summary for trainer in self.trainers]
 
-    def _run(self, loops: Sequence[Loop], stop_requested: Callable[[int], bool]) -> None:
-        """Makes the steps that are left."""
-        timetable = self._first.timetable
+    def _start(self, loops: Sequence[Loop], template: TrainState, source: Run | None) -> Loop:
+        """Stacks the states that models start at, or go on from.
+
+        Returns:
+          the loop that has the most steps left, at whose position the data then is.
+        """
+        data: Any = loops[0].data  # of all of them
+        beginning, positions = data.get_state(), []
+
+        def start(number: int) -> None:
+            data.set_state(beginning)
+            loops[number].start(template, source, self.initial_state)
+            positions.append(data.get_state())
+
+        self._states = self._stack(start)
         going_on = [each for each in loops if not each.progress.stopped]
         oldest = min(going_on, key=lambda each: each.first_step, default=loops[0])
-        validation = Validation(self._first)
+        data.set_state(positions[loops.index(oldest)])
+        for number, each in enumerate(loops):
+            if each.progress.stopped or each.first_step > oldest.first_step:
+                with self._state_of(number):
+                    self._set_apart(number)
+        return oldest
+
+    def _run(
+        self, loops: Sequence[Loop], oldest: Loop, stop_requested: Callable[[int], bool]
+    ) -> None:
+        """Makes the steps that are left, from those of the loop that has the most left on."""
+        timetable = self._first.timetable
+        self._validation = validation = Validation(self._first)
         with contextlib.ExitStack() as stack:
-            profilers = {}
-            for place, each in enumerate(loops):
-                each.data = oldest.data
-                profilers[place] = stack.enter_context(each.opened(validation, each is oldest))
+            profilers = []
+            for number, each in enumerate(loops):
+                with self._state_of(number):
+                    opened = each.opened(validation, each is oldest)
+                    profilers.append(stack.enter_context(opened))
             profiler = profilers[loops.index(oldest)]
             for each in loops:
                 each.start_clock()
@@ -327,16 +333,18 @@ class Vmapped:
     ) -> None:
         """Does what is due after a step, for each model that took it."""
         jax.block_until_ready(self.states.step)
-        for place, each in enumerate(loops):
+        for number, each in enumerate(loops):
             if self._is_over(each) or done <= each.first_step:
                 continue
             began = time.perf_counter()
-            each.trainer.placed = self._parallel.unstack(self.states, place)
-            try:
-                each.follow(done, batch, is_stopping)
-            except FloatingPointError as error:
-                self._errors[each.trainer.workdir] = str(error)
-                logger.warning("warning: %s: %s", each.trainer.workdir, error)
+            with self._state_of(number):
+                try:
+                    each.follow(done, batch, is_stopping)
+                except FloatingPointError as error:
+                    self._errors[each.trainer.workdir] = str(error)
+                    logger.warning("warning: %s: %s", each.trainer.workdir, error)
+                if each.progress.stopped:
+                    self._set_apart(number)
             for other in loops:  # the time of one's validation is not that of the others' steps
                 if other is not each:
                     other.pause(time.perf_counter() - began)
@@ -348,6 +356,8 @@ class Vmapped:
 
     def _join(self, loops: Sequence[Loop], done: int) -> None:
         """Gives models that were resumed at this step, and others before it, their own state."""
-        for place, each in enumerate(loops):
+        for number, each in enumerate(loops):
             if done == each.first_step and not each.progress.stopped:
-                self._states = self._parallel.put(self.states, place, each.trainer.placed)
+                with self._state_of(number) as placed:
+                    self._states = self._parallel.put(self.states, number, placed)
+                del self._apart[each.trainer.workdir]

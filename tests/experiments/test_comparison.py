@@ -145,6 +145,18 @@ def test_rows_are_merged_by_data_set_protocol_and_model(tmp_path):
     assert file.read_text() == "{}"
 
 
+def test_an_undefined_figure_is_none_and_an_empty_cell(tmp_path):
+    each_alone = np.arange(len(ENGAGED))  # one candidate per request: nothing is ranked
+    made = comparison.make_row(
+        ("", "", "fit"), [FAIR, POOR], [POOR], USER, each_alone, {}, grouped_metric="request AUC"
+    )
+    assert made["grouped_auc_mean"] is made["grouped_auc_std"] is None
+    costs = dict.fromkeys(("parameters", "serving_flops_per_candidate", "examples_per_s"))
+    comparison.merge(tmp_path / "results.json", [made | costs])
+    assert "NaN" not in (tmp_path / "results.json").read_text()
+    assert "nan" not in comparison.table([made | costs])
+
+
 def test_table_shows_every_figure_and_never_mixes_protocols():
     base = row("two_tower", diff_vs_two_tower=None)
     header, _, first, second = comparison.table([base, row("fit", published_auc=None)]).splitlines()

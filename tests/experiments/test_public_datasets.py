@@ -36,10 +36,10 @@ def trained(monkeypatch):
 
 def test_quick_comparison_of_the_simulated_log(trained, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("experiments.efficiency.serving_flops", lambda run: 130.0)
-    results = tmp_path / "results.json"
+    results = tmp_path / "out/search/clean_time-tiny-quick/public_datasets.json"
     comparison.merge(results, [row("two_tower"), row("fit", dataset="movielens_1m")])
     flags = ["--dataset=search", "--protocol=clean_time", "--quick", f"--out={tmp_path / 'out'}"]
-    flags += [f"--json={results}", "--trials=1", "--budget_s=90", "--epochs=1"]
+    flags += ["--trials=1", "--budget_s=90", "--epochs=1"]
     flags += ["--models", "mean_lr", "one_hot_lr"]
     assert public_datasets.main(flags) == 0
     # One trial and the second seed, an equal share of the time for each.
@@ -140,6 +140,7 @@ def test_published_figures_and_models_are_those_of_the_paper():
         (["--dataset=movielens_1m", "--protocol=clean_time"], "only by: clean_random, published"),
         (["--dataset=search", "--protocol=clean_time", "--models", "fitt"], "Did you mean 'fit'?"),
         (["--dataset=movielens_1m", "--protocol=published"], "needs --source"),
+        (["--dataset=search", "--protocol=clean_time", "--quick", "--json=x"], "--json=x with"),
     ],
 )
 def test_wrong_flags_are_named(flags, message, tmp_path, capsys):

@@ -5,11 +5,12 @@ import re
 
 import pytest
 
-from experiments import logs, real_logs
+from experiments import comparison, logs, real_logs
 from interactrank_jax import cli
 from interactrank_jax.config import data_sets
 from interactrank_jax.io.errors import InputError
 from tests.conftest import REPOSITORY
+from tests.experiments.test_comparison import row
 from tests.log.adapters import raw_kuaisearch, raw_open_bandit, raw_recflow
 from tests.log.simulator.test_judged import judged
 
@@ -73,7 +74,8 @@ def test_the_script_leads_from_the_download_to_a_table_and_does_nothing_twice(tm
     flags = ["--dataset=open_bandit", f"--source={source}", f"--out={tmp_path / 'out'}", "--quick"]
     flags += ["--models", "two_tower"]
     assert real_logs.main(flags) == 0
-    out = tmp_path / "out/open_bandit/quick"
+    part = real_logs._part("open_bandit", source)
+    out = tmp_path / "out/open_bandit" / part / "quick"
     table = (out / "table.md").read_text()
     assert table.strip() in capsys.readouterr().out
     assert "One candidate per request and no users" in table
@@ -120,3 +122,31 @@ def test_the_log_of_the_home_depot_judgments_is_of_the_size_asked_for(tmp_path):
     path = logs.make_log("homedepot", judged(tmp_path / "data"), "tiny", tmp_path)
     assert path == tmp_path / "log-tiny"
     assert json.loads((path / "truth/config.json").read_text())["judgments"]
+
+
+def test_a_log_of_another_download_is_refused_and_campaigns_do_not_mix(tmp_path, capsys):
+    first = raw_open_bandit.trainable(tmp_path / "random/all")
+    other = raw_open_bandit.trainable(tmp_path / "bts/all")
+    log = logs.make_log("open_bandit", first, "", tmp_path / "out")
+    assert logs.make_log("open_bandit", first, "", tmp_path / "out") == log
+    with pytest.raises(InputError, match=r"was made of .*random/all, not of .*bts/all"):
+        logs.make_log("open_bandit", other, "", tmp_path / "out")
+    (tmp_path / "out/log.source.json").unlink()
+    with pytest.raises(InputError, match="does not say what it was made of"):
+        logs.make_log("open_bandit", first, "", tmp_path / "out")
+    parts = [real_logs._part("open_bandit", each) for each in (first, other)]
+    assert parts == ["random-all", "bts-all"]
+    results = tmp_path / "results.json"
+    comparison.merge(results, [row("fit", part=part) for part in parts])
+    comparison.merge(results, [row("fit", part=parts[0], auc=0.8)])
+    kept = json.loads(results.read_text())
+    assert [(each["part"], each["auc_mean"]) for each in kept] == [(parts[0], 0.8), (parts[1], 0.7)]
+    with pytest.raises(InputError, match="do not belong in one table"):
+        comparison.table(kept)
+
+
+def test_a_quick_run_merges_nothing_into_results(tmp_path, capsys):
+    flags = ["--dataset=recflow", f"--source={tmp_path}", f"--out={tmp_path / 'out'}", "--quick"]
+    assert real_logs.main([*flags, f"--json={tmp_path / 'results.json'}"]) == 2
+    assert "rows of the smallest sizes would replace those of full runs" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()

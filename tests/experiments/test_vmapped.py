@@ -1,11 +1,13 @@
 """Sweeps whose trials share a step: their groups, and what each trial is left with."""
 
+import dataclasses
 import json
 import shlex
 
 import pytest
 
 from experiments import jobs, run, trials, vmapped
+from interactrank_jax.io import files
 from tests.conftest import REPOSITORY
 
 RATE = "train.optimizer.learning_rate"
@@ -31,7 +33,8 @@ def test_print_gives_a_shell_line_per_group(command, tmp_path, capsys):
     assert run.main([*command, "--print", "--budget_s=60"]) == 0
     lines = [shlex.split(line) for line in capsys.readouterr().out.splitlines()]
     assert not (tmp_path / "out").exists()
-    assert [line[4:6] for line in lines] == [["--budget_s=60", "--"]] * 2
+    # A group has the time of all its trials.
+    assert [line[4:6] for line in lines] == [["--budget_s=240", "--"], ["--budget_s=120", "--"]]
     overrides = [[json.loads(word) for word in line if word.startswith("{")] for line in lines]
     assert overrides == [
         [{RATE: rate, "train.seed": seed} for rate in (0.001, 0.002) for seed in (0, 1)],
@@ -69,6 +72,26 @@ def test_what_a_scheduler_ran_is_collected_and_not_run_again(
     assert all(trial["validation"]["roc_auc"] > 0 for trial in written[4:])
     table = (tmp_path / "out/table.md").read_text()
     assert "±" in table  # over the seeds of the group that has run
+
+
+def test_a_group_has_the_time_of_all_its_trials(command, tmp_path, monkeypatch):
+    """And what stops at its end took each of them its share."""
+    limits = []
+
+    def stop(self, job, budget_s, environment):
+        limits.append(budget_s)
+        record = jobs.Record(jobs.STOPPED, budget_s)
+        files.write_json(job.record, dataclasses.asdict(record))
+        return record
+
+    monkeypatch.setattr(jobs.Slot, "run", stop)
+    flags = [*command, "--budget_s=60", f"--json={tmp_path / 'record.json'}"]
+    for _ in range(2):  # the second time nothing is left to do
+        run.main(flags)
+        assert limits == [240.0, 120.0]
+    written = json.loads((tmp_path / "record.json").read_text())["trials"]
+    assert [trial["seconds"] for trial in written] == [60.0] * 6
+    assert all("stopped after 60 s" in trial["error"] for trial in written)
 
 
 @pytest.mark.thorough  # trainings in processes of their own

@@ -177,3 +177,10 @@ def test_a_home_is_expanded_and_a_colon_is_no_scheme(tmp_path, monkeypatch):
     assert outputs.from_user("a~b", "--out") == "a~b"
     assert outputs.from_user("", "--out") == ""
     assert Path(outputs.from_user("log:1", "--out")).is_absolute()
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_what_is_no_json_is_not_written(tmp_path, value):
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        files.write_json(tmp_path / "x.json", {"figure": value})
+    assert not list(tmp_path.iterdir())

@@ -3,6 +3,7 @@
 import json
 import shutil
 
+import numpy as np
 import pytest
 
 from interactrank_jax.evaluation.evaluate import evaluate
@@ -13,6 +14,8 @@ from interactrank_jax.report import data, evaluations
 from interactrank_jax.runs.run import Run
 from tests.faults.forging import reseal
 from tests.report.conftest import AB_TEST
+
+pytestmark = pytest.mark.thorough  # most of them evaluate a run again
 
 
 def forbid(monkeypatch):
@@ -65,8 +68,14 @@ def test_another_split_is_evaluated_when_it_is_asked_for(runs, tmp_path, monkeyp
         lambda result: result.pop("reliability"),
         lambda result: result["metrics"].update(roc_auc="high"),
         lambda result: result["calibration"].pop("fitted"),
+        lambda result: result.update(bootstrap=2),
+        lambda result: result.pop("bootstrap"),
+        lambda result: result.update(examples_digest="0" * 16),
     ],
-    ids=["other step", "no slices", "no reliability", "edited", "no calibration"],
+    ids=[
+        *("other step", "no slices", "no reliability", "edited", "no calibration"),
+        *("fewer resamples", "resamples unknown", "other examples"),
+    ],
 )
 def test_a_lacking_evaluation_is_made_again(runs, tmp_path, monkeypatch, change):
     run, calls = runs.copy(tmp_path), count(monkeypatch)
@@ -74,6 +83,25 @@ def test_a_lacking_evaluation_is_made_again(runs, tmp_path, monkeypatch, change)
     content = data.gather([run])
     assert content["runs"][0]["evaluation"] == runs.data["runs"][0]["evaluation"]
     assert len(calls) == 1
+
+
+def test_intervals_of_other_resamples_are_made_again(runs, tmp_path):
+    run = runs.copy(tmp_path)
+    config = Run.open(run).config.evaluate.copy_and_resolve_references()
+    config.bootstrap = 21
+    evaluate(run, runs.examples, config=config)
+    assert data.gather([run])["runs"][0]["evaluation"] == runs.data["runs"][0]["evaluation"]
+
+
+def test_scores_of_another_step_are_not_compared(runs, tmp_path):
+    """As a kill between the two files of an evaluation leaves them."""
+    run = runs.copy(tmp_path)
+    file = run / "eval" / "test.npz"
+    with np.load(file) as arrays:
+        np.savez(file, **{**arrays, "step": arrays["step"] + 1})
+    content = data.gather([run, runs.fit])
+    assert content["differences"] == []
+    assert "scores of the model of step" in " ".join(content["notes"])
 
 
 def test_slices_that_were_there_stay(runs, tmp_path):
@@ -113,6 +141,12 @@ class TestWithoutExamples:
         content, notes = self.notes(run)
         assert content["evaluation"] is None
         assert "is of step 10000" in notes
+
+    def test_one_of_other_examples_says_so(self, run):
+        edit(run / "eval" / "test.json", lambda result: result.update(examples_digest="other"))
+        content, notes = self.notes(run)
+        assert content["evaluation"] is not None
+        assert notes == "evaluated on examples other, not those of training"
 
     def test_what_it_lacks_is_named(self, run):
         edit(run / "eval" / "test.json", lambda result: result["slices"].clear())

@@ -1,6 +1,7 @@
 """Models that share a step are those of separate trainings, and leave the same runs."""
 
 import contextlib
+import gc
 import itertools
 import shutil
 
@@ -14,7 +15,8 @@ from interactrank_jax.devices import distributed
 from interactrank_jax.evaluation.evaluate import evaluate
 from interactrank_jax.io.errors import InputError
 from interactrank_jax.runs.run import Run
-from interactrank_jax.training import vmapped
+from interactrank_jax.training import loop, vmapped
+from interactrank_jax.training.checkpoint import Checkpoints
 from interactrank_jax.training.train import train
 from interactrank_jax.training.trainer import Trainer
 from interactrank_jax.training.vmapped import Vmapped, train_many
@@ -73,12 +75,16 @@ class TestSteps:
         ("model", "fields", "loss"),
         [
             ("two_tower", {"parallel": "pmap"}, {"uniform_negatives": 6}),
-            (
+            pytest.param(
                 "interactrank",
                 {"parallel": "shard_map", "id_dropout": 0.2},
                 {"impression_sampling": 0.5, "listwise_weight": 0.1},
+                marks=pytest.mark.thorough,  # compiles each of these steps anew
             ),
-            ("fit", {"parallel": "pmap", "microbatches": 2}, {"log_q": "sketch"}),
+            pytest.param(
+                *("fit", {"parallel": "pmap", "microbatches": 2}, {"log_q": "sketch"}),
+                marks=pytest.mark.thorough,
+            ),
         ],
     )
     def test_states_are_those_of_separate_trainings(self, examples_path, model, fields, loss):
@@ -90,10 +96,10 @@ class TestSteps:
         together, data = Vmapped(made), made[0].batches()
         for _ in range(4):
             batch = next(data)
-            for each in (together, *made[1:]):  # the first call copies the states that all start at
+            for each in (together, *made[1:]):  # those of `made` start anew, from their seeds
                 copies = {name: np.copy(value) for name, value in batch.items()}
                 each.advance(made[0].parallel.shard(copies))
-        states = [made[0].parallel.unstack(together.states, place) for place in range(3)]
+        states = [made[0].parallel.unstack(together.states, index) for index in range(3)]
         for state, trainer in zip(states[1:], made[1:], strict=True):
             assert_close(state, trainer.placed)
         # They are three models: of two seeds, and of two rates.
@@ -106,8 +112,8 @@ class TestSteps:
 def runs(tmp_path_factory, examples_path):
     """Runs of models that share a step, by separate trainings, and what either said; read only."""
     root, config = tmp_path_factory.mktemp("vmapped"), shared_config()
-    together = [root / "together" / str(place) for place in range(len(OVERRIDES))]
-    alone = [root / "alone" / str(place) for place in range(len(OVERRIDES))]
+    together = [root / "together" / str(number) for number in range(len(OVERRIDES))]
+    alone = [root / "alone" / str(number) for number in range(len(OVERRIDES))]
     said = train_many(config, examples_path, OVERRIDES, together)
     expected = [
         train(each, examples_path, path, devices=jax.devices()[:1])
@@ -116,6 +122,7 @@ def runs(tmp_path_factory, examples_path):
     return list(zip(together, alone, said, expected, strict=True))
 
 
+@pytest.mark.thorough  # trains whole runs, together and apart
 class TestRuns:
     def test_are_those_of_separate_trainings(self, runs):
         for path, other, said, expected in runs:
@@ -179,11 +186,12 @@ def stop_at_step(step):
     yield lambda done: done == step
 
 
+@pytest.mark.thorough  # whole runs
 def test_stopped_and_resumed_they_end_with_the_same_bits(
     runs, examples_path, tmp_path, monkeypatch
 ):
     """Also where a kill left one of them an older checkpoint than the others."""
-    paths = [tmp_path / str(place) for place in range(len(OVERRIDES))]
+    paths = [tmp_path / str(number) for number in range(len(OVERRIDES))]
     arguments = shared_config(), examples_path, OVERRIDES, paths
     with monkeypatch.context() as patched:
         patched.setattr(distributed, "stop_requests", lambda: stop_at_step(6))
@@ -198,6 +206,7 @@ def test_stopped_and_resumed_they_end_with_the_same_bits(
     assert train_many(*arguments) == said  # nothing is left to do
 
 
+@pytest.mark.thorough  # whole runs
 def test_one_that_is_not_finite_ends_alone(runs, examples_path, tmp_path, monkeypatch):
     read = vmapped.Rates.of.__func__
 
@@ -207,13 +216,56 @@ def test_one_that_is_not_finite_ends_alone(runs, examples_path, tmp_path, monkey
         return rates.replace(dense=rates.dense * np.nan) if is_broken else rates
 
     monkeypatch.setattr(vmapped.Rates, "of", classmethod(broken))
-    paths = [tmp_path / str(place) for place in range(len(OVERRIDES))]
+    paths = [tmp_path / str(number) for number in range(len(OVERRIDES))]
     said = train_many(shared_config(), examples_path, OVERRIDES, paths)
     assert said[0] == runs[0][2]
     assert said[2] == runs[2][2]
     assert said[1].keys() == {"error"}
     assert "step 1: loss is not finite" in said[1]["error"]
     assert_same_run(paths[2], runs[2][0])
+
+
+def live_states(template):
+    """Returns how many states the devices hold, stacked or not, by the largest of their leaves."""
+    leaves = jax.tree.leaves(template)
+    shape = max(leaves, key=lambda leaf: leaf.size).shape
+    arrays = [each for each in jax.live_arrays() if each.shape[-len(shape) :] == shape]
+    # Several arrays can be views of one buffer.
+    sizes = {each.addressable_data(0).unsafe_buffer_pointer(): each.size for each in arrays}
+    return sum(sizes.values()) / sum(leaf.size for leaf in leaves if leaf.shape == shape)
+
+
+@pytest.mark.thorough  # trains
+def test_one_stack_one_state_beside_it_and_one_iterator(examples_path, tmp_path, monkeypatch):
+    """Nothing is saved here: of what is, Orbax has copies of its own."""
+    config, states, made = shared_config(max_steps=4), [], []
+    trainer = Trainer(config, examples_path)
+    template = trainer.parallel.template(trainer.init)
+    gc.collect()
+    before = live_states(template)
+
+    def measured(function):
+        def call(*arguments):
+            gc.collect()
+            states.append(live_states(template) - before)
+            return function(*arguments)
+
+        return call
+
+    def batches(self):
+        made.append(read(self))
+        return made[-1]
+
+    read = Trainer.batches
+    monkeypatch.setattr(Trainer, "batches", batches)
+    for name in ("save", "save_best"):
+        monkeypatch.setattr(Checkpoints, name, lambda *_: None)
+    for name in ("follow", "_validate", "_say_what_is_wrong"):
+        monkeypatch.setattr(loop.Loop, name, measured(getattr(loop.Loop, name)))
+    paths = [tmp_path / str(number) for number in range(len(OVERRIDES))]
+    train_many(config, examples_path, OVERRIDES, paths)
+    assert len(OVERRIDES) <= max(states) <= len(OVERRIDES) + 1
+    assert len(made) == 1
 
 
 class TestRefusals:
@@ -249,7 +301,7 @@ class TestRefusals:
         config = shared_config()
         with config.ignore_type():
             config.update_from_flattened_dict(fields)
-        paths = [tmp_path / str(place) for place in range(len(overrides))]
+        paths = [tmp_path / str(number) for number in range(len(overrides))]
         with pytest.raises(InputError, match=message):
             train_many(config, examples_path, overrides, paths)
         assert not list(tmp_path.iterdir())
@@ -263,6 +315,7 @@ class TestRefusals:
         with pytest.raises(InputError, match="2 processes train together"):
             train_many(shared_config(), examples_path, [{}], [tmp_path / "a"])
 
+    @pytest.mark.thorough  # compiles a step
     def test_a_callback_without_a_rule_for_several(self, examples_path, tmp_path, registries):
         @losses.register("counted", kind="slate")
         def counted(logits, labels, *, where=None, weights=None):

@@ -23,11 +23,13 @@ some of the days is a log of those days. A row is a candidate of a request.
   the request, so the config lets a history end ten minutes before.
 - `position` orders a request's candidates by how far they came, then by their rank in the owners'
   re-ranking and ranking: no screen position is published.
+- A video's features are those of the first request that it is a candidate of, by time.
 
 Times of requests are milliseconds and times of upload are seconds, as the owners' code reads them.
 Not confirmed by anything published: what the files hold where a value does not apply (such as
 `rank_index` of a video that was never ranked; it is used only beside the mark of its stage), and
-whether a candidate has one row per request. Of several, marks and actions are joined.
+whether a candidate has one row per request. Of several, marks are joined, and so are the actions of
+those that are exposed.
 """
 
 from pathlib import Path
@@ -43,6 +45,7 @@ from interactrank_jax.log.adapters.streams import (
     binary,
     feather_files,
     in_time,
+    literal,
     open_stream,
     present,
     quoted,
@@ -99,6 +102,7 @@ def convert(source: files.PathLike, out: files.PathLike) -> dict[str, Any]:
     with outputs.new_directory(out) as path, open_stream(path) as stream:
         SCHEMA.save(path)
         stream.run("CREATE TABLE videos (" + ", ".join(_video_columns()) + ")", str(source))
+        stream.run("CREATE TABLE earlier (request_id BIGINT, file VARCHAR)", str(source))
         for day in tqdm(days, unit=" days", disable=None):
             for name, count in _convert_day(stream, day, has_stages).items():
                 counts[name] += count
@@ -141,6 +145,7 @@ def _convert_day(stream: Stream, file: Path, has_stages: bool) -> dict[str, int]
     checks += [binary(name) for name in (*ACTIONS, *marks)]
     candidates = stream.check("typed", where, checks)
     stream.run(f"CREATE OR REPLACE TEMP TABLE day AS {_day(has_stages)}", where)
+    _refuse_repeats(stream, where)
     stream.run(f"INSERT INTO videos {_videos_of_day()}", where)
     part = file.stem
     counts = {
@@ -152,12 +157,27 @@ def _convert_day(stream: Stream, file: Path, has_stages: bool) -> dict[str, int]
     return counts | stream.row(f"SELECT {totals} AS unmarked FROM day", where)
 
 
+def _refuse_repeats(stream: Stream, where: str) -> None:
+    """Raises InputError if requests of a day are in the file of an earlier one; notes the day's."""
+    both = "(SELECT DISTINCT request_id FROM day) JOIN earlier USING (request_id)"
+    columns = "count(*) AS requests, min(request_id) AS example, min(file) AS file"
+    repeats = stream.row(f"SELECT {columns} FROM {both}", where)
+    if repeats["requests"]:
+        raise InputError(
+            f"{where}: column 'request_id' names {repeats['requests']:,} requests that "
+            f"{repeats['file']} has too, for example {repeats['example']}. Expected all candidates "
+            f"of a request in the file of one day: remove the copy, or join the two files."
+        )
+    file = literal(where)
+    stream.run(f"INSERT INTO earlier SELECT DISTINCT request_id, {file} FROM day", where)
+
+
 def _day(has_stages: bool) -> str:
     """Returns SQL: a row per request and video of a day, with its stage and what was done."""
     if has_stages:
         cases = " ".join(f"WHEN max({mark}) = 1 THEN '{mark}'" for mark in MARKS)
         stage = f"CASE {cases} ELSE '' END"
-        shown = "max(realshow) = 1"
+        exposed = "realshow = 1"
         # A rank counts only where the video was in that stage.
         ranks = ", ".join(
             f"min({stage_of}_index) FILTER (WHERE {flags}) AS {stage_of}_index"
@@ -167,11 +187,12 @@ def _day(has_stages: bool) -> str:
             )
         )
     else:
-        stage, shown = "'realshow'", "true"
+        stage, exposed = "'realshow'", "true"
         ranks = "CAST(NULL AS BIGINT) AS rerank_index, CAST(NULL AS BIGINT) AS rank_index"
     levels = " ".join(f"WHEN '{mark}' THEN {level}" for mark, level in MARKS.items())
     actions = ", ".join(
-        f"({shown}) AND coalesce(max({quoted(name)}), 0) = 1 AS {quoted(name)}" for name in ACTIONS
+        f"coalesce(max({quoted(name)}) FILTER (WHERE {exposed}), 0) = 1 AS {quoted(name)}"
+        for name in ACTIONS
     )
     carried = ("device_id", *USER_FEATURES, *ITEM_FEATURES, "duration", "upload_timestamp")
     of_row = ", ".join(f"min({name}) AS {name}" for name in ("user_id", *carried))
@@ -215,18 +236,27 @@ def _impressions() -> str:
 
 def _video_columns() -> list[str]:
     texts = [f"{name} VARCHAR" for name in ITEM_FEATURES]
-    return ["video_id BIGINT", *texts, "duration BIGINT", "created_at BIGINT"]
+    integers = ("duration", "created_at", "timestamp", "request_id")
+    return ["video_id BIGINT", *texts, *(f"{name} BIGINT" for name in integers)]
 
 
 def _videos_of_day() -> str:
     created = f"CASE WHEN {in_time('upload_timestamp')} THEN upload_timestamp END"
-    features = ", ".join(f"min({name})" for name in (*ITEM_FEATURES, "duration"))
-    return f"SELECT video_id, {features}, min({created}) FROM day GROUP BY video_id"
+    return _first_rows(f"SELECT *, {created} AS created_at FROM day")
+
+
+def _first_rows(rows: str) -> str:
+    """Returns SQL: of each video the row of its first request, with its earliest upload."""
+    features = ", ".join((*ITEM_FEATURES, "duration"))
+    return (
+        f"SELECT video_id, {features}, min(created_at) OVER (PARTITION BY video_id) AS created_at, "
+        f"timestamp, request_id FROM ({rows}) QUALIFY row_number() OVER (PARTITION BY video_id "
+        f"ORDER BY timestamp, request_id) = 1"
+    )
 
 
 def _items() -> str:
-    features = ", ".join(f"min({name}) AS {name}" for name in ITEM_FEATURES)
     return (
-        f"SELECT video_id AS item_id, {features}, CAST(min(duration) / 1000.0 AS FLOAT) AS "
-        f"duration_s, min(created_at) AS created_at FROM videos GROUP BY video_id ORDER BY video_id"
+        f"SELECT video_id AS item_id, {', '.join(ITEM_FEATURES)}, CAST(duration / 1000.0 AS FLOAT) "
+        f"AS duration_s, created_at FROM ({_first_rows('SELECT * FROM videos')}) ORDER BY video_id"
     )

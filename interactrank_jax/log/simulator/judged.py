@@ -66,6 +66,12 @@ class Judgments:
     item_ids: list[str]
     titles: list[str]
 
+    @property
+    def digest(self) -> str:
+        """A hash of all of them, which does not depend on how the file is packed."""
+        pairs = [array.tolist() for array in (self.query, self.item, self.relevance)]
+        return files.digest([*pairs, self.queries, self.item_ids, self.titles])
+
     @classmethod
     def read(cls, source: files.PathLike) -> "Judgments":
         """Reads the owner's file.
@@ -217,6 +223,31 @@ class JudgedWorld(World):
         relevance = np.float32(self.config.relevance) * (share - 0.5)
         simulated = super().appeal(query, user, time, item)
         return dataclasses.replace(simulated, relevance=relevance.astype(np.float32))
+
+
+def open_judged_world(log: files.PathLike) -> JudgedWorld:
+    """Returns the world of a log that `simulate` made with judgments, as of LOG/truth/config.json.
+
+    Raises:
+      InputError: that file is none of such a log, or the judgments are gone or others by now.
+    """
+    file = Path(log) / "truth" / "config.json"
+    origin = files.read_json(file)
+    try:
+        source, digest = origin["judgments"], origin["judgments_digest"]
+        config, seed = SimulatorConfig(**origin["config"]), origin["seed"]
+    except (KeyError, TypeError) as error:
+        raise InputError(
+            f"{file} is not that of a log of judgments ({error}). Simulate the log again with "
+            f"--judgments."
+        ) from error
+    judgments = Judgments.read(source)
+    if judgments.digest != digest:
+        raise InputError(
+            f"{source} holds other judgments than {log} was made of (hash {judgments.digest}, "
+            f"expected {digest}). Put those back, or simulate the log again."
+        )
+    return JudgedWorld(config, seed, judgments)
 
 
 def _directions(ids: list[list[int]], titles: int, width: int, seed: int) -> np.ndarray:

@@ -7,7 +7,8 @@ still, as they do between two runs of a batch job. Constants: `presets.py`.
     LOG/                as `schema.py` says, every table in parts
     LOG/truth/          for oracles and tests only
       config.json       preset, seed and constants: `World(SimulatorConfig(**constants), seed)`;
-                        with judgments `JudgedWorld(..., Judgments.read(DIR))`, DIR as said there
+                        with judgments `judged.open_judged_world(LOG)`, which reads them from the
+                        directory said there, and refuses others than those of the digest
       impressions/      relevance, taste, quality, idiosyncratic, mood, trend if items have one,
                         appeal (their sum) and click_probability, row by row like impressions/
       items.parquet     topics, quality, created, and gone under turnover, in the order of items/
@@ -25,6 +26,7 @@ A log of positives only also lies there as a data set without negatives is publi
 import concurrent.futures
 import dataclasses
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -106,7 +108,8 @@ def simulate(
         else:
             world = JudgedWorld(config, seed, data)
             config = world.config
-            origin["judgments"] = str(judgments)
+            origin["judgments"] = str(Path(judgments).resolve())
+            origin["judgments_digest"] = data.digest
         schema_of(world).save(path)
         files.write_json(path / "truth" / "config.json", origin | {"config": config.to_json()})
         names = Names(world)

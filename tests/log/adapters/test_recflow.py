@@ -113,6 +113,45 @@ def test_several_rows_of_one_candidate_are_joined(tmp_path):
     assert (candidate["stage"], candidate["teacher_score"], candidate["like"]) == ("shown", 5, True)
 
 
+def test_what_a_row_without_exposure_says_is_no_action_of_the_exposed_one(tmp_path):
+    candidates = [
+        row(1, 10, "realshow", like=1),
+        row(1, 10, "rank_pos", effective_view=1),
+        row(1, 11, "realshow", effective_view=None),
+        row(1, 11, "rank_pos", effective_view=1),
+    ]
+    convert(write(tmp_path / "source", {DAY: candidates}), tmp_path / "log")
+    logged = by_item(tmp_path / "log")
+    done = {item: [a for a in ACTIONS if each[a]] for item, each in logged.items()}
+    assert done == {10: ["like"], 11: []}
+
+
+def test_a_request_in_the_files_of_two_days_is_refused(tmp_path):
+    days = {
+        DAY: [row(1, 10, "realshow"), row(2, 10, "realshow")],
+        "2024-01-14": [row(3, 10, "realshow"), row(2, 11, "realshow")],
+    }
+    source = write(tmp_path / "source", days)
+    with pytest.raises(InputError, match=r"names 1 requests that .* too, for example 2") as error:
+        convert(source, tmp_path / "log")
+    for day in days:
+        assert str(source / f"all_stage/{day}.feather") in str(error.value)
+    assert not (tmp_path / "log").exists()
+
+
+def test_the_features_of_a_video_are_those_of_its_first_request(tmp_path):
+    def later(request, seconds, **values):
+        return row(request, 10, "realshow", request_timestamp=T0_MS + 1_000 * seconds, **values)
+
+    days = {
+        DAY: [later(2, 50, category_level_one=1), later(3, 10, category_level_one=9)],
+        "2024-01-14": [later(1, 90_000, category_level_one=0, duration=1)],
+    }
+    convert(write(tmp_path / "source", days), tmp_path / "log")
+    (item,) = rows(tmp_path / "log", "items")
+    assert (item["category_level_one"], item["duration_s"]) == ("9", 16.5)
+
+
 def test_a_log_has_a_part_for_each_day_and_one_row_for_each_video(tmp_path):
     days = {
         DAY: [row(1, 10, "realshow", upload_timestamp=T0 - 5)],

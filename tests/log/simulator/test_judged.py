@@ -6,10 +6,9 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from interactrank_jax.io import files
 from interactrank_jax.io.errors import InputError
 from interactrank_jax.log.read import open_log
-from interactrank_jax.log.simulator.judged import JudgedWorld, Judgments
+from interactrank_jax.log.simulator.judged import Judgments, open_judged_world
 from interactrank_jax.log.simulator.presets import SimulatorConfig
 from interactrank_jax.log.simulator.simulate import simulate
 from interactrank_jax.log.validate import validate
@@ -109,14 +108,31 @@ def test_the_same_seed_gives_the_same_log_and_another_seed_another(tmp_path):
 def test_an_oracle_rebuilds_the_world_and_takes_unjudged_pairs_for_irrelevant(tmp_path):
     source = judged(tmp_path / "data")
     simulate("tiny", 3, tmp_path / "log", judgments=source, slate=6, requests=500)
-    origin = files.read_json(tmp_path / "log/truth/config.json")
-    config = SimulatorConfig(**origin["config"])
-    judgments = Judgments.read(origin["judgments"])
-    world = JudgedWorld(config, origin["seed"], judgments)
+    world = open_judged_world(tmp_path / "log")
+    config, judgments = world.config, world.judgments
     unjudged = np.setdiff1d(np.arange(60), judgments.item[judgments.query == 0])[:3]
     zero = np.zeros(1, np.int64)
     appeal = world.appeal(zero, zero, zero + 1_672_531_200, unjudged[None])
     np.testing.assert_allclose(appeal.relevance, -0.5 * config.relevance)
+
+
+def test_a_log_of_a_relative_path_is_opened_from_anywhere_and_never_with_others(
+    tmp_path, monkeypatch
+):
+    source = judged(tmp_path / "data")
+    monkeypatch.chdir(tmp_path)
+    simulate("tiny", 3, "log", judgments="data", slate=6, requests=500)
+    monkeypatch.chdir("/")
+    world = open_judged_world(tmp_path / "log")
+    assert world.judgments.digest == Judgments.read(source).digest
+    file = source / "train.csv"
+    text = file.read_text(encoding="latin-1")
+    file.write_text("".join(text.splitlines(True)[:-1]), encoding="latin-1")
+    with pytest.raises(InputError, match="holds other judgments than"):
+        open_judged_world(tmp_path / "log")
+    simulate("tiny", 0, tmp_path / "other", requests=500)
+    with pytest.raises(InputError, match="is not that of a log of judgments"):
+        open_judged_world(tmp_path / "other")
 
 
 @pytest.mark.parametrize(
