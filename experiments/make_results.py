@@ -27,6 +27,7 @@ from experiments import (
     comparison,
     contenders,
     freshness,
+    loop_summary,
     over_inputs,
     quickstart,
     unseen_queries,
@@ -74,6 +75,7 @@ TABLES: dict[str, Callable[[Any], str]] = {
     "unseen_queries": lambda results: unseen_queries.table(results["rows"]),
     "prepare": prepare_table,
     "ab_test": ab_test.table,
+    "closed_loop": loop_summary.table,
     "over_inputs": lambda results: over_inputs.table(results["rows"]),
     "quickstart": quickstart.offline,
 }
