@@ -312,7 +312,9 @@ def test_slurm_gets_a_task_for_each_listed_trial_or_workers_of_a_study(
     command, drawn_command, tmp_path, monkeypatch
 ):
     submitted = []
-    monkeypatch.setattr(slurm, "submit", lambda arguments, commands: submitted.append(commands))
+    monkeypatch.setattr(
+        slurm, "submit", lambda arguments, commands, **options: submitted.append(commands)
+    )
     flags = ["--parallel=2", "--budget_s=9", "--slurm", "gpu", "mem_gb=3"]
     assert run.main([*command, *flags]) == 0
     assert [module for module, _ in submitted[0]] == ["experiments.jobs"] * 3
