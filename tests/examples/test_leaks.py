@@ -55,6 +55,7 @@ def test_the_preparation_of_a_log_with_time_does_not_leak(name, options, request
     assert str(report).endswith("no leak found")
 
 
+@pytest.mark.thorough  # as do tests of protocols, of a smaller log
 def test_the_preparation_of_a_random_split_does_not_leak(log):
     report = leaks.examine(_config(random_config), log)
     assert not report.leaks, str(report)

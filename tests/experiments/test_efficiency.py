@@ -105,6 +105,7 @@ def test_what_is_counted_gives_the_ranked_score(metadata):
     np.testing.assert_allclose(score, logits @ np.array(run.rule.utility), rtol=1e-4)
 
 
+@pytest.mark.thorough  # two models with as many meta queries as there may be
 def test_more_meta_queries_cost_a_request_more_and_a_candidate_nothing(metadata):
     rows = [
         efficiency.measure_meta_vectors("fit", metadata, vectors, candidates=4_000, seed=0)
@@ -127,6 +128,7 @@ def test_an_index_holds_the_bytes_it_says(metadata):
     assert size("matrix_factorization") == 3 * 17 * 4  # all heads
 
 
+@pytest.mark.thorough  # times every model
 def test_the_script_leaves_a_table_a_figure_and_a_record(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(efficiency, "META_VECTORS", (4,))
     names = ["interactrank", "inttower", "fit", "lr"]

@@ -11,8 +11,7 @@ from tests.export.served import differences, write_bundle
 from tests.literal.random_configs import draw_options, make_config
 from tests.literal.random_logs import draw_log
 
-SEEDS = range(8)
-MORE_SEEDS = range(8, 40)
+SEEDS, MORE_SEEDS, MOST_SEEDS = range(4), range(4, 12), range(12, 40)
 
 
 def check(seed: int, root: Path) -> None:
@@ -47,12 +46,13 @@ def assert_equal(result, where: str) -> None:
         assert difference.equal == difference.rows, f"{where}: {name}: {difference.first}"
 
 
-@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize(
+    "seed",
+    [
+        *SEEDS,
+        *(pytest.param(seed, marks=pytest.mark.thorough) for seed in MORE_SEEDS),
+        *(pytest.param(seed, marks=pytest.mark.slow) for seed in MOST_SEEDS),
+    ],
+)
 def test_what_is_served_is_what_was_prepared(seed, tmp_path):
-    check(seed, tmp_path)
-
-
-@pytest.mark.thorough
-@pytest.mark.parametrize("seed", MORE_SEEDS)
-def test_what_is_served_is_what_was_prepared_of_more_logs(seed, tmp_path):
     check(seed, tmp_path)

@@ -29,8 +29,7 @@ from tests.literal.random_configs import draw_options, make_config, plain_option
 from tests.literal.random_logs import RandomLog, draw_log
 from tests.literal.reading import Reading
 
-SEEDS = range(12)
-MORE_SEEDS = range(12, 72)
+SEEDS, MORE_SEEDS, MOST_SEEDS = range(6), range(6, 24), range(24, 72)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,7 +93,12 @@ def _case(seed: int) -> Case:
 
 
 @pytest.mark.parametrize(
-    "seed", [*SEEDS, *(pytest.param(seed, marks=pytest.mark.thorough) for seed in MORE_SEEDS)]
+    "seed",
+    [
+        *SEEDS,
+        *(pytest.param(seed, marks=pytest.mark.thorough) for seed in MORE_SEEDS),
+        *(pytest.param(seed, marks=pytest.mark.slow) for seed in MOST_SEEDS),
+    ],
 )
 def test_examples_are_what_a_plain_reading_of_the_log_says(seed):
     case = _case(seed)

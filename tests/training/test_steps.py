@@ -236,7 +236,7 @@ class TestWhatAStepTouches:
         assert_identical(trainer(warm, batches[4]), trainer(warm, batches[4]))
 
 
-@pytest.mark.parametrize("model", ["interactrank", "fit"])
+@pytest.mark.parametrize("model", ["interactrank", pytest.param("fit", marks=pytest.mark.thorough)])
 def test_microbatches_give_the_step_of_the_whole_batch(examples, trainer, batches, model):
     at_once, in_parts = (
         StepTrainer(examples, model, trainer.optimizer, LOSS, microbatches=number)

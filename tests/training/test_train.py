@@ -82,7 +82,11 @@ class TestRun:
 
     # The other tests train with pmap; with all of this it compiles for half a minute.
     @pytest.mark.parametrize(
-        "parallel", ["shard_map", pytest.param("pmap", marks=pytest.mark.slow)]
+        "parallel",
+        [
+            pytest.param("shard_map", marks=pytest.mark.thorough),
+            pytest.param("pmap", marks=pytest.mark.slow),
+        ],
     )
     def test_every_option_at_once_trains_resumes_and_is_evaluated(
         self, tmp_path, examples_path, parallel
