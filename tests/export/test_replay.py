@@ -170,8 +170,10 @@ def check_seed(seed: int, days: int, root, capsys) -> None:
         assert figures["score"]["rows"] > 100
 
 
-@pytest.mark.thorough  # three logs, runs and bundles of three days each
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.thorough  # logs, runs and bundles of three days each
+@pytest.mark.parametrize(
+    "seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (1, 2))]
+)
 def test_the_simulators_days(seed, tmp_path, capsys):
     check_seed(seed, 3, tmp_path, capsys)
 

@@ -235,7 +235,7 @@ def live_states(template):
     return sum(sizes.values()) / sum(leaf.size for leaf in leaves if leaf.shape == shape)
 
 
-@pytest.mark.thorough  # trains
+@pytest.mark.slow  # collects garbage before each of many measurements
 def test_one_stack_one_state_beside_it_and_one_iterator(examples_path, tmp_path, monkeypatch):
     """Nothing is saved here: of what is, Orbax has copies of its own."""
     config, states, made = shared_config(max_steps=4), [], []
