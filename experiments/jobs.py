@@ -180,7 +180,7 @@ def work(parallel: int, worker: Callable[[Slot], None]) -> None:
       KeyboardInterrupt: SIGINT or SIGTERM came; the jobs were asked to save and stop, and did. A
         second one kills them.
     """
-    slots = [Slot(_cores(place, parallel)) for place in range(parallel)]
+    slots = [Slot(_cores(number, parallel)) for number in range(parallel)]
     with _sigterm_interrupts(), futures.ThreadPoolExecutor(parallel) as pool:
         working = [pool.submit(worker, slot) for slot in slots]
         try:

@@ -110,24 +110,24 @@ class TestSteps:
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory, examples_path):
-    """Runs of models that share a step, by separate trainings, and what either said; read only."""
+    """Runs of models that share a step, of separate trainings, and both summaries; read only."""
     root, config = tmp_path_factory.mktemp("vmapped"), shared_config()
     together = [root / "together" / str(number) for number in range(len(OVERRIDES))]
     alone = [root / "alone" / str(number) for number in range(len(OVERRIDES))]
-    said = train_many(config, examples_path, OVERRIDES, together)
+    summary = train_many(config, examples_path, OVERRIDES, together)
     expected = [
         train(each, examples_path, path, devices=jax.devices()[:1])
         for each, path in zip(configs(config), alone, strict=True)
     ]
-    return list(zip(together, alone, said, expected, strict=True))
+    return list(zip(together, alone, summary, expected, strict=True))
 
 
 @pytest.mark.thorough  # trains whole runs, together and apart
 class TestRuns:
     def test_are_those_of_separate_trainings(self, runs):
-        for path, other, said, expected in runs:
-            assert said == pytest.approx(expected, abs=1e-3)
-            assert (said["step"], said["steps"]) == (expected["step"], expected["steps"])
+        for path, other, summary, expected in runs:
+            assert summary == pytest.approx(expected, abs=1e-3)
+            assert (summary["step"], summary["steps"]) == (expected["step"], expected["steps"])
             model, step = Run.open(path).restore_model()
             assert_close(model, Run.open(other).restore_model()[0])
             logits = np.zeros((1, 2), np.float32)
@@ -138,9 +138,9 @@ class TestRuns:
 
     def test_each_has_an_end_of_its_own(self, runs):
         """The first learns nothing, and ends at its second validation; the last goes on."""
-        ends = [said["steps"] for _, _, said, _ in runs]
+        ends = [summary["steps"] for _, _, summary, _ in runs]
         assert ends[0] == 4 < ends[2]
-        assert len({said["step"] for _, _, said, _ in runs}) > 1
+        assert len({summary["step"] for _, _, summary, _ in runs}) > 1
 
     def test_curves_have_the_same_lines(self, runs):
         for path, other, _, _ in runs:
@@ -173,11 +173,11 @@ class TestRuns:
 
     def test_each_is_resumed_as_any_run(self, runs, examples_path, tmp_path):
         """Here one that is finished: the same summary, and nothing is trained again."""
-        path, _, said, _ = runs[2]
+        path, _, summary, _ = runs[2]
         shutil.copytree(path, tmp_path / "run")
         config = configs(shared_config())[2]
         again = train(config, examples_path, tmp_path / "run", devices=jax.devices()[:1])
-        assert again == said
+        assert again == summary
         assert_same_run(tmp_path / "run", path)
 
 
@@ -199,11 +199,11 @@ def test_stopped_and_resumed_they_end_with_the_same_bits(
             train_many(*arguments)
     assert [steps(path)[-1] for path in paths] == [4, 6, 6]  # the first had ended
     shutil.rmtree(paths[1] / "checkpoints/6")
-    said = train_many(*arguments)
-    assert said == [each[2] for each in runs]
+    summary = train_many(*arguments)
+    assert summary == [each[2] for each in runs]
     for path, each in zip(paths, runs, strict=True):
         assert_same_run(path, each[0])
-    assert train_many(*arguments) == said  # nothing is left to do
+    assert train_many(*arguments) == summary  # nothing is left to do
 
 
 @pytest.mark.thorough  # whole runs
@@ -217,11 +217,11 @@ def test_one_that_is_not_finite_ends_alone(runs, examples_path, tmp_path, monkey
 
     monkeypatch.setattr(vmapped.Rates, "of", classmethod(broken))
     paths = [tmp_path / str(number) for number in range(len(OVERRIDES))]
-    said = train_many(shared_config(), examples_path, OVERRIDES, paths)
-    assert said[0] == runs[0][2]
-    assert said[2] == runs[2][2]
-    assert said[1].keys() == {"error"}
-    assert "step 1: loss is not finite" in said[1]["error"]
+    summary = train_many(shared_config(), examples_path, OVERRIDES, paths)
+    assert summary[0] == runs[0][2]
+    assert summary[2] == runs[2][2]
+    assert summary[1].keys() == {"error"}
+    assert "step 1: loss is not finite" in summary[1]["error"]
     assert_same_run(paths[2], runs[2][0])
 
 

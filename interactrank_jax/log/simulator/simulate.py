@@ -103,31 +103,16 @@ def simulate(
         for folder in ("items", "requests", "impressions", "events", "truth/impressions"):
             (path / folder).mkdir(parents=True)
         origin = {"preset": preset, **({"variant": variant} if variant else {}), "seed": seed}
-        if data is None:
-            world = World(config, seed)
-        else:
-            world = JudgedWorld(config, seed, data)
-            config = world.config
+        world = World(config, seed) if data is None else JudgedWorld(config, seed, data)
+        config = world.config
+        if data is not None:
             origin["judgments"] = str(Path(judgments).resolve())
             origin["judgments_digest"] = data.digest
         schema_of(world).save(path)
         files.write_json(path / "truth" / "config.json", origin | {"config": config.to_json()})
         names = Names(world)
         write_world(world, names, path)
-        counts = dict.fromkeys(("requests", "impressions", "events"), 0)
-        totals = np.zeros(len(ACTIONS), np.int64)
-        # One thread writes a chunk while the next is simulated.
-        with concurrent.futures.ThreadPoolExecutor(1) as writer:
-            pending: concurrent.futures.Future | None = None
-            for chunk, tables in enumerate(_chunks(world, seed, names)):
-                if pending is not None:
-                    pending.result()
-                pending = writer.submit(write_part, path, chunk, tables)
-                for name in counts:
-                    counts[name] += len(tables[name])
-                totals += [tables["impressions"][name].to_numpy().sum() for name in ACTIONS]
-            if pending is not None:
-                pending.result()
+        counts, totals = _write_chunks(world, seed, names, path)
         if config.positives_only:
             write_ratings(names, path)
     return {
@@ -151,7 +136,28 @@ def _refuse_catalogue(config: SimulatorConfig, overrides: dict[str, Any]) -> Non
         )
 
 
-def _chunks(world: World, seed: int, names: "Names") -> Iterator[dict[str, pa.Table]]:
+def _write_chunks(
+    world: World, seed: int, names: Names, path: Path
+) -> tuple[dict[str, int], np.ndarray]:
+    """Writes a part of each table per chunk; returns rows by table, and impressions by action."""
+    counts = dict.fromkeys(("requests", "impressions", "events"), 0)
+    totals = np.zeros(len(ACTIONS), np.int64)
+    # One thread writes a chunk while the next is simulated.
+    with concurrent.futures.ThreadPoolExecutor(1) as writer:
+        pending: concurrent.futures.Future | None = None
+        for chunk, tables in enumerate(_chunks(world, seed, names)):
+            if pending is not None:
+                pending.result()
+            pending = writer.submit(write_part, path, chunk, tables)
+            for name in counts:
+                counts[name] += len(tables[name])
+            totals += [tables["impressions"][name].to_numpy().sum() for name in ACTIONS]
+        if pending is not None:
+            pending.result()
+    return counts, totals
+
+
+def _chunks(world: World, seed: int, names: Names) -> Iterator[dict[str, pa.Table]]:
     """Lets time pass; yields the tables of each chunk."""
     config = world.config
     clicks = np.zeros(config.items)
