@@ -10,7 +10,7 @@ serves (`Serving`). The columns:
                           if it has one (`analytic_flops`)
     bytes per item        of an item's representation in an index (`item_bytes`)
     FLOPs per request     of `encode_query`, XLA's count (`request_flops`)
-    ms per 100k           of `score`, for one request with 100 thousand candidates (`score_seconds`)
+    ms per 100k           of one request's 100 thousand candidates, see `score_seconds`
 
 A model that is not decoupled has no index: its "item" is the fields that its network reads.
 
@@ -36,6 +36,7 @@ from interactrank_jax.examples.format import Metadata
 from interactrank_jax.io import outputs
 from interactrank_jax.models.flops import Shapes
 from interactrank_jax.models.inputs import zero_inputs
+from interactrank_jax.models.preranker import PreRanker
 from interactrank_jax.models.registry import MODELS, build_model
 from interactrank_jax.runs.run import Run
 
@@ -110,6 +111,20 @@ class Serving:
         """Returns the ranked score `[R, C]`; its cross features are transformed already."""
         logits: Any = self.model.apply(variables, query, items, cross, method="score")
         return logits[..., 0] if len(self._utility) == 1 else logits @ self._utility
+
+    @property
+    def has_score_one(self) -> bool:
+        """Whether the model has a way of its own to score the candidates of one request."""
+        return type(self.model).score_one is not PreRanker.score_one
+
+    def score_one(self, variables: Any, query: Any, items: Any, cross: Array) -> Array:
+        """Returns what `score` does of one request `[1, C]`, as a ranker scores its list."""
+        items_of_one = jax.tree.map(lambda leaf: leaf[0], items)
+        logits: Any = self.model.apply(variables, query, items_of_one, method="score_one")
+        if self.model.uses_cross:
+            parts: Any = self.model.apply(variables, cross[0], method="cross_parts")
+            logits = logits + parts.sum(-2)
+        return (logits[..., 0] if len(self._utility) == 1 else logits @ self._utility)[None]
 
     def requests(self, count: int) -> Any:
         """Returns the shapes of `count` requests."""
@@ -210,12 +225,13 @@ def analytic_flops(run: Run) -> float | None:
 
 
 def score_seconds(run: Run, candidates: int, seed: int) -> tuple[float, int]:
-    """Returns the seconds of `score` for one request with so many candidates, and the tile's size.
+    """Returns the seconds to score one request's candidates, and the tile's size.
 
     Representations and cross features of the candidates lie side by side, gathered before; the
-    query is encoded. The median of several calls, of the faster of two ways: all candidates at
-    once, or 2,000 at a time, whose intermediate values stay in the cache. Models that are not
-    decoupled only so: all at once they would fill gigabytes.
+    query is encoded. The median of several calls, of the fastest way: `score` or, where the model
+    has one, `score_one`, of all candidates at once, or of 2,000 at a time, whose intermediate
+    values stay in the cache. Models that are not decoupled only so: all at once they would fill
+    gigabytes.
     """
     serving = Serving(run)
     rng = np.random.default_rng(seed)
@@ -225,22 +241,23 @@ def score_seconds(run: Run, candidates: int, seed: int) -> tuple[float, int]:
     encoded = jax.jit(serving.encode_item)(variables, _draw_all(rng, items))
     decoupled = run.model.is_decoupled
 
-    def seconds(tile):
+    def seconds(way, tile):
         def cut(leaf):
             return leaf.reshape(-1, 1, tile, *leaf.shape[2:])
 
         def tiled(variables, query, *candidates):
             return jax.lax.map(
-                lambda part: serving.score(variables, query, *part),
-                jax.tree.map(cut, candidates),
+                lambda part: way(variables, query, *part), jax.tree.map(cut, candidates)
             )
 
-        function = serving.score if tile == candidates else tiled
+        function = way if tile == candidates else tiled
         repeats = REPEATS if decoupled else SLOW_REPEATS
         arguments = variables, query, encoded, _draw(rng, cross)
         return seconds_of(function, *arguments, repeats=repeats), tile
 
-    return min(seconds(tile) for tile in ((TILE, candidates) if decoupled else (TILE,)))
+    ways = (serving.score, serving.score_one) if serving.has_score_one else (serving.score,)
+    tiles = (TILE, candidates) if decoupled else (TILE,)
+    return min(seconds(way, tile) for way in ways for tile in tiles)
 
 
 def _draw_all(rng: np.random.Generator, shapes: Any) -> Any:

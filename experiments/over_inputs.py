@@ -26,7 +26,7 @@ SEARCH, POSITIVES = "search", "positives"
 VARIANTS = (SEARCH, "drift", "turnover", "labels_1", "labels_50", "slate_3", "slate_300", POSITIVES)
 MOVIELENS = {
     "movielens_100k": ("movielens_100k", "movielens_100k_random"),
-    "movielens_1m": ("movielens_1m",),
+    "movielens_1m": ("movielens_1m", "movielens_1m_published"),
 }
 METRIC = "roc_auc"
 

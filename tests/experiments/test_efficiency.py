@@ -1,6 +1,7 @@
 """What serving costs: XLA's counts agree with formulas, and grow only with what they should."""
 
 import dataclasses
+import functools
 import json
 
 import jax
@@ -117,6 +118,22 @@ def test_more_meta_queries_cost_a_request_more_and_a_candidate_nothing(metadata)
     # A user vector for each, beside what a request costs whatever their number.
     assert (many - some) / (64 - 16) == pytest.approx((some - few) / (16 - 4), rel=0.01)
     assert few > 4 * (some - few) / (16 - 4)
+
+
+@pytest.mark.parametrize("name", ["fit", "interactfit"])
+def test_both_ways_to_score_a_list_give_the_same_scores(metadata, name):
+    serving = efficiency.Serving(efficiency.make_run(name, metadata))
+    assert serving.has_score_one
+    rng = np.random.default_rng(0)
+    draw = functools.partial(jax.tree.map, functools.partial(efficiency._draw, rng))
+    variables = draw(serving.variables)
+    items, cross = serving.candidates(50)
+    query = serving.encode_query(variables, draw(serving.requests(1)))
+    encoded, cross = serving.encode_item(variables, draw(items)), draw(cross)
+    scores = serving.score(variables, query, encoded, cross)
+    assert scores.shape == (1, 50)
+    other = serving.score_one(variables, query, encoded, cross)
+    np.testing.assert_allclose(other, scores, rtol=1e-4, atol=1e-4 * np.abs(scores).max())
 
 
 def test_an_index_holds_the_bytes_it_says(metadata):

@@ -39,6 +39,7 @@ def test_rows_are_those_of_a_loop_over_slates(examples_path):
     assert list(zip(rows.ids[:, 0], rows.ids[:, 1], rows.label, strict=True)) == expected
 
 
+@pytest.mark.thorough  # five trainings
 def test_the_command_tests_the_best_trial_with_every_seed(examples_path, capsys, monkeypatch):
     monkeypatch.setattr(independent, "EPOCHS", 2)
     arguments = [f"--examples={examples_path}", "--model=cold", "--dot", "--trials=2"]
