@@ -117,8 +117,6 @@ def _whole_rows(bundle: Bundle, name: Path, base: np.ndarray) -> Iterator[np.nda
 
 def _write_vectors(bundle: Bundle, ids: pa.Array, directory: Path) -> None:
     vectors = np.load(directory / "index" / "0.npy", mmap_mode="r", allow_pickle=False)[1:]
-    if len(bundle.delta.deleted):
-        is_there = np.ones(len(ids), bool)
-        is_there[bundle.delta.deleted - 1] = False
-        ids, vectors = ids.filter(pa.array(is_there)), vectors[is_there]
-    write_vectors(ids, vectors, bundle["vectors"], directory / "vectors")
+    is_kept = np.ones(len(ids), bool)
+    is_kept[bundle.delta.deleted - 1] = False
+    write_vectors(ids, vectors, is_kept, bundle["vectors"], directory / "vectors")

@@ -104,7 +104,7 @@ def export(
         if vectors:
             ids = KeyIndex.open(directory / "items" / "ids").ids
             leaf = np.load(directory / "index" / "0.npy", mmap_mode="r")
-            write_vectors(ids, leaf[1:], vectors, directory / "vectors")
+            write_vectors(ids, leaf[1:], np.ones(len(ids), bool), vectors, directory / "vectors")
         record = _describe(run, model, step) | knowledge.record | fields | {"vectors": vectors}
         progress("golden requests")
         parity = _prove(record, sample, served, graphs, directory)

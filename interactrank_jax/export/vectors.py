@@ -10,35 +10,55 @@ The graph `query_vector` gives a request's vector and its offset, alike for all 
 features add their terms to the score.
 """
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from interactrank_jax.io import files
+from interactrank_jax.io import contents, files, interrupts
 
 FORMS = ("parquet", "npy")
+ROWS_AT_ONCE = 1 << 17
 _CHANGED, _DELETED = "changed.parquet", "deleted.parquet"
 CHANGES = (f"vectors/{_CHANGED}", f"vectors/{_DELETED}")
 
 
-def write_vectors(ids: pa.Array, vectors: np.ndarray, form: str, directory: Path) -> None:
-    """Writes the vectors of items.
+def write_vectors(
+    ids: pa.Array, vectors: np.ndarray, is_kept: np.ndarray, form: str, directory: Path
+) -> None:
+    """Writes the vectors of items, some at a time.
 
     Args:
       ids: `[I]`.
-      vectors: `[I, d]`.
+      vectors: `[I, d]`, perhaps mapped from a file.
+      is_kept: `[I]` whether an item is written.
       form: one of `FORMS`.
       directory: new.
     """
     directory.mkdir()
-    vectors = np.asarray(vectors, np.float32)
     if form == "npy":
-        files.save_array(directory / "vector.npy", vectors)
-        pq.write_table(pa.table({"item_id": ids}), directory / "ids.parquet")
+        shape = (int(is_kept.sum()), vectors.shape[1])
+        with files.ArrayWriter(directory / "vector.npy", shape, np.float32) as writer:
+            for _, part in _parts(vectors, is_kept):
+                writer.write(part)
+        table = pa.table({"item_id": ids.filter(pa.array(is_kept))})
+        pq.write_table(table, directory / "ids.parquet")
         return
-    _write(ids, vectors, directory / "items.parquet")
+    schema = _table(ids[:0], np.zeros((0, vectors.shape[1]), np.float32)).schema
+    with pq.ParquetWriter(directory / "items.parquet", schema) as tables:
+        for rows, part in _parts(vectors, is_kept):
+            tables.write_table(_table(ids[rows].filter(pa.array(is_kept[rows])), part))
+
+
+def _parts(vectors: np.ndarray, is_kept: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
+    """Yields rows, and the vectors of those that are kept, float32 `[n, d]`."""
+    for first in range(0, len(vectors), ROWS_AT_ONCE):
+        interrupts.check()
+        rows = slice(first, first + ROWS_AT_ONCE)
+        yield rows, np.asarray(vectors[rows][is_kept[rows]], np.float32)
+        contents.release(vectors)
 
 
 def write_changes(ids: pa.Array, vectors: np.ndarray, deleted: pa.Array, directory: Path) -> None:
@@ -50,10 +70,10 @@ def write_changes(ids: pa.Array, vectors: np.ndarray, deleted: pa.Array, directo
       deleted: ids of items that were deleted since.
       directory: that has the vectors.
     """
-    _write(ids, np.asarray(vectors, np.float32), directory / _CHANGED)
+    pq.write_table(_table(ids, np.asarray(vectors, np.float32)), directory / _CHANGED)
     pq.write_table(pa.table({"item_id": deleted}), directory / _DELETED)
 
 
-def _write(ids: pa.Array, vectors: np.ndarray, file: Path) -> None:
+def _table(ids: pa.Array, vectors: np.ndarray) -> pa.Table:
     lists = pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), vectors.shape[1])
-    pq.write_table(pa.table({"item_id": ids, "vector": lists}), file)
+    return pa.table({"item_id": ids, "vector": lists})

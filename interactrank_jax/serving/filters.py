@@ -1,10 +1,12 @@
 """Items that a request may not be given, or the only ones that it may: blocked, out of stock.
 
-A filter is kept as pairs of a request and a row, and becomes bits over the store, see `RowMask`,
-for some requests at a time.
+A filter is kept as pairs of a request and a row. Candidates are looked up among these pairs; for
+the whole corpus they become bits over the store, see `RowMask`, for some requests at a time.
 """
 
 import dataclasses
+import functools
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -17,6 +19,7 @@ from interactrank_jax.serving.masks import RowMask
 from interactrank_jax.serving.tables import as_table, check_columns, column, refuse_nulls
 
 BLOCKED, ALLOWED = "blocked", "allowed"  # also list columns that requests may carry
+_ROW = (1 << 32) - 1  # the bits of a pair that are its row
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,19 +27,31 @@ class ItemSet:
     """Items of requests.
 
     Attributes:
-      request: `[M]` ascending, number of the request; None where they are of all requests.
-      row: `[M]` rows of the items.
+      pair: `[M]` ascending, the number of the request in the upper 32 bits, the row of the item in
+        the lower ones.
     """
 
-    request: np.ndarray | None
-    row: np.ndarray
+    pair: np.ndarray
+
+    @classmethod
+    def of(cls, request: np.ndarray, row: np.ndarray) -> "ItemSet":
+        """Returns the set of pairs `[M]` of a request and a row."""
+        return cls(np.unique(_pair(request, row)))
 
     def mask(self, first: int, count: int, rows: int) -> RowMask:
         """Returns the mask that bars these items of `count` requests from `first` on."""
-        if self.request is None:
-            return RowMask.of(1, rows, 0, self.row)
-        low, high = np.searchsorted(self.request, [first, first + count])
-        return RowMask.of(count, rows, self.request[low:high] - first, self.row[low:high])
+        low, high = np.searchsorted(self.pair, _pair(np.array([first, first + count]), 0))
+        pair = self.pair[low:high]
+        return RowMask.of(count, rows, (pair >> 32) - first, pair & _ROW)
+
+    def has(self, request: np.ndarray, row: np.ndarray) -> np.ndarray:
+        """Returns whether pairs `[M]` of a request and a row are in the set."""
+        pair = _pair(request, row)
+        at = np.searchsorted(self.pair, pair)
+        is_there = np.zeros(len(pair), bool)
+        inside = at < len(self.pair)
+        is_there[inside] = self.pair[at[inside]] == pair[inside]
+        return is_there
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,21 +61,43 @@ class Filters:
     Attributes:
       blocked: items that they may not.
       allowed: sets of items; they may be given those alone that are in each set.
+      everywhere: rows barred from all requests; None: none are.
       rows: of the store.
     """
 
     blocked: tuple[ItemSet, ...]
     allowed: tuple[ItemSet, ...]
+    everywhere: RowMask | None
     rows: int
 
     def mask(self, first: int, count: int) -> RowMask | None:
         """Returns the rows barred from `count` requests from `first` on; None: none are."""
         masks = [items.mask(first, count, self.rows) for items in self.blocked]
         masks += [items.mask(first, count, self.rows).inverted() for items in self.allowed]
-        result = None
-        for mask in masks:
-            result = mask | result
-        return result
+        return functools.reduce(lambda barred, mask: mask | barred, masks, self.everywhere)
+
+    def of_lists(self, lists: Lists, first: int) -> Lists:
+        """Returns candidate lists, of the requests from `first` on, without what is barred.
+
+        The work grows with the candidates, not with the store.
+        """
+        counts = np.diff(lists.start)
+        request, kept = np.repeat(np.arange(len(counts)), counts), np.ones(len(lists.row), bool)
+        for is_kept in self._kept(request + first, lists.row):
+            kept &= is_kept
+        if kept.all():
+            return lists
+        before = np.append(0, np.cumsum(kept))
+        return dataclasses.replace(lists, start=before[lists.start], row=lists.row[kept])
+
+    def _kept(self, request: np.ndarray, row: np.ndarray) -> Iterator[np.ndarray]:
+        """Yields for each filter whether it lets pairs `[M]` of a request and a row through."""
+        if self.everywhere is not None:
+            yield ~self.everywhere.has(np.zeros_like(request), row)
+        for items in self.blocked:
+            yield ~items.has(request, row)
+        for items in self.allowed:
+            yield items.has(request, row)
 
 
 def read_filters(bundle: Bundle, requests: pa.Table, blocked: Any, allowed: Any) -> Filters:
@@ -78,37 +115,37 @@ def read_filters(bundle: Bundle, requests: pa.Table, blocked: Any, allowed: Any)
     """
     sets: dict[str, list[ItemSet]] = {}
     features = [feature.name for feature in bundle.features]
+    everywhere, rows = None, bundle["items"]
     for name, data in ((BLOCKED, blocked), (ALLOWED, allowed)):
-        sets[name] = [] if data is None else [_read(bundle, requests, data, name)]
+        sets[name] = []
+        if data is not None:
+            table = as_table(data, name)
+            if "request_id" in table.column_names:
+                request, ids = item_rows(bundle, requests, table, name)
+                sets[name].append(_item_set(request, bundle.rows_of(ids)))
+            else:
+                mask = RowMask.of(1, rows, 0, _rows_of_all(bundle, table, name))
+                everywhere = (mask.inverted() if name == ALLOWED else mask) | everywhere
         if name in requests.column_names and name not in features:
             if not pa.types.is_nested(requests[name].type):
                 continue  # a column of the log that only shares the name
             request, ids = item_lists(bundle, requests, name)
-            sets[name].append(_by_request(request, bundle.rows_of(ids)))
-    return Filters(tuple(sets[BLOCKED]), tuple(sets[ALLOWED]), bundle["items"])
+            sets[name].append(_item_set(request, bundle.rows_of(ids)))
+    return Filters(tuple(sets[BLOCKED]), tuple(sets[ALLOWED]), everywhere, rows)
 
 
-def filtered_lists(lists: Lists, mask: RowMask) -> Lists:
-    """Returns candidate lists without what a mask bars."""
-    counts = np.diff(lists.start)
-    kept = ~mask.has(np.repeat(np.arange(len(counts)), counts), lists.row)
-    before = np.append(0, np.cumsum(kept))
-    return dataclasses.replace(lists, start=before[lists.start], row=lists.row[kept])
-
-
-def _read(bundle: Bundle, requests: pa.Table, data: Any, what: str) -> ItemSet:
-    table = as_table(data, what)
-    if "request_id" in table.column_names:
-        request, ids = item_rows(bundle, requests, table, what)
-        return _by_request(request, bundle.rows_of(ids))
+def _rows_of_all(bundle: Bundle, table: pa.Table, what: str) -> np.ndarray:
+    """Returns the rows of items that are filtered for all requests."""
     check_columns(table, {"item_id": "id"}, {"item_id": bundle.items.ids.type}, what)
     refuse_nulls(table, ("item_id",), what, "item_id")
     row = bundle.rows_of(column(table, "item_id", bundle.items.ids.type))
-    return ItemSet(None, row[row != PADDING])
+    return row[row != PADDING]
 
 
-def _by_request(request: np.ndarray, row: np.ndarray) -> ItemSet:
+def _item_set(request: np.ndarray, row: np.ndarray) -> ItemSet:
     has_row = row != PADDING  # an item that the bundle does not have is in no ranking anyway
-    request, row = request[has_row], row[has_row]
-    order = np.argsort(request, kind="stable")
-    return ItemSet(request[order], row[order])
+    return ItemSet.of(request[has_row], row[has_row])
+
+
+def _pair(request: np.ndarray, row: np.ndarray | int) -> np.ndarray:
+    return request.astype(np.int64) << 32 | row

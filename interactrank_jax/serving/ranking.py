@@ -15,7 +15,7 @@ import pyarrow as pa
 from interactrank_jax.io.errors import InputError
 from interactrank_jax.serving.bundle import Bundle
 from interactrank_jax.serving.corpus import CorpusRanker
-from interactrank_jax.serving.filters import filtered_lists, read_filters
+from interactrank_jax.serving.filters import read_filters
 from interactrank_jax.serving.graphs import Graphs, Leaves, empty_leaves, padded_rows
 from interactrank_jax.serving.list_scorer import ListScorer
 from interactrank_jax.serving.lists import Lists, candidate_lists
@@ -123,8 +123,11 @@ class Ranking:
         for first in range(0, max(len(table), 1), REQUESTS_AT_ONCE):
             part = table.slice(first, REQUESTS_AT_ONCE)
             encoded = self.encoder.encode(part, events)
-            of_part = None if lists is None else lists.of_requests(first, len(part))
-            yield self._rank(encoded, of_part, k, with_features, filters.mask(first, len(part)))
+            if lists is None:
+                yield self._of_corpus(encoded, k, filters.mask(first, len(part)))
+            else:
+                of_part = filters.of_lists(lists.of_requests(first, len(part)), first)
+                yield self._of_lists(encoded, of_part, k, with_features)
 
     def encode_requests(self, requests: Any, events: Any = None) -> Leaves:
         """Returns the representation of raw requests: leaves `query/0`, ..., `[R, ...]`."""
@@ -135,37 +138,46 @@ class Ranking:
             parts.append(self.encode(self.encoder.encode(part, fresh)))
         return _concatenated(parts)
 
-    def _rank(
+    def _of_corpus(self, encoded: EncodedRequests, k: int, mask: RowMask | None) -> Ranked:
+        """Ranks the whole corpus."""
+        query = self.encode(encoded)
+        tops = self.corpus.best(encoded, query, k, mask)
+        counts = np.array([len(row) for row, _ in tops], np.int64)
+        row, score = joined_tops(tops)
+        start = np.append(0, np.cumsum(counts))
+        _, logits, _ = self.pairs.of_lists(encoded, query, start, row)
+        table = self._table(encoded, counts, row, score, logits)
+        return Ranked(table, self._left_out(encoded), 0, encoded, None)
+
+    def _of_lists(
+        self, encoded: EncodedRequests, lists: Lists, k: int, with_features: bool
+    ) -> Ranked:
+        """Ranks candidate lists."""
+        query = self.encode(encoded)
+        chosen, counts, score, logits, cross = self._best_of_lists(encoded, query, lists, k)
+        candidates = None
+        if with_features:
+            if cross is None:
+                cross = self.pairs.cross_of_lists(encoded, lists.start, lists.row)
+            request = np.repeat(np.arange(len(encoded)), np.diff(lists.start))
+            candidates = {"request": request, "row": lists.row, "cross": cross}
+        table = self._table(encoded, counts, lists.row[chosen], score, logits)
+        return Ranked(
+            table, self._left_out(encoded, lists), int(lists.repeated.sum()), encoded, candidates
+        )
+
+    def _table(
         self,
         encoded: EncodedRequests,
-        lists: Lists | None,
-        k: int,
-        with_features: bool,
-        mask: RowMask | None,
-    ) -> Ranked:
-        query = self.encode(encoded)
-        candidates = None
-        if lists is None:
-            tops = self.corpus.best(encoded, query, k, mask)
-            counts = np.array([len(row) for row, _ in tops], np.int64)
-            row, score = joined_tops(tops)
-            start = np.append(0, np.cumsum(counts))
-            _, logits, _ = self.pairs.of_lists(encoded, query, start, row)
-            unknown, unknown_ids, repeated = np.zeros(0, np.int64), self.bundle.items.ids[:0], 0
-        else:
-            lists = lists if mask is None else filtered_lists(lists, mask)
-            chosen, counts, score, logits, cross = self._best_of_lists(encoded, query, lists, k)
-            row = lists.row[chosen]
-            if with_features:
-                if cross is None:
-                    cross = self.pairs.cross_of_lists(encoded, lists.start, lists.row)
-                request = np.repeat(np.arange(len(encoded)), np.diff(lists.start))
-                candidates = {"request": request, "row": lists.row, "cross": cross}
-            unknown, unknown_ids = lists.unknown, lists.unknown_ids
-            repeated = int(lists.repeated.sum())
+        counts: np.ndarray,
+        row: np.ndarray,
+        score: np.ndarray,
+        logits: np.ndarray,
+    ) -> pa.Table:
+        """Returns `Ranked.table` of the items at `row` `[n]`, of which a request has `counts`."""
         request = np.repeat(np.arange(len(encoded)), counts)
         rank = np.arange(len(row)) - np.repeat(np.cumsum(counts) - counts, counts) + 1
-        table = pa.table(
+        return pa.table(
             {
                 "request_id": encoded.ids.take(pa.array(request)),
                 "item_id": self.bundle.ids_of(row),
@@ -174,8 +186,12 @@ class Ranking:
                 **self.calibration.columns(logits),
             }
         )
-        left_out = {"request_id": encoded.ids.take(pa.array(unknown)), "item_id": unknown_ids}
-        return Ranked(table, pa.table(left_out), repeated, encoded, candidates)
+
+    def _left_out(self, encoded: EncodedRequests, lists: Lists | None = None) -> pa.Table:
+        """Returns `Ranked.left_out`."""
+        unknown = np.zeros(0, np.int64) if lists is None else lists.unknown
+        ids = self.bundle.items.ids[:0] if lists is None else lists.unknown_ids
+        return pa.table({"request_id": encoded.ids.take(pa.array(unknown)), "item_id": ids})
 
     def _best_of_lists(
         self, encoded: EncodedRequests, query: Leaves, lists: Lists, k: int

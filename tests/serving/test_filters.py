@@ -5,6 +5,7 @@ import pyarrow as pa
 import pytest
 
 from interactrank_jax.io.errors import InputError
+from interactrank_jax.serving import filters, ranking
 from tests.serving.making import ITEMS, assert_scores, candidates, events, requests
 
 COUNT = 20
@@ -132,3 +133,25 @@ def test_a_filter_that_is_none_is_refused(ranker, blocked, message):
 def test_a_column_of_the_log_that_shares_the_name_filters_nothing(ranker):
     table = ranker.rank(requests(3, allowed=["i1", "i2", "i3"]), k=ITEMS)
     assert_scores(table, ranker.rank(requests(3), k=ITEMS))
+
+
+def test_lists_need_no_bits_over_the_store(ranker, monkeypatch):
+    def refuse(*_):
+        raise AssertionError("a mask over all items was made")
+
+    monkeypatch.setattr(filters.RowMask, "of", refuse)
+    blocked, allowed = pairs(5, 0.3), pairs(6, 0.7)
+    table = ranker.rank(
+        requests(COUNT), candidates(COUNT, 9), k=ITEMS, blocked=blocked, allowed=allowed
+    )
+    assert as_pairs(table) <= as_pairs(allowed) - as_pairs(blocked)
+
+
+def test_a_filter_of_all_requests_is_made_once(ranker, monkeypatch):
+    made = []
+    of = filters.RowMask.of
+    monkeypatch.setattr(ranking, "REQUESTS_AT_ONCE", 3)
+    expected = ranker.rank(requests(COUNT), k=ITEMS, blocked={"item_id": ["i1"]})
+    monkeypatch.setattr(filters.RowMask, "of", lambda *mask: made.append(mask) or of(*mask))
+    assert ranker.rank(requests(COUNT), k=ITEMS, blocked={"item_id": ["i1"]}).equals(expected)
+    assert len(made) == 1
