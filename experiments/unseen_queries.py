@@ -73,7 +73,7 @@ def _request_vectors(outcome: trials.Outcome) -> Iterator[tuple[str, str, int, n
         raw = examples.raw_requests(split)
         ids, times = (raw[name].to_pylist() for name in ("query_id", "timestamp"))
         for batch in request_batches(examples, split, 256):
-            vectors = np.asarray(encode(batch))[:, 0]
+            vectors = np.asarray(encode(batch).vectors)[:, 0]
             for index, vector in zip(batch["request_index"], vectors, strict=True):
                 if index >= 0:
                     yield split, ids[index], times[index], vector

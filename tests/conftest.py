@@ -32,10 +32,14 @@ SHARED_DATA = REPOSITORY / "../shared/data"  # real data, where there is any
 
 
 def pytest_collection_modifyitems(items):
-    """Files with thorough tests first, then those with most: what takes long must not come last."""
+    """Files with long tests first, then those with most: what takes long must not come last."""
     sizes = collections.Counter(item.path for item in items)
-    thorough = {item.path for item in items if item.get_closest_marker("thorough")}
-    items.sort(key=lambda item: (item.path not in thorough, -sizes[item.path]))
+    marked = {
+        item.path
+        for item in items
+        if item.get_closest_marker("thorough") or item.get_closest_marker("script")
+    }
+    items.sort(key=lambda item: (item.path not in marked, -sizes[item.path]))
 
 
 def pytest_sessionfinish():

@@ -20,6 +20,7 @@ from interactrank_jax.models.registry import MODELS, register
 from interactrank_jax.models.two_tower import TwoTower
 from tests.conftest import REPOSITORY
 from tests.log import handmade_log
+from tests.marks import some_quick
 
 HEAVY = ("jax", "flax", "grain", "orbax", "ibis", "duckdb", "pandas", "pyarrow", "numpy")
 
@@ -71,7 +72,10 @@ def documented(name):
     return doctest.DocTestFinder(exclude_empty=False).find(value, name, globs={})
 
 
-@pytest.mark.parametrize("name", ir.__all__)
+QUICK = [name for name in ir.__all__ if name not in ("export_bundle", "Trainer")]  # they train
+
+
+@pytest.mark.parametrize("name", some_quick(ir.__all__, QUICK))
 def test_its_docstring_has_an_example_that_holds(name, tmp_path, monkeypatch, registries):
     monkeypatch.chdir(tmp_path)
     own, *of_methods = documented(name)
@@ -194,11 +198,13 @@ class TestNotebook:
     def notebook(self, examples_path):
         return json.loads(python(NOTEBOOK, examples_path).splitlines()[-1])
 
+    @pytest.mark.thorough  # a training in a process of its own
     def test_a_model_of_a_cell_trains_and_evaluates(self, notebook):
         assert notebook["loss"] > 0
         assert {"roc_auc", "ndcg_at_10"} <= set(notebook["metrics"])
         assert "train/loss/margin" in notebook["curves"]
 
+    @pytest.mark.thorough  # the same process
     def test_a_cell_that_is_edited_and_run_again_takes_its_names_over(self, notebook):
         assert notebook["model"] == "Better"
         assert notebook["file"] == SESSION

@@ -177,6 +177,7 @@ def test_a_second_run_into_the_same_place_is_refused_and_changes_nothing(tmp_pat
 
 
 @pytest.mark.skipif(not (SHARED_DATA / "ml-100k").is_dir(), reason="MovieLens-100K is not here")
+@pytest.mark.thorough  # real data, a whole training
 def test_movielens_100k_goes_through_all_stations_and_reaches_its_reference(tmp_path, capsys):
     log = tmp_path / "log"
     source = SHARED_DATA / "ml-100k"

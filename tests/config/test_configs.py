@@ -106,6 +106,7 @@ def test_every_config_makes_a_model_of_its_data(tmp_path, examples, model, argum
         ("dat", "ratings_time"),
     ],
 )
+@pytest.mark.thorough  # four models to compile
 def test_a_config_trains_a_step(tmp_path, examples, model, argument):
     config = load(model, argument)
     config.train.update({"batch_size": 16, "max_steps": 1})

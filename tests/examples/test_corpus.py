@@ -82,9 +82,9 @@ def _counted_one_by_one(config, log_path, examples: Examples, scratch) -> dict[s
 @pytest.mark.parametrize(
     "options",
     [
-        {"cross.features": OF_QUERIES},
+        pytest.param({"cross.features": OF_QUERIES}, marks=pytest.mark.thorough),
         {"cross.features": ALL_KINDS, "protocol": "clean_random"},
-        {"cross.features": OF_QUERIES, **FORMS},
+        pytest.param({"cross.features": OF_QUERIES, **FORMS}, marks=pytest.mark.thorough),
         {"cross.features": (*ALL_KINDS, "share:click:9:fresh"), "cross.fresh_days": 9, **FORMS},
     ],
     ids=["queries", "random split", "forms", "everything"],

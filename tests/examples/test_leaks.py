@@ -45,7 +45,10 @@ def _features(report: leaks.Report) -> set[str]:
     return {leak.feature for leak in report.leaks}
 
 
-@pytest.mark.parametrize(("name", "options"), [("log", OPTIONS), ("log_without_events", {})])
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [pytest.param("log", OPTIONS, marks=pytest.mark.thorough), ("log_without_events", {})],
+)
 def test_the_preparation_of_a_log_with_time_does_not_leak(name, options, request):
     phases: list[str] = []
     report = leaks.examine(_config(**options), request.getfixturevalue(name), phases.append)

@@ -18,6 +18,7 @@ from tests.log.handmade_log import (
     random_config,
     write_log,
 )
+from tests.marks import some_quick
 
 OPTIONS = {
     "cross.features": ("share:click:7", "rate:click:30", "item_rate:save:30:country"),
@@ -33,7 +34,7 @@ def log(tmp_path_factory):
     return write_log(tmp_path_factory.mktemp("log") / "log", make_tables(120))
 
 
-@pytest.fixture(scope="module", params=CONFIGS)
+@pytest.fixture(scope="module", params=some_quick(CONFIGS, ["clean_time"]))
 def protocol(request):
     return request.param
 

@@ -454,7 +454,7 @@ def test_a_model_is_evaluated_once(trained_run, examples_path, tmp_path, evaluat
 # --- the scripts as a whole -------------------------------------------------------------------
 
 
-@pytest.mark.thorough  # two trainings
+@pytest.mark.script  # two trainings
 @pytest.mark.parametrize("script", [interactrank_ablation, fit_ablation])
 def test_the_smallest_ablation_ends_in_its_table_and_file(script, tmp_path):
     file = tmp_path / "result.json"
@@ -477,7 +477,7 @@ def test_the_smallest_ablation_ends_in_its_table_and_file(script, tmp_path):
         assert (tmp_path / "auc_against_queries.png").is_file()
 
 
-@pytest.mark.thorough  # two trainings
+@pytest.mark.script  # two trainings
 def test_the_smallest_offline_comparison_ends_in_its_table_and_file(tmp_path):
     file = tmp_path / "result.json"
     flags = ["--quick", f"--out={tmp_path / 'out'}", f"--json={file}"]

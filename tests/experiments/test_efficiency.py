@@ -145,7 +145,7 @@ def test_an_index_holds_the_bytes_it_says(metadata):
     assert size("matrix_factorization") == 3 * 17 * 4  # all heads
 
 
-@pytest.mark.thorough  # times every model
+@pytest.mark.script  # times every model
 def test_the_script_leaves_a_table_a_figure_and_a_record(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(efficiency, "META_VECTORS", (4,))
     names = ["interactrank", "inttower", "fit", "lr"]

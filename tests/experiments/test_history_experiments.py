@@ -1,5 +1,6 @@
 """What the experiments on ItemQueryPerf make of trained models, without training any."""
 
+import json
 import types
 from pathlib import Path
 
@@ -209,3 +210,22 @@ def test_step_0_does_not_hide_a_training_that_does_harm(monkeypatch):
     monkeypatch.setattr(defaults.trials, "make", lambda *given: given)
     monkeypatch.setattr(defaults.simulated, "trained", lambda made, parallel: [outcome])
     assert set(map(tuple, defaults.measure(setting).values())) == {(0.65,)}
+
+
+@pytest.mark.script  # trainings in processes of their own
+@pytest.mark.parametrize(
+    ("script", "flags"),
+    [
+        (over_inputs, ["--variants", "drift", "--models", "interactrank"]),
+        (freshness, []),
+        (unseen_queries, []),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_the_smallest_one_ends_in_its_table_and_file(script, flags, tmp_path, capsys):
+    assert script.main(["--quick", "--seeds=0", f"--out={tmp_path}", *flags]) == 0
+    name = script.__name__.rpartition(".")[2]
+    content = json.loads((tmp_path / "quick" / f"{name}.json").read_text())
+    assert content["seeds"] == [0]
+    assert content["commit"]
+    assert script.table(content["rows"]) in capsys.readouterr().out

@@ -11,7 +11,7 @@ from tests.export.served import differences, write_bundle
 from tests.literal.random_configs import draw_options, make_config
 from tests.literal.random_logs import draw_log
 
-SEEDS, MORE_SEEDS, MOST_SEEDS = range(4), range(4, 12), range(12, 40)
+SEEDS, MORE_SEEDS, MOST_SEEDS = range(2), range(2, 8), range(8, 40)
 
 
 def check(seed: int, root: Path) -> None:

@@ -109,6 +109,7 @@ def counts(store, engine):
 
 
 @pytest.mark.parametrize("name", MUTATIONS)
+@pytest.mark.thorough  # the checks are those of the test before
 def test_a_malformed_log_in_state_build(name, log_tables, good_log, good_counts, engine, tmp_path):
     """Refused, or counted as the good log; what STATE does not look at, prepare refuses."""
     _, outcome = MUTATIONS[name]

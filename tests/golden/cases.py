@@ -119,11 +119,20 @@ if MOVIELENS.is_dir():
     }
 REAL = ("movielens_100k", "movielens_100k_random")
 SLOW = ("small", *REAL)
+# Of simulated logs: numpy's float32 exponentials differ in their last bit between CPUs.
+ROUNDED = {"tiny": "/propensity", "small": "/propensity"}
+
+
+def has_moved(name: str, key: str, recorded: list, values: list) -> bool:
+    """Returns whether a column, `[digest, value, ...]`, is not what was recorded."""
+    if key.endswith(ROUNDED.get(name, "/")):
+        return not is_close(recorded, values)
+    return recorded[0] != values[0]
 
 
 def is_close(recorded: list, values: list) -> bool:
-    """Returns whether readable values agree, for a message that says where they do not."""
+    """Returns whether the readable values of a column agree, whose digest comes first."""
     return len(recorded) == len(values) and all(
         a == b or (isinstance(a, float) and np.isclose(a, b, equal_nan=True))
-        for a, b in zip(recorded, values, strict=True)
+        for a, b in zip(recorded[1:], values[1:], strict=True)
     )

@@ -9,6 +9,7 @@ from interactrank_jax.io.errors import InputError
 from interactrank_jax.models.registry import MODELS
 from interactrank_jax.runs.run import Run
 from interactrank_jax.training.train import train
+from tests.marks import some_quick
 from tests.models.model_case import CORPUS, HEADS, REQUESTS, Case
 from tests.synthetic import FEATURES, SLATE, tiny_config
 
@@ -27,7 +28,7 @@ class TestExclusion:
     NAMES = ("user_id", "query_id", "item_id", *(feature.name for feature in FEATURES))
 
     @pytest.mark.parametrize("feature", NAMES)
-    @pytest.mark.parametrize("model", MODELS)
+    @pytest.mark.parametrize("model", some_quick(MODELS, ("interactrank", "fit", "cold")))
     def test_of_each_feature_in_turn(self, examples, model, feature):
         if feature in self.NEEDED.get(model, ()):
             with pytest.raises(InputError, match=rf"needs '{feature}': take it out of"):
@@ -62,6 +63,7 @@ class TestExclusion:
         config = tiny_config(model, **fields, meta={"vectors": 0})
         assert Run("unused", config, examples.metadata).model_template["params"]
 
+    @pytest.mark.thorough  # a training
     def test_a_model_trains_and_is_evaluated_without_item_ids(self, examples_path, tmp_path):
         config = tiny_config("interactrank", exclude=("item_id", "category"))
         config.train.update({"max_steps": 2, "eval_every": 2})

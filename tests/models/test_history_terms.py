@@ -12,6 +12,7 @@ from interactrank_jax.models.history_terms import (
 )
 from interactrank_jax.models.inputs import UserValue
 from interactrank_jax.tables import lookup
+from tests.marks import some_quick
 from tests.models.model_case import CORPUS, HEADS, UTILITY, Case
 
 WITH_TERMS = ("interactrank", "interactfit", "lr", "cold", "wide_deep", "deepfm", "dcn_v2")
@@ -59,7 +60,7 @@ def test_counts_of_a_user_are_damped_and_rates_are_odds():
     np.testing.assert_allclose(transform_user_values(numeric, values), expected, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", WITH_TERMS)
+@pytest.mark.parametrize("name", some_quick(WITH_TERMS, ("interactrank", "interactfit", "cold")))
 def test_a_users_past_moves_all_candidates_alike_in_every_way_to_score(examples, name):
     case = Case(name, examples)
     inputs = case.inputs._replace(user_values=(UserValue(0, 0.0),))

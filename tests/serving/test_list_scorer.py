@@ -19,6 +19,7 @@ from interactrank_jax.serving.reader import Reader
 from interactrank_jax.serving.requests import EncodedRequests
 from interactrank_jax.serving.top_k import top_k
 from tests.log.handmade_log import make_tables
+from tests.marks import some_quick
 from tests.serving.making import (
     ITEMS,
     assert_scores,
@@ -207,7 +208,10 @@ def test_positions_of_some_among_others(seed):
 # --- Bundles ---
 
 
-@pytest.fixture(scope="module", params=["interactrank", "interactfit"])
+# A bundle of InteractFIT is a training and an export of its own.
+@pytest.fixture(
+    scope="module", params=some_quick(["interactrank", "interactfit"], ["interactrank"])
+)
 def bundle(request, tmp_path_factory):
     if request.param == "interactrank":
         return request.getfixturevalue("served").bundle

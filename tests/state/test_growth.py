@@ -23,6 +23,7 @@ from tests.log.handmade_log import (
     replace,
     write_log,
 )
+from tests.marks import some_quick
 from tests.state.conftest import FULL, everything, state_config
 
 DAY = 86_400
@@ -59,7 +60,7 @@ def disturbed(tables):
     }
 
 
-@pytest.mark.parametrize("events", [True, False], ids=["events", "no events"])
+@pytest.mark.parametrize("events", some_quick([True, False], [True]), ids=["events", "no events"])
 def test_days_in_any_order_twice_or_late_give_the_state_of_one_build(events, backend, tmp_path):
     """Every table to the bit; each night's build runs twice."""
     tables, config = make_tables(events=events), state_config(**FULL)

@@ -15,6 +15,7 @@ from interactrank_jax.state import engines, store
 from interactrank_jax.state.build import build_store
 from tests.conftest import REPOSITORY
 from tests.log.handmade_log import START
+from tests.marks import some_quick
 from tests.state.conftest import everything, state_config
 from tests.state.test_outputs import contents
 
@@ -33,7 +34,7 @@ def write_config(place, options=""):
     return config
 
 
-@pytest.mark.parametrize("written", range(0, 24, 5))
+@pytest.mark.parametrize("written", some_quick(range(0, 24, 5), (5, 15)))
 def test_a_build_that_dies_leaves_what_was_complete(
     written, log, whole, backend, tmp_path, monkeypatch
 ):
@@ -62,7 +63,14 @@ def test_a_build_that_dies_leaves_what_was_complete(
     assert not list(out.glob(".partial-*"))
 
 
-@pytest.mark.parametrize(("through", "written"), [(None, 2), (FIRST + 8, 1), (FIRST + 8, 9)])
+@pytest.mark.parametrize(
+    ("through", "written"),
+    [
+        (FIRST + 8, 9),
+        pytest.param(None, 2, marks=pytest.mark.thorough),
+        pytest.param(FIRST + 8, 1, marks=pytest.mark.thorough),
+    ],
+)
 def test_a_killed_build_is_no_different(through, written, log, whole, backend, tmp_path):
     """The first chunk or a later one."""
     out, config = tmp_path / "state", write_config(tmp_path)
@@ -99,7 +107,7 @@ def test_what_is_made_of_state_is_whole_or_not_there(
         assert made.sort_by(order) == expected.sort_by(order)
 
 
-@pytest.mark.parametrize("written", [2, 9])
+@pytest.mark.parametrize("written", some_quick([2, 9], [9]))
 def test_a_preparation_killed_at_work_on_its_state_leaves_nothing(
     written, log, examples_with_rates, tmp_path
 ):

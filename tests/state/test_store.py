@@ -69,8 +69,11 @@ class TestFeatures:
     @pytest.mark.parametrize(
         ("overrides", "events"),
         [
-            *((overrides, "plain") for overrides in ({}, FULL, DEBIAS)),
-            *((FULL, "none"), ({}, "odd"), (ITEMS, "without a query")),
+            *((FULL, "plain"), ({}, "odd")),
+            pytest.param({}, "plain", marks=pytest.mark.thorough),
+            pytest.param(DEBIAS, "plain", marks=pytest.mark.thorough),
+            pytest.param(FULL, "none", marks=pytest.mark.thorough),
+            pytest.param(ITEMS, "without a query", marks=pytest.mark.thorough),
         ],
     )
     def test_are_those_of_the_preparation_bit_by_bit(

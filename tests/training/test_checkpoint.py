@@ -12,6 +12,7 @@ from interactrank_jax.runs.run import Run
 from interactrank_jax.training import checkpoint
 from interactrank_jax.training.train import train
 from tests.faults.forging import at, reseal
+from tests.marks import some_quick
 from tests.synthetic import tiny_config
 
 
@@ -22,7 +23,10 @@ def config():
     return config
 
 
-@pytest.mark.parametrize("name", ["run[1]", "run*?\\{a,b} c:d%20#e'é"])
+AWKWARD = "run*?\\{a,b} c:d%20#e'é"
+
+
+@pytest.mark.parametrize("name", some_quick(["run[1]", AWKWARD], [AWKWARD]))
 def test_a_run_is_restored_and_resumed_whatever_its_directory_is_called(
     tmp_path, examples_path, config, name
 ):

@@ -133,6 +133,7 @@ def command(name, root, *flags):
     return cli.main([name, f"--workdir={root / 'run'}", f"--examples={root / 'new'}", *flags])
 
 
+@pytest.mark.thorough  # three commands
 def test_yesterdays_model_serves_todays_log_at_the_command_line(two_preparations, tmp_path, capsys):
     root = two_preparations
     run, new = Run.open(root / "run"), Examples(root / "new")

@@ -20,6 +20,7 @@ from interactrank_jax.tables.lookup import Slot
 from interactrank_jax.training.steps import drop_ids
 from interactrank_jax.training.trainer import Trainer
 from tests.log.handmade_log import make_tables, write_log
+from tests.marks import some_quick
 from tests.serving.making import make_config
 from tests.synthetic import tiny_config
 
@@ -37,7 +38,7 @@ def make_trainer(examples_path, model="interactrank", dot_weight_init=1.0, **tra
     return Trainer(config, Examples(examples_path))
 
 
-@pytest.mark.parametrize("model", WITH_TERMS)
+@pytest.mark.parametrize("model", some_quick(WITH_TERMS, ("interactrank", "interactfit", "cold")))
 def test_step_0_is_the_regression(examples_path, model):
     """Its weights to the bit, and its scores where the network starts at zero."""
     trainer = make_trainer(examples_path, model, dot_weight_init=0.01)
@@ -145,6 +146,7 @@ def test_a_model_without_terms_of_history_starts_as_ever(examples_path, model):
     assert all(jax.tree.leaves(same))
 
 
+@pytest.mark.thorough  # two steps to compile
 def test_the_rate_of_the_projection_is_its_own(examples_path):
     """At ten times the rate its first update is ten times as large, and no other one is."""
     changes = []
@@ -185,6 +187,7 @@ def test_dropped_ids_become_hashed_rows_and_nothing_else_does():
     assert (first != second).any()
 
 
+@pytest.mark.thorough  # two steps to compile
 def test_with_dropped_ids_the_hashed_rows_are_trained(examples_path):
     tables = []
     for share in (0.0, 0.9):
@@ -197,7 +200,7 @@ def test_with_dropped_ids_the_hashed_rows_are_trained(examples_path):
     assert tables[1].sum() < tables[0].sum()
 
 
-@pytest.mark.parametrize("model", ["cold", "wide_deep", "dcn_v2"])
+@pytest.mark.parametrize("model", some_quick(["cold", "wide_deep", "dcn_v2"], ["cold"]))
 def test_rows_live_until_the_last_layer_has_left_zero(examples_path, model):
     """Under Adam a loss of their length would take them to zero, where nothing learns."""
     config = tiny_config(model)
