@@ -1,5 +1,7 @@
 """Blocked and allowed items, in lists and in the whole corpus."""
 
+import types
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -148,10 +150,10 @@ def test_lists_need_no_bits_over_the_store(ranker, monkeypatch):
 
 
 def test_a_filter_of_all_requests_is_made_once(ranker, monkeypatch):
-    made = []
-    of = filters.RowMask.of
+    made, of = [], filters.RowMask.of
     monkeypatch.setattr(ranking, "REQUESTS_AT_ONCE", 3)
     expected = ranker.rank(requests(COUNT), k=ITEMS, blocked={"item_id": ["i1"]})
-    monkeypatch.setattr(filters.RowMask, "of", lambda *mask: made.append(mask) or of(*mask))
+    counted = types.SimpleNamespace(of=lambda *mask: made.append(mask) or of(*mask))
+    monkeypatch.setattr(filters, "RowMask", counted)
     assert ranker.rank(requests(COUNT), k=ITEMS, blocked={"item_id": ["i1"]}).equals(expected)
     assert len(made) == 1
