@@ -251,7 +251,6 @@ def total(
         rngs={"dropout": dropout_key},
         method="train_score",
     )
-    logits = training.logits
     kept = jax.random.uniform(key, mask.shape) < objective.impression_sampling
     where = mask & (rule.acted(actions) | kept)
     weights = rule.example_weights(actions)
@@ -259,47 +258,62 @@ def total(
         weights = weights * losses.stage_weights(
             batch["stage"], engaged, negative_weights=objective.stage_weights
         )
-    sums = {}
-    result = jnp.zeros(())
+    terms = _own_terms(objective, training.logits, labels, batch, where, weights)
+    if objective.softmax_weight:
+        softmax = _sampled_softmax(objective, apply, encoded, drawn, batch, store, counts, axes)
+        terms["softmax"] = objective.softmax_weight, softmax
+    for name, weight in objective.auxiliary:
+        terms[name] = weight, training.losses[name]
 
     def share(term: losses.Total) -> Array:
         return losses.Total(term.loss, jax.lax.psum(term.weight, axes)).mean()
 
-    def add(name: str, weight: float, term: losses.Total) -> None:
-        nonlocal result
+    result, sums = jnp.zeros(()), {}
+    for name, (weight, term) in terms.items():
         if not isinstance(term, losses.Total):
             raise InputError(
                 f"loss '{name}' returned {type(term).__name__}. Expected losses.Total."
             )
         sums[f"loss/{name}"] = share(term)
         result = result + weight * sums[f"loss/{name}"]
-
-    for head, name in enumerate(rule.heads):
-        loss = losses.LOSSES[objective.pointwise].loss
-        term = loss(logits[..., head], labels[..., head], where=where, weights=weights)
-        add(name, objective.head_weights[head], term)
-    if objective.softmax_weight:
-        term = _sampled_softmax(objective, apply, encoded, drawn, batch, store, counts, axes)
-        add("softmax", objective.softmax_weight, term)
-    utility = jnp.asarray(rule.utility, jnp.float32)
-    for name, weight in objective.slate_weights:
-        slate_loss = losses.LOSSES[name].loss
-        add(name, weight, slate_loss(logits @ utility, labels @ utility, where=mask))
-    for name, weight in objective.distillation_weights:
-        teacher = batch["teacher_score"]
-        student = logits[..., 0] - objective.offset
-        loss = losses.LOSSES[name].loss
-        if name == "distill":
-            loss = functools.partial(loss, temperature=objective.distill_temperature)
-        add(name, weight, loss(student, teacher, where=mask & ~jnp.isnan(teacher)))
-    for name, weight in objective.auxiliary:
-        add(name, weight, training.losses[name])
     for name in objective.diagnostics:
         sums[f"model/{name}"] = share(training.diagnostics[name])
     sums["loss"] = result
     sums["candidates"] = mask.sum().astype(jnp.float32)
     sums["engaged"] = engaged.sum().astype(jnp.float32)
     return result, sums
+
+
+def _own_terms(
+    objective: Objective, logits: Array, labels: Array, batch: Any, where: Array, weights: Array
+) -> dict[str, tuple[float, Any]]:
+    """Returns weight and term by name of the losses of candidates, of slates, and of a teacher.
+
+    Args:
+      objective: the terms and their weights.
+      logits, labels: `[R, C, H]`.
+      batch: this device's requests.
+      where: `[R, C]` which candidates the pointwise loss counts.
+      weights: `[R, C]` of theirs.
+    """
+    terms: dict[str, tuple[float, Any]] = {}
+    rule, mask = objective.rule, batch["mask"]
+    pointwise = losses.LOSSES[objective.pointwise].loss
+    for head, name in enumerate(rule.heads):
+        term = pointwise(logits[..., head], labels[..., head], where=where, weights=weights)
+        terms[name] = objective.head_weights[head], term
+    utility = jnp.asarray(rule.utility, jnp.float32)
+    for name, weight in objective.slate_weights:
+        slate_loss = losses.LOSSES[name].loss
+        terms[name] = weight, slate_loss(logits @ utility, labels @ utility, where=mask)
+    for name, weight in objective.distillation_weights:
+        teacher = batch["teacher_score"]
+        loss = losses.LOSSES[name].loss
+        if name == "distill":
+            loss = functools.partial(loss, temperature=objective.distill_temperature)
+        student = logits[..., 0] - objective.offset
+        terms[name] = weight, loss(student, teacher, where=mask & ~jnp.isnan(teacher))
+    return terms
 
 
 def _sampled_softmax(objective, apply, encoded, drawn, batch, store, counts, axes) -> losses.Total:

@@ -65,33 +65,18 @@ def make_train_step(
         key = jax.random.fold_in(key, jax.lax.axis_index(axes))
         encoding_key, loss_key, draw_key = jax.random.split(key, 3)
         drawn = _draw(model, objective, layout, state, batch, store, draw_key)
-        slots = lookup.request_slots(batch, store, inputs)
-        slots |= lookup.item_slots(store, batch["item"], inputs)
-        for role, items in drawn.items():
-            slots |= lookup.item_slots(store, items, inputs, role)
+        slots = _slots(inputs, batch, store, drawn)
         if id_dropout:
             dropped = jax.random.fold_in(draw_key, 1)
             slots = drop_ids(slots, id_dropout, out_of_vocabulary, dropped)
         values, rows, index = look_up(state.tables, slots, layout)
         counts = _count(state.sketch, batch, axes)
 
-        by_request: dict[str, Any] = {"batch": batch}
-        by_request["index"] = {
-            name: places for name, places in index.items() if not name.startswith("uniform/")
-        }
-        if "hard" in drawn:
-            by_request["hard"] = drawn["hard"]
-
         def loss_function(params, values):
-            encode = functools.partial(_encode, model, params, values, store)
-            encoded = _in_parts(encode, microbatches, by_request, encoding_key)
+            encoded = _encode_batch(
+                model, params, values, index, drawn, batch, store, microbatches, encoding_key
+            )
             apply = functools.partial(model.apply, {"params": params})
-            if "uniform" in drawn:
-                items = _embed_items(values, index, store, inputs, drawn["uniform"], "uniform")
-                rngs = {"dropout": jax.random.fold_in(encoding_key, microbatches)}
-                encoded = encoded._replace(
-                    uniform=apply(items, train=True, rngs=rngs, method="encode_item")
-                )
             progress = jnp.minimum(state.step / total_steps, 1.0)
             return objectives.total(
                 objective, apply, encoded, drawn, batch, store, counts, progress, loss_key, axes
@@ -99,27 +84,17 @@ def make_train_step(
 
         gradient = jax.value_and_grad(loss_function, argnums=(0, 1), has_aux=True)
         (_, sums), (dense_gradient, row_gradient) = gradient(state.params, values)
-
         dense_gradient = jax.lax.psum(dense_gradient, axes)
         rows, row_gradient = reduce_rows(rows, row_gradient, state.tables, layout)
         sums = jax.lax.psum(sums, axes)
-        updates, opt_state = optimizer.update(dense_gradient, state.opt_state, state.params)
-        params = model.constrain(optax.apply_updates(state.params, updates))
-        tables, table_states = update_tables(
-            row_optimizer, state.tables, state.table_states, rows, row_gradient, state.step
-        )
         sums["steps"] = jnp.ones(())
         sums["gradient_norm"] = optax.global_norm(dense_gradient)
+        moved = _moved(model, optimizer, row_optimizer, state, dense_gradient, rows, row_gradient)
         # A table that nothing looks up keeps its place, so that the state alone names them all.
         by_table = {name: row_gradient.get(name, jnp.zeros(())) for name in state.tables}
         checks = health_checks(batch, sums, dense_gradient, by_table)
-        return TrainState(
-            step=state.step + 1,
-            params=params,
-            opt_state=opt_state,
-            tables=tables,
-            table_states=table_states,
-            rng=state.rng,
+        return dataclasses.replace(
+            moved,
             sketch=counts,
             sums={name: total + sums.get(name, 0.0) for name, total in state.sums.items()},
             health=_first_unhealthy(state.health, state.step, checks, axes),
@@ -166,12 +141,64 @@ def _draw(model, objective, layout, state, batch, store, key) -> dict[str, Array
     return drawn
 
 
+def _slots(inputs, batch, store, drawn) -> dict[str, Slot]:
+    """Returns what a step looks up: of requests, of their candidates, and of drawn negatives."""
+    slots = lookup.request_slots(batch, store, inputs)
+    slots |= lookup.item_slots(store, batch["item"], inputs)
+    for role, items in drawn.items():
+        slots |= lookup.item_slots(store, items, inputs, role)
+    return slots
+
+
+def _moved(
+    model: PreRanker,
+    optimizer: optax.GradientTransformation,
+    row_optimizer: RowOptimizer,
+    state: TrainState,
+    dense_gradient: Any,
+    rows: Any,
+    row_gradient: Any,
+) -> TrainState:
+    """Returns the state with parameters and rows moved by their gradients, one step on."""
+    updates, opt_state = optimizer.update(dense_gradient, state.opt_state, state.params)
+    tables, table_states = update_tables(
+        row_optimizer, state.tables, state.table_states, rows, row_gradient, state.step
+    )
+    return dataclasses.replace(
+        state,
+        step=state.step + 1,
+        params=model.constrain(optax.apply_updates(state.params, updates)),
+        opt_state=opt_state,
+        tables=tables,
+        table_states=table_states,
+    )
+
+
 def _count(counts, batch, axes):
     """Returns the sketch with the items of all devices' batches, the same on every device."""
     if counts is None:
         return None
     items = jax.lax.all_gather(batch["item"].reshape(-1), axes, tiled=True)
     return sketch.add(counts, items, items != PADDING)
+
+
+def _encode_batch(model, params, values, index, drawn, batch, store, microbatches, key) -> Encoded:
+    """Returns the representations of a batch, part by part, and of the uniform negatives."""
+    by_request: dict[str, Any] = {"batch": batch}
+    by_request["index"] = {
+        name: places for name, places in index.items() if not name.startswith("uniform/")
+    }
+    if "hard" in drawn:
+        by_request["hard"] = drawn["hard"]
+    encode = functools.partial(_encode, model, params, values, store)
+    encoded = _in_parts(encode, microbatches, by_request, key)
+    if "uniform" not in drawn:
+        return encoded
+    items = _embed_items(values, index, store, model.inputs, drawn["uniform"], "uniform")
+    rngs = {"dropout": jax.random.fold_in(key, microbatches)}
+    variables = {"params": params}
+    vectors = model.apply(variables, items, train=True, rngs=rngs, method="encode_item")
+    return encoded._replace(uniform=vectors)
 
 
 def _encode(model, params, values, store, part, key) -> Encoded:
