@@ -69,6 +69,11 @@ def prepare_table(results: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def over_inputs_table(results: Mapping[str, Any]) -> str:
+    """Returns the Markdown table of models beside reference lines: a row per log and model."""
+    return over_inputs.table(results["rows"])
+
+
 # Name of a JSON file in results/, and of its table -> what makes the table of its content.
 TABLES: dict[str, Callable[[Any], str]] = {
     "freshness": lambda results: freshness.table(results["rows"]),
@@ -76,7 +81,9 @@ TABLES: dict[str, Callable[[Any], str]] = {
     "prepare": prepare_table,
     "ab_test": ab_test.table,
     "closed_loop": loop_summary.table,
-    "over_inputs": lambda results: over_inputs.table(results["rows"]),
+    "over_inputs": over_inputs_table,
+    "over_inputs_medium": over_inputs_table,
+    "over_inputs_movielens_1m": over_inputs_table,
     "quickstart": quickstart.offline,
 }
 
