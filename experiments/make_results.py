@@ -26,6 +26,7 @@ from experiments import (
     ab_test,
     comparison,
     contenders,
+    efficiency,
     freshness,
     loop_summary,
     over_inputs,
@@ -85,6 +86,7 @@ TABLES: dict[str, Callable[[Any], str]] = {
     "over_inputs_medium": over_inputs_table,
     "over_inputs_movielens_1m": over_inputs_table,
     "quickstart": quickstart.offline,
+    "efficiency": lambda results: efficiency.table(results["models"], efficiency.COLUMNS),
 }
 
 
