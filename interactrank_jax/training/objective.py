@@ -258,7 +258,7 @@ def total(
         weights = weights * losses.stage_weights(
             batch["stage"], engaged, negative_weights=objective.stage_weights
         )
-    terms = _own_terms(objective, training.logits, labels, batch, where, weights)
+    terms = _logit_terms(objective, training.logits, labels, batch, where, weights)
     if objective.softmax_weight:
         softmax = _sampled_softmax(objective, apply, encoded, drawn, batch, store, counts, axes)
         terms["softmax"] = objective.softmax_weight, softmax
@@ -284,7 +284,7 @@ def total(
     return result, sums
 
 
-def _own_terms(
+def _logit_terms(
     objective: Objective, logits: Array, labels: Array, batch: Any, where: Array, weights: Array
 ) -> dict[str, tuple[float, Any]]:
     """Returns weight and term by name of the losses of candidates, of slates, and of a teacher.
