@@ -69,7 +69,7 @@ def start(directory, program, environ, first=COUNTING):
         stderr=subprocess.PIPE,
         text=True,
     )
-    done.communicate("typed", timeout=60)
+    done.communicate("typed", timeout=240)
     path = directory / "state.json"
     return done, json.loads(path.read_text()) if path.exists() else {}
 
@@ -161,11 +161,11 @@ class TestProgram:
         (tmp_path / "probe.py").write_text(waiting)
         command = [sys.executable, *program, "config", "--config=probe.py"]
         process = subprocess.Popen(command, cwd=tmp_path, env=environment(), stderr=subprocess.PIPE)
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 240
         while not (tmp_path / "waits").exists() and time.monotonic() < deadline:
             time.sleep(0.01)
         process.send_signal(number)
-        _, errors = process.communicate(timeout=60)
+        _, errors = process.communicate(timeout=240)
         assert process.returncode == 128 + number
         assert b"interrupted; nothing half-written was left" in errors
 

@@ -155,7 +155,7 @@ def test_a_run_asked_to_stop_saves_a_checkpoint_within_seconds(
     wait_for(process, lambda: steps(workdir))
     began = time.monotonic()
     process.send_signal(number)
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=240)
     seconds = time.monotonic() - began
     with capsys.disabled():
         print(f"\n{number.name}: saved and ended in {seconds:.2f} s")

@@ -47,7 +47,7 @@ def run(body: str, *numbers: int, pause: float = 1.0) -> tuple[int, str, float]:
         for number in numbers:
             process.send_signal(number)
             time.sleep(pause)
-        _, errors = process.communicate(timeout=30)
+        _, errors = process.communicate(timeout=120)
     finally:
         process.kill()
     return process.returncode, errors, time.monotonic() - start

@@ -322,7 +322,7 @@ def test_an_interruption_leaves_nothing_and_it_runs_again(served, paths, tables,
         assert time.monotonic() < deadline
         time.sleep(0.02)
     process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=60)
+    _, said = process.communicate(timeout=240)
     assert process.returncode == 130
     assert "interrupted; nothing half-written was left" in said
     assert not list((tmp_path / "out").iterdir())
