@@ -101,7 +101,7 @@ def measure(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     """Trains and tests the models on every data set; returns a row for each pair."""
     rows = []
     for name, setting in data_sets(arguments, arguments.variants).items():
-        if arguments.epochs:
+        if arguments.epochs is not None:
             common = {**setting.common, "train.epochs": arguments.epochs}
             setting = dataclasses.replace(setting, common=common)
         for model in arguments.models:
