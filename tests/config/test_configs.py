@@ -1,6 +1,7 @@
 """Every config, with every argument, becomes a model that trains a step on data of its kind."""
 
 import ast
+import itertools
 import json
 import re
 
@@ -22,6 +23,7 @@ from interactrank_jax.runs.run import Run
 from interactrank_jax.training.train import train
 from tests.conftest import REPOSITORY
 from tests.log.adapters import raw_kuaisearch, raw_open_bandit, raw_recflow
+from tests.marks import some_quick
 
 ARGUMENTS = tuple(data_sets.DATA_SETS)
 TIMED = ("movielens_100k", "movielens_100k_random", "ratings_time")
@@ -86,8 +88,12 @@ def test_interactfit_with_interactranks_parts_switched_off_is_fit(argument):
     assert configuration.difference(configuration.to_json(fit), configuration.to_json(config)) == ""
 
 
-@pytest.mark.parametrize("argument", ARGUMENTS)
-@pytest.mark.parametrize("model", MODELS)
+PAIRS = list(itertools.product(MODELS, ARGUMENTS))
+# Every model on one data set, and every data set with one model.
+QUICK = [pair for pair in PAIRS if pair[0] == "interactfit" or pair[1] == "search"]
+
+
+@pytest.mark.parametrize(("model", "argument"), some_quick(PAIRS, QUICK))
 def test_every_config_makes_a_model_of_its_data(tmp_path, examples, model, argument):
     config = load(model, argument)
     run = Run(tmp_path, config, Examples(examples[argument]).metadata)

@@ -44,6 +44,14 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = (
     | {name: (INTERACTRANK, fields) for name, fields in SWITCHES.items()}
     | {name: ("fit", fields) for name, fields in FIT_SWITCHES.items()}
 )
+# Of the switches, those that take out a part of the model or change its numbers' width.
+QUICK = (
+    *MODELS,
+    "without masknet",
+    "bfloat16",
+    "fit without meta queries",
+    "fit with a dot product",
+)
 UTILITY = (1.0, 0.25)
 REQUESTS, HEADS = 6, 2
 CORPUS = np.arange(1, 12, dtype=np.int32)

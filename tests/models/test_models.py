@@ -14,11 +14,13 @@ from interactrank_jax.models.registry import MODELS, build_model
 from interactrank_jax.models.two_tower import TwoTower
 from interactrank_jax.runs.run import Run
 from interactrank_jax.tables import lookup
+from tests.marks import some_quick
 from tests.models.model_case import (
     CASES,
     CORPUS,
     HEADS,
     INTERACTRANK,
+    QUICK,
     REQUEST_COLUMNS,
     REQUESTS,
     SWITCHES,
@@ -27,7 +29,7 @@ from tests.models.model_case import (
 from tests.synthetic import SLATE, tiny_config
 
 
-@pytest.fixture(params=CASES)
+@pytest.fixture(params=some_quick(CASES, QUICK))
 def case(request, cases):
     return cases(request.param)
 
