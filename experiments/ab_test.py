@@ -40,21 +40,25 @@ ALONE = "alone"  # the best ten of an arm, without a full ranker after it
 BUCKET = 1_000  # searches of the random bucket that the full ranker is fitted on
 
 
-def run_world(arguments: argparse.Namespace, seed: int) -> Outcome:
-    """Trains the arms on one world's log, and lets its users search."""
+def world_setting(arguments: argparse.Namespace, seed: int) -> contenders.Setting:
+    """Returns what the arms of a world are trained with; makes its log unless it is there."""
     from interactrank_jax.log.simulator.simulate import simulate
 
-    preset, directory = simulated.preset(arguments), simulated.place(arguments) / f"world-{seed}"
-    log = directory / "log"
+    name = f"world-{seed}"
+    log = simulated.place(arguments) / name / "log"
     if not log.exists():
-        simulate(preset, seed, log)
-    setting = simulated.setting(arguments, "search", log, directory.name)
-    examples, runs = train(setting, arguments.models, seed)
-    bundles = {model: directory / f"bundle-{model}" for model in runs}
+        simulate(simulated.preset(arguments), seed, log)
+    return simulated.setting(arguments, "search", log, name)
+
+
+def run_world(setting: contenders.Setting, models: Sequence[str], seed: int, count: int) -> Outcome:
+    """Trains the arms on one world's log, and lets its users search so many times."""
+    examples, runs = train(setting, models, seed)
+    bundles = {model: setting.out / f"bundle-{model}" for model in runs}
     for model, bundle in bundles.items():
         if not bundle.exists():
             export(examples, runs[model], bundle)
-    return search(log, bundles, arguments.searches)
+    return search(setting.log, bundles, count)
 
 
 def search(log: Path, bundles: Mapping[str, Path], count: int) -> Outcome:
@@ -287,11 +291,14 @@ def main(argv: list[str] | None = None) -> int:
 
     def make() -> tuple[str, dict[str, Any]]:
         outcomes = []
+        models = arguments.models
         for seed in arguments.seeds:
-            outcomes.append(run_world(arguments, seed))
+            setting = world_setting(arguments, seed)
+            outcomes.append(run_world(setting, models, seed, arguments.searches))
             print(f"{table(summarise(outcomes))}\n", flush=True)
         content = summarise(outcomes)
-        return table(content), content
+        configs = {model: setting.config(model) for model in models}
+        return table(content), {**content, "configs": configs}
 
     return exit_status("ab_test", lambda: simulated.publish(arguments, "ab_test", make))
 

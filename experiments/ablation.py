@@ -116,6 +116,8 @@ def measure(
     scores_of_bases: dict[str, Scores] = {}
     for change, outcomes in _train((whole, *kept), model, setting):
         row = {**_key(change, model, log), "seeds": list(setting.seeds)}
+        if change == whole:
+            row["config"] = setting.config(model)
         errors = [outcome.error for outcome in outcomes if outcome.error]
         if errors and change == whole:
             raise InputError(f"{outcomes[0].trial.directory}: {errors[0]}")

@@ -115,6 +115,10 @@ def slates(
     return position, propensity
 
 
+def _spec(model: str) -> str:
+    return f"{contenders.CONFIGS / model}.py:search"
+
+
 def learn(arm: Arm, day: int, directory: Path, common: Mapping[str, Any]) -> Ranker:
     """Publishes the bundle of the day after the newest of an arm's log, and opens it.
 
@@ -132,7 +136,7 @@ def learn(arm: Arm, day: int, directory: Path, common: Mapping[str, Any]) -> Ran
     from interactrank_jax.state.days import date
 
     overrides = [f"--config.{name}={value!r}" for name, value in common.items()]
-    spec = f"{contenders.CONFIGS / arm.model}.py:search"
+    spec = _spec(arm.model)
     words = Words((f"--config={spec}", *overrides), (), str(directory / "log"), onnx=False)
     root = Root(directory / "daily")
     # What is compared here is what models do when all of them go on being published.
@@ -226,12 +230,17 @@ def run_world(arguments: argparse.Namespace, seed: int) -> dict[str, loop_summar
             f"another --out."
         )
     observe(simulation, directory, days)
-    common = {**trials.QUICK, "data.block_size": 64} if arguments.quick else {}
+    common = {**_common(arguments), "train.seed": seed}
     for name in arguments.arms:
         (directory / name).mkdir(exist_ok=True)
-        run_arm(name, simulation, directory / name, days, {**common, "train.seed": seed})
+        run_arm(name, simulation, directory / name, days, common)
     arms = (POLICY, *arguments.arms, ORACLE)
     return {arm: loop_summary.read_days(directory / arm, days) for arm in arms}
+
+
+def _common(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Returns the fields of the config that differ from its file, the seed aside."""
+    return {**trials.QUICK, "data.block_size": 64} if arguments.quick else {}
 
 
 def run(arguments: argparse.Namespace) -> tuple[str, dict[str, Any]]:
@@ -249,6 +258,10 @@ def run(arguments: argparse.Namespace) -> tuple[str, dict[str, Any]]:
         "days_before": min(BEFORE, 8) if arguments.quick else BEFORE,
         "searches": sum(len(day["user"]) for world in worlds for day in world[POLICY]),
         "worlds": len(worlds),
+        "configs": {
+            model: trials.config_record(_spec(model), _common(arguments))
+            for model in sorted({ARMS[arm].model for arm in arguments.arms})
+        },
     }
     return loop_summary.table(content), content
 

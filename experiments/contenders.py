@@ -66,6 +66,10 @@ class Setting:
         """Returns FILE:ARGUMENT of a model's config."""
         return f"{CONFIGS / model}.py:{self.argument}"
 
+    def config(self, model: str) -> dict[str, Any]:
+        """Returns a model's config for a file of results, see `trials.config_record`."""
+        return trials.config_record(self.spec(model), self.common)
+
     def seeds_of(self, model: str) -> tuple[int, ...]:
         """Returns the seeds that a model is trained with."""
         return self.seeds[:MOST_REFERENCE_SEEDS] if model in RANKING_REFERENCES else self.seeds

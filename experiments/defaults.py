@@ -75,11 +75,12 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
 
     def make() -> tuple[str, dict[str, Any]]:
-        results = {}
+        results, configs = {}, {}
         for name, setting in over_inputs.data_sets(arguments, arguments.variants).items():
-            results[name] = measure(setting)
+            results[name], configs[name] = measure(setting), setting.config(MODEL)
             print(f"{table(results)}\n", flush=True)
-        return table(results), {"validation": results}
+        content = {"validation": results, "changes": CHANGES, "configs": configs}
+        return table(results), content
 
     return exit_status("defaults", lambda: simulated.publish(arguments, "defaults", make))
 

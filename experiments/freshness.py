@@ -161,8 +161,10 @@ def main(argv: list[str] | None = None) -> int:
     lags, ages = arguments.lags or LAGS[:first], arguments.ages or AGES[:first]
 
     def make() -> tuple[str, dict[str, Any]]:
-        rows = measure(simulated.setting(arguments), lags, ages)
-        return table(rows), {"rows": rows}
+        setting = simulated.setting(arguments)
+        rows = measure(setting, lags, ages)
+        configs = {model: setting.config(model) for model in ("two_tower", "interactrank")}
+        return table(rows), {"rows": rows, "configs": configs}
 
     return exit_status("freshness", lambda: simulated.publish(arguments, "freshness", make, draw))
 

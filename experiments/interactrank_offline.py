@@ -100,7 +100,8 @@ def measure(
             for metric in COMPARED:
                 paired = comparison.paired_difference(request, ours, scores, metric=metric)
                 differences[metric] = [float(value) for value in paired]
-        rows.append({"log": log, **row, "interactrank_minus": differences})
+        config = setting.config(row["ranker"]) if row["seeds"] else None
+        rows.append({"log": log, **row, "config": config, "interactrank_minus": differences})
     return rows
 
 

@@ -119,7 +119,8 @@ def test(setting: contenders.Setting, model: str) -> dict[str, Any]:
     sweep = [{"train.seed": seed} for seed in setting.seeds]
     made = trials.make(spec, sweep, examples, setting.out / model, setting.common)
     outcomes = simulated.trained(made, setting.parallel)
-    return summary([contenders.evaluated(outcome) for outcome in outcomes])
+    figures = summary([contenders.evaluated(outcome) for outcome in outcomes])
+    return {**figures, "config": setting.config(model)}
 
 
 def summary(results: Sequence[dict[str, Any]]) -> dict[str, Any]:

@@ -169,6 +169,21 @@ def resolve(spec: str, overrides: Mapping[str, Any]) -> ConfigDict:
     return configuration.with_values(configuration.load(spec), overrides)
 
 
+def config_record(spec: str, common: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns what a file of results says of the config of its trials: all but the seed, as JSON.
+
+    Args:
+      spec: FILE[:ARGUMENT] of the config.
+      common: overrides of all trials; what tells them from each other stands in their rows.
+
+    Raises:
+      InputError: as `resolve`.
+    """
+    record = configuration.to_json(resolve(spec, common))
+    del record["train"]["seed"]
+    return record
+
+
 def commands(trials: Sequence[Trial]) -> list[jobs.Job]:
     """Returns the jobs that train the trials."""
     return [trial.job for trial in trials]

@@ -275,7 +275,8 @@ def main(argv: list[str] | None = None) -> int:
                 retype(setting.log, arguments.retyped, out / "log")
             setting = dataclasses.replace(setting, log=out / "log", out=out)
         rows = measure(setting, arguments.strength, arguments.heads)
-        return table(rows), {"rows": rows}
+        configs = {model: setting.config(model) for model in ("two_tower", "interactrank")}
+        return table(rows), {"rows": rows, "configs": configs}
 
     def work() -> int:
         return simulated.publish(arguments, "unseen_queries", make, subdirectory=retyped)

@@ -72,6 +72,10 @@ def test_the_smallest_one_says_what_every_arm_is_worth(tmp_path, capsys):
     arms = content["arms"]
     assert set(arms) == {"bm25", "popularity", "two_tower", "interactrank", "oracle"}
     assert content["searches"] == 200
+    assert {config["model"]["name"] for config in content["configs"].values()} == {
+        "two_tower",
+        "interactrank",
+    }
     for figures in arms.values():
         assert 0 < figures["fulfilment"] < 1
         assert 0 <= figures["survival_at_500"] <= 1

@@ -265,6 +265,7 @@ def test_the_smallest_ablation_ends_in_its_table_and_file(script, tmp_path):
         )
     assert content["seeds"] == [0]
     assert content["versions"]["jax"]
+    assert rows[0]["config"]["model"]["name"] == rows[0]["model"]
     assert all(row["change"] in script.table(content) for row in rows)
     if script is fit_ablation:
         assert sum(content["meta_queries"][0]["matrix"]["usage"]) == pytest.approx(1)

@@ -202,6 +202,7 @@ def test_the_smallest_one_says_what_every_arm_is_worth(tmp_path, capsys):
     arms = {row["arm"]: row for row in content["rows"]}
     assert list(arms) == ["policy", "two_tower", "oracle"]
     assert content["searches"] == 80
+    assert content["configs"]["two_tower"]["data"]["block_size"] == 64
     assert arms["two_tower"]["lifts"]["two_tower"]["all"] == [0, 0, 0]
     assert max(arms, key=lambda arm: arms[arm]["fulfilment"]["all"]) == "oracle"
     world = tmp_path / "quick" / "world-0"

@@ -228,4 +228,7 @@ def test_the_smallest_one_ends_in_its_table_and_file(script, flags, tmp_path, ca
     content = json.loads((tmp_path / "quick" / f"{name}.json").read_text())
     assert content["seeds"] == [0]
     assert content["commit"]
+    configs = [row["config"] for row in content["rows"] if "config" in row]
+    configs += content.get("configs", {}).values()
+    assert "interactrank" in {config["model"]["name"] for config in configs}
     assert script.table(content["rows"]) in capsys.readouterr().out

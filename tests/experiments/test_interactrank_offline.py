@@ -67,6 +67,8 @@ def test_the_smallest_offline_comparison_ends_in_its_table_and_file(tmp_path):
     rows = {row["ranker"]: row for row in content["rows"]}
     assert set(rows) == {*interactrank_offline.BASELINES, *interactrank_offline.QUICK}
     assert rows["interactrank"]["serving_flops_per_candidate"] == 143
+    assert rows["interactrank"]["config"]["model"]["name"] == "interactrank"
+    assert rows["bm25"]["config"] is None
     for row in rows.values():
         means = {name: figure["mean"] for name, figure in row["metrics"].items()}
         assert all(0 <= value <= 1 for value in means.values())

@@ -4,8 +4,9 @@ import json
 import re
 import subprocess
 
-from experiments import simulated
+from experiments import simulated, trials
 from experiments.benchmarks import reporting
+from interactrank_jax.config import configuration
 from tests.conftest import REPOSITORY
 
 
@@ -41,3 +42,16 @@ def test_the_commit_is_that_of_this_checkout(tmp_path, monkeypatch):
     # A copy without a repository has no commit, even below some other repository.
     monkeypatch.setattr(reporting, "REPOSITORY", tmp_path)
     assert reporting.commit() is None
+
+
+def test_a_result_names_the_whole_config_but_the_seed():
+    spec = f"{REPOSITORY / 'configs/interactrank.py'}:search"
+    record = trials.config_record(spec, {"train.epochs": 0.5})
+    config = configuration.to_json(configuration.load(spec))
+    assert record["train"] == {
+        **{name: value for name, value in config["train"].items() if name != "seed"},
+        "epochs": 0.5,
+    }
+    assert {part: record[part] for part in config if part != "train"} == {
+        part: config[part] for part in config if part != "train"
+    }
