@@ -115,10 +115,6 @@ def slates(
     return position, propensity
 
 
-def _spec(model: str) -> str:
-    return f"{contenders.CONFIGS / model}.py:search"
-
-
 def learn(arm: Arm, day: int, directory: Path, common: Mapping[str, Any]) -> Ranker:
     """Publishes the bundle of the day after the newest of an arm's log, and opens it.
 
@@ -136,7 +132,7 @@ def learn(arm: Arm, day: int, directory: Path, common: Mapping[str, Any]) -> Ran
     from interactrank_jax.state.days import date
 
     overrides = [f"--config.{name}={value!r}" for name, value in common.items()]
-    spec = _spec(arm.model)
+    spec = contenders.spec(arm.model, "search")
     words = Words((f"--config={spec}", *overrides), (), str(directory / "log"), onnx=False)
     root = Root(directory / "daily")
     # What is compared here is what models do when all of them go on being published.
@@ -259,7 +255,7 @@ def run(arguments: argparse.Namespace) -> tuple[str, dict[str, Any]]:
         "searches": sum(len(day["user"]) for world in worlds for day in world[POLICY]),
         "worlds": len(worlds),
         "configs": {
-            model: trials.config_record(_spec(model), _common(arguments))
+            model: trials.config_record(contenders.spec(model, "search"), _common(arguments))
             for model in sorted({ARMS[arm].model for arm in arguments.arms})
         },
     }

@@ -36,6 +36,11 @@ MOST_REFERENCE_SEEDS = 3  # ranking references are there for orientation
 Result = tuple[list[comparison.Scored], dict[str, Any]]
 
 
+def spec(model: str, argument: str) -> str:
+    """Returns FILE:ARGUMENT of a model's config."""
+    return f"{CONFIGS / model}.py:{argument}"
+
+
 @dataclasses.dataclass(frozen=True)
 class Setting:
     """What every contender is run with.
@@ -64,7 +69,7 @@ class Setting:
 
     def spec(self, model: str) -> str:
         """Returns FILE:ARGUMENT of a model's config."""
-        return f"{CONFIGS / model}.py:{self.argument}"
+        return spec(model, self.argument)
 
     def config(self, model: str) -> dict[str, Any]:
         """Returns a model's config for a file of results, see `trials.config_record`."""

@@ -276,7 +276,7 @@ def main(argv: list[str] | None = None) -> int:
             setting = dataclasses.replace(setting, log=out / "log", out=out)
         rows = measure(setting, arguments.strength, arguments.heads)
         configs = {model: setting.config(model) for model in ("two_tower", "interactrank")}
-        return table(rows), {"rows": rows, "configs": configs}
+        return table(rows), {"rows": rows, "configs": configs, "ways": WAYS}
 
     def work() -> int:
         return simulated.publish(arguments, "unseen_queries", make, subdirectory=retyped)

@@ -21,8 +21,8 @@ _CACHE = tempfile.mkdtemp(prefix="interactrank-jax-compiled-")
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", _CACHE)
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
 
-# Tracing makes millions of small objects that stay: to look at all of them again and again takes 6%
-# of the suite's time.
+# Tracing makes many small objects that stay. Looking at all of them again and again took 6% of the
+# time of tests that train.
 gc.set_threshold(200_000, 20, 100)
 
 import pytest  # noqa: E402
