@@ -25,7 +25,7 @@ test: $(INSTALLED)
 	$(BIN)/python -m pytest
 
 thorough: $(INSTALLED)
-	$(BIN)/python -m pytest -m "(thorough or script) and not slow"
+	$(BIN)/python -m pytest -m "(thorough or long) and not slow"
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

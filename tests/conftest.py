@@ -28,6 +28,7 @@ gc.set_threshold(200_000, 20, 100)
 import pytest  # noqa: E402
 from absl import flags  # noqa: E402
 
+from tests.once import made_once  # noqa: E402
 from tests.synthetic import tiny_config, write_examples  # noqa: E402
 
 flags.FLAGS.mark_as_parsed()  # grain and absl ask for flags that pytest does not parse
@@ -42,7 +43,7 @@ def pytest_collection_modifyitems(items):
     marked = {
         item.path
         for item in items
-        if item.get_closest_marker("thorough") or item.get_closest_marker("script")
+        if item.get_closest_marker("thorough") or item.get_closest_marker("long")
     }
     items.sort(key=lambda item: (item.path not in marked, -sizes[item.path]))
 
@@ -82,7 +83,7 @@ def registries():
 @pytest.fixture(scope="session")
 def examples_path(tmp_path_factory):
     """Synthetic examples; read only."""
-    return write_examples(tmp_path_factory.mktemp("examples"))
+    return made_once(tmp_path_factory, "examples", write_examples)
 
 
 @pytest.fixture(scope="session")
@@ -90,9 +91,11 @@ def trained_run(tmp_path_factory, examples_path):
     """An InteractRank run on the synthetic examples; read only."""
     from interactrank_jax.training.train import train
 
-    workdir = tmp_path_factory.mktemp("runs") / "interactrank"
-    train(tiny_config("interactrank"), examples_path, workdir)
-    return workdir
+    def make(root: Path) -> Path:
+        train(tiny_config("interactrank"), examples_path, root / "interactrank")
+        return root / "interactrank"
+
+    return made_once(tmp_path_factory, "runs", make)
 
 
 @pytest.fixture(scope="session")
@@ -100,9 +103,11 @@ def tiny_log(tmp_path_factory):
     """The simulator's smallest log; read only."""
     from interactrank_jax.log.simulator.simulate import simulate
 
-    path = tmp_path_factory.mktemp("logs") / "tiny"
-    simulate("tiny", 0, path)
-    return path
+    def make(root: Path) -> Path:
+        simulate("tiny", 0, root / "tiny")
+        return root / "tiny"
+
+    return made_once(tmp_path_factory, "logs", make)
 
 
 @pytest.fixture(scope="session")
@@ -111,9 +116,11 @@ def tiny_examples(tmp_path_factory, tiny_log):
     from interactrank_jax.config import models
     from interactrank_jax.examples.prepare import prepare
 
-    path = tmp_path_factory.mktemp("prepared") / "tiny"
-    prepare(models.interactrank("search").data, tiny_log, path)
-    return path
+    def make(root: Path) -> Path:
+        prepare(models.interactrank("search").data, tiny_log, root / "tiny")
+        return root / "tiny"
+
+    return made_once(tmp_path_factory, "prepared", make)
 
 
 @pytest.fixture(scope="session")
@@ -121,7 +128,7 @@ def served(tmp_path_factory):
     """A run on the handmade log and its bundle, see `tests.serving.making.Made`; read only."""
     from tests.serving.making import make_served
 
-    return make_served(tmp_path_factory.mktemp("served"))
+    return made_once(tmp_path_factory, "served", make_served)
 
 
 @pytest.fixture(scope="session")

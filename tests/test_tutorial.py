@@ -21,7 +21,7 @@ def test_it_is_short():
     assert len(lines) <= MOST_LINES
 
 
-@pytest.mark.script  # two trainings and two exports: most of a minute of CPU time
+@pytest.mark.long  # two trainings and two exports: most of a minute of CPU time
 def test_it_runs_and_ranks_what_was_asked_for_first(tmp_path):
     shows = """
 top = ranker.rank([asked], candidates, k=5)["item_id"].to_pylist()

@@ -21,6 +21,8 @@ from interactrank_jax.log.negatives import SampledNegatives
 from interactrank_jax.losses.labels import LabelRule
 from tests.conftest import REPOSITORY
 
+pytestmark = pytest.mark.long  # every command on one log
+
 T0 = 946_684_800
 WORDS = "3 sampled for each positive, in proportion to their successes before the request"
 CONFIG = f"--config={REPOSITORY / 'configs' / 'two_tower.py'}:ratings_time"
@@ -222,6 +224,7 @@ def test_the_best_item_counts_for_the_reciprocal_rank_of_a_request():
     assert not len(metrics.corpus_reciprocal_rank_by_request([], []))
 
 
+@pytest.mark.long  # every feature is counted again
 def test_such_a_log_does_not_leak(stations, capsys):
     assert cli.main(["leaks", CONFIG, f"--log={stations.log}"]) == 0
     assert "no leak found" in capsys.readouterr().out

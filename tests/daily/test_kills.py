@@ -31,6 +31,7 @@ class TestKills:
         shutil.rmtree(path, ignore_errors=True)
         return Loop(Root(path), log)
 
+    @pytest.mark.long  # whole days of commands
     @pytest.mark.parametrize("moment", ["before", "after"])
     def test_at_each_step(self, whole, log, moment):
         """Each step of three days is killed once, before or after it has written."""

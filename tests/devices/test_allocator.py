@@ -230,6 +230,7 @@ class TestProgram:
         assert done.returncode == 0
 
 
+@pytest.mark.long  # starts a process twice
 @restarts
 def test_a_runner_starts_again_too(tmp_path):
     (tmp_path / "sitecustomize.py").write_text(COUNTING)

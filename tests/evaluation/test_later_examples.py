@@ -16,6 +16,8 @@ from interactrank_jax.training.train import train
 from tests.log import handmade_log
 from tests.synthetic import tiny_config, without_blocks
 
+pytestmark = pytest.mark.long  # two preparations and a training
+
 
 @pytest.fixture(scope="module")
 def days(tmp_path_factory):

@@ -69,6 +69,7 @@ def test_the_command_prints_and_writes_both(
         assert "--against" in capsys.readouterr().err
 
 
+@pytest.mark.long  # two trainings
 def test_runs_that_learned_other_labels_are_not_compared(trained_run, examples_path, tmp_path):
     config = tiny_config("two_tower")
     config.label.positive = ("save",)

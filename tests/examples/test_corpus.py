@@ -79,6 +79,7 @@ def _counted_one_by_one(config, log_path, examples: Examples, scratch) -> dict[s
     return result
 
 
+@pytest.mark.long  # prepares a log several times
 @pytest.mark.parametrize(
     "options",
     [

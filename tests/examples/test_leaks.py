@@ -149,6 +149,7 @@ def test_leave_one_out_is_caught(log):
     assert "AUC" in leak.finding
 
 
+@pytest.mark.long  # every feature is counted again
 def test_the_command_fails_on_a_leak_and_names_it(log, monkeypatch):
     monkeypatch.setattr(expressions, "frame", lambda window, lag_days: (window - 1, 0))
     config = _config(**{"cross.features": ("share:click:7",)})

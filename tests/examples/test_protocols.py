@@ -55,6 +55,7 @@ def movielens_config(protocol):
     return data
 
 
+@pytest.mark.long  # every feature is counted again
 @pytest.mark.parametrize("protocol", some_quick(["clean_time", "clean_random"], ["clean_time"]))
 def test_a_clean_protocol_does_not_leak(movielens_log, protocol):
     result = leaks.check(movielens_config(protocol), movielens_log)

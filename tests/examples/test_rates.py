@@ -140,6 +140,7 @@ def _values(path: Path) -> dict[tuple[str, str], list[float]]:
     return values
 
 
+@pytest.mark.long  # prepares a log several times
 def test_an_extension_has_the_same_bits_for_the_requests_before(tmp_path):
     tables = make_tables(150)
     end = START + 20 * SECONDS_PER_DAY

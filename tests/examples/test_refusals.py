@@ -111,6 +111,7 @@ def places(tmp_path, monkeypatch):
     return result
 
 
+@pytest.mark.long  # prepares a log several times
 @pytest.mark.parametrize(
     ("owner", "phase"),
     some_quick(PHASES, (PHASES[2], PHASES[3], PHASES[5])),

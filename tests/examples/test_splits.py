@@ -136,6 +136,7 @@ def test_bytes_do_not_depend_on_the_files_and_rows_of_the_log(protocol, whole, t
     assert not (np.diff(order[:, 0]) >= 0).all()  # of requests, it is a permutation
 
 
+@pytest.mark.long  # prepares a log several times
 def test_bytes_do_not_depend_on_the_parts_of_the_counting(
     protocol, log, whole, tmp_path, monkeypatch
 ):
@@ -144,6 +145,7 @@ def test_bytes_do_not_depend_on_the_parts_of_the_counting(
     assert digests_of(tmp_path / "out") == digests_of(whole.path)
 
 
+@pytest.mark.long  # prepares a log several times
 def test_another_seed_is_another_order_of_the_same_examples(log, tmp_path):
     orders = []
     for seed in (0, 1):

@@ -65,7 +65,7 @@ def test_slates_and_what_survives_by_hand():
     np.testing.assert_array_equal(funnel.slates(ranks, final, 100, 2), [[3, 1], [3, 2]])
 
 
-@pytest.mark.script  # two trainings, two bundles
+@pytest.mark.long  # two trainings, two bundles
 def test_the_smallest_one_says_what_every_arm_is_worth(tmp_path, capsys):
     assert ab_test.main(["--quick", "--seeds", "0", f"--out={tmp_path}"]) == 0
     content = json.loads((tmp_path / "quick" / "ab_test.json").read_text())

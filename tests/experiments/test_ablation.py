@@ -41,6 +41,7 @@ FIT = fit_ablation.changes("mean", fit_ablation.BESIDE)
 # --- which changes there are ------------------------------------------------------------------
 
 
+@pytest.mark.long  # compiles a model for every change
 @pytest.mark.parametrize(("model", "changes"), [("interactrank", INTERACTRANK), ("fit", FIT)])
 def test_every_change_is_a_model_of_its_own(model, changes, tiny_examples):
     metadata = Examples(tiny_examples).metadata
@@ -249,7 +250,7 @@ def test_logq_is_measured_at_the_weight_at_which_it_can_matter():
 # --- the scripts as a whole -------------------------------------------------------------------
 
 
-@pytest.mark.script  # two trainings
+@pytest.mark.long  # two trainings
 @pytest.mark.parametrize("script", [interactrank_ablation, fit_ablation])
 def test_the_smallest_ablation_ends_in_its_table_and_file(script, tmp_path):
     file = tmp_path / "result.json"

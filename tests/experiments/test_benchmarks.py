@@ -31,7 +31,7 @@ from experiments.benchmarks.workload import (
 from interactrank_jax.tables import lookup
 from tests.conftest import REPOSITORY
 
-pytestmark = pytest.mark.script  # scripts as a whole, their peers included
+pytestmark = pytest.mark.long  # scripts as a whole, their peers included
 
 RECORD = {"seed", "options", "versions", "load_average"}
 

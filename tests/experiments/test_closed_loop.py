@@ -194,7 +194,7 @@ def test_two_tower_is_what_lifts_are_over(tmp_path, capsys):
     assert "must name two_tower" in capsys.readouterr().err
 
 
-@pytest.mark.script  # eight commands, a training among them
+@pytest.mark.long  # eight commands, a training among them
 def test_the_smallest_one_says_what_every_arm_is_worth(tmp_path, capsys):
     command = ["--quick", "--seeds", "0", f"--out={tmp_path}"]
     assert closed_loop.main(command) == 0

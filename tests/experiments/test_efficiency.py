@@ -120,6 +120,7 @@ def test_more_meta_queries_cost_a_request_more_and_a_candidate_nothing(metadata)
     assert few > 4 * (some - few) / (16 - 4)
 
 
+@pytest.mark.long  # compiles two models
 @pytest.mark.parametrize("name", ["fit", "interactfit"])
 def test_both_ways_to_score_a_list_give_the_same_scores(metadata, name):
     serving = efficiency.Serving(efficiency.make_run(name, metadata))
@@ -145,7 +146,7 @@ def test_an_index_holds_the_bytes_it_says(metadata):
     assert size("matrix_factorization") == 3 * 17 * 4  # all heads
 
 
-@pytest.mark.script  # times every model
+@pytest.mark.long  # times every model
 def test_the_script_leaves_a_table_a_figure_and_a_record(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(efficiency, "META_VECTORS", (4,))
     names = ["interactrank", "inttower", "fit", "lr"]

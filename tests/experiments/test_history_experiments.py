@@ -212,7 +212,7 @@ def test_step_0_does_not_hide_a_training_that_does_harm(monkeypatch):
     assert set(map(tuple, defaults.measure(setting).values())) == {(0.65,)}
 
 
-@pytest.mark.script  # trainings in processes of their own
+@pytest.mark.long  # trainings in processes of their own
 @pytest.mark.parametrize(
     ("script", "flags"),
     [

@@ -21,6 +21,7 @@ def made_up(seed, count=6000):
     )
 
 
+@pytest.mark.long  # trains three models
 @pytest.mark.parametrize("model", ["mf", "cold", "dcn"])
 def test_each_learns_what_only_a_pair_says(model):
     splits = {split: made_up(seed) for seed, split in enumerate(independent.SPLITS)}

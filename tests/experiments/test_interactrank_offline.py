@@ -58,7 +58,7 @@ def test_the_home_depot_log_is_made_of_the_judgments_that_a_flag_names(tmp_path)
     assert json.loads((setting.log / "truth/config.json").read_text())["judgments"]
 
 
-@pytest.mark.script  # two trainings
+@pytest.mark.long  # two trainings
 def test_the_smallest_offline_comparison_ends_in_its_table_and_file(tmp_path):
     file = tmp_path / "result.json"
     flags = ["--quick", f"--out={tmp_path / 'out'}", f"--json={file}"]

@@ -34,7 +34,7 @@ def trained(monkeypatch):
     return calls
 
 
-@pytest.mark.script  # trains several models
+@pytest.mark.long  # trains several models
 def test_quick_comparison_of_the_simulated_log(trained, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("experiments.efficiency.serving_flops", lambda run: 130.0)
     results = tmp_path / "out/search/clean_time-tiny-quick/public_datasets.json"

@@ -59,7 +59,7 @@ def test_an_unknown_preset_is_named(tmp_path, capsys):
     assert "Did you mean 'small'" in capsys.readouterr().err
 
 
-@pytest.mark.script  # every station, as `make quickstart PRESET=tiny`
+@pytest.mark.long  # every station, as `make quickstart PRESET=tiny`
 def test_the_smallest_one_ends_in_its_table_and_files(tmp_path):
     out = tmp_path / "out"
     command = [sys.executable, "-m", "experiments.quickstart", "--preset=tiny", f"--out={out}"]

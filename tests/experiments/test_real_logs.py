@@ -53,7 +53,7 @@ def test_the_documented_commands_parse(dataset, monkeypatch):
         cli.parse(cli.COMMANDS[command], command, flags)
 
 
-@pytest.mark.script  # every station by its command
+@pytest.mark.long  # every station by its command
 @pytest.mark.parametrize("dataset", DOWNLOADS)
 def test_the_documented_commands_lead_from_the_download_to_a_table(
     dataset, tmp_path, monkeypatch, capsys
@@ -68,7 +68,7 @@ def test_the_documented_commands_lead_from_the_download_to_a_table(
     assert "| interactrank |" in capsys.readouterr().out
 
 
-@pytest.mark.script  # trains in a process of its own
+@pytest.mark.long  # trains in a process of its own
 def test_the_script_leads_from_the_download_to_a_table_and_does_nothing_twice(tmp_path, capsys):
     source = raw_open_bandit.trainable(tmp_path / "download")
     flags = ["--dataset=open_bandit", f"--source={source}", f"--out={tmp_path / 'out'}", "--quick"]

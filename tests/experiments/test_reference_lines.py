@@ -105,6 +105,7 @@ def test_one_hot_regression_is_scikit_learns_on_encoded_ids(mean_examples, rule)
     np.testing.assert_allclose(line.score, scores[line.chosen["C"]], atol=0.005)
 
 
+@pytest.mark.long  # a training
 @pytest.mark.skipif(not SHARED_DATA.is_dir(), reason="no real data beside the repository")
 def test_reference_lines_reach_what_is_known_of_movielens_100k(tmp_path):
     log = make_log("movielens_100k", SHARED_DATA / "ml-100k", "", tmp_path)

@@ -49,6 +49,7 @@ def test_a_group_of_one_trains_as_without_others(examples_path, tmp_path):
     assert vmapped.commands(made) == trials.commands(made)
 
 
+@pytest.mark.long  # trainings in processes of their own
 def test_what_a_scheduler_ran_is_collected_and_not_run_again(
     command, tmp_path, capsys, monkeypatch
 ):

@@ -137,6 +137,7 @@ class TestItems:
         assert ids == sorted(ids)
         assert_scores(opened.rank(requests(20), k=100), Ranker(updated).rank(requests(20), k=100))
 
+    @pytest.mark.long  # makes a bundle of its own
     def test_nothing_need_be_known_of_them(self, served, tmp_path):
         unknown = new_items(title=pa.nulls(2), brand=pa.nulls(2))
         pq.write_table(unknown, tmp_path / "items.parquet")
@@ -181,11 +182,13 @@ def test_vectors_as_arrays(served):
     check_vectors(served.bundle, "npy")
 
 
+@pytest.mark.long  # makes a bundle of its own
 def test_vectors_as_a_table(served, tmp_path):
     export(served.run, served.state, tmp_path / "bundle", vectors="parquet", onnx=False)
     check_vectors(tmp_path / "bundle", "parquet")
 
 
+@pytest.mark.long  # makes a bundle of its own
 def test_explain_is_what_the_command_says_of_a_request_of_the_log(served, tmp_path):
     """The same parts of the same score, from the run and from the bundle of the request's day."""
     asked = Examples(served.examples).raw_requests("test").slice(5, 1)

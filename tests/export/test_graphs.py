@@ -18,6 +18,7 @@ from interactrank_jax.models.two_tower import TwoTower
 from interactrank_jax.ranking.ranker import Ranker
 from interactrank_jax.serving.reader import Reader
 from tests.log.handmade_log import make_tables
+from tests.marks import some_quick
 from tests.models.model_case import CASES, UTILITY, Case
 from tests.serving.making import ITEMS, assert_scores, candidates, events, make_config, make_run
 from tests.serving.making import requests as new_requests
@@ -99,7 +100,7 @@ def check(name: str, path, examples: Examples, all_sizes: list[dict[str, int]]) 
                     np.testing.assert_allclose(*pair, tolerance, tolerance, err_msg=where)
 
 
-@pytest.mark.parametrize("name", QUICK)
+@pytest.mark.parametrize("name", some_quick(QUICK, QUICK[:1], QUICK))
 def test_both_formats_compute_what_the_model_does(name, tmp_path, examples_path):
     check(name, tmp_path, Examples(examples_path), [SIZES[0], SIZES[2]])
 
@@ -204,6 +205,7 @@ def test_without_the_converter(tmp_path, monkeypatch):
     assert write_graphs({}, tmp_path / "others", onnx=False) == {}
 
 
+@pytest.mark.long  # exports graphs
 def test_a_bundle_without_onnx_says_so(served, tmp_path):
     path = served.export("without-onnx", onnx=False)
     with pytest.raises(InputError, match=r"no ONNX form of 'encode_item|no ONNX form of"):

@@ -28,6 +28,7 @@ def backwards(monkeypatch):
     monkeypatch.setattr(time, "time_ns", lambda: int((start - 3600.0 * next(looks)) * 1e9))
 
 
+@pytest.mark.long  # two trainings
 def test_a_training_whose_clock_goes_backwards_is_the_same_training(
     backwards, examples_path, trained_run, tmp_path
 ):
@@ -73,6 +74,7 @@ def test_a_preparation_whose_clock_goes_backwards_is_the_same(
     assert written[0] == written[1]  # with the checksum of every file
 
 
+@pytest.mark.long  # prepares a log several times
 def test_events_whose_clock_went_backwards_count_in_the_order_of_their_arrival(
     log_tables, tmp_path
 ):

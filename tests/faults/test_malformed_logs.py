@@ -16,9 +16,11 @@ from interactrank_jax.state.build import build_store
 from tests.faults.mutate import SAME, Arrays
 from tests.faults.mutations import MUTATIONS
 from tests.log.handmade_log import data_config, write_log
+from tests.marks import some_quick
 from tests.state.conftest import everything
 
 CONFIG = data_config(block_size=8)
+QUICK = list(MUTATIONS)[::4]
 
 
 def arrays(path) -> Arrays:
@@ -60,7 +62,7 @@ def good(prepared):
     return arrays(prepared)
 
 
-@pytest.mark.parametrize("name", MUTATIONS)
+@pytest.mark.parametrize("name", some_quick(MUTATIONS, QUICK, MUTATIONS))
 def test_a_malformed_log(name, log_tables, good_log, good, tmp_path):
     _, outcome = MUTATIONS[name]
     log, out = malformed(name, log_tables, good_log, tmp_path), tmp_path / "out"

@@ -51,6 +51,7 @@ def sound(workdir) -> bool:
     return all(np.isfinite(leaf).all() for leaf in leaves)
 
 
+@pytest.mark.long  # a training
 @pytest.mark.parametrize(
     "column",
     # One is enough for the run's part: how each is called, a test of the step says in a second.

@@ -44,8 +44,11 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = (
     | {name: (INTERACTRANK, fields) for name, fields in SWITCHES.items()}
     | {name: ("fit", fields) for name, fields in FIT_SWITCHES.items()}
 )
-# Of the switches, those that take out a part of the model or change its numbers' width.
-QUICK = (
+# What `make test` looks at: the models of the papers, what they are measured against, one that runs
+# for each pair, and a switch of numbers' width.
+QUICK = ("two_tower", INTERACTRANK, "fit", "interactfit", "inttower", "cold", "bfloat16")
+# CI: every model, and of the switches those that take out a part of it.
+LONG = (
     *MODELS,
     "without masknet",
     "bfloat16",

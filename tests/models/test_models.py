@@ -20,6 +20,7 @@ from tests.models.model_case import (
     CORPUS,
     HEADS,
     INTERACTRANK,
+    LONG,
     QUICK,
     REQUEST_COLUMNS,
     REQUESTS,
@@ -29,7 +30,7 @@ from tests.models.model_case import (
 from tests.synthetic import SLATE, tiny_config
 
 
-@pytest.fixture(params=some_quick(CASES, QUICK))
+@pytest.fixture(params=some_quick(CASES, QUICK, LONG))
 def case(request, cases):
     return cases(request.param)
 

@@ -50,6 +50,7 @@ def test_the_parts_sum_to_the_score(trained_run, examples_path):
     assert found.part.any()
 
 
+@pytest.mark.long  # a training
 def test_a_model_without_cross_features_is_its_towers(examples_path, tmp_path):
     config = tiny_config("two_tower")
     train(config, examples_path, tmp_path / "run")

@@ -153,6 +153,7 @@ def test_k_beyond_the_candidates_gives_all_of_them(
 
 
 class TestRefusals:
+    @pytest.mark.long  # a training
     def test_an_index_of_another_model(self, tmp_path, index_path, examples_path):
         config = tiny_config("interactrank")
         config.train.update({"seed": 5, "max_steps": 1})

@@ -13,8 +13,8 @@ from interactrank_jax.io.printable import printable
 from interactrank_jax.report import page
 from interactrank_jax.training.train import train
 from tests.conftest import REPOSITORY
-from tests.log.handmade_log import make_tables
-from tests.serving.making import make_config, make_run
+from tests.once import made_once
+from tests.serving.making import make_config
 
 AB_TEST = REPOSITORY / "experiments/results/ab_test.json"
 EVIL = "<script>alert(1)</script><img src=x onerror='alert(2)'>\"&amp;\u202e</style>"
@@ -46,17 +46,20 @@ class Runs:
 
 
 @pytest.fixture(scope="session")
-def runs(tmp_path_factory):
-    root = tmp_path_factory.mktemp("report")
-    made = make_run(root, make_config(), make_tables(200))
-    config = make_config("fit")
-    config.model.meta.vectors = 3
-    train(config, made.examples, root / "fit")
-    result = Runs(made.examples, made.run, root / "fit")
-    out = root / "page.html"
-    result.data = page.write_report([result.cross, result.fit], out, ab=AB_TEST)
-    result.text = out.read_text()
-    return result
+def runs(tmp_path_factory, served):
+    def make(root: Path) -> Runs:
+        config = make_config("fit")
+        config.model.meta.vectors = 3
+        train(config, served.examples, root / "fit")
+        # Evaluations are written beside the run.
+        cross = Path(shutil.copytree(served.run, root / "run"))
+        result = Runs(served.examples, cross, root / "fit")
+        out = root / "page.html"
+        result.data = page.write_report([result.cross, result.fit], out, ab=AB_TEST)
+        result.text = out.read_text()
+        return result
+
+    return made_once(tmp_path_factory, "report", make)
 
 
 class Page(HTMLParser):

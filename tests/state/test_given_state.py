@@ -56,6 +56,7 @@ def grown(request, tmp_path_factory):
 
 
 class TestExamples:
+    @pytest.mark.long  # prepares a log several times
     def test_of_a_state_that_has_grown_since_are_the_same(self, grown, tmp_path):
         prepare(CONFIG, grown / "log before", tmp_path / "now", state=grown / "state")
         canonical.assert_equal(tmp_path / "now", grown / "then")

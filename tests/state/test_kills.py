@@ -34,6 +34,7 @@ def write_config(place, options=""):
     return config
 
 
+@pytest.mark.long  # builds a state several times
 @pytest.mark.parametrize("written", some_quick(range(0, 24, 5), (5, 15)))
 def test_a_build_that_dies_leaves_what_was_complete(
     written, log, whole, backend, tmp_path, monkeypatch
@@ -87,6 +88,7 @@ def test_a_killed_build_is_no_different(through, written, log, whole, backend, t
     assert everything(store.open_store(out, log), backend) == everything(whole, backend)
 
 
+@pytest.mark.long  # builds a state several times
 @pytest.mark.parametrize("what", ["snapshot", "features"])
 def test_what_is_made_of_state_is_whole_or_not_there(
     what, log, whole, examples_with_rates, tmp_path
@@ -107,6 +109,7 @@ def test_what_is_made_of_state_is_whole_or_not_there(
         assert made.sort_by(order) == expected.sort_by(order)
 
 
+@pytest.mark.long  # builds a state several times
 @pytest.mark.parametrize("written", some_quick([2, 9], [9]))
 def test_a_preparation_killed_at_work_on_its_state_leaves_nothing(
     written, log, examples_with_rates, tmp_path

@@ -67,6 +67,7 @@ def test_a_segment_called_like_a_column_is_refused(name, backend, tmp_path):
     assert not (tmp_path / "state").exists()
 
 
+@pytest.mark.long  # builds a state several times
 @pytest.mark.parametrize("name", ["click_7", "click_7_0", "all"])
 def test_no_count_is_called_like_a_segment(name, whole, backend, tmp_path):
     """Whatever the log's own columns are called."""

@@ -37,6 +37,7 @@ def through(tables, last):
     }
 
 
+@pytest.mark.long  # builds a state several times
 def test_nights_one_by_one_equal_one_build_of_all(backend, tmp_path):
     tables, config = make_tables(), state_config(**FULL)
     for today in NIGHTS:

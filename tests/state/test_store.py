@@ -170,6 +170,7 @@ class TestGrowth:
         assert everything(grown, backend) == everything(whole, backend)
         assert grown.figures() == whole.figures()
 
+    @pytest.mark.long  # builds a state several times
     def test_chunks_of_few_rows_equal_all_at_once(self, log, whole, backend, tmp_path):
         parts = build_store(state_config(), log, tmp_path / "state", backend, chunk_rows=300)
         assert len(parts.chunks) > 4

@@ -101,6 +101,7 @@ def test_evaluation_of_a_split_fits_nothing(copy, examples_path):
     assert words in tables.report([result])
 
 
+@pytest.mark.long  # two trainings
 def test_a_run_that_was_killed_before_it_was_calibrated(
     tmp_path, config, run, examples_path, monkeypatch, caplog
 ):
@@ -161,6 +162,7 @@ def test_a_calibration_that_does_not_fit_is_refused(copy):
         opened.calibration(step + 1)
 
 
+@pytest.mark.long  # a training
 def test_a_validation_with_too_few_positives_leaves_a_head_as_it_is(
     tmp_path, config, examples_path, monkeypatch, caplog
 ):

@@ -26,6 +26,7 @@ def config():
 AWKWARD = "run*?\\{a,b} c:d%20#e'é"
 
 
+@pytest.mark.long  # two trainings
 @pytest.mark.parametrize("name", some_quick(["run[1]", AWKWARD], [AWKWARD]))
 def test_a_run_is_restored_and_resumed_whatever_its_directory_is_called(
     tmp_path, examples_path, config, name
@@ -77,6 +78,7 @@ def test_a_state_larger_than_memory_is_refused_before_it_is_made(tmp_path, examp
         train(large, examples_path, tmp_path / "run")
 
 
+@pytest.mark.long  # two trainings
 @pytest.mark.parametrize(
     ("field", "value"), [("label.utility", [float("nan")]), ("model.embedding_dim", "x")]
 )
@@ -87,6 +89,7 @@ def test_a_resealed_config_is_held_against_the_table(tmp_path, examples_path, co
         Run.open(tmp_path / "run")
 
 
+@pytest.mark.long  # two trainings
 def test_a_run_goes_on_under_the_numerics_that_it_began_with(tmp_path, examples_path, config):
     train(config, examples_path, tmp_path / "run")
     with (

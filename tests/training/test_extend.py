@@ -81,6 +81,7 @@ def test_old_items_and_ids_keep_their_rows(two_preparations):
         assert len(after) > len(before)
 
 
+@pytest.mark.long  # two trainings
 def test_a_warm_start_keeps_old_rows_and_grows_the_tables(two_preparations, tmp_path):
     root = two_preparations
     config = small_config()

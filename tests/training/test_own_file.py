@@ -18,6 +18,8 @@ from interactrank_jax.models.registry import MODELS
 from interactrank_jax.runs.run import Run
 from tests.conftest import REPOSITORY
 
+pytestmark = pytest.mark.long  # a training and four commands in processes of their own
+
 CONFIG = """
 import jax
 from interactrank_jax import losses

@@ -200,6 +200,7 @@ def test_with_dropped_ids_the_hashed_rows_are_trained(examples_path):
     assert tables[1].sum() < tables[0].sum()
 
 
+@pytest.mark.long  # a training
 @pytest.mark.parametrize("model", some_quick(["cold", "wide_deep", "dcn_v2"], ["cold"]))
 def test_rows_live_until_the_last_layer_has_left_zero(examples_path, model):
     """Under Adam a loss of their length would take them to zero, where nothing learns."""

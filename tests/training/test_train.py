@@ -46,6 +46,7 @@ class TestRun:
         train(long_config(), examples_path, uninterrupted)
         assert fingerprint(Run.open(uninterrupted).restore_model()[0]) == before
 
+    @pytest.mark.long  # three trainings
     def test_same_seed_same_model_other_seed_another(self, tmp_path, examples_path, trained_run):
         config = tiny_config("interactrank")
         train(config, examples_path, tmp_path / "again")
@@ -57,6 +58,7 @@ class TestRun:
         ]
         assert prints[0] == prints[1] != prints[2]
 
+    @pytest.mark.long  # two trainings
     def test_rates_are_those_of_steps_alone(self, tmp_path, examples_path, monkeypatch):
         clock = [0.0]
 
@@ -309,6 +311,7 @@ class TestRefusals:
 
 
 class TestWarmStart:
+    @pytest.mark.long  # two trainings
     def test_it_starts_where_the_other_run_ended(self, tmp_path, examples_path, trained_run):
         config = tiny_config("interactrank")
         config.train.update({"warm_start": str(trained_run), "max_steps": 1})

@@ -39,6 +39,7 @@ def fitted(examples_path):
 
 
 class TestFit:
+    @pytest.mark.long  # two trainings
     def test_trains_as_the_command_does(self, examples_path, trained_run, tmp_path):
         """To the bit: `trained_run` is of `train`, whose figures other tests hold."""
         config = tiny_config("interactrank")
@@ -77,6 +78,7 @@ class TestFit:
         with pytest.raises(InputError, match=message):
             Trainer(quick_config(), examples_path).fit(**arguments)
 
+    @pytest.mark.long  # two trainings
     @pytest.mark.parametrize(("arguments", "steps"), [({"steps": 3}, 3), ({"epochs": 0.5}, 4)])
     def test_a_length_takes_the_place_of_the_configs(self, examples_path, arguments, steps):
         config = quick_config(max_steps=7, patience=0)
@@ -99,6 +101,7 @@ class TestFit:
         with pytest.raises(InputError, match=r"2 processes train together\. Expected a workdir"):
             Trainer(quick_config(), examples_path)
 
+    @pytest.mark.long  # two trainings
     def test_one_starts_from_the_best_model_of_another(self, examples_path, fitted):
         config = quick_config(warm_start=str(fitted.workdir), max_steps=1)
         config.train.optimizer.learning_rate = 0.0

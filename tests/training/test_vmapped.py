@@ -71,6 +71,7 @@ def assert_close(tree, other):
 
 
 class TestSteps:
+    @pytest.mark.long  # four trainings
     @pytest.mark.parametrize(
         ("model", "fields", "loss"),
         [

@@ -94,6 +94,7 @@ def test_slates_of_one_tell_whether_towers_are_dead(trained_run, examples_path, 
     assert scores_alike(_scorer(run, examples, _dead(model)))
 
 
+@pytest.mark.long  # a training
 def test_training_says_what_is_odd_before_and_after(tmp_path, examples_path, registries, caplog):
     class Dead(InteractRank):
         def encode_item(self, items, *, train=False):
