@@ -118,6 +118,7 @@ class TestPrepare:
         assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.long  # prepares, trains and evaluates
 def test_from_data_frames_to_figures(tmp_path, monkeypatch):
     """Frames of pandas, a config that names their actions, and `~` for a place that stays."""
     monkeypatch.setenv("HOME", str(tmp_path))

@@ -43,6 +43,7 @@ class TestKills:
             loop.run(day, FakeCommands(kill_new=moment, seen=seen))
             assert loop.contents() == expected
 
+    @pytest.mark.long  # a restart at each of twelve steps
     @pytest.mark.parametrize(
         ("where", "what"),
         [

@@ -23,6 +23,7 @@ def other_run(tmp_path_factory, examples_path):
     return workdir
 
 
+@pytest.mark.long  # trains twice
 def test_each_run_has_its_own_figures_and_their_differences_are_paired(
     trained_run, other_run, examples_path
 ):

@@ -302,6 +302,7 @@ def test_the_same_input_gives_the_same_bytes(log, examples, tmp_path):
         assert again.read_bytes() == file.read_bytes(), file.name
 
 
+@pytest.mark.long  # prepares a log several times
 def test_the_digest_follows_log_and_config(log, examples, tables, tmp_path):
     other_config = prepare(data_config(**{"cross.prior": 6.0}), log, tmp_path / "a")
     price = tables["items"]["price"].to_numpy() + 1

@@ -100,6 +100,7 @@ def check(name: str, path, examples: Examples, all_sizes: list[dict[str, int]]) 
                     np.testing.assert_allclose(*pair, tolerance, tolerance, err_msg=where)
 
 
+@pytest.mark.long  # compiles every graph twice
 @pytest.mark.parametrize("name", some_quick(QUICK, QUICK[:1], QUICK))
 def test_both_formats_compute_what_the_model_does(name, tmp_path, examples_path):
     check(name, tmp_path, Examples(examples_path), [SIZES[0], SIZES[2]])

@@ -46,6 +46,7 @@ def assert_equal(result, where: str) -> None:
         assert difference.equal == difference.rows, f"{where}: {name}: {difference.first}"
 
 
+@pytest.mark.long  # prepares a log several times
 @pytest.mark.parametrize(
     "seed",
     [

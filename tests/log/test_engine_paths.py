@@ -80,6 +80,7 @@ def test_a_table_is_split_in_a_directory_of_any_name(backend, tmp_path):
         assert sorted(values) == list(range(40))
 
 
+@pytest.mark.long  # prepares a log several times
 def test_a_log_is_read_wherever_it_lies(backend, tmp_path, monkeypatch):
     """Its own rows, not those of a neighbour, and by a relative path with a colon too."""
     neighbour = open_log(write_log(tmp_path / "log1", make_tables(80, seed=1)))

@@ -61,6 +61,7 @@ class TestExamples:
         prepare(CONFIG, grown / "log before", tmp_path / "now", state=grown / "state")
         canonical.assert_equal(tmp_path / "now", grown / "then")
 
+    @pytest.mark.long  # prepares a log several times
     def test_are_those_of_the_state_that_prepare_builds(self, grown, tmp_path):
         prepare(CONFIG, grown / "log before", tmp_path / "alone")
         canonical.assert_equal(grown / "then", tmp_path / "alone")

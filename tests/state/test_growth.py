@@ -60,6 +60,7 @@ def disturbed(tables):
     }
 
 
+@pytest.mark.long  # builds a state several times
 @pytest.mark.parametrize("events", some_quick([True, False], [True]), ids=["events", "no events"])
 def test_days_in_any_order_twice_or_late_give_the_state_of_one_build(events, backend, tmp_path):
     """Every table to the bit; each night's build runs twice."""

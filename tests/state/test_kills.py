@@ -64,6 +64,7 @@ def test_a_build_that_dies_leaves_what_was_complete(
     assert not list(out.glob(".partial-*"))
 
 
+@pytest.mark.long  # builds a state several times
 @pytest.mark.parametrize(
     ("through", "written"),
     [

@@ -161,6 +161,7 @@ def training_mean(examples, action, recipe):
 
 
 class TestGrowth:
+    @pytest.mark.long  # builds a state several times
     def test_days_added_one_by_one_equal_all_at_once(self, log, whole, backend, tmp_path):
         last = whole.chunks[-1].last
         for day in (*range(FIRST, FIRST + 5), FIRST + 13, last):

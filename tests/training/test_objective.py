@@ -284,6 +284,7 @@ class TestALossOfOnesOwn:
         assert make_objective(examples).slate_weights == ()
         assert make_objective(examples, own_weight=0.5).slate_weights == (("own", 0.5),)
 
+    @pytest.mark.long  # trains twice
     def test_is_called_as_its_kind_is(self, examples, batches, registries):
         """Beside ours under another name, each gives the same."""
         losses.register("bce_too", kind="pointwise")(losses.sigmoid_cross_entropy)

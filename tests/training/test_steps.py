@@ -115,6 +115,7 @@ def softmax_by_hand(similarity, batch, engaged, counts, total):
 
 
 class TestLosses:
+    @pytest.mark.long  # compiles the step twice
     def test_reported_losses_equal_a_recomputation_from_the_logits(
         self, trainer, warm, batches, scored
     ):

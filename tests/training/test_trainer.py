@@ -124,6 +124,7 @@ class TestOrder:
 
 
 class TestLoss:
+    @pytest.mark.long  # trains twice
     @pytest.mark.parametrize("kind", ["pmap", "shard_map"])
     def test_is_what_the_next_step_reports_and_leaves_everything_as_it_was(
         self, examples_path, kind
