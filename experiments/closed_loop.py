@@ -29,7 +29,7 @@ import numpy as np
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from experiments import contenders, funnel, loop_summary, simulated, trials
+from experiments import funnel, loop_summary, simulated, trials
 from experiments.command_line import count, exit_status
 from experiments.worlds import Simulation
 from interactrank_jax.io import outputs
@@ -132,7 +132,7 @@ def learn(arm: Arm, day: int, directory: Path, common: Mapping[str, Any]) -> Ran
     from interactrank_jax.state.days import date
 
     overrides = [f"--config.{name}={value!r}" for name, value in common.items()]
-    spec = contenders.spec(arm.model, "search")
+    spec = trials.config_spec(arm.model, "search")
     words = Words((f"--config={spec}", *overrides), (), str(directory / "log"), onnx=False)
     root = Root(directory / "daily")
     # What is compared here is what models do when all of them go on being published.
@@ -255,7 +255,7 @@ def run(arguments: argparse.Namespace) -> tuple[str, dict[str, Any]]:
         "searches": sum(len(day["user"]) for world in worlds for day in world[POLICY]),
         "worlds": len(worlds),
         "configs": {
-            model: trials.config_record(contenders.spec(model, "search"), _common(arguments))
+            model: trials.config_record(trials.config_spec(model, "search"), _common(arguments))
             for model in sorted({ARMS[arm].model for arm in arguments.arms})
         },
     }

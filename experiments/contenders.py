@@ -24,8 +24,6 @@ from interactrank_jax.losses.labels import LabelRule
 from interactrank_jax.runs.run import Run
 from interactrank_jax.training import reports
 
-CONFIGS = Path(__file__).parents[1] / "configs"
-
 UNTRAINED = ("mean_lr", "one_hot_lr")
 REFERENCE_LINES = (*UNTRAINED, "matrix_factorization")
 PRE_RANKERS = ("two_tower", "dat", "inttower", "cold", "fit", "interactrank", "interactfit")
@@ -34,11 +32,6 @@ MODELS = (*REFERENCE_LINES, *PRE_RANKERS, *RANKING_REFERENCES)
 MOST_REFERENCE_SEEDS = 3  # ranking references are there for orientation
 
 Result = tuple[list[comparison.Scored], dict[str, Any]]
-
-
-def spec(model: str, argument: str) -> str:
-    """Returns FILE:ARGUMENT of a model's config."""
-    return f"{CONFIGS / model}.py:{argument}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,7 +62,7 @@ class Setting:
 
     def spec(self, model: str) -> str:
         """Returns FILE:ARGUMENT of a model's config."""
-        return spec(model, self.argument)
+        return trials.config_spec(model, self.argument)
 
     def config(self, model: str) -> dict[str, Any]:
         """Returns a model's config for a file of results, see `trials.config_record`."""

@@ -27,6 +27,7 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
+from experiments import trials
 from experiments.benchmarks import reporting
 from experiments.benchmarks.roofline import seconds_of
 from experiments.benchmarks.workload import make_workload
@@ -41,7 +42,6 @@ from interactrank_jax.runs.run import Run
 
 Array = jax.Array
 
-CONFIGS = Path(__file__).parents[1] / "configs"
 # Two sizes, for in the difference of their counts cancels what does not grow with the size.
 CANDIDATE_COUNTS, REQUEST_COUNTS = (1_024, 2_048), (8, 16)
 CANDIDATES, QUICK_CANDIDATES, TILE = 100_000, 4_000, 2_000
@@ -196,7 +196,7 @@ def _draw(rng: np.random.Generator, leaf: Any) -> Array:
 
 def make_run(name: str, metadata: Metadata, **model_fields: Any) -> Run:
     """Returns a model's run on the search data, with fields of its config's `model` replaced."""
-    config = configuration.load(f"{CONFIGS / name}.py:search")
+    config = configuration.load(trials.config_spec(name, "search"))
     config.model.update(model_fields)
     return Run("unused", config, metadata)
 

@@ -32,8 +32,10 @@ from experiments import (
     loop_summary,
     over_inputs,
     quickstart,
+    trials,
     unseen_queries,
 )
+from experiments.benchmarks import score_tables
 from experiments.command_line import exit_status
 from experiments.public_datasets import ARGUMENTS
 from interactrank_jax.io import files
@@ -88,6 +90,9 @@ TABLES: dict[str, Callable[[Any], str]] = {
     "over_inputs_medium": over_inputs_table,
     "over_inputs_movielens_1m": over_inputs_table,
     "quickstart": quickstart.offline,
+    "score_corpus": score_tables.corpus,
+    "score_lists": score_tables.lists,
+    "score_latency": score_tables.latency,
     "efficiency": lambda results: efficiency.table(results["models"], efficiency.COLUMNS),
 }
 
@@ -197,7 +202,7 @@ def written(directory: Path = RESULTS) -> dict[Path, str]:
         PAGE: page(results, TEMPLATE.read_text(encoding="utf-8")),
         README: replaced(_PRINTED, printed, README),
     }
-    for path in sorted(contenders.CONFIGS.glob("*.py")):
+    for path in sorted(trials.CONFIGS.glob("*.py")):
         texts[path] = replaced(_EXPECTED, expected(path.stem, results[COMPARED]), path)
     return texts
 

@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from experiments import ab_test
+from experiments import ab_test, trials
 from experiments.benchmarks import reporting
 from experiments.command_line import exit_status
 from interactrank_jax.config import configuration
@@ -26,7 +26,6 @@ from interactrank_jax.io import files
 from interactrank_jax.io.errors import InputError
 from interactrank_jax.training import reports
 
-CONFIGS = Path(__file__).parents[1] / "configs"
 MODELS = ("two_tower", "interactrank")
 SEARCHES = 2_000
 TABLE_METRICS = ("roc_auc", "request_auc", "hit_at_3", "ndcg_at_10", "recall_at_100")
@@ -84,7 +83,7 @@ class Stations:
 
 def load_config(model: str, preset: str, seed: int):
     """Returns a model's config for the simulated log; `tiny` is cut to a few dozen steps."""
-    config = configuration.load(f"{CONFIGS / model}.py:search")
+    config = configuration.load(trials.config_spec(model, "search"))
     config.train.seed = seed
     if preset == "tiny":
         config.train.batch_size = 64

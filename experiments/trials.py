@@ -27,6 +27,7 @@ from interactrank_jax.examples.format import Examples
 from interactrank_jax.io import files
 from interactrank_jax.training import reports
 
+CONFIGS = Path(__file__).parents[1] / "configs"
 LONGEST_NAME = 100
 VALIDATION = "validation/"  # what the names of its metrics begin with
 # The smallest sizes, for `--quick`: shows that everything runs.
@@ -39,6 +40,11 @@ QUICK = {
     "model.tower.hidden": (64,),
     "evaluate.bootstrap": 20,
 }
+
+
+def config_spec(model: str, argument: str) -> str:
+    """Returns FILE:ARGUMENT of a model's config."""
+    return f"{CONFIGS / model}.py:{argument}"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -31,7 +31,9 @@ def report(
 ) -> None:
     """Prints the figures; writes them with their context, options, versions and machine's load."""
     print(json.dumps(figures, indent=2))
-    options = {key: value for key, value in vars(arguments).items() if key not in ("out", "json")}
+    # Places are of this machine alone.
+    options = {key: value for key, value in vars(arguments).items() if not isinstance(value, Path)}
+    options = {key: value for key, value in options.items() if key not in ("out", "json")}
     record = {
         **figures,
         **context,

@@ -37,6 +37,7 @@ PEERS = ("numpy", "faiss", "torch", "usearch")
 CEILINGS = ("matmul_numpy", "matmul_jax", "read")
 SCORES_AT_ONCE = 1 << 28  # of peers that hold them all
 TILE_SCORES = 1 << 21
+MANY_PAIRS, SLOW = 10**9, 4  # of more pairs only peers within four times of the best are measured
 CHECKED = 16  # queries whose ids are compared
 Search = Callable[[np.ndarray], np.ndarray]  # queries to ids, best first
 
@@ -62,8 +63,12 @@ def _measure(arguments: argparse.Namespace) -> dict[str, Any]:
         engines = make_engines(vectors, kept)
         for count in queries:
             rounds = 1 if quick else _rounds(arguments.rounds, count * items)
+            if count * items > MANY_PAIRS and cells:
+                slow = slow_peers(next(reversed(cells.values())))
+                engines |= dict.fromkeys(slow)
             seconds = take_turns(engines, all_queries[:count], vectors, rounds)
             cells[f"{count}x{items}"] = figures_of(seconds, count, items)
+            print(f"{count}x{items}: {cells[f'{count}x{items}']}", flush=True)
         del engines, vectors
     first, last = (f"{queries[0]}x{items}" for items in (sizes[0], sizes[-1]))
     candidates_per_s = [cells[name]["million_candidates_per_s"]["ours"] for name in (first, last)]
@@ -80,6 +85,13 @@ def _measure(arguments: argparse.Namespace) -> dict[str, Any]:
 def _rounds(rounds: int, pairs: int) -> int:
     """Returns how many rounds there is time for: all up to 300 million pairs, then fewer."""
     return max(1, min(rounds, round(rounds * 3e8 / pairs)))
+
+
+def slow_peers(figures: dict[str, Any]) -> list[str]:
+    """Returns the peers that need SLOW times as long as the best of them, by `figures_of`."""
+    rates = figures["million_candidates_per_s"]
+    best = max((rates[name] for name in PEERS if rates[name]), default=0.0)
+    return [name for name in PEERS if rates[name] and rates[name] * SLOW < best]
 
 
 def make_engines(vectors: np.ndarray, kept: int) -> dict[str, Search | None]:

@@ -29,7 +29,7 @@ from interactrank_jax.io import files
 EFFECTS = {search.SOFTMAX_WEIGHT: 0.013, search.LOG_Q: 0.004, "model.tower.dropout": 0.001}
 EFFECT, NOISE = 0.006, 0.002
 BUDGETS = (8, 11, 16, 32, 64)
-SPEC = f"{Path(__file__).parents[2] / 'configs/two_tower.py'}:search"
+SPEC = trials.config_spec("two_tower", "search")
 
 
 def objective(rng: np.random.Generator, get: search.Get) -> Callable[[study.Overrides], float]:
