@@ -43,7 +43,10 @@ def lists(record: Mapping[str, Any]) -> str:
 
 
 def latency(record: Mapping[str, Any]) -> str:
-    """Returns p50 and p99 in milliseconds: a row for each model and number of candidates."""
+    """Returns p50 and p99 in milliseconds: a row for each model and number of candidates.
+
+    Below them stands how many times a two-tower model's time FIT takes.
+    """
     peers = next(iter(record["latency_ms_of_peers"].values()))
     lines = cells.header(["model", "candidates", "ours", *peers, "ours over the best, p50"])
     for model, counts in record["latency_ms"].items():
@@ -52,6 +55,8 @@ def latency(record: Mapping[str, Any]) -> str:
             texts = [_pair(ours), *(_pair(times.get(count)) for times in engines)]
             ratio = record["latency_over_best_peer"][model][count][0]
             lines.append(cells.row([model, f"{int(count):,}", *texts, f"{ratio:.2f}"]))
+    over = [f"{value:.1f} ({int(n):,})" for n, value in record["fit_over_two_tower"].items()]
+    lines += ["", f"FIT over two-tower, p50, by candidates: {', '.join(over)}."]
     return "\n".join(lines)
 
 
