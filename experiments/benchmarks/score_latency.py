@@ -272,11 +272,11 @@ def _torch_scorer(bundle: Any) -> Callable[[Any, Any, Any], tuple[Any, Any, Any]
     return score
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> None:
     """Runs the benchmark by itself."""
     parser = reporting.parser(__doc__ or "")
     parser.add_argument("--bundles", type=Path, help="directory to make bundles in, or to use them")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(argv)
     reporting.report("score_latency", arguments, measure(arguments))
 
 

@@ -317,9 +317,9 @@ def _ceilings(data: _Data, repeats: int) -> dict[str, float]:
     }
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> None:
     """Runs the benchmark by itself."""
-    arguments = reporting.parser(__doc__ or "").parse_args()
+    arguments = reporting.parser(__doc__ or "").parse_args(argv)
     reporting.report("score_lists", arguments, measure(arguments))
 
 
