@@ -284,3 +284,8 @@ def test_searches_gain_and_a_study_costs_milliseconds(tmp_path):
     assert 0 < figures["study_ms_per_trial"]["10"] < 5000
     trials = figures["grid_sampler_trials_of_12_points"]
     assert trials["1"] == 12 <= trials["4"]
+
+
+def test_a_slow_peer_is_left_out_and_one_that_is_not_there_is_none():
+    rates = {"ours": 500.0, "numpy": 100.0, "faiss": 200.0, "torch": None, "usearch": 49.0}
+    assert score_corpus.slow_peers({"million_candidates_per_s": rates}) == ["usearch"]
