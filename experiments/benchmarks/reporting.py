@@ -31,9 +31,11 @@ def report(
 ) -> None:
     """Prints the figures; writes them with their context, options, versions and machine's load."""
     print(json.dumps(figures, indent=2))
-    # Places are of this machine alone.
-    options = {key: value for key, value in vars(arguments).items() if not isinstance(value, Path)}
-    options = {key: value for key, value in options.items() if key not in ("out", "json")}
+    options = {  # without paths, which are of this machine alone
+        key: value
+        for key, value in vars(arguments).items()
+        if key not in ("out", "json") and not isinstance(value, Path)
+    }
     record = {
         **figures,
         **context,

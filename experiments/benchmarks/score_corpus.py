@@ -11,7 +11,8 @@ that is a dot product. The peers:
 
 Those that hold all scores at once get as many queries at a time as a gigabyte holds the scores of.
 Engines take turns, round after round, on the same vectors, and return sorted ids in numpy; their
-ids must be the same up to ties. What is compared is the ratio of times within a round, and its
+ids must be the same up to ties. A peer that is much slower than the best is left out of the largest
+searches (`slow_peers`). What is compared is the ratio of times within a round, and its
 median is reported: of the first number of queries and items, and of each other in `corpus`. Beside
 them are ceilings of the same rounds: the matrix product alone in tiles that stay in the cache, by
 numpy and by jax, and reading the items from memory.

@@ -129,7 +129,7 @@ def test_devices_that_are_none_are_refused(devices):
         make_scorer(make_case(1, 9), devices=chosen)
 
 
-@pytest.mark.long  # makes a bundle of its own
+@pytest.mark.long  # compiles three models
 @pytest.mark.parametrize("name", ["fit", "interactfit", "interactrank"])
 def test_other_models_than_products_are_ranked_by_their_own_scores(name, examples_path):
     case, rows = Case(name, Examples(examples_path)), 81

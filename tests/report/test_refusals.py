@@ -28,7 +28,6 @@ def refused(capsys, tmp_path):
     return message
 
 
-@pytest.mark.long  # trainings in processes of their own
 def test_the_command_writes_the_page_of_runs_around_its_flags(runs, tmp_path, capsys):
     out = tmp_path / "new" / "page.html"
     assert run(runs.cross, f"--out={out}", runs.fit, f"--ab={AB_TEST}") == 0

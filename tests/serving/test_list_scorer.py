@@ -224,7 +224,6 @@ WAYS = list(itertools.product([Ranker, Reader], [ROWS, TILES], [4, 64]))
 
 
 # Sizes of which one divides lists, and of which one holds them.
-@pytest.mark.long  # makes a bundle of its own
 @pytest.mark.parametrize(
     ("kind", "way", "size"), some_quick(WAYS, [way for way in WAYS if way[2] == 4])
 )

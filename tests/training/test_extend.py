@@ -69,7 +69,6 @@ def two_preparations(tmp_path_factory, tiny_log):
     return root
 
 
-@pytest.mark.long  # a warm start of each
 def test_old_items_and_ids_keep_their_rows(two_preparations):
     old, new = (Examples(two_preparations / name) for name in ("old", "new"))
     assert new.metadata.extends == old.metadata.digest

@@ -18,7 +18,7 @@ from interactrank_jax.models.registry import MODELS
 from interactrank_jax.runs.run import Run
 from tests.conftest import REPOSITORY
 
-pytestmark = pytest.mark.long  # a training and four commands in processes of their own
+pytestmark = pytest.mark.long  # a training in a process of its own, and every command on it
 
 CONFIG = """
 import jax
