@@ -24,7 +24,9 @@ from interactrank_jax.serving.graphs import Graphs, Leaves, index_leaves, padded
 from interactrank_jax.serving.scan import Tiles
 from interactrank_jax.serving.top_k import Top
 
-SMALLEST = 8  # lists and batches are padded to powers of 2 from this on: each size compiles once
+# Lists and batches are padded to powers of 2 from SMALLEST on: each size compiles once. Beyond
+# WHOLE there are four sizes to an octave: what is padded costs time too.
+SMALLEST, WHOLE = 8, 1 << 13
 
 
 class JaxGraphs(Graphs):
@@ -82,11 +84,16 @@ class JaxGraphs(Graphs):
         arrays = [inputs[key] if key in inputs else self._place(key) for key in names]
         with jax.default_device(self._device):
             outputs = self._calls[name](*arrays)
-        return dict(zip(self._outputs[name], jax.device_get(outputs), strict=True))
+        return {
+            name: np.asarray(output)
+            for name, output in zip(self._outputs[name], outputs, strict=True)
+        }
 
     def padded(self, length: int) -> int:
-        """Returns the next power of 2."""
-        return max(SMALLEST, 1 << max(length - 1, 0).bit_length())
+        """Returns the next power of 2, or of large ones the next quarter of the way to it."""
+        size = max(SMALLEST, 1 << max(length - 1, 0).bit_length())
+        step = size // 8 if size > WHOLE else size
+        return -(-max(length, 1) // step) * step
 
     def tiles(self, bundle: Bundle, query: Leaves) -> Sequence[Tiles]:
         """Returns the tiles of the index on the devices, see `serving.graphs.Graphs`."""

@@ -16,7 +16,7 @@ from interactrank_jax.serving.scan import SMALLEST, scored_tiles
 
 SHORT = 2048  # candidates up to which lists are scored several requests at a time
 PIECE = 1 << 13  # candidates of one request at a time: what is gathered stays in the cache
-TILE_PAIRS = 1 << 20  # scores of a tile, in float32 4 MiB
+TILE_PAIRS = 1 << 21  # scores of a tile, in float32 8 MiB
 MOST_ITEMS = 1 << 15  # of a tile
 # Seconds, measured on two cores with items of 64 numbers: a call of a graph; a random row that is
 # gathered and multiplied; a score that is picked; an item that is read in its order; and, of a
@@ -165,7 +165,8 @@ class ListScorer:
         for number, (_, begin, scores) in enumerate(tiles):
             for of_request, bound in zip(scores, bounds, strict=False):
                 part = slice(bound[number], bound[number + 1])
-                score[part] = of_request.take(row[part] - begin)
+                # No row is outside the tile: "clip" only lets take write where it is told to.
+                of_request.take(row[part] - begin, out=score[part], mode="clip")
 
 
 def positions(row: np.ndarray, items: np.ndarray) -> np.ndarray:

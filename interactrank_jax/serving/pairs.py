@@ -33,6 +33,26 @@ class PairScorer:
         """Whether scores depend on cross features."""
         return "cross" in self._bundle["graphs"]["score"]["inputs"]
 
+    def of_request(
+        self, encoded: EncodedRequests, row: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Returns scores `[M]`, logits `[M, H]` and cross features `[M, K]` of one request's items.
+
+        Encoding the request and scoring its items are one call: what a service waits for.
+
+        Args:
+          encoded: one request.
+          row: `[M]` the items' rows, at least one.
+        """
+        wanted, size = self._bundle["graphs"]["score_list"]["inputs"], self._graphs.padded(len(row))
+        inputs = {name: array for name, array in encoded.arrays.items() if name in wanted}
+        inputs["row"] = padded_rows(row.astype(np.int32), size)[None]
+        cross = self._bundle.cross.values(encoded.groups, row[None])
+        if self.uses_cross:
+            inputs["cross"] = padded_rows(cross[0], size)[None]
+        outputs = self._graphs.run("score_list", inputs)
+        return outputs["score"][0, : len(row)], outputs["logits"][0, : len(row)], cross[0]
+
     def of_lists(
         self, encoded: EncodedRequests, query: Leaves, start: np.ndarray, row: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -26,6 +26,7 @@ from interactrank_jax.serving.requests import EncodedRequests, FreshEventReader,
 from interactrank_jax.serving.top_k import joined_tops, top_k
 
 REQUESTS_AT_ONCE = 256
+ONE_CALL = 1 << 14  # candidates up to which a request that comes alone is one call of a graph
 
 
 @dataclasses.dataclass(frozen=True)
@@ -153,8 +154,7 @@ class Ranking:
         self, encoded: EncodedRequests, lists: Lists, k: int, with_features: bool
     ) -> Ranked:
         """Ranks candidate lists."""
-        query = self.encode(encoded)
-        chosen, counts, score, logits, cross = self._best_of_lists(encoded, query, lists, k)
+        chosen, counts, score, logits, cross = self._best_of_lists(encoded, lists, k)
         candidates = None
         if with_features:
             if cross is None:
@@ -194,7 +194,7 @@ class Ranking:
         return pa.table({"request_id": encoded.ids.take(pa.array(unknown)), "item_id": ids})
 
     def _best_of_lists(
-        self, encoded: EncodedRequests, query: Leaves, lists: Lists, k: int
+        self, encoded: EncodedRequests, lists: Lists, k: int
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray | None]:
         """Returns the best k candidates of each list.
 
@@ -202,7 +202,11 @@ class Ranking:
           (their positions `[n]`, how many each list has `[R]`, their scores `[n]`, their logits
           `[n, H]`, and the cross features of all candidates `[M, K]` where they were looked up).
         """
-        ways = self._lists.ways(lists.start)
+        if len(encoded) == 1 and 0 < len(lists.row) <= ONE_CALL:
+            scores, logits, cross = self.pairs.of_request(encoded, lists.row)
+            chosen, counts = _best_of_lists(scores, lists, k)
+            return chosen, counts, scores[chosen], logits[chosen], cross
+        query, ways = self.encode(encoded), self._lists.ways(lists.start)
         if ways.are_short:
             scores, logits, cross = self.pairs.of_lists(encoded, query, lists.start, lists.row)
             chosen, counts = _best_of_lists(scores, lists, k)

@@ -61,6 +61,34 @@ def test_scores_depend_on_no_other_request(ranker, together):
     assert_scores(pa.concat_tables(parts), together)
 
 
+@pytest.mark.parametrize("engine", ["ranker", "reader"])
+def test_a_request_that_comes_alone_is_one_call_of_a_graph(engine, request, together, monkeypatch):
+    opened = request.getfixturevalue(engine)
+    graphs, calls = opened.ranking.graphs, []
+    run = graphs.run
+    monkeypatch.setattr(graphs, "run", lambda name, inputs: calls.append(name) or run(name, inputs))
+    asked, listed = requests(COUNT).slice(0, 1), candidates(COUNT, 9).slice(0, 9)
+    alone = opened.rank(asked, listed, events())
+    assert calls == ["score_list"]
+    monkeypatch.setattr(ranking, "ONE_CALL", 8)  # one candidate more is two
+    in_two_calls = opened.rank(asked, listed, events())
+    assert calls[1:] == ["encode_query", "score"]
+    assert_scores(alone, in_two_calls)
+    assert_scores(alone, together.slice(0, 9))
+
+
+def test_a_request_that_comes_alone_without_candidates_has_no_rows(ranker):
+    assert len(ranker.rank(requests(1), candidates(1, 9).slice(0, 0))) == 0
+
+
+@pytest.mark.parametrize(
+    ("length", "size"),
+    [(0, 8), (9, 16), (8192, 8192), (8193, 10240), (10241, 12288), (16384, 16384), (16385, 20480)],
+)
+def test_lists_are_padded_to_few_sizes(ranker, length, size):
+    assert ranker.ranking.graphs.padded(length) == size
+
+
 def test_scores_depend_on_no_other_candidate(ranker, together):
     listed = candidates(COUNT, 9)
     chosen = pa.array(np.random.default_rng(0).random(len(listed)) < 0.4)
