@@ -72,10 +72,10 @@ def documented(name):
     return doctest.DocTestFinder(exclude_empty=False).find(value, name, globs={})
 
 
-QUICK = [name for name in ir.__all__ if name not in ("export_bundle", "Trainer")]  # they train
+LONG = [name for name in ir.__all__ if name not in ("export_bundle", "Trainer")]  # they train
 
 
-@pytest.mark.parametrize("name", some_quick(ir.__all__, QUICK))
+@pytest.mark.parametrize("name", some_quick(ir.__all__, (), LONG))
 def test_its_docstring_has_an_example_that_holds(name, tmp_path, monkeypatch, registries):
     monkeypatch.chdir(tmp_path)
     own, *of_methods = documented(name)
@@ -102,6 +102,7 @@ class TestPrepare:
         assert not path.exists()
         assert not path.parent.exists()
 
+    @pytest.mark.long  # prepares a log several times
     def test_a_whole_config_a_path_and_older_examples_will_do(self, log, tmp_path):
         data = handmade_log.data_config()
         old = ir.prepare(str(log.path), data, tmp_path / "old")

@@ -54,6 +54,7 @@ def test_a_run_does_not_differ_from_itself(trained_run, examples_path):
     )
 
 
+@pytest.mark.long  # trains a model for itself
 def test_the_command_prints_and_writes_both(
     trained_run, other_run, examples_path, tmp_path, capsys
 ):

@@ -164,6 +164,7 @@ def test_a_log_loss_above_a_line_is_said_to_be_so_in_words():
     assert lines_above(lines, "logloss", "logloss") == [expected]
 
 
+@pytest.mark.long  # trains a model for itself
 def test_an_evaluation_says_that_its_log_loss_is_above_the_constants(tmp_path, examples_path):
     """A calibration that was made worse on purpose, under checksums that are right."""
     config = tiny_config("matrix_factorization")
@@ -181,6 +182,7 @@ def test_an_evaluation_says_that_its_log_loss_is_above_the_constants(tmp_path, e
     assert "lies above constant, which has logloss" in tables.report([result])
 
 
+@pytest.mark.long  # trains a model for itself
 def test_training_warns_where_a_line_is_better_on_validation(tmp_path, examples_path, caplog):
     config = tiny_config("two_tower")
     config.train.update({"max_steps": 1, "eval_every": 1})

@@ -186,6 +186,7 @@ def test_a_sample_depends_on_the_seed_alone():
     assert np.array_equal(sampled(requests, len(requests), seed=1), requests)
 
 
+@pytest.mark.long  # prepares a log several times
 @pytest.mark.parametrize("split", EVALUATION)
 def test_sampled_requests_have_the_values_of_an_unlimited_preparation(split, whole, limited):
     every, some = whole.sparse_cross(split), limited.sparse_cross(split)
@@ -203,6 +204,7 @@ def test_sampled_requests_have_the_values_of_an_unlimited_preparation(split, who
     assert not values[some.group == NO_GROUP].any()
 
 
+@pytest.mark.long  # prepares a log several times
 def test_a_sample_changes_nothing_but_the_lists(whole, limited):
     assert whole.encoder.digest == limited.encoder.digest
     for split in whole.metadata.splits:
@@ -211,6 +213,7 @@ def test_a_sample_changes_nothing_but_the_lists(whole, limited):
             assert all(np.array_equal(before[name], after[name]) for name in before)
 
 
+@pytest.mark.long  # trains a model for itself
 def test_corpus_metrics_are_those_of_the_sampled_requests(run, whole, limited):
     config = _config().evaluate
     of_sample = evaluate.evaluate(run, limited.path, "test", config)
@@ -221,6 +224,7 @@ def test_corpus_metrics_are_those_of_the_sampled_requests(run, whole, limited):
     assert 0 <= of_sample["metrics"]["recall_at_10"] <= 1
 
 
+@pytest.mark.long  # trains a model for itself
 def test_without_any_engaged_request_in_the_sample_there_is_no_recall(run, limited, tmp_path):
     path = shutil.copytree(limited.path, tmp_path / "examples")
     file = path / "cross" / "test" / "group.npy"
@@ -232,6 +236,7 @@ def test_without_any_engaged_request_in_the_sample_there_is_no_recall(run, limit
     assert np.isfinite(list(result["metrics"].values())).all()
 
 
+@pytest.mark.long  # trains a model for itself
 def test_scoring_with_the_corpus_refuses_requests_without_features(run, limited, tmp_path):
     build_index(run, limited.path, tmp_path / "index")
     advice = r"of split 'test' have no cross features.*--config\.data\.cross\.corpus_requests=0"

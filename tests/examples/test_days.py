@@ -57,6 +57,7 @@ def test_only_the_newest_days_are_split(of_days, log):
         assert abs(of_days.split(name).candidates - 0.15 * total) < 20
 
 
+@pytest.mark.long  # prepares a log several times
 def test_the_command_takes_them(of_days, log, tmp_path, capsys):
     config = tmp_path / "config.py"
     config.write_text(

@@ -32,6 +32,7 @@ def _later(tables: dict[str, pa.Table]) -> dict[str, pa.Table]:
     return new
 
 
+@pytest.mark.long  # prepares a log several times
 def test_extending_keeps_rows_and_statistics_and_appends(examples, tables, tmp_path):
     log = write_log(tmp_path / "log", _later(tables))
     config = data_config()

@@ -45,6 +45,7 @@ def _features(report: leaks.Report) -> set[str]:
     return {leak.feature for leak in report.leaks}
 
 
+@pytest.mark.long  # prepares a log several times
 @pytest.mark.parametrize(
     ("name", "options"),
     [pytest.param("log", OPTIONS, marks=pytest.mark.thorough), ("log_without_events", {})],
@@ -65,6 +66,7 @@ def test_the_preparation_of_a_random_split_does_not_leak(log):
     assert len(report.checks) == 3
 
 
+@pytest.mark.long  # prepares a log several times
 def test_counts_of_the_same_day_are_caught(log, monkeypatch):
     monkeypatch.setattr(expressions, "frame", lambda window, lag_days: (window - 1, 0))
     config = _config(**{"cross.features": ("share:click:7",)})

@@ -53,6 +53,7 @@ def _candidates(examples: Examples, split: str) -> list[tuple]:
     ]
 
 
+@pytest.mark.long  # prepares a log several times
 @pytest.mark.parametrize("kind", ["examples", "timeless"])
 def test_every_impression_is_in_one_example(kind, tables, request):
     examples = request.getfixturevalue(kind)

@@ -68,6 +68,7 @@ def order_of(examples: Examples, split: str) -> np.ndarray:
     return np.concatenate(result)
 
 
+@pytest.mark.long  # prepares a log several times
 def test_neither_buckets_nor_parts_change_any_value(protocol, log, whole, tmp_path, monkeypatch):
     # Of the parts of the counting some are empty: there are fewer queries than parts.
     monkeypatch.setattr(splits, "BUCKET_CANDIDATES", 40)
@@ -119,6 +120,7 @@ def digests_of(path):
     return {name: digest for name, digest in digests.items() if not name.startswith(apart)}
 
 
+@pytest.mark.long  # prepares a log several times
 def test_bytes_do_not_depend_on_the_files_and_rows_of_the_log(protocol, whole, tmp_path):
     rng = np.random.default_rng(0)
     (tmp_path / "log").mkdir()

@@ -101,6 +101,7 @@ def _pairs(tables):
     return tables | {"impressions": shown.filter(pc.less(shown["position"], 2))}
 
 
+@pytest.mark.long  # prepares a log several times
 @pytest.mark.parametrize(
     ("change", "requests", "features", "expected"),
     [

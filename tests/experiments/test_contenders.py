@@ -29,6 +29,7 @@ def evaluations(monkeypatch):
     return workdirs
 
 
+@pytest.mark.long  # trains a model for itself
 def test_a_model_is_evaluated_once(trained_run, examples_path, tmp_path, evaluations):
     shutil.copytree(trained_run, tmp_path / "run")
     shutil.rmtree(tmp_path / "run/eval", ignore_errors=True)

@@ -23,6 +23,7 @@ def metadata():
     return make_workload(1_500).metadata
 
 
+@pytest.mark.long  # compiles many small programs
 @pytest.mark.parametrize("name", MODELS)
 def test_xla_and_the_formula_agree(metadata, name):
     run = efficiency.make_run(name, metadata)

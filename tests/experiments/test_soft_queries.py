@@ -24,6 +24,7 @@ def test_the_score_is_the_logits_of_training_at_that_temperature(case, progress,
     np.testing.assert_allclose(score(case, tau), training.logits, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.long  # compiles many small programs
 def test_without_a_temperature_it_is_what_is_served(case):
     mask, served = case.batch["mask"], case()["call"]
     np.testing.assert_allclose(score(case, 1e-6)[mask], served[mask], rtol=1e-4, atol=1e-4)

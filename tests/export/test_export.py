@@ -128,6 +128,7 @@ class TestUpdate:
 
 
 class TestItems:
+    @pytest.mark.long  # exports a bundle for itself
     def test_items_that_the_log_lacks(self, served, updated, items_path, tmp_path):
         """Those given to export are those of an update, in the order of all ids."""
         path = tmp_path / "bundle"

@@ -112,6 +112,7 @@ def test_both_formats_compute_what_every_model_does(name, tmp_path, examples_pat
     check(name, tmp_path, Examples(examples_path), SIZES)
 
 
+@pytest.mark.long  # compiles many small programs
 def test_the_graphs_are_the_models_own_scores(examples_path):
     """Encoded, indexed and scored by the graphs, a slate has the scores of the model's call."""
     case = Case("interactrank", Examples(examples_path))

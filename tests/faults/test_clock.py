@@ -64,6 +64,7 @@ def test_the_dates_of_files_mean_nothing(examples_path, trained_run, tmp_path):
     assert fingerprint(Run.open(workdir).restore_model()[0]) == before
 
 
+@pytest.mark.long  # prepares a log several times
 def test_a_preparation_whose_clock_goes_backwards_is_the_same(
     backwards, good_log, prepared, tmp_path
 ):

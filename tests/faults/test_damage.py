@@ -174,6 +174,7 @@ def test_checkpoints(kind, trained_run, tmp_path):
             read_checkpoint(root)
 
 
+@pytest.mark.long  # trains a model for itself
 def test_a_run_goes_on_from_the_older_checkpoint_when_told_to(trained_run, examples_path, tmp_path):
     workdir = Path(shutil.copytree(trained_run, tmp_path / "run"))
     newest = workdir / "checkpoints" / "8"

@@ -20,7 +20,7 @@ from tests.marks import some_quick
 from tests.state.conftest import everything
 
 CONFIG = data_config(block_size=8)
-QUICK = list(MUTATIONS)[::4]
+QUICK = list(MUTATIONS)[::16]
 
 
 def arrays(path) -> Arrays:

@@ -79,6 +79,7 @@ def test_a_nan_among_the_cross_features_is_an_error_before_the_first_step(tmp_pa
     assert not steps(tmp_path / "run")
 
 
+@pytest.mark.long  # trains a model for itself
 def test_a_nan_among_the_items_is_an_error_at_the_first_loss(tmp_path):
     """Items lie on the device, not in the batch: what comes of them is looked at."""
     path = write_examples(tmp_path / "examples")
@@ -101,6 +102,7 @@ def poisoned(logits):
 poisoned.defvjp(lambda logits: (logits, None), lambda _, gradient: (gradient * np.nan,))
 
 
+@pytest.mark.long  # trains a model for itself
 def test_a_gradient_that_is_not_finite_stops_the_run_and_is_named(
     examples_path, tmp_path, registries
 ):

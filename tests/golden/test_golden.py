@@ -7,6 +7,8 @@ import pytest
 from tests.golden.cases import CASES, REAL, SLOW, has_moved, is_close
 from tests.golden.record import VALUES, prepare_case
 
+pytestmark = pytest.mark.long  # prepares a log for each case
+
 RECORDED = json.loads(VALUES.read_text())
 
 

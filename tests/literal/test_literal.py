@@ -29,6 +29,8 @@ from tests.literal.random_configs import draw_options, make_config, plain_option
 from tests.literal.random_logs import RandomLog, draw_log
 from tests.literal.reading import Reading
 
+pytestmark = pytest.mark.long  # prepares a log for each case
+
 SEEDS = (8, 13, 4, 2)  # each fault shows in one of them
 MORE_SEEDS = [seed for seed in range(12) if seed not in SEEDS]
 MOST_SEEDS = [seed for seed in range(12, 72) if seed not in SEEDS]

@@ -14,6 +14,7 @@ from interactrank_jax.io.errors import InputError
 from interactrank_jax.log.read import Log, open_log
 from interactrank_jax.log.schema import FeatureSpec, Schema
 from tests.log import handmade_log
+from tests.marks import some_quick
 
 TEXTS = {"title": "text", "query_text": "text"}
 OF_USERS = ("country", "tenure")
@@ -112,7 +113,7 @@ MAKERS = {
 
 
 class TestWhatIsWritten:
-    @pytest.mark.parametrize("make", MAKERS)
+    @pytest.mark.parametrize("make", some_quick(MAKERS, ["arrow"], MAKERS))
     def test_examples_of_it_are_those_of_the_log_by_hand(
         self, tables, prepared_by_hand, make, tmp_path
     ):

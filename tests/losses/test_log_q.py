@@ -87,6 +87,7 @@ class TestExpectedGradient:
     # draws), and .006 where each positive is always there and kept apart (.015 at 64). The Monte
     # Carlo error of 4,000 batches is .007 and .002. Without correction the distance is 8 times the
     # bias, with the wrong sign 15 times.
+    @pytest.mark.long  # compiles a step for itself
     @pytest.mark.parametrize(
         ("setting", "correction", "draws", "uniform", "tolerance"),
         [

@@ -27,6 +27,7 @@ class TestExclusion:
     NEEDED: ClassVar[dict[str, tuple[str, ...]]] = {"matrix_factorization": ("user_id", "item_id")}
     NAMES = ("user_id", "query_id", "item_id", *(feature.name for feature in FEATURES))
 
+    @pytest.mark.long  # compiles many small programs
     @pytest.mark.parametrize("feature", NAMES)
     @pytest.mark.parametrize("model", some_quick(MODELS, ("interactrank",), ("fit", "cold")))
     def test_of_each_feature_in_turn(self, examples, model, feature):

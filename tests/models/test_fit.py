@@ -265,6 +265,7 @@ class TestServing:
 
 
 class TestRelatives:
+    @pytest.mark.long  # compiles a step for itself
     @pytest.mark.parametrize("positive", [True, False])
     def test_without_meta_queries_and_scorer_it_is_the_two_tower_model(self, examples, positive):
         fields = {
@@ -334,6 +335,7 @@ class TestRelatives:
             logits = (getattr(each, "logits", each) for each in (mine, theirs))
             np.testing.assert_allclose(*logits, rtol=1e-4, atol=1e-4)
 
+    @pytest.mark.long  # compiles a step for itself
     def test_interactfit_without_cross_features_is_fit(self, examples):
         """On one config; that the configs can be made one: tests/config/test_configs.py."""
         case = Case("fit", examples)

@@ -60,6 +60,7 @@ def test_counts_of_a_user_are_damped_and_rates_are_odds():
     np.testing.assert_allclose(transform_user_values(numeric, values), expected, atol=1e-6)
 
 
+@pytest.mark.long  # compiles a step for itself
 @pytest.mark.parametrize("name", some_quick(WITH_TERMS, ("interactrank", "interactfit", "cold")))
 def test_a_users_past_moves_all_candidates_alike_in_every_way_to_score(examples, name):
     case = Case(name, examples)

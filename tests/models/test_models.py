@@ -177,6 +177,7 @@ class TestEveryModel:
         else:
             np.testing.assert_array_equal(difference, 0)
 
+    @pytest.mark.long  # compiles the gradient of each model
     def test_gradients_are_finite_and_reach_every_parameter_and_table(self, case):
         params, tables = case.gradient(case.batch)
         seen = {feature.table for feature in (*case.inputs.request, *case.inputs.item)}

@@ -117,6 +117,7 @@ def train_score(case, outputs, seed=0) -> Any:
 
 
 class TestLogits:
+    @pytest.mark.long  # compiles a step for itself
     @pytest.mark.parametrize("by_hand", [wide_deep, deepfm, dcn_v2, autoint])
     def test_are_those_of_the_equation(self, cases, by_hand):
         case = cases(by_hand.__name__)

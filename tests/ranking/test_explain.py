@@ -36,6 +36,7 @@ def check(found, examples, rows, index):
     assert (np.diff(found.score) <= 0).all()
 
 
+@pytest.mark.long  # compiles many small programs
 def test_the_parts_sum_to_the_score(trained_run, examples_path):
     examples, rows = own_scores(trained_run, examples_path)
     ids = examples.raw_requests("test")["request_id"].to_pylist()

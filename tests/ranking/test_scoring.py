@@ -225,6 +225,7 @@ class TestRefusals:
             build_index(tmp_path / "run", examples.path, tmp_path / "index")
 
 
+@pytest.mark.long  # trains a model for itself
 def test_fit_is_served_by_the_number_of_an_items_meta_query(tmp_path, examples):
     """Through the index an item scores what the model's own forward pass gives it, hard mode."""
     workdir, path = tmp_path / "run", tmp_path / "index"

@@ -51,6 +51,7 @@ def test_hostile_text_runs_nothing_and_fits(runs, tmp_path):
     assert seen["right"] <= seen["width"]
 
 
+@pytest.mark.long  # starts a browser for each case
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [390, 1280])
 def test_nothing_scrolls_sideways_and_both_schemes_are_readable(runs, tmp_path, width, scheme):

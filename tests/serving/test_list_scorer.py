@@ -224,6 +224,7 @@ WAYS = list(itertools.product([Ranker, Reader], [ROWS, TILES], [4, 64]))
 
 
 # Sizes of which one divides lists, and of which one holds them.
+@pytest.mark.long  # trains a model and exports it
 @pytest.mark.parametrize(
     ("kind", "way", "size"), some_quick(WAYS, [way for way in WAYS if way[2] == 4])
 )
@@ -261,6 +262,7 @@ def _of(table: pa.Table, number: str) -> np.ndarray:
     return np.array([name in requested for name in table["request_id"].to_pylist()])
 
 
+@pytest.mark.long  # trains a model and exports it
 @pytest.mark.parametrize("way", [ROWS, TILES])
 def test_equal_items_are_in_the_order_of_their_ids_by_every_way(bundle, way, monkeypatch):
     opened = Ranker(bundle)

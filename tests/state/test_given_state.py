@@ -70,6 +70,7 @@ class TestExamples:
         assert (found["test/history_item"] != "").any()
         assert (found["test/query_history_item"] != "").any()
 
+    @pytest.mark.long  # prepares a log several times
     def test_do_not_hold_a_state_that_was_given(self, grown):
         assert not (grown / "then" / "state").exists()
 
@@ -106,6 +107,7 @@ def test_a_request_without_impressions_asks_for_no_day(root, tmp_path):
     canonical.assert_equal(tmp_path / "examples", tmp_path / "as before")
 
 
+@pytest.mark.long  # prepares a log several times
 def test_a_segment_may_be_called_like_what_requests_and_items_are_numbered_by(tmp_path):
     tables = make_tables()
     names = {"bucket": "country", "request": "country", "item_row": "country"}

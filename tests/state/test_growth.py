@@ -138,6 +138,7 @@ class TestCatalogue:
         assert rows.schema.field("price").type == pa.float64()
         assert sorted(rows["price"].to_pylist()) == prices.tolist()
 
+    @pytest.mark.long  # counts a log several times
     @pytest.mark.parametrize("change", ["one more", "one less", "another kind"])
     def test_other_columns_are_refused_before_a_day_is_counted(self, change, backend, tmp_path):
         tables = make_tables(120)
@@ -178,6 +179,7 @@ class TestCountedDays:
         log = open_log(write_log(tmp_path / "changed", tables))
         return build_store(state_config(), log, counted.path, backend)
 
+    @pytest.mark.long  # counts a log several times
     @pytest.mark.parametrize(
         ("table", "column"), [("requests", "timestamp"), ("events", "arrival_time")]
     )
@@ -215,6 +217,7 @@ class TestCountedDays:
         with pytest.raises(InputError, match=r"events of .*: the log has 1, but had 0"):
             self._build(tables, counted, backend, tmp_path)
 
+    @pytest.mark.long  # counts a log several times
     def test_days_that_were_thrown_away_change_nothing(self, log, counted, backend, tmp_path):
         """The rest is counted as before: what STATE has of those days is enough."""
         tables = make_tables()
@@ -281,6 +284,7 @@ class TestLabelsEditedInPlace:
             days = np.array([when[request] // DAY for request in rows["request_id"].to_pylist()])
         return config, file, rows, np.flatnonzero(days == FIRST + 8).tolist()
 
+    @pytest.mark.long  # counts a log several times
     @pytest.mark.parametrize(
         ("how", "expected"),
         [

@@ -107,6 +107,7 @@ class TestClocks:
         assert whole.figures()["early"] == len(early) > 0
 
 
+@pytest.mark.long  # counts a log several times
 def test_empty_days_are_days_without_counts(backend, tmp_path):
     tables = make_tables(200)
     gap = (FIRST + 10) * DAY, (FIRST + 17) * DAY
@@ -169,6 +170,7 @@ def test_a_query_is_known_by_its_words_from_its_first_request_on(backend, tmp_pa
     assert len(forms) == 5
 
 
+@pytest.mark.long  # prepares a log several times
 def test_texts_without_words_have_no_history_in_common(backend, tmp_path):
     tables = make_tables(200)
     query = tables["requests"]["query_id"].to_numpy()

@@ -131,6 +131,7 @@ def test_a_log_on_which_nothing_counts_has_its_days_all_the_same(backend, tmp_pa
     snapshot.write(log, held, backend, tmp_path / "snapshot", FIRST + 41)
 
 
+@pytest.mark.long  # counts a log several times
 def test_the_command_for_tomorrow_is_told_and_helps(log, examples_with_rates, tmp_path, capsys):
     """As printed, but for the config, which STATE does not know the file of."""
     config = tmp_path / "config.py"

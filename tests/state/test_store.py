@@ -66,6 +66,7 @@ def odd(tables):
 
 
 class TestFeatures:
+    @pytest.mark.long  # prepares a log several times
     @pytest.mark.parametrize(
         ("overrides", "events"),
         [
@@ -128,6 +129,7 @@ class TestFeatures:
         ):
             as_of.write(log, held, backend, tmp_path / "none", since=1, until=2, means=MEANS)
 
+    @pytest.mark.long  # counts a log several times
     def test_in_parts_are_the_same(self, log, full, backend, tmp_path):
         days = {"since": FIRST + 2, "until": FIRST + 20, "means": MEANS}
         whole = as_of.write(log, full, backend, tmp_path / "whole", **days)
@@ -257,6 +259,7 @@ def served(tables, levels, asked, feature):
 
 
 class TestSnapshot:
+    @pytest.mark.long  # counts a log several times
     @pytest.mark.parametrize(("name", "day"), [("whole", 25), ("full", 25), ("full", 10)])
     def test_holds_what_requests_of_that_day_get(self, name, day, log, backend, tmp_path, request):
         held, day = request.getfixturevalue(name), FIRST + day

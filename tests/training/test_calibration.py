@@ -24,6 +24,8 @@ from interactrank_jax.training.train import train
 from tests.faults.forging import at, reseal
 from tests.synthetic import tiny_config, without_blocks
 
+pytestmark = pytest.mark.long  # trains a model for itself
+
 
 class Killed(BaseException):
     """What no handler catches."""

@@ -41,6 +41,7 @@ def test_a_run_is_restored_and_resumed_whatever_its_directory_is_called(
     assert list((tmp_path / "run1").iterdir()) == []
 
 
+@pytest.mark.long  # trains a model for itself
 def test_the_first_model_that_is_saved_is_read_back(tmp_path, examples_path, config, monkeypatch):
     """A file system that gives back other bits is found out before hours of training."""
     restore, reads = checkpoint.restore_best, []
@@ -57,6 +58,7 @@ def test_the_first_model_that_is_saved_is_read_back(tmp_path, examples_path, con
         train(config, examples_path, tmp_path / "unsound")
 
 
+@pytest.mark.long  # trains a model for itself
 def test_a_run_whose_best_model_is_gone_does_not_pass_for_finished(tmp_path, examples_path, config):
     train(config, examples_path, tmp_path / "run")
     shutil.rmtree(tmp_path / "run" / "best")

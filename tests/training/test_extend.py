@@ -24,6 +24,8 @@ from interactrank_jax.runs.run import Run
 from interactrank_jax.training.train import train
 from tests.synthetic import without_blocks
 
+pytestmark = pytest.mark.long  # trains on two preparations
+
 
 def small_config():
     config = models.interactrank("search")

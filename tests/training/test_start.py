@@ -38,6 +38,7 @@ def make_trainer(examples_path, model="interactrank", dot_weight_init=1.0, **tra
     return Trainer(config, Examples(examples_path))
 
 
+@pytest.mark.long  # compiles a step for itself
 @pytest.mark.parametrize("model", some_quick(WITH_TERMS, ("interactrank", "interactfit", "cold")))
 def test_step_0_is_the_regression(examples_path, model):
     """Its weights to the bit, and its scores where the network starts at zero."""
@@ -68,6 +69,7 @@ def test_step_0_is_the_regression(examples_path, model):
     assert difference.max() < (1e-4 if model in START_AT_ZERO else 1.0)
 
 
+@pytest.mark.long  # compiles a step for itself
 def test_users_counts_and_rates_start_there_too(tmp_path):
     config = make_config()
     config.model.dot_weight_init = 1e-6
@@ -90,6 +92,7 @@ def test_users_counts_and_rates_start_there_too(tmp_path):
     assert difference.max() < 1e-3
 
 
+@pytest.mark.long  # compiles a step for itself
 def test_rows_count_by_their_stage_as_in_the_loss(tmp_path):
     """A tenth of the weight moves the bias by its logarithm, as it moves the prior correction."""
     write_log(tmp_path / "log", make_tables(200))
@@ -118,6 +121,7 @@ class Plain(InteractRank):
         return TwoTower.score(self, query, items, cross)
 
 
+@pytest.mark.long  # compiles a step for itself
 def test_a_model_of_ones_own_without_such_terms_starts_as_it_is(examples_path, registries):
     register("plain")(Plain)
     config = tiny_config("interactrank")
@@ -137,6 +141,7 @@ def test_switched_off_it_starts_as_the_config_says(examples_path):
     assert trainer.affine is None
 
 
+@pytest.mark.long  # compiles a step for itself
 @pytest.mark.parametrize("model", ["two_tower", "fit", "matrix_factorization"])
 def test_a_model_without_terms_of_history_starts_as_ever(examples_path, model):
     plain, fitted = (

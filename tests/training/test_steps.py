@@ -275,18 +275,21 @@ class TestImpressionSampling:
         assert_identical(state.params, zero)
         return np.array(found), int((batch["mask"] & ~acted).sum())
 
+    @pytest.mark.long  # compiles a step for itself
     def test_keeps_whole_candidates_and_all_that_acted(self, kept):
         found, there = kept
         np.testing.assert_allclose(found, np.round(found), atol=2e-2)
         assert (found >= -0.02).all()
         assert (found <= there).all()
 
+    @pytest.mark.long  # compiles a step for itself
     def test_keeps_the_configured_share_drawn_anew_each_step(self, kept):
         found, there = kept
         draws = there * len(found)
         assert found.sum() / draws == pytest.approx(0.25, abs=4 * np.sqrt(0.25 * 0.75 / draws))
         assert len(set(np.round(found))) > 3
 
+    @pytest.mark.long  # compiles a step for itself
     def test_without_the_softmax_its_loss_is_not_reported(self, sampled):
         assert "loss/softmax" not in sampled.initial.sums
         assert sampled.objective.loss_names == ("loss/engaged", "loss/save")

@@ -30,6 +30,7 @@ def uninterrupted(tmp_path_factory, examples_path):
 
 
 class TestRun:
+    @pytest.mark.long  # trains a model for itself
     def test_loss_falls_and_the_best_validation_is_what_is_kept(self, uninterrupted):
         lines = metric_lines(uninterrupted)
         losses = [line["train/loss"] for line in lines if "train/loss" in line]
@@ -41,6 +42,7 @@ class TestRun:
         _, step = Run.open(uninterrupted).restore_model()
         assert step == best["step"]
 
+    @pytest.mark.long  # trains a model for itself
     def test_running_a_finished_run_again_changes_nothing(self, uninterrupted, examples_path):
         before = fingerprint(Run.open(uninterrupted).restore_model()[0])
         train(long_config(), examples_path, uninterrupted)
@@ -185,6 +187,7 @@ class TestTimetable:
 
 
 class TestDataOfTheExamples:
+    @pytest.mark.long  # trains a model for itself
     def test_a_config_takes_its_data_part_from_the_examples(self, tmp_path, examples_path, caplog):
         config = tiny_config("two_tower")
         config.train.update({"max_steps": 1})
@@ -196,6 +199,7 @@ class TestDataOfTheExamples:
         assert Run.open(tmp_path / "run").config.data.to_dict() == prepared
         assert config.data.history.length == 7  # the caller's own
 
+    @pytest.mark.long  # trains a model for itself
     def test_a_field_set_by_hand_must_be_theirs(self, tmp_path, examples_path):
         config = tiny_config("two_tower")
         config.train.update({"max_steps": 1})
@@ -211,6 +215,7 @@ class TestDataOfTheExamples:
 
 
 class TestRefusals:
+    @pytest.mark.long  # trains a model for itself
     def test_a_workdir_of_another_config_names_the_field(self, examples_path, trained_run):
         config = tiny_config("interactrank")
         config.train.optimizer.learning_rate = 0.5

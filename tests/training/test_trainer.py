@@ -54,6 +54,7 @@ class TestFit:
         assert curves[0] == curves[1]
         assert trainer.summary["steps"] == config.train.max_steps
 
+    @pytest.mark.long  # trains a model for itself
     def test_again_changes_nothing(self, fitted):
         before, state = best(fitted), jax.tree.map(np.array, fitted.state)
         fitted.fit()
@@ -87,6 +88,7 @@ class TestFit:
         assert config.train.max_steps == 7  # the caller's own
         assert Run.open(trainer.workdir).config.train.max_steps == arguments.get("steps", 0)
 
+    @pytest.mark.long  # trains a model for itself
     def test_a_run_directory_without_a_name_goes_with_the_trainer(self, examples_path):
         trainer = Trainer(quick_config(max_steps=1), examples_path).fit()
         workdir = trainer.workdir
@@ -111,6 +113,7 @@ class TestFit:
 
 
 class TestOrder:
+    @pytest.mark.long  # trains a model for itself
     def test_has_a_seed_of_its_own_and_without_one_the_trainings(self, examples_path):
         def first(**train):
             trainer = Trainer(quick_config(**train), examples_path)

@@ -127,6 +127,7 @@ def test_a_directory_of_several_campaigns_says_how_to_name_one(tmp_path):
         convert(tmp_path / "absent", tmp_path / "log")
 
 
+@pytest.mark.long  # prepares a log several times
 def test_the_propensities_of_the_log_weigh_what_the_config_counts(tmp_path):
     convert(trainable(tmp_path / "all"), tmp_path / "log")  # all propensities are .25
     data = models.two_tower("open_bandit").data

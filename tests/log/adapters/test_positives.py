@@ -256,6 +256,7 @@ def test_what_makes_figures_doubtful_is_said(tmp_path):
     assert not said
 
 
+@pytest.mark.long  # prepares a log several times
 @pytest.mark.parametrize(("argument", "time"), [("ratings", ""), ("ratings", "time")])
 def test_a_config_prepares_such_a_log_at_random_too(tmp_path, argument, time):
     source = random_positives(tmp_path / "source", 3, users=60)

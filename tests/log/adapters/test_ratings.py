@@ -328,6 +328,7 @@ def test_text_that_is_not_utf_8_is_refused(tmp_path, with_features, text):
         convert(with_features, tmp_path / "log", Options(threshold=3, text=text))
 
 
+@pytest.mark.long  # prepares a log several times
 @pytest.mark.parametrize(("argument", "time"), [("ratings", ""), ("ratings_time", "timestamp")])
 def test_a_config_prepares_such_a_log_without_code(tmp_path, argument, time):
     made = [

@@ -159,6 +159,7 @@ def test_only_items_that_exist_are_shown_and_visited_and_slates_are_full(tmp_pat
     assert last - first
 
 
+@pytest.mark.long  # simulates a log for each case
 @pytest.mark.parametrize(("variant", "target"), [("labels_1", 0.01), ("labels_50", 0.5)])
 @pytest.mark.parametrize("other", ["", "drift", "slate_3", "slate_300"])
 def test_the_share_of_engaged_candidates_is_the_target_within_a_tenth(

@@ -46,6 +46,7 @@ def test_the_combinations_that_are_tried_hold_every_pair_of_variants():
     assert tried == pairs
 
 
+@pytest.mark.long  # simulates a log for each case
 @pytest.mark.parametrize(
     "variant",
     [name if name in SOME else pytest.param(name, marks=pytest.mark.thorough) for name in ALL],
