@@ -69,6 +69,7 @@ class TestTowers:
         assert run.model.row_width("user") == 2 * DIM
         assert run.model.row_width("query") == DIM
 
+    @pytest.mark.long  # compiles a step for itself
     def test_it_is_a_two_tower_model_with_one_more_input_on_each_side(self, case):
         """As if the augmented vectors were in tables of their own: histories have none."""
         narrow = {name: table[:, :DIM] for name, table in case.tables.items()}

@@ -278,6 +278,7 @@ class TestRelatives:
         two_tower = TwoTower(case.model.config, case.inputs)
         assert_same_model(case, two_tower)
 
+    @pytest.mark.long  # compiles a step for itself
     def test_without_both_dropout_too_is_the_two_tower_models(self, examples):
         """What its softmax compares is what is dropped out, as in every other model."""
         case = Case(

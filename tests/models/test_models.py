@@ -201,6 +201,7 @@ class TestEveryModel:
         for term in (*training.losses.values(), *training.diagnostics.values()):
             assert term.loss.shape == term.weight.shape == ()
 
+    @pytest.mark.long  # compiles the gradient of each model
     def test_gradients_are_finite_where_there_is_nothing_to_see(self, case):
         nothing = {name: np.zeros_like(value) for name, value in case.batch.items()}
         for leaf in jax.tree.leaves(case.gradient(nothing)):

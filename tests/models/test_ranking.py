@@ -128,6 +128,7 @@ class TestLogits:
                 found = outputs["score"][request, candidate]
                 np.testing.assert_allclose(found, by_hand(pair), rtol=1e-3, atol=1e-4)
 
+    @pytest.mark.long  # compiles a step for itself
     @pytest.mark.parametrize("name", JOINT)
     def test_have_dropout_in_training_only(self, cases, name):
         outputs = cases(name)()

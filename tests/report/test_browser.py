@@ -14,7 +14,10 @@ from tests.report.conftest import Page, check_numbers, forged
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 BROWSER = next((path for name in BROWSERS if (path := shutil.which(name))), None)
 
-pytestmark = pytest.mark.skipif(BROWSER is None, reason="no browser: install chromium")
+pytestmark = [
+    pytest.mark.skipif(BROWSER is None, reason="no browser: install chromium"),
+    pytest.mark.long,  # of two trained runs
+]
 
 
 def browse(file, tmp_path, *flags: str) -> tuple[str, str]:

@@ -10,6 +10,8 @@ from interactrank_jax.report import evaluations, page
 from interactrank_jax.runs.run import Run
 from tests.report.conftest import AB_TEST, Page
 
+pytestmark = pytest.mark.long  # of two trained runs
+
 
 def run(*argv) -> int:
     return cli.main(["report", *(str(argument) for argument in argv)])

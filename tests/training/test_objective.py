@@ -95,6 +95,7 @@ def make_objective(examples, **loss) -> Objective:
 
 
 class TestEveryTermTogether:
+    @pytest.mark.long  # compiles a step for itself
     def test_every_term_is_reported_and_they_add_up(self, trainer, batches):
         state = trainer(trainer.initial, batches[0])
         sums, objective = state.sums, trainer.objective
@@ -106,12 +107,14 @@ class TestEveryTermTogether:
         expected = sum(weight * sums[f"loss/{name}"] for name, weight in weights.items())
         assert sums["loss"] == pytest.approx(float(expected), rel=1e-5)
 
+    @pytest.mark.long  # compiles a step for itself
     def test_a_few_steps_lower_the_loss_and_stay_healthy(self, trainer, batches):
         before = trainer(trainer.initial, batches[0])
         after = trainer(trainer.initial, *[batches[0]] * 12)
         assert after.sums["loss"] < before.sums["loss"]
         assert (after.health == -1).all()  # although some of the teacher's scores are NaN
 
+    @pytest.mark.long  # compiles a step for itself
     def test_the_sketch_counts_every_item_that_came(self, trainer, batches):
         state = trainer(trainer.initial, *batches)
         items = np.concatenate([batch["item"][batch["mask"]] for batch in batches])
@@ -119,6 +122,7 @@ class TestEveryTermTogether:
         np.testing.assert_array_equal(sketch.count(state.sketch, jnp.asarray(ids)), times)
         assert state.sketch.total == len(items)
 
+    @pytest.mark.long  # compiles a step for itself
     def test_a_missing_score_of_the_teacher_teaches_nothing(self, trainer, batches):
         other = batches[0]["teacher_score"].copy()
         other[~batches[0]["mask"]] = 1e6

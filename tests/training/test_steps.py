@@ -15,6 +15,7 @@ from interactrank_jax.tables import lookup
 from interactrank_jax.training import steps
 from interactrank_jax.training.loop import check_health
 from interactrank_jax.training.state import HEALTHY
+from tests.marks import some_quick
 from tests.step_trainer import BATCH, StepTrainer
 from tests.synthetic import HISTORY, TABLES
 
@@ -237,7 +238,7 @@ class TestWhatAStepTouches:
         assert_identical(trainer(warm, batches[4]), trainer(warm, batches[4]))
 
 
-@pytest.mark.parametrize("model", ["interactrank", pytest.param("fit", marks=pytest.mark.thorough)])
+@pytest.mark.parametrize("model", some_quick(["interactrank", "fit"], (), ["interactrank"]))
 def test_microbatches_give_the_step_of_the_whole_batch(examples, trainer, batches, model):
     at_once, in_parts = (
         StepTrainer(examples, model, trainer.optimizer, LOSS, microbatches=number)
