@@ -77,7 +77,7 @@ class JaxGraphs(Graphs):
 
     def run(self, name: str, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Returns the outputs of a graph, see `serving.graphs.Graphs`."""
-        if not self._has_whole_index and "row" in inputs:
+        if not self.has_whole_index and "row" in inputs:
             inputs = self._with_rows(inputs)
         # Inputs are placed by the call, sooner than one by one.
         names = self._inputs[name]
@@ -101,7 +101,7 @@ class JaxGraphs(Graphs):
 
     def exact_tiles(self, bundle: Bundle, query: Leaves) -> Sequence[Tiles]:
         """Returns tiles of all rows, see `serving.graphs.Graphs`."""
-        if self._has_whole_index:
+        if self.has_whole_index:
             return self.tiles(bundle, query)
         return super().exact_tiles(bundle, query)
 
@@ -136,13 +136,13 @@ class JaxGraphs(Graphs):
     @functools.cached_property
     def _index(self) -> DeviceIndex:
         leaves: dict[str, Any] = dict(index_leaves(self._bundle))
-        if self._has_whole_index:
+        if self.has_whole_index:
             leaves = {name: self._place(name) for name in leaves}
         encoded = {name: formats.encode(leaf, self._format) for name, leaf in leaves.items()}
         return DeviceIndex(encoded, self._devices, recall=self._recall)
 
     @property
-    def _has_whole_index(self) -> bool:
+    def has_whole_index(self) -> bool:
         """Whether the first device has all vectors as they are."""
         return len(self._devices) == 1 and self._format == formats.FLOAT32
 

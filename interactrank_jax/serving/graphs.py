@@ -24,6 +24,11 @@ class Graphs(Protocol):
           inputs: by name, without the bundle's own arrays (tables, store, index).
         """
 
+    @property
+    def has_whole_index(self) -> bool:
+        """Whether graphs take all vectors; if not, they take those of the rows asked for."""
+        return True
+
     def padded(self, length: int) -> int:
         """Returns the length to which lists of `length` are padded."""
 

@@ -202,7 +202,8 @@ class Ranking:
           (their positions `[n]`, how many each list has `[R]`, their scores `[n]`, their logits
           `[n, H]`, and the cross features of all candidates `[M, K]` where they were looked up).
         """
-        if len(encoded) == 1 and 0 < len(lists.row) <= ONE_CALL:
+        is_alone = len(encoded) == 1 and 0 < len(lists.row) <= ONE_CALL
+        if is_alone and self.graphs.has_whole_index:
             scores, logits, cross = self.pairs.of_request(encoded, lists.row)
             chosen, counts = _best_of_lists(scores, lists, k)
             return chosen, counts, scores[chosen], logits[chosen], cross
