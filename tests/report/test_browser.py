@@ -16,7 +16,7 @@ BROWSER = next((path for name in BROWSERS if (path := shutil.which(name))), None
 
 pytestmark = [
     pytest.mark.skipif(BROWSER is None, reason="no browser: install chromium"),
-    pytest.mark.long,  # of two trained runs
+    pytest.mark.long,  # reports on two trained runs
 ]
 
 

@@ -11,7 +11,7 @@ from interactrank_jax.report.page import page, write_report
 from interactrank_jax.runs.run import Run
 from tests.report.conftest import AB_TEST, Page, check_numbers, forged
 
-pytestmark = pytest.mark.long  # of two trained runs
+pytestmark = pytest.mark.long  # reports on two trained runs
 
 
 def test_every_number_is_that_of_the_json(runs):

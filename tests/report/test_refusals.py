@@ -10,7 +10,7 @@ from interactrank_jax.report import evaluations, page
 from interactrank_jax.runs.run import Run
 from tests.report.conftest import AB_TEST, Page
 
-pytestmark = pytest.mark.long  # of two trained runs
+pytestmark = pytest.mark.long  # reports on two trained runs
 
 
 def run(*argv) -> int:
