@@ -101,15 +101,15 @@ def train(
     setting: contenders.Setting, models: Sequence[str], seed: int
 ) -> tuple[Examples, dict[str, Run]]:
     """Returns the examples of a world's log, and a run of each model."""
-    runs = {}
+    made = []
     for model in models:
         spec = setting.spec(model)
         examples = setting.examples(configuration.load(spec).data)
         sweep = [{"train.seed": seed}]
-        made = trials.make(spec, sweep, examples, setting.out / model, setting.common)
-        (outcome,) = simulated.trained(made)
-        runs[model] = Run.open(outcome.trial.workdir)
-    return Examples(examples), runs
+        made += trials.make(spec, sweep, examples, setting.out / model, setting.common)
+    outcomes = simulated.trained(made, setting.parallel)
+    runs = [Run.open(outcome.trial.workdir) for outcome in outcomes]
+    return Examples(examples), dict(zip(models, runs, strict=True))
 
 
 def export(examples: Examples, run: Run, out: Path) -> None:
