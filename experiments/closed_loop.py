@@ -236,7 +236,8 @@ def run_world(arguments: argparse.Namespace, seed: int) -> dict[str, loop_summar
 
 def _common(arguments: argparse.Namespace) -> dict[str, Any]:
     """Returns the fields of the config that differ from its file, the seed aside."""
-    return {**trials.QUICK, "data.block_size": 64} if arguments.quick else {}
+    small = {"data.block_size": 64} if arguments.quick else {}
+    return {**simulated.common(arguments), **small}
 
 
 def run(arguments: argparse.Namespace) -> tuple[str, dict[str, Any]]:

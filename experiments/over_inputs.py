@@ -11,7 +11,6 @@ validation. A log of positives only has four negatives sampled for each. What is
 """
 
 import argparse
-import dataclasses
 import statistics
 import sys
 from collections.abc import Sequence
@@ -101,9 +100,6 @@ def measure(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     """Trains and tests the models on every data set; returns a row for each pair."""
     rows = []
     for name, setting in data_sets(arguments, arguments.variants).items():
-        if arguments.epochs is not None:
-            common = {**setting.common, "train.epochs": arguments.epochs}
-            setting = dataclasses.replace(setting, common=common)
         for model in arguments.models:
             rows.append({"variant": name, "model": model, **test(setting, model)})
             print(table(rows[-1:]).splitlines()[-1], flush=True)
@@ -186,7 +182,6 @@ def main(argv: list[str] | None = None) -> int:
     parser = simulated.parser(__doc__)
     parser.add_argument("--variants", nargs="*", choices=VARIANTS, default=list(VARIANTS))
     parser.add_argument("--models", nargs="+", default=list(MODELS))
-    parser.add_argument("--epochs", type=float, help="in place of those of the configs")
     add_sources(parser)
     arguments = parser.parse_args(argv)
 

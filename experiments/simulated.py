@@ -7,7 +7,7 @@ from typing import Any
 
 from experiments import contenders, trials
 from experiments.benchmarks import reporting
-from experiments.command_line import count
+from experiments.command_line import count, positive
 from experiments.logs import make_log
 from interactrank_jax.io import files, outputs
 from interactrank_jax.io.errors import InputError
@@ -21,6 +21,7 @@ def parser(description: str) -> argparse.ArgumentParser:
     result.add_argument("--json", type=Path, help="file to write the results to as well")
     result.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     result.add_argument("--parallel", type=count, default=1, help="trainings at once")
+    result.add_argument("--epochs", type=positive, help="in place of those of the configs")
     result.add_argument("--quick", action="store_true", help="smallest sizes: shows that it runs")
     return result
 
@@ -85,6 +86,12 @@ def preset(arguments: argparse.Namespace) -> str:
     return "tiny" if arguments.quick else str(arguments.preset)
 
 
+def common(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Returns the fields that trainings have instead of their config's."""
+    epochs = {} if arguments.epochs is None else {"train.epochs": arguments.epochs}
+    return {**(trials.QUICK if arguments.quick else {}), **epochs}
+
+
 def setting(
     arguments: argparse.Namespace, argument: str = "search", log: Path | None = None, name: str = ""
 ) -> contenders.Setting:
@@ -107,5 +114,5 @@ def setting(
         limit=1,
         parallel=arguments.parallel,
         budget_s=float("inf"),
-        common=dict(trials.QUICK) if arguments.quick else {},
+        common=common(arguments),
     )
