@@ -28,6 +28,7 @@ from experiments.lifts import Outcome, lift, searches_needed, split_test
 from experiments.worlds import open_world
 from interactrank_jax.config import configuration
 from interactrank_jax.examples.format import STATE, Examples
+from interactrank_jax.io import files
 from interactrank_jax.ranking.ranker import Ranker
 from interactrank_jax.runs.run import Run
 
@@ -54,11 +55,16 @@ def world_setting(arguments: argparse.Namespace, seed: int) -> contenders.Settin
 def run_world(setting: contenders.Setting, models: Sequence[str], seed: int, count: int) -> Outcome:
     """Trains the arms on one world's log, and lets its users search so many times."""
     examples, runs = train(setting, models, seed)
-    bundles = {model: setting.out / f"bundle-{model}" for model in runs}
-    for model, bundle in bundles.items():
-        if not bundle.exists():
-            export(examples, runs[model], bundle)
-    return search(setting.log, bundles, count)
+    trained = [run.workdir.parent for run in runs.values()]
+    digest = files.digest([count, *(directory.name for directory in trained)])
+    path = setting.out / f"outcome-{digest[:8]}.json"
+    if not path.exists():
+        bundles = {model: run.workdir.with_name("bundle") for model, run in runs.items()}
+        for model, bundle in bundles.items():
+            if not bundle.exists():
+                export(examples, runs[model], bundle)
+        files.write_json(path, search(setting.log, bundles, count).to_json())
+    return Outcome.from_json(files.read_json(path))
 
 
 def search(log: Path, bundles: Mapping[str, Path], count: int) -> Outcome:
@@ -101,7 +107,7 @@ def train(
     setting: contenders.Setting, models: Sequence[str], seed: int
 ) -> tuple[Examples, dict[str, Run]]:
     """Returns the examples of a world's log, and a run of each model."""
-    made = []
+    made: list[trials.Trial] = []
     for model in models:
         spec = setting.spec(model)
         examples = setting.examples(configuration.load(spec).data)

@@ -5,6 +5,7 @@ import math
 import statistics
 import zlib
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -30,6 +31,29 @@ class Outcome:
     survival: Mapping[str, Mapping[str, tuple[float, float]]]
     drawn: Values
     pool: float
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns it as a file keeps it."""
+        content = dataclasses.asdict(self)
+        content["user"] = self.user.tolist()
+        content["expected"] = {cut: _lists(of_arms) for cut, of_arms in self.expected.items()}
+        content["drawn"] = _lists(self.drawn)
+        return content
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> "Outcome":
+        """Returns what `to_json` wrote."""
+        expected = {cut: _arrays(of_arms) for cut, of_arms in content["expected"].items()}
+        arrays = {"user": np.array(content["user"]), "drawn": _arrays(content["drawn"])}
+        return cls(**{**content, **arrays, "expected": expected})
+
+
+def _lists(values: Values) -> dict[str, list[Any]]:
+    return {arm: array.tolist() for arm, array in values.items()}
+
+
+def _arrays(values: Mapping[str, Sequence[Any]]) -> dict[str, np.ndarray]:
+    return {arm: np.array(of_arm) for arm, of_arm in values.items()}
 
 
 def lift(

@@ -50,6 +50,18 @@ def test_the_searches_that_a_lift_needs():
     assert lifts.searches_needed(0.5, 0.1) == 1562
 
 
+def test_what_came_of_a_world_is_kept_to_the_bit():
+    rng = np.random.default_rng(2)
+    drawn = {"interactrank": rng.random(5) < 0.5}
+    one = outcome([0, 0, 1, 2, 2], rng.random(5), rng.random(5, np.float32), drawn)
+    kept = lifts.Outcome.from_json(json.loads(json.dumps(one.to_json())))
+    np.testing.assert_array_equal(kept.user, one.user)
+    np.testing.assert_array_equal(kept.drawn["interactrank"], drawn["interactrank"])
+    for arm, values in one.expected["500"].items():
+        np.testing.assert_array_equal(kept.expected["500"][arm], values)
+    assert (kept.survival, kept.pool) == ({}, 10.0)
+
+
 def test_slates_and_what_survives_by_hand():
     ranks = np.array([[0, 1, 2, 3], [3, 2, 1, 0]])
     final = np.array([[1.0, 2.0, 9.0, 4.0], [5.0, 6.0, 7.0, 8.0]])
@@ -66,7 +78,7 @@ def test_slates_and_what_survives_by_hand():
 
 
 @pytest.mark.long  # two trainings, two bundles
-def test_the_smallest_one_says_what_every_arm_is_worth(tmp_path, capsys):
+def test_the_smallest_one_says_what_every_arm_is_worth(tmp_path, capsys, monkeypatch):
     assert ab_test.main(["--quick", "--seeds", "0", f"--out={tmp_path}"]) == 0
     content = json.loads((tmp_path / "quick" / "ab_test.json").read_text())
     arms = content["arms"]
@@ -86,3 +98,10 @@ def test_the_smallest_one_says_what_every_arm_is_worth(tmp_path, capsys):
     assert alone["two_tower"]["lift_vs_two_tower"] == [0, 0, 0]
     assert content["cuts"]["100"]["oracle"]["survival"]["oracle"] == 1
     assert "online: +6.5% over BM25" in capsys.readouterr().out
+
+    # Done is done: nothing is trained, exported or searched again.
+    monkeypatch.setattr(ab_test, "export", None)
+    monkeypatch.setattr(ab_test, "search", None)
+    assert ab_test.main(["--quick", "--seeds", "0", f"--out={tmp_path}"]) == 0
+    again = json.loads((tmp_path / "quick" / "ab_test.json").read_text())
+    assert {**again, "commit": ""} == {**content, "commit": ""}

@@ -27,7 +27,7 @@ def test_a_result_says_what_made_it_wherever_it_is_written(tmp_path, capsys):
     assert content["preset"] == "tiny"
     assert content["seeds"] == [3, 5]
     assert content["rows"] == [1]
-    assert content["options"] == {"parallel": 1, "quick": True}
+    assert content["options"] == {"parallel": 1, "epochs": None, "quick": True}
     assert content["versions"]["jax"]
     for path in (first, file):
         assert (path.parent / "figure.png").read_text() == "[1]"
@@ -55,3 +55,12 @@ def test_a_result_names_the_whole_config_but_the_seed():
     assert {part: record[part] for part in config if part != "train"} == {
         part: config[part] for part in config if part != "train"
     }
+
+
+def test_the_flags_that_change_a_training_are_in_its_config(tmp_path):
+    parser = simulated.parser("An experiment.")
+    given = [f"--out={tmp_path}", "--epochs=0.5"]
+    assert simulated.common(parser.parse_args(given[:1])) == {}
+    assert simulated.common(parser.parse_args(given)) == {"train.epochs": 0.5}
+    quick = simulated.common(parser.parse_args([*given, "--quick"]))
+    assert quick == {**trials.QUICK, "train.epochs": 0.5}
