@@ -10,6 +10,8 @@ from interactrank_jax.serving.requests import EncodedRequests
 # Request and candidate, padding included: what is gathered for so many stays in the cache (on two
 # cores 30 ns a pair; 250 ns where it does not).
 PAIRS_AT_ONCE = 1 << 14
+# Ranked scores, logits, and cross features: None where scores do not depend on them.
+Scores = tuple[np.ndarray, np.ndarray, np.ndarray | None]
 
 
 def padded_requests(graphs: Graphs, count: int) -> int:
@@ -33,9 +35,7 @@ class PairScorer:
         """Whether scores depend on cross features."""
         return "cross" in self._bundle["graphs"]["score"]["inputs"]
 
-    def of_request(
-        self, encoded: EncodedRequests, row: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def of_request(self, encoded: EncodedRequests, row: np.ndarray) -> Scores:
         """Returns scores `[M]`, logits `[M, H]` and cross features `[M, K]` of one request's items.
 
         Encoding the request and scoring its items are one call: what a service waits for.
@@ -47,15 +47,16 @@ class PairScorer:
         wanted, size = self._bundle["graphs"]["score_list"]["inputs"], self._graphs.padded(len(row))
         inputs = {name: array for name, array in encoded.arrays.items() if name in wanted}
         inputs["row"] = padded_rows(row.astype(np.int32), size)[None]
-        cross = self._bundle.cross.values(encoded.groups, row[None])
+        cross = None
         if self.uses_cross:
-            inputs["cross"] = padded_rows(cross[0], size)[None]
+            cross = self._bundle.cross.values(encoded.groups, row[None])[0]
+            inputs["cross"] = padded_rows(cross, size)[None]
         outputs = self._graphs.run("score_list", inputs)
-        return outputs["score"][0, : len(row)], outputs["logits"][0, : len(row)], cross[0]
+        return outputs["score"][0, : len(row)], outputs["logits"][0, : len(row)], cross
 
     def of_lists(
         self, encoded: EncodedRequests, query: Leaves, start: np.ndarray, row: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    ) -> Scores:
         """Returns scores `[M]`, logits `[M, H]` and cross features `[M, K]` of R requests' items.
 
         Lists of like lengths are scored together, long ones a piece at a time.
@@ -73,7 +74,9 @@ class PairScorer:
         sizes = np.minimum(start[request + 1] - first, PAIRS_AT_ONCE)
         score = np.zeros(len(row), np.float32)
         logits = np.zeros((len(row), len(self._bundle["heads"])), np.float32)
-        cross = np.zeros((len(row), len(self._bundle.cross.names)), np.float32)
+        cross = None
+        if self.uses_cross:
+            cross = np.zeros((len(row), len(self._bundle.cross.names)), np.float32)
         order = np.argsort(sizes, kind="stable")
         while len(order):
             width = self._graphs.padded(int(sizes[order[-1]]))
@@ -83,8 +86,9 @@ class PairScorer:
             mask = np.arange(width) < sizes[chosen, None]
             rows = np.where(mask, row[np.minimum(at, len(row) - 1)], PADDING)
             scores, of_heads, values = self.scores(encoded, query, request[chosen], rows)
-            score[at[mask]], cross[at[mask]] = scores[mask], values[mask]
-            logits[at[mask]] = of_heads[mask]
+            score[at[mask]], logits[at[mask]] = scores[mask], of_heads[mask]
+            if cross is not None and values is not None:
+                cross[at[mask]] = values[mask]
         return score, logits, cross
 
     def cross_of_lists(
@@ -105,7 +109,7 @@ class PairScorer:
         chosen: np.ndarray,
         row: np.ndarray,
         cross: np.ndarray | None = None,
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    ) -> Scores:
         """Returns ranked scores `[N, C]`, logits `[N, C, H]` and cross features of some items.
 
         Args:
@@ -115,7 +119,7 @@ class PairScorer:
           row: `[N, C]` rows of items.
           cross: `[N, C, K]`; by default what the bundle knows.
         """
-        if cross is None:
+        if cross is None and self.uses_cross:
             groups = {keys: group[chosen] for keys, group in encoded.groups.items()}
             cross = self._bundle.cross.values(groups, row)
         if not row.size:  # no graph takes an empty list
@@ -124,7 +128,7 @@ class PairScorer:
         size = padded_requests(self._graphs, len(chosen))
         inputs = {name: padded_rows(values[chosen], size) for name, values in query.items()}
         inputs["row"] = padded_rows(row.astype(np.int32), size)
-        if self.uses_cross:
+        if self.uses_cross and cross is not None:
             inputs["cross"] = padded_rows(cross, size)
         outputs = self._graphs.run("score", inputs)
         return outputs["score"][: len(chosen)], outputs["logits"][: len(chosen)], cross
