@@ -38,7 +38,8 @@ PAPER = {"vs_bm25": 0.065, "vs_two_tower": 0.037}  # InteractRank's, online
 CUTS = (100, 500, 1000)
 CUT = 100  # the headline's
 ALONE = "alone"  # the best ten of an arm, without a full ranker after it
-BUCKET = 1_000  # searches of the random bucket that the full ranker is fitted on
+Ranks = Mapping[str, np.ndarray]  # `[R, P]` of each arm, see `funnel.ranks_by_score`
+BUCKET = 4_000  # searches of the bucket that the full ranker is fitted on, of each world
 
 
 def world_setting(arguments: argparse.Namespace, seed: int) -> contenders.Setting:
@@ -56,7 +57,7 @@ def run_world(setting: contenders.Setting, models: Sequence[str], seed: int, cou
     """Trains the arms on one world's log, and lets its users search so many times."""
     examples, runs = train(setting, models, seed)
     trained = [run.workdir.parent for run in runs.values()]
-    digest = files.digest([count, *(directory.name for directory in trained)])
+    digest = files.digest([count, BUCKET, *(directory.name for directory in trained)])
     path = setting.out / f"outcome-{digest[:8]}.json"
     if not path.exists():
         bundles = {model: run.workdir.with_name("bundle") for model, run in runs.items()}
@@ -67,13 +68,14 @@ def run_world(setting: contenders.Setting, models: Sequence[str], seed: int, cou
     return Outcome.from_json(files.read_json(path))
 
 
-def search(log: Path, bundles: Mapping[str, Path], count: int) -> Outcome:
+def search(log: Path, bundles: Mapping[str, Path], count: int, bucket: int = BUCKET) -> Outcome:
     """Lets the users of a simulated log search on the day that bundles are of.
 
     Args:
       log: what `simulate` wrote.
       bundles: by model, those of `TWO_TOWER` and `CROSS` among them.
       count: searches.
+      bucket: searches that the full ranker is fitted on, at most so many as `count`.
     """
     from interactrank_jax.log.simulator.searches import searches
     from interactrank_jax.log.simulator.tables import Names
@@ -86,21 +88,38 @@ def search(log: Path, bundles: Mapping[str, Path], count: int) -> Outcome:
     names = Names(world)
     clicks = funnel.popularity(log, names, day)
 
-    def retrieved(purpose: str, count: int) -> funnel.Searches:
+    def ranked(purpose: str, count: int) -> tuple[funnel.Searches, Ranks, np.ndarray]:
         requests = searches(world, seed, purpose, day, count)
-        return funnel.retrieve(world, names, requests, rankers[TWO_TOWER], clicks)
+        retrieved = funnel.retrieve(world, names, requests, rankers[TWO_TOWER], clicks)
+        ranks, scores = rank(retrieved, rankers, clicks)
+        return retrieved, ranks, funnel.features(retrieved, rankers[CROSS], scores, clicks)
 
-    bucket = retrieved("bucket", min(count, BUCKET))
-    full_ranker = funnel.FullRanker(bucket, features(bucket, rankers, clicks)[1], seed)
-    return compare(retrieved("test", count), rankers, clicks, full_ranker, seed)
+    shown, ranks, features = ranked("bucket", min(count, bucket))
+    full_ranker = funnel.FullRanker(shown, features, ranks.values(), seed)
+    tested, ranks, features = ranked("test", count)
+    return compare(tested, ranks, full_ranker.scores(features), seed)
 
 
-def features(
+def rank(
     searches: funnel.Searches, rankers: Mapping[str, Ranker], clicks: np.ndarray
-) -> tuple[tuple[np.ndarray, np.ndarray], np.ndarray]:
-    """Returns the two-tower model's ranks and scores of pools, and the full ranker's features."""
-    ranked = funnel.ranks_by_model(searches, rankers[TWO_TOWER])
-    return ranked, funnel.features(searches, rankers[CROSS], ranked[1], clicks)
+) -> tuple[Ranks, np.ndarray]:
+    """Returns the ranks of pools by every arm but the oracle, and the models' scores `[R, P, M]`.
+
+    Args:
+      searches: with their pools.
+      rankers: by model.
+      clicks: `[I]` popularity.
+    """
+    no_clicks = np.append(clicks, 0)
+    ranks = {
+        BM25: funnel.ranks_by_score(searches, searches.lexical),
+        POPULARITY: funnel.ranks_by_score(searches, no_clicks[searches.pool]),
+    }
+    scores = []
+    for model, ranker in rankers.items():
+        ranks[model], of_model = funnel.ranks_by_model(searches, ranker)
+        scores.append(of_model)
+    return ranks, np.stack(scores, -1)
 
 
 def train(
@@ -129,28 +148,21 @@ def export(examples: Examples, run: Run, out: Path) -> None:
     export(run.workdir, examples.path / STATE, out, as_of=as_of, onnx=False)
 
 
-def compare(
-    searches: funnel.Searches,
-    rankers: Mapping[str, Ranker],
-    clicks: np.ndarray,
-    full_ranker: funnel.FullRanker,
-    seed: int,
-) -> Outcome:
-    """Returns what each arm is worth on the same searches."""
+def compare(searches: funnel.Searches, ranks: Ranks, full_ranker: np.ndarray, seed: int) -> Outcome:
+    """Returns what each arm, and the oracle, is worth on the same searches.
+
+    Args:
+      searches: with their pools.
+      ranks: of the arms.
+      full_ranker: `[R, P]` its scores.
+      seed: of the draws.
+    """
     from interactrank_jax.log.simulator.draws import stream
     from interactrank_jax.log.simulator.searches import drawn_fulfilment, is_fulfilled
 
     width = searches.pool.shape[1]
-    no_clicks = np.append(clicks, 0)
-    ranks = {
-        BM25: funnel.ranks_by_score(searches, searches.lexical),
-        POPULARITY: funnel.ranks_by_score(searches, no_clicks[searches.pool]),
-    }
-    (ranks[TWO_TOWER], _), of_pools = features(searches, rankers, clicks)
-    final = np.where(searches.pool < searches.no_item, full_ranker.scores(of_pools), -np.inf)
-    for model in [name for name in rankers if name != TWO_TOWER]:
-        ranks[model], _ = funnel.ranks_by_model(searches, rankers[model])
-    ranks[ORACLE] = funnel.ranks_by_score(searches, searches.appeal)
+    final = np.where(searches.pool < searches.no_item, full_ranker, -np.inf)
+    ranks = {**ranks, ORACLE: funnel.ranks_by_score(searches, searches.appeal)}
     slate = min(searches.world.config.slate, width)
     by_ranker = funnel.slates(ranks[ORACLE], final, width, slate)
     by_truth = funnel.slates(ranks[ORACLE], searches.appeal, width, slate)

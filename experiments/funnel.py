@@ -2,15 +2,15 @@
 
     retrieval     best items by BM25, by popularity and by two-tower vectors, together: a pool
     pre-ranker    the arm under test keeps the best of the pool
-    full ranker   boosted trees over all features, the same for all arms, order what is left; the
-                  best ten are the slate
+    full ranker   boosted trees over all features and the scores of all models, the same for all
+                  arms, order what is left; the best ten are the slate
     users         act by the world's truth
 
 Items are numbered as in the world. A pool has its items in ascending order, and `NO_ITEM` after.
 """
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -28,8 +28,15 @@ from interactrank_jax.ranking.ranker import Ranker
 REQUESTS_AT_ONCE = 250
 # What the three sources of retrieval bring at most, and the part of the corpus that is.
 MOST, SHARES = (1_500, 500, 1_500), (4, 10, 4)
+# Chosen on other searches than those of any test, in the first medium world.
+TREES = {
+    "max_iter": 200,
+    "learning_rate": 0.05,
+    "min_samples_leaf": 100,
+    "l2_regularization": 1.0,
+}
 LAST = np.iinfo(np.int64).max  # a rank that no cut reaches
-BUCKET = 20  # random candidates of a search of the random bucket
+RANDOM, BEST = 10, 5  # candidates of a search of the bucket: random ones, and each arm's best
 
 
 @dataclasses.dataclass(frozen=True)
@@ -199,48 +206,53 @@ def cross_features(searches: Searches, ranker: Ranker) -> np.ndarray:
 
 
 def features(
-    searches: Searches, ranker: Ranker, score: np.ndarray, clicks: np.ndarray
+    searches: Searches, ranker: Ranker, scores: np.ndarray, clicks: np.ndarray
 ) -> np.ndarray:
     """Returns what a full ranker knows of pools, `[R, P, F]`: cross features and all beside.
 
     Args:
       searches: with their pools.
       ranker: that serves cross features.
-      score: `[R, P]` of the two-tower model.
+      scores: `[R, P, M]` of the models.
       clicks: `[I]` popularity.
     """
     items = searches.world.items
     of_items = np.stack([clicks, items.price, items.review_score], 1).astype(np.float32)
     of_items = of_items[np.minimum(searches.pool, searches.no_item - 1)]
-    of_pairs = np.stack([score, searches.lexical], -1)
-    return np.concatenate([cross_features(searches, ranker), of_pairs, of_items], -1)
+    parts = [cross_features(searches, ranker), scores, searches.lexical[..., None], of_items]
+    return np.concatenate(parts, -1)
 
 
 class FullRanker:
-    """Boosted trees over all features, fitted on a random bucket, as services keep one.
+    """Boosted trees over all features, fitted on a bucket of searches, the same for all arms.
 
-    Its users see random candidates of their pools, a third of them of the best by BM25, and act on
-    each by the truth, on the day of the test: a stronger ranker than a service has, the same for
-    all arms.
+    Users of the bucket see random candidates of their pools and the best of every arm, so that the
+    trees know what each of them brings. They act on each by the truth, on the day of the test: a
+    stronger ranker than a service has.
 
     Args:
       searches: of the bucket: other ones than those of the test.
       features: `[R, P, F]` of its pools.
+      ranks: `[R, P]` of every arm.
       seed: of the draws.
     """
 
-    def __init__(self, searches: Searches, features: np.ndarray, seed: int):
+    def __init__(
+        self, searches: Searches, features: np.ndarray, ranks: Iterable[np.ndarray], seed: int
+    ):
         from sklearn.ensemble import HistGradientBoostingClassifier
 
         rng = np.random.default_rng(seed)
         sizes = (searches.pool < searches.no_item).sum(1, keepdims=True)
-        column = (rng.random((len(sizes), BUCKET)) * sizes).astype(np.int64)
-        best = np.argsort(-searches.lexical, axis=1, kind="stable")[:, : BUCKET // 2]
-        column = np.concatenate([column, np.minimum(best, sizes - 1)], 1)
+        columns = [(rng.random((len(sizes), RANDOM)) * sizes).astype(np.int64)]
+        for of_arm in ranks:
+            best = np.argsort(of_arm, axis=1, kind="stable")[:, :BEST]
+            columns.append(np.minimum(best, sizes - 1))
+        column = np.concatenate(columns, 1)
         appeal = np.take_along_axis(searches.appeal, column, 1)
         label = rng.random(appeal.shape) < fulfilling(searches.world.config, appeal)
         rows = features[np.arange(len(features))[:, None], column]
-        self._trees = HistGradientBoostingClassifier(max_iter=200, random_state=seed)
+        self._trees = HistGradientBoostingClassifier(**TREES, random_state=seed)
         self._trees.fit(rows.reshape(-1, rows.shape[-1]), label.ravel())
 
     def scores(self, features: np.ndarray) -> np.ndarray:

@@ -27,7 +27,7 @@ from interactrank_jax.io.errors import InputError
 from interactrank_jax.training import reports
 
 MODELS = ("two_tower", "interactrank")
-SEARCHES = 2_000
+SEARCHES, BUCKET = 2_000, 1_000  # of the online test, and of its full ranker
 TABLE_METRICS = ("roc_auc", "request_auc", "hit_at_3", "ndcg_at_10", "recall_at_100")
 
 
@@ -176,7 +176,7 @@ def search_anew(stations: Stations, preset: str, out: Path) -> None:
 
     def search() -> None:
         count = SEARCHES // 10 if preset == "tiny" else SEARCHES
-        outcome = ab_test.search(out / "log", bundles, count)
+        outcome = ab_test.search(out / "log", bundles, count, BUCKET)
         files.write_json(out / "ab_test.json", ab_test.summarise([outcome]))
 
     stations.run("export", export_all)
