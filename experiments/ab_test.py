@@ -313,8 +313,8 @@ def main(argv: list[str] | None = None) -> int:
         for seed in arguments.seeds:
             setting = world_setting(arguments, seed)
             outcomes.append(run_world(setting, models, seed, arguments.searches))
-            print(f"{table(summarise(outcomes))}\n", flush=True)
-        content = summarise(outcomes)
+            content = summarise(outcomes)
+            print(f"{table(content)}\n", flush=True)
         configs = {model: setting.config(model) for model in models}
         return table(content), {**content, "configs": configs}
 

@@ -1,6 +1,7 @@
 """What an online test says of two arms: lifts with intervals, and the searches that it takes."""
 
 import dataclasses
+import functools
 import math
 import statistics
 import zlib
@@ -75,9 +76,15 @@ def relative_lift(
       worlds: of each who searched `[R]`, and what the arm and the other are worth `[R]`.
       seed: of the draws.
     """
-    rng = np.random.default_rng(seed)
+    numbers = range(len(worlds))
     # Of each world as many draws of users as worlds are drawn, so that none is taken twice.
-    replicates = np.stack([[_resampled(rng, *world) for world in worlds] for _ in worlds])
+    replicates = np.stack(
+        [
+            [_resampled((seed, draw, number), *worlds[number]) for number in numbers]
+            for draw in numbers
+        ]
+    )
+    rng = np.random.default_rng(seed)
     drawn_worlds = rng.integers(len(worlds), size=(len(worlds), REPLICATES))
     drawn = np.take_along_axis(replicates, drawn_worlds[:, None], 1)[:, 0].mean(0)
     low, high = np.quantile(drawn, (0.025, 0.975))
@@ -86,14 +93,21 @@ def relative_lift(
 
 
 def _resampled(
-    rng: np.random.Generator, user: np.ndarray, values: np.ndarray, others: np.ndarray
+    seed: tuple[int, ...], user: np.ndarray, values: np.ndarray, others: np.ndarray
 ) -> np.ndarray:
     """Returns the relative lift of `REPLICATES` draws of users."""
     users, code = np.unique(user, return_inverse=True)
     sums = [np.bincount(code, of_arm, len(users)) for of_arm in (values, others)]
-    weights = rng.multinomial(len(users), np.full(len(users), 1 / len(users)), REPLICATES)
-    arm, other = (weights @ of_user for of_user in sums)
+    arm, other = (_drawn_users(len(users), seed) @ of_user for of_user in sums)
     return np.asarray(arm / other - 1)
+
+
+@functools.lru_cache(maxsize=32)
+def _drawn_users(users: int, seed: tuple[int, ...]) -> np.ndarray:
+    """Returns how often each user is drawn, `[REPLICATES, users]`: the same for all arms."""
+    weights = np.full(users, 1 / users)
+    drawn = np.random.default_rng(seed).multinomial(users, weights, REPLICATES)
+    return drawn.astype(np.float32)
 
 
 def split_test(
