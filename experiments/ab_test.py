@@ -38,8 +38,8 @@ PAPER = {"vs_bm25": 0.065, "vs_two_tower": 0.037}  # InteractRank's, online
 CUTS = (100, 500, 1000)
 CUT = 100  # the headline's
 ALONE = "alone"  # the best ten of an arm, without a full ranker after it
-Ranks = Mapping[str, np.ndarray]  # `[R, P]` of each arm, see `funnel.ranks_by_score`
 BUCKET = 4_000  # searches of the bucket that the full ranker is fitted on, of each world
+Ranks = Mapping[str, np.ndarray]  # `[R, P]` of each arm, see `funnel.ranks_by_score`
 
 
 def world_setting(arguments: argparse.Namespace, seed: int) -> contenders.Setting:
@@ -75,7 +75,7 @@ def search(log: Path, bundles: Mapping[str, Path], count: int, bucket: int = BUC
       log: what `simulate` wrote.
       bundles: by model, those of `TWO_TOWER` and `CROSS` among them.
       count: searches.
-      bucket: searches that the full ranker is fitted on, at most so many as `count`.
+      bucket: searches that the full ranker is fitted on, at most `count`.
     """
     from interactrank_jax.log.simulator.searches import searches
     from interactrank_jax.log.simulator.tables import Names

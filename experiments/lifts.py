@@ -98,16 +98,16 @@ def _resampled(
     """Returns the relative lift of `REPLICATES` draws of users."""
     users, code = np.unique(user, return_inverse=True)
     sums = [np.bincount(code, of_arm, len(users)) for of_arm in (values, others)]
-    arm, other = (_drawn_users(len(users), seed) @ of_user for of_user in sums)
+    arm, other = (_drawn_users(len(users), seed) @ np.stack(sums, 1)).T
     return np.asarray(arm / other - 1)
 
 
-@functools.lru_cache(maxsize=32)
+@functools.lru_cache(maxsize=100)  # of ten worlds
 def _drawn_users(users: int, seed: tuple[int, ...]) -> np.ndarray:
     """Returns how often each user is drawn, `[REPLICATES, users]`: the same for all arms."""
     weights = np.full(users, 1 / users)
     drawn = np.random.default_rng(seed).multinomial(users, weights, REPLICATES)
-    return drawn.astype(np.float32)
+    return drawn.astype(np.uint16)
 
 
 def split_test(
