@@ -10,9 +10,9 @@ table of request_id and item_id. Engines take turns on the same requests:
     ours        `Ranker.rank`, jax
     reader      `serving.Reader.rank`: the same by onnxruntime
     onnx loop   one run of the exported graph `score_list` on the encoded request, then top-k
-    torch       eager: gather, score and top-k, from the encoded query; it is spared the query
-                tower, InteractRank's heads are folded for it, and the weights of FIT's scorer and
-                of cross features are random
+    torch       eager: gather, score and top-k; the query is encoded by jax, as in ours, and the
+                weights of FIT's scorer and of cross features are random
+    torch, one thread   the same; on few cores its threads wait long for those of other engines
 
 The loop and torch take the encoded request and the candidates' rows from our code, and their result
 through it to an Arrow table: both are timed, since a service has to do them whatever scores.
@@ -21,6 +21,7 @@ through it to an Arrow table: both are timed, since a service has to do them wha
 import argparse
 import contextlib
 import importlib.util
+import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -34,7 +35,9 @@ MODELS = ("two_tower", "interactrank", "fit", "interactfit")
 CANDIDATES, ITEMS, KEPT = (1_000, 10_000, 100_000), 120_000, 500
 REPEATS = {1_000: 200, 10_000: 100, 100_000: 40}
 QUICK_MODELS, QUICK_CANDIDATES, QUICK_ITEMS, QUICK_REPEATS = ("two_tower", "fit"), (100,), 400, 3
+REST_S = 0.01  # after a request, so that the threads of one engine sleep when the next one runs
 OURS, READER, LOOP, TORCH = "ours", "reader", "onnx loop", "torch"
+TORCH_ALONE = "torch, one thread"
 
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -127,6 +130,7 @@ def _measure(
                 if turn >= warm:
                     times[name].append(1e3 * (time.perf_counter() - start))
                 assert len(table) == min(KEPT, count)
+                time.sleep(REST_S)
         for name, values in times.items():
             result[name][count] = np.percentile(values, [50, 99]).round(3).tolist()
     return result
@@ -166,7 +170,9 @@ class _Case:
             LOOP: self._by(self._onnx()),
         }
         if importlib.util.find_spec("torch") is not None:  # else it has no figures
-            engines[TORCH] = self._by(_torch_scorer(self.bundle))
+            for name, threads in ((TORCH, os.cpu_count() or 1), (TORCH_ALONE, 1)):
+                encode = self.ranker.ranking.encode
+                engines[name] = self._by(_torch_scorer(self.bundle, encode, threads))
         return engines
 
     def _by(
@@ -225,8 +231,16 @@ def _best(score: Any) -> Any:
     return kept[np.argsort(-score[kept], kind="stable")]
 
 
-def _torch_scorer(bundle: Any) -> Callable[[Any, Any, Any], tuple[Any, Any, Any]]:
-    """Returns torch's eager arithmetic of a model's score, from a query that is encoded already."""
+def _torch_scorer(
+    bundle: Any, encode: Callable[[Any], dict[str, Any]], threads: int
+) -> Callable[[Any, Any, Any], tuple[Any, Any, Any]]:
+    """Returns torch's eager arithmetic of a model's score.
+
+    Args:
+      bundle: the bundle.
+      encode: returns the representation of an encoded request, leaves `query/0`, ...
+      threads: that torch may use.
+    """
     import numpy as np
     import torch
 
@@ -235,32 +249,34 @@ def _torch_scorer(bundle: Any) -> Callable[[Any, Any, Any], tuple[Any, Any, Any]
         torch.from_numpy(np.array(bundle.arrays[f"index/{n}"]))
         for n in range(sum(name.startswith("index/") for name in bundle.arrays))
     ]
-    shape = bundle["graphs"]["score"]["inputs"]["query/0"]["shape"]
     heads, is_dot = len(bundle["heads"]), "query_vector" in bundle["graphs"]
-    query = torch.randn(shape[1:], generator=generator)
-    folded = query.sum(0) if is_dot else query
+    utility = torch.tensor(bundle["utility"])
     weights = torch.randn((len(bundle.cross.names), heads), generator=generator)
-    head = torch.randn((heads,), generator=generator)
     first = torch.randn((4, 8), generator=generator)
     second = torch.randn((4, 8), generator=generator)
     last = torch.randn((64, heads), generator=generator)
 
-    def late(row: Any) -> Any:
+    def late(query: Any, row: Any) -> Any:
         item = index[0].index_select(0, row)
-        user = folded.index_select(0, index[1].index_select(0, row).long())
+        user = query.index_select(0, index[1].index_select(0, row).long())
         x = torch.relu(torch.bmm(user, item.transpose(1, 2)) @ first)
         return torch.relu(x.transpose(1, 2) @ second).reshape(len(row), -1) @ last
 
     def score(encoded: Any, row: Any, cross: Any) -> tuple[Any, Any, Any]:
+        torch.set_num_threads(threads)
         with torch.inference_mode():
+            query = torch.tensor(encode(encoded)["query/0"][0])
             at = torch.from_numpy(row)
-            logits = None if is_dot else late(at)
-            value = index[0].index_select(0, at) @ folded if logits is None else logits @ head
+            logits = None if is_dot else late(query, at)
+            if logits is None:
+                value = index[0].index_select(0, at) @ (utility @ query)
+            else:
+                value = logits @ utility
             if cross is not None:
                 # sign log1p, as the model damps them
                 damped = torch.from_numpy(cross[0])
                 damped = torch.sign(damped) * torch.log1p(damped.abs())
-                value = value + damped @ (weights @ head)
+                value = value + damped @ (weights @ utility)
             top = value.topk(min(KEPT, len(row)))
             chosen = top.indices
             if logits is None:
