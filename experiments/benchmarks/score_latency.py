@@ -146,6 +146,7 @@ class _Case:
         from interactrank_jax.serving.reader import Reader
 
         self.ranker = ir.Ranker(root / f"bundle_{model}")
+        self.ranker.warm_up(max(CANDIDATES), k=KEPT)
         self.reader = Reader(root / f"bundle_{model}")
         self.bundle = self.ranker.bundle
         self._raw = ir.Examples(root / "examples").raw_requests("test")

@@ -27,6 +27,9 @@ from interactrank_jax.serving.top_k import Top
 # Lists and batches are padded to powers of 2 from SMALLEST on: each size compiles once. Beyond
 # WHOLE there are four sizes to an octave: what is padded costs time too.
 SMALLEST, WHOLE = 8, 1 << 13
+# The list of a request that comes alone is padded to this at least: it costs a tenth of a
+# millisecond, where a size that has not come before costs half a second.
+ALONE = 1 << 9
 
 
 class JaxGraphs(Graphs):
@@ -95,6 +98,17 @@ class JaxGraphs(Graphs):
         step = size // 8 if size > WHOLE else size
         return -(-max(length, 1) // step) * step
 
+    def padded_alone(self, length: int) -> int:
+        """Returns what `padded` does, from `ALONE` on."""
+        return self.padded(max(length, ALONE))
+
+    def lengths_alone(self, longest: int) -> Sequence[int]:
+        """Returns each length to which lists up to `longest` are padded."""
+        lengths = [self.padded_alone(1)]
+        while lengths[-1] < longest:
+            lengths.append(self.padded_alone(lengths[-1] + 1))
+        return lengths
+
     def tiles(self, bundle: Bundle, query: Leaves) -> Sequence[Tiles]:
         """Returns the tiles of the index on the devices, see `serving.graphs.Graphs`."""
         return self._index.tiles(self._score_tile, query)
@@ -125,7 +139,8 @@ class JaxGraphs(Graphs):
     def _with_rows(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Adds the index's rows that are asked for: no device has them all, or not exactly."""
         rows, position = np.unique(inputs["row"], return_inverse=True)
-        size = self.padded(len(rows))
+        is_alone = inputs["row"].ndim == 1 or len(inputs["row"]) == 1
+        size = inputs["row"].size if is_alone else self.padded(len(rows))
         index = {
             name: padded_rows(np.asarray(values[rows]), size)
             for name, values in index_leaves(self._bundle).items()

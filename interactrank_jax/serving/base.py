@@ -12,6 +12,7 @@ from interactrank_jax.serving.golden import verify_golden
 from interactrank_jax.serving.graphs import Graphs
 from interactrank_jax.serving.items import ItemEncoder
 from interactrank_jax.serving.ranking import Ranked, Ranking
+from interactrank_jax.serving.warm_up import warm_up
 
 
 class BundleRanker:
@@ -80,6 +81,22 @@ class BundleRanker:
         return self.rank_fully(
             requests, candidates, events, k, blocked=blocked, allowed=allowed
         ).table
+
+    def warm_up(self, candidates: int | None = 10_000, k: int = 500) -> None:
+        """Compiles what one request needs, so that no request waits for it.
+
+        jax compiles a graph when a length first comes, about half a second each; lists are padded
+        to few lengths. For 10,000 candidates that takes several seconds. onnxruntime does not
+        compile. Requests that come several at a time compile when they first come.
+
+        Args:
+          candidates: the most that a request will have; None: requests for the whole corpus.
+          k: items kept of each.
+
+        Raises:
+          InputError: candidates or k below 1.
+        """
+        warm_up(self.ranking, candidates, k)
 
     def rank_fully(
         self,

@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from interactrank_jax.io.errors import InputError
+from interactrank_jax.serving.bundle import Bundle
 from interactrank_jax.serving.ranking import Ranked, Ranking
 
 FOLDER = "golden"
@@ -25,13 +26,19 @@ RAW = ("requests", "candidates", "events")
 TOLERANCE = 1e-5  # of scores, relative to their size where that is above 1
 
 
+def raw_golden(bundle: Bundle) -> dict[str, pa.Table]:
+    """Returns the golden requests as a user would give them: the tables by their names, `RAW`."""
+    directory = (bundle.path / FOLDER).absolute()
+    names = RAW[:-1] if bundle["timeless"] else RAW
+    return {name: pq.read_table(directory / f"{name}.parquet") for name in names}
+
+
 def rank_golden(ranking: Ranking) -> Ranked:
     """Ranks the golden requests of a bundle."""
-    directory = (ranking.bundle.path / FOLDER).absolute()
-    names = RAW[:-1] if ranking.bundle["timeless"] else RAW
-    requests, candidates, *events = (pq.read_table(directory / f"{name}.parquet") for name in names)
-    fresh = ranking.read_events(events[0])[0] if events else None
-    return ranking.rank(requests, candidates, fresh, k=len(candidates), with_features=True)
+    raw = raw_golden(ranking.bundle)
+    fresh = ranking.read_events(raw["events"])[0] if "events" in raw else None
+    candidates = raw["candidates"]
+    return ranking.rank(raw["requests"], candidates, fresh, k=len(candidates), with_features=True)
 
 
 def save_golden(ranking: Ranking) -> Ranked:

@@ -32,6 +32,14 @@ class Graphs(Protocol):
     def padded(self, length: int) -> int:
         """Returns the length to which lists of `length` are padded."""
 
+    def padded_alone(self, length: int) -> int:
+        """Returns the length to which the list of a request that comes alone is padded."""
+        return self.padded(length)
+
+    def lengths_alone(self, longest: int) -> Sequence[int]:
+        """Returns what `padded_alone` gives for lists up to `longest`, as far as each compiles."""
+        return [longest]
+
     def tiles(self, bundle: Bundle, query: Leaves) -> Sequence[Tiles]:
         """Returns the corpus in tiles, to be scored with some requests, see `serving.scan`.
 

@@ -44,7 +44,8 @@ class PairScorer:
           encoded: one request.
           row: `[M]` the items' rows, at least one.
         """
-        wanted, size = self._bundle["graphs"]["score_list"]["inputs"], self._graphs.padded(len(row))
+        wanted = self._bundle["graphs"]["score_list"]["inputs"]
+        size = self._graphs.padded_alone(len(row))
         inputs = {name: array for name, array in encoded.arrays.items() if name in wanted}
         inputs["row"] = padded_rows(row.astype(np.int32), size)[None]
         cross = None
@@ -78,8 +79,9 @@ class PairScorer:
         if self.uses_cross:
             cross = np.zeros((len(row), len(self._bundle.cross.names)), np.float32)
         order = np.argsort(sizes, kind="stable")
+        padded = self._graphs.padded_alone if len(encoded) == 1 else self._graphs.padded
         while len(order):
-            width = self._graphs.padded(int(sizes[order[-1]]))
+            width = padded(int(sizes[order[-1]]))
             chosen = order[-max(PAIRS_AT_ONCE // width, 1) :]
             order = order[: -len(chosen)]
             at = first[chosen, None] + np.arange(width)

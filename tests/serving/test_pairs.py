@@ -29,6 +29,8 @@ class Graphs:
     def padded(self, length):
         return 4
 
+    padded_alone = padded
+
     def run(self, name, inputs):
         assert "cross" not in inputs
         score = inputs["row"].astype(np.float32)

@@ -5,6 +5,7 @@ import pyarrow as pa
 import pytest
 
 from interactrank_jax.io.errors import InputError
+from interactrank_jax.ranking import ranker as jax_ranker
 from interactrank_jax.ranking.ranker import Ranker
 from interactrank_jax.serving import corpus as serving_corpus
 from interactrank_jax.serving import pairs as serving_pairs
@@ -93,6 +94,38 @@ def test_a_request_that_comes_alone_without_candidates_has_no_rows(ranker):
 )
 def test_lists_are_padded_to_few_sizes(ranker, length, size):
     assert ranker.ranking.graphs.padded(length) == size
+
+
+@pytest.mark.parametrize("scan", ["float32", "int8"])
+@pytest.mark.parametrize("count", [1, 30, None])
+def test_no_request_compiles_after_the_warm_up(count, scan, served, monkeypatch):
+    monkeypatch.setattr(jax_ranker, "ALONE", 8)
+    monkeypatch.setattr(ranking, "ONE_CALL", 16)
+    ranker = Ranker(served.bundle, scan=scan)
+    ranker.warm_up(count)
+    graphs = ranker.ranking.graphs
+    compiled = {name: call._cache_size() for name, call in graphs._calls.items()}
+    assert sum(compiled.values())
+    lengths = (1, 5, 9, 14, 17, 30)
+    for length in (length for length in lengths if count and length <= count):
+        asked = requests(COUNT).slice(length % COUNT, 1)
+        listed = {"request_id": asked["request_id"].to_pylist() * length}
+        ranker.rank(asked, {**listed, "item_id": [f"i{n}" for n in range(length)]}, events())
+    if count is None:
+        for number in range(COUNT):
+            ranker.rank(requests(COUNT).slice(number, 1), None, events())
+    assert {name: call._cache_size() for name, call in graphs._calls.items()} == compiled
+
+
+def test_a_reader_warms_up_too(reader):
+    reader.warm_up(5)
+    reader.warm_up(None)
+
+
+@pytest.mark.parametrize("count", [0, -1])
+def test_a_warm_up_without_candidates_is_refused(count, ranker):
+    with pytest.raises(InputError, match="at least 1"):
+        ranker.warm_up(count)
 
 
 def test_scores_depend_on_no_other_candidate(ranker, together):
