@@ -15,167 +15,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from experiments.benchmarks.torch_layers import CrossTerms, ItemTower, QueryTower
 from experiments.benchmarks.workload import Batch, Workload
-from interactrank_jax.examples.encoder import NumericStatistics
 from interactrank_jax.examples.format import PADDING
 from interactrank_jax.losses import MAX_LOG_SCALE
 from interactrank_jax.losses.labels import LabelRule
 from interactrank_jax.losses.loss_config import head_weights
 from interactrank_jax.models.inputs import ITEM, QUERY, USER, Inputs
-from interactrank_jax.models.layers import LAYER_NORM_EPSILON
 
 Tensors = dict[str, Tensor]
-
-
-class NumericNormalizer(nn.Module):
-    """A learned mixture of three views of each numeric feature: `[..., F]` to `[..., F]`."""
-
-    minimum: Tensor
-    maximum: Tensor
-    mean: Tensor
-    std: Tensor
-    log_mean: Tensor
-    log_std: Tensor
-
-    def __init__(self, statistics: tuple[NumericStatistics, ...]):
-        super().__init__()
-        for name in ("minimum", "maximum", "mean", "std", "log_mean", "log_std"):
-            values = [getattr(entry, name) for entry in statistics]
-            self.register_buffer(name, torch.tensor(values, dtype=torch.float32))
-        self.mixture = nn.Parameter(torch.zeros(len(statistics), 3))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Normalises raw values."""
-        x = torch.minimum(torch.maximum(x, self.minimum), self.maximum)
-        views = [
-            (x - self.minimum) / (self.maximum - self.minimum),
-            (torch.log1p(x - self.minimum) - self.log_mean) / self.log_std,
-            (x - self.mean) / self.std,
-        ]
-        return (torch.stack(views, -1) * self.mixture.softmax(-1)).sum(-1)
-
-
-class MaskBlock(nn.Module):
-    """An input-dependent gate, then a hidden layer: `[..., D]` to `[..., width]`."""
-
-    def __init__(self, dim: int, width: int, reduction: float, dropout: float):
-        super().__init__()
-        bottleneck = max(1, round(reduction * dim))
-        self.dense_0 = nn.Linear(dim, bottleneck)
-        self.dense_1 = nn.Linear(bottleneck, dim)
-        self.dense_2 = nn.Linear(dim, width)
-        self.layernorm_0 = nn.LayerNorm(width, eps=LAYER_NORM_EPSILON)
-        self.dropout = nn.Dropout(dropout)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Gates and projects."""
-        gate = self.dense_1(self.dense_0(x).relu())
-        return self.dropout(self.layernorm_0(self.dense_2(gate * x)).relu())
-
-
-class ParallelMaskNet(nn.Module):
-    """Blocks side by side on the same input."""
-
-    def __init__(self, dim: int, config: Any):
-        super().__init__()
-        self.blocks = config.blocks
-        for block in range(config.blocks):
-            module = MaskBlock(dim, config.width, config.reduction, config.dropout)
-            self.add_module(f"maskblock_{block}", module)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Concatenates the blocks' outputs."""
-        return torch.cat([getattr(self, f"maskblock_{i}")(x) for i in range(self.blocks)], -1)
-
-
-class MLP(nn.Module):
-    """Dense layers with relu after each, and with a layer norm after that where asked."""
-
-    def __init__(self, dim: int, widths: tuple[int, ...], layer_norm: bool):
-        super().__init__()
-        self.depth, self.layer_norm = len(widths), layer_norm
-        for layer, (before, after) in enumerate(zip((dim, *widths), widths, strict=False)):
-            self.add_module(f"dense_{layer}", nn.Linear(before, after))
-            if layer_norm:
-                norm = nn.LayerNorm(after, eps=LAYER_NORM_EPSILON)
-                self.add_module(f"layernorm_{layer}", norm)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Applies the layers."""
-        for layer in range(self.depth):
-            x = getattr(self, f"dense_{layer}")(x).relu()
-            if self.layer_norm:
-                x = getattr(self, f"layernorm_{layer}")(x)
-        return x
-
-
-class Tower(nn.Module):
-    """Concat, layer norm, parallel MaskNet, MLP, projection, L2 norm: `[..., heads, d]`."""
-
-    def __init__(self, dim: int, config: Any, statistics: tuple, heads: int):
-        super().__init__()
-        dim += len(statistics)
-        self.heads, self.output_dim = heads, config.output_dim
-        self.numericnormalizer_0 = NumericNormalizer(statistics)
-        self.layernorm_0 = nn.LayerNorm(dim, eps=LAYER_NORM_EPSILON)
-        self.parallelmasknet_0 = ParallelMaskNet(dim, config.masknet)
-        widths = tuple(config.hidden)
-        self.mlp_0 = MLP(config.masknet.blocks * config.masknet.width, widths, config.layer_norm)
-        self.dense_0 = nn.Linear(widths[-1], heads * config.output_dim)
-
-    def forward(self, parts: list[Tensor], numeric: Tensor) -> Tensor:
-        """Encodes embedded features `[..., d]` each and raw numbers `[..., Fn]`."""
-        x = self.layernorm_0(torch.cat([*parts, self.numericnormalizer_0(numeric)], -1))
-        x = self.dense_0(self.mlp_0(self.parallelmasknet_0(x)))
-        return F.normalize(x.unflatten(-1, (self.heads, self.output_dim)), dim=-1, eps=1e-6)
-
-
-class SequencePooling(nn.Module):
-    """Weighted pooling plus query cross-attention: `[R, L, D]` to `[R, D]`."""
-
-    def __init__(self, dim: int, length: int, query_dim: int, actions: int, age_buckets: int):
-        super().__init__()
-        self.age_buckets = age_buckets
-        self.alpha = nn.Parameter(torch.full((length,), 1.0 / length))
-        self.query = nn.Linear(query_dim, dim, bias=False)
-        if actions:
-            self.action = nn.Parameter(0.02 * torch.randn(actions + 1, dim))
-            self.age = nn.Parameter(0.02 * torch.randn(age_buckets, dim))
-
-    def forward(
-        self, events: Tensor, mask: Tensor, query: Tensor, action: Tensor | None, age: Tensor | None
-    ) -> Tensor:
-        """Pools; an empty sequence gives zeros."""
-        if action is not None and age is not None:
-            bucket = torch.frexp(age.clamp(min=0.5)).exponent.long().clamp(0, self.age_buckets - 1)
-            events = events + F.embedding(action, self.action) + F.embedding(bucket, self.age)
-        present = mask.to(events.dtype)
-        scores = torch.einsum("rd,rld->rl", self.query(query), events) / events.shape[-1] ** 0.5
-        attention = scores.masked_fill(~mask, -1e9).softmax(-1) * present
-        return torch.einsum("rl,rld->rd", self.alpha * present + attention, events)
-
-
-class QueryTower(nn.Module):
-    """The request and both histories: `[R, heads, output_dim]`."""
-
-    def __init__(self, config: Any, inputs: Inputs, dim: int):
-        super().__init__()
-        query_dim = dim * sum(f.name == QUERY or f.kind == "text" for f in inputs.request)
-        buckets = config.sequence.age_buckets
-        self.history = SequencePooling(
-            dim, inputs.history_length, query_dim, inputs.actions, buckets
-        )
-        self.query_history = SequencePooling(dim, inputs.query_history_length, query_dim, 0, 0)
-        width = dim * (len(inputs.request) + 2)
-        self.tower = Tower(width, config.tower, inputs.request_numeric, len(inputs.heads))
-
-
-class ItemTower(nn.Module):
-    """The item alone: `[..., 1, output_dim]`."""
-
-    def __init__(self, config: Any, inputs: Inputs, dim: int):
-        super().__init__()
-        self.tower = Tower(dim * len(inputs.item), config.tower, inputs.item_numeric, 1)
 
 
 class InteractRank(nn.Module):
@@ -184,7 +32,6 @@ class InteractRank(nn.Module):
     Batches are those of `convert`: `[R, C]` slates, or `[R, 1]` for one row per impression.
     """
 
-    cross_scale: Tensor
     head_weights: Tensor
 
     def __init__(self, workload: Workload, *, sparse: bool):
@@ -200,9 +47,7 @@ class InteractRank(nn.Module):
         self.dot_weight = nn.Parameter(torch.full((heads,), dot))
         self.bias = nn.Parameter(torch.zeros(heads))
         self.log_inverse_temperature = nn.Parameter(torch.tensor(float(np.log(1 / 0.07))))
-        weight = config.model.cross.weight_init
-        self.cross_weight = nn.Parameter(torch.full((len(metadata.cross), heads), weight))
-        self.register_buffer("cross_scale", torch.tensor(self.inputs.cross_scale))
+        self.cross_terms = CrossTerms(self.inputs, config.model.cross.weight_init)
         weights = head_weights(self.loss_config, self.rule)
         self.register_buffer("head_weights", torch.tensor(weights))
         self.candidates = float(metadata.splits["train"].candidates)
@@ -260,10 +105,10 @@ class InteractRank(nn.Module):
         ):
             rows = batch[f"{role}_item"]
             events = self._lookup("item", self.store["id"][rows], "categorical")
-            module = getattr(self.query_tower, role)
+            module = getattr(self.query_tower, f"pooling_{role}")
             pooled.append(module(events, rows != PADDING, query, action, age))
         parts = [embedded[name] for name in sorted(embedded)]
-        users = self.query_tower.tower([*parts, *pooled], batch["request_numeric"])
+        users = self.query_tower([*parts, *pooled], batch["request_numeric"])
 
         item_rows = batch["item"]
         embedded = {}
@@ -271,15 +116,13 @@ class InteractRank(nn.Module):
             ids = self.store["id" if feature.name == ITEM else feature.name][item_rows]
             embedded[feature.name] = self._lookup(feature.table, ids, feature.kind)
         parts = [embedded[name] for name in sorted(embedded)]
-        items = self.item_tower.tower(parts, self.store["numeric"][item_rows])[..., 0, :]
+        items = self.item_tower(parts, self.store["numeric"][item_rows])
         return users, items
 
     def score(self, users: Tensor, items: Tensor, cross: Tensor) -> Tensor:
         """Returns logits `[R, C, H]`."""
         dot = torch.einsum("rhd,rcd->rch", users, items)
-        scaled = cross / self.cross_scale
-        terms = (scaled.sign() * scaled.abs().log1p()) @ self.cross_weight
-        return dot * F.softplus(self.dot_weight) + self.bias + terms
+        return dot * F.softplus(self.dot_weight) + self.bias + self.cross_terms(cross)
 
     def forward(self, batch: Tensors) -> Tensor:
         """Returns logits `[R, C, H]`."""
