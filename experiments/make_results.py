@@ -24,6 +24,7 @@ from typing import Any
 
 from experiments import (
     ab_test,
+    cells,
     comparison,
     contenders,
     defaults,
@@ -57,20 +58,29 @@ _EXPECTED = re.compile(rf'^{EXPECTED}.*?(?=""")', re.DOTALL | re.MULTILINE)
 
 def prepare_table(results: Mapping[str, Any]) -> str:
     """Returns the Markdown table of `benchmarks/prepare.py`: a row per size of the log."""
-    lines = [
-        "| impressions | seconds | impressions/s | peak memory | seconds over before |",
-        "|---|---|---|---|---|",
-    ]
+    columns = ("impressions", "seconds", "impressions/s", "peak memory", "seconds over before")
+    lines = cells.header(columns)
     for size in ("1m", "10m", "100m"):
         before = results.get(f"seconds_over_before_{size}")
-        cells = [
+        texts = [
             size.upper(),
             f"{results[f'seconds_{size}']:,.1f}",
             f"{results[f'rows_per_s_{size}']:,.0f}",
             f"{results[f'peak_gib_{size}']:.1f} GiB",
-            "" if before is None else f"{before:.2f}",
+            cells.number(before, ".2f"),
         ]
-        lines.append("| " + " | ".join(cells) + " |")
+        lines.append(cells.row(texts))
+    return "\n".join(lines)
+
+
+def vmap_table(results: Mapping[str, Any]) -> str:
+    """Returns the Markdown table of models in one step: a row per number of models."""
+    lines = cells.header(["size", "models", "examples/s, one by one", "together", "ratio"])
+    for size, counts in results["examples_per_s"].items():
+        for count, rates in counts.items():
+            ratio = results["throughput_ratio_by_models"][size][count]
+            texts = [f"{rates[way]:,.0f}" for way in ("one_by_one", "together")]
+            lines.append(cells.row([size, count, *texts, f"{ratio:.2f}"]))
     return "\n".join(lines)
 
 
@@ -92,6 +102,7 @@ TABLES: dict[str, Callable[[Any], str]] = {
     "over_inputs_medium": over_inputs_table,
     "over_inputs_movielens_1m": over_inputs_table,
     "quickstart": quickstart.offline,
+    "vmap_sweep": vmap_table,
     "score_corpus": score_tables.corpus,
     "score_lists": score_tables.lists,
     "score_latency": score_tables.latency,
