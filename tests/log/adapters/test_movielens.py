@@ -1,7 +1,6 @@
 """MovieLens as a log: the layouts it comes in, and what becomes of a rating."""
 
 import zipfile
-from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
@@ -10,9 +9,8 @@ from interactrank_jax.io.errors import InputError
 from interactrank_jax.log.adapters.movielens import convert
 from interactrank_jax.log.read import open_log
 from interactrank_jax.log.validate import validate
+from tests.conftest import SHARED_DATA
 from tests.log.adapters.raw_movielens import T0, atomic, original_1m, original_100k, write
-
-DATA = Path(__file__).parents[2] / "../shared/data"
 
 
 def rows(path, table):
@@ -196,9 +194,9 @@ def test_a_malformed_line_is_an_error_that_shows_it(tmp_path, name, line, messag
     ],
 )
 def test_the_real_data_convert_whole(tmp_path, folder, variant, requests, impressions, events):
-    if not (DATA / folder).is_dir():
+    if not (SHARED_DATA / folder).is_dir():
         pytest.skip(f"no {folder} at ../shared/data")
-    summary = convert(DATA / folder, tmp_path / "log")
+    summary = convert(SHARED_DATA / folder, tmp_path / "log")
     assert summary["variant"] == variant
     counted = validate(open_log(tmp_path / "log"))
     for name, count in (("requests", requests), ("impressions", impressions), ("events", events)):
