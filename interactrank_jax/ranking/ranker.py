@@ -27,8 +27,8 @@ from interactrank_jax.serving.top_k import Top
 # Lists and batches are padded to powers of 2 from SMALLEST on: each size compiles once. Beyond
 # WHOLE there are four sizes to an octave: what is padded costs time too.
 SMALLEST, WHOLE = 8, 1 << 13
-# The list of a request that comes alone is padded to this at least: it costs a tenth of a
-# millisecond, where a size that has not come before costs half a second.
+# The list of a single request is padded to this at least: few sizes have to be compiled, half a
+# second each.
 ALONE = 1 << 9
 
 
@@ -139,6 +139,7 @@ class JaxGraphs(Graphs):
     def _with_rows(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Adds the index's rows that are asked for: no device has them all, or not exactly."""
         rows, position = np.unique(inputs["row"], return_inverse=True)
+        # As many as the padded list of a single request has: its shapes stay few.
         is_alone = inputs["row"].ndim == 1 or len(inputs["row"]) == 1
         size = inputs["row"].size if is_alone else self.padded(len(rows))
         index = {

@@ -83,11 +83,11 @@ class BundleRanker:
         ).table
 
     def warm_up(self, candidates: int | None = 10_000, k: int = 500) -> None:
-        """Compiles what one request needs, so that no request waits for it.
+        """Compiles what ranks a single request, so that no request waits for it.
 
-        jax compiles a graph when a length first comes, about half a second each; lists are padded
-        to few lengths. For 10,000 candidates that takes several seconds. onnxruntime does not
-        compile. Requests that come several at a time compile when they first come.
+        jax compiles a graph when a list is longer or shorter than those before, about half a second
+        for each of the few lengths that lists are padded to: several seconds for 10,000 candidates.
+        onnxruntime does not compile. Batches of requests are compiled when they first occur.
 
         Args:
           candidates: the most that a request will have; None: requests for the whole corpus.

@@ -37,7 +37,10 @@ class Graphs(Protocol):
         return self.padded(length)
 
     def lengths_alone(self, longest: int) -> Sequence[int]:
-        """Returns what `padded_alone` gives for lists up to `longest`, as far as each compiles."""
+        """Returns the lengths that each compile a graph, for lists up to `longest`.
+
+        Where nothing is compiled, `longest` alone.
+        """
         return [longest]
 
     def tiles(self, bundle: Bundle, query: Leaves) -> Sequence[Tiles]:

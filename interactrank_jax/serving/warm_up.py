@@ -1,7 +1,7 @@
-"""Runs a bundle's graphs once in every shape that a request brings that comes alone.
+"""Runs a bundle's graphs once in every shape that a single request can have.
 
-jax compiles a graph for each shape when it first comes, which takes about half a second: a service
-lets that happen before its first request.
+jax compiles a graph when a shape first occurs, which takes about half a second. A service lets that
+happen before its first request.
 """
 
 import numpy as np
@@ -38,7 +38,7 @@ def _rank_lists(ranking: Ranking, request: pa.Table, rows: np.ndarray, k: int) -
 
 
 def _score_apart(ranking: Ranking, request: pa.Table, rows: np.ndarray) -> None:
-    """Scores lists as those of candidates with cross features, and of the best of all."""
+    """Scores pairs alone, as candidates with cross features and the best k of long lists are."""
     encoded = ranking.encoder.encode(ranking.encoder.check(request))
     query = ranking.encode(encoded)
     for length in ranking.graphs.lengths_alone(len(rows)):

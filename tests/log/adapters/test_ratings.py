@@ -389,8 +389,7 @@ def test_movielens_100k_read_as_any_ratings_is_the_same_log(tmp_path):
     source = SHARED_DATA / "ml-100k" / "ml-100k.inter.xz"
     summary = convert(source, tmp_path / "ratings", options)
     assert (summary["neutral"], summary["replaced"]) == (27_145, 0)
-    columns = ["request_id", "position", "like", "dislike"]
-    known = ["request_id", "timestamp"]
+    columns, known = ["request_id", "position", "like", "dislike"], ["request_id", "timestamp"]
     for name, by in (("impressions", columns), ("requests", known)):
         first, second = (
             pq.read_table(tmp_path / log / f"{name}.parquet", columns=by).sort_by(
